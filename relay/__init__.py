@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A store-and-forward relay for messengers that work without the internet."""
+
+__version__ = "0.1.0"

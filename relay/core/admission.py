@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who is let into the store, and who leaves for him (docs/protocol.md section 9).
+
+Everything is decided before anything is stored. Each interface has a guaranteed
+share: a flood on one cannot take the store away from the others. Within its share
+an interface always finds room; beyond it a newcomer must have paid more work per
+byte than the least paid envelope of the interface furthest above its share.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from relay.core.envelope import ALL_CLASSES, MAX_LIFETIME_HOURS, SIZES, Header, price_paid
+from relay.core.messages import Refusal
+
+if TYPE_CHECKING:
+    from relay.core.clock import Clock
+    from relay.core.log import AdmittedLog
+
+#: Distinct expiry hours that one interface may hold: the 170 of a full window and
+#: a day of slack. Without a clock any hour passes the floor; this bounds what
+#: reconciliation has to compare.
+MAX_HOURS_PER_INTERFACE: Final = 194
+#: Candidates for eviction found by one walk over the store (0.2 MB).
+VICTIMS_PER_SCAN: Final = 2048
+MAX_PRICE: Final = 255
+
+_Key = tuple[int, int, int]
+#: Greater than any key: the list of candidates is complete.
+_BEYOND: Final[_Key] = (MAX_PRICE + 1, 0, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The operator's limits.
+
+    ``shares``: interface number to guaranteed fraction of the store; interfaces
+    that are not named divide the rest evenly. ``residence_s``: how long an envelope
+    stays without a trusted clock; by default as long as a sender may ask for.
+    """
+
+    max_bytes: int
+    max_envelopes: int
+    min_price: int = 0
+    classes: int = ALL_CLASSES
+    shares: dict[int, float] = field(default_factory=dict)
+    residence_s: float = MAX_LIFETIME_HOURS * 3600.0
+
+    def units(self, size_class: int) -> int:
+        """Room that an envelope takes, in bytes, so that both limits hold at once.
+
+        A small envelope counts as one part of ``max_envelopes``, or its own length
+        if that is more.
+        """
+        return max(SIZES[size_class], -(-self.max_bytes // self.max_envelopes))
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Admission: nobody, or the sequence numbers that leave; or the reason of a refusal."""
+
+    refusal: Refusal | None = None
+    victims: tuple[int, ...] = ()
+
+
+_WELCOME: Final = Decision()
+
+
+class Admission:
+    """Decides over newcomers for one log."""
+
+    def __init__(self, policy: Policy, log: AdmittedLog, clock: Clock) -> None:
+        self.policy = policy
+        self._log = log
+        self._clock = clock
+        self._units = [policy.units(size_class) for size_class in range(len(SIZES))]
+        self._candidates: dict[int, list[_Key]] = {}
+        self._cutoff: dict[int, _Key] = {}
+
+    # -- decisions --------------------------------------------------------
+
+    def decide(self, *, header: Header, identity: bytes, interface: int, now: float) -> Decision:
+        """Decide over a whole envelope that is not a duplicate."""
+        refusal = self._refusal(
+            expiry_hour=header.expiry_hour,
+            size_class=header.size_class,
+            identity=identity,
+            interface=interface,
+            now=now,
+        )
+        if refusal is None and self._log.purged(header):
+            refusal = Refusal.PURGED
+        if refusal is not None:
+            return Decision(refusal)
+        return self._place(self._units[header.size_class], price_paid(identity, header.size_class), interface)
+
+    def refuses_offer(
+        self, *, identity: bytes, size_class: int, expiry_hour: int, interface: int, now: float
+    ) -> Refusal | None:
+        """Tell from an offer whether its envelope would be refused, so that no body moves in vain."""
+        refusal = self._refusal(
+            expiry_hour=expiry_hour, size_class=size_class, identity=identity, interface=interface, now=now
+        )
+        if refusal is None and price_paid(identity, size_class) < self.price(interface):
+            refusal = Refusal.FULL
+        return refusal
+
+    def _refusal(
+        self, *, expiry_hour: int, size_class: int, identity: bytes, interface: int, now: float
+    ) -> Refusal | None:
+        first, last = self._clock.window(now)
+        if expiry_hour < first:
+            return Refusal.EXPIRED if self._clock.trusted else Refusal.BELOW_FLOOR
+        if expiry_hour > last:
+            return Refusal.FAR_FUTURE
+        if not self.policy.classes >> size_class & 1:
+            return Refusal.CLASS
+        if price_paid(identity, size_class) < self.policy.min_price:
+            return Refusal.UNDERPAID
+        hours = self._log.hours.get(interface)
+        if hours and len(hours) >= MAX_HOURS_PER_INTERFACE and expiry_hour not in hours:
+            return Refusal.HOURS
+        return None
+
+    def price(self, interface: int) -> int:
+        """Return the work per byte that a newcomer on ``interface`` needs now."""
+        units = max(self._units)
+        if units <= self._free() or self._within_share(interface, units):
+            return self.policy.min_price
+        least = self._least(self._furthest_above(interface, units, {}), set())
+        return MAX_PRICE if least is None else min(max(self.policy.min_price, least[0] + 1), MAX_PRICE)
+
+    def _place(self, units: int, price: int, interface: int) -> Decision:
+        free = self._free()
+        if units <= free:
+            return _WELCOME
+        within = self._within_share(interface, units)
+        taken: dict[int, int] = {}
+        victims: set[int] = set()
+        while free < units:
+            loser = self._furthest_above(interface, units, taken)
+            least = self._least(loser, victims)
+            guaranteed = within and loser != interface
+            if least is None or (least[0] >= price and not guaranteed):
+                return Decision(Refusal.FULL)
+            victims.add(least[2])
+            entry = self._log.entry(least[2])
+            gained = self._units[entry.header.size_class] if entry else 0
+            taken[loser] = taken.get(loser, 0) + gained
+            free += gained
+        return Decision(victims=tuple(victims))
+
+    # -- shares -----------------------------------------------------------
+
+    def _used(self, interface: int) -> int:
+        held = self._log.held_by_interface.get(interface)
+        return sum(map(int.__mul__, held, self._units)) if held else 0
+
+    def _free(self) -> int:
+        return self.policy.max_bytes - sum(map(int.__mul__, self._log.held, self._units))
+
+    def share(self, interface: int) -> float:
+        """Return the guaranteed share of an interface, in bytes."""
+        shares = self.policy.shares
+        if interface in shares:
+            return shares[interface] * self.policy.max_bytes
+        unnamed = {*self._log.held_by_interface, interface} - shares.keys()
+        return max(0.0, 1.0 - sum(shares.values())) * self.policy.max_bytes / len(unnamed)
+
+    def _within_share(self, interface: int, units: int) -> bool:
+        return self._used(interface) + units <= self.share(interface)
+
+    def _furthest_above(self, newcomer: int, units: int, taken: dict[int, int]) -> int:
+        """Return the interface with the most beyond its share, the newcomer's envelope included."""
+
+        def above(interface: int) -> float:
+            used = self._used(interface) - taken.get(interface, 0) + (units if interface == newcomer else 0)
+            return used - self.share(interface)
+
+        return max({*self._log.held_by_interface, newcomer}, key=lambda interface: (above(interface), interface))
+
+    # -- candidates for eviction ------------------------------------------
+
+    def _least(self, interface: int, excluded: set[int]) -> _Key | None:
+        """Return (price, expiry hour, seq) of the next to leave, or None when there is none.
+
+        Candidates are kept sorted from one walk to the next, so that a flood of
+        evictions costs one walk for each VICTIMS_PER_SCAN.
+        """
+        for scanned in (False, True):
+            candidates = self._candidates.get(interface, [])
+            while candidates and not self._log.is_held(candidates[0][2]):
+                candidates.pop(0)
+            for key in candidates:
+                if key[2] not in excluded and self._log.is_held(key[2]):
+                    return key
+            if scanned:
+                break
+            found = self._log.cheapest(interface, VICTIMS_PER_SCAN + len(excluded))
+            self._candidates[interface] = found
+            self._cutoff[interface] = found[-1] if len(found) > VICTIMS_PER_SCAN else _BEYOND
+        return None
+
+    def committed(self, *, seq: int, price: int, expiry_hour: int, interface: int) -> None:
+        """Note an entry that may be evicted from now on."""
+        candidates = self._candidates.get(interface)
+        key = (price, expiry_hour, seq)
+        if candidates and key < self._cutoff[interface]:
+            insort(candidates, key)
+            if len(candidates) > 2 * VICTIMS_PER_SCAN:
+                del candidates[VICTIMS_PER_SCAN:]
+                self._cutoff[interface] = candidates[-1]
+
+    def forget_candidates(self) -> None:
+        """Start anew, after the log was loaded again."""
+        self._candidates.clear()
+        self._cutoff.clear()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the largest envelope finds no free room."""
+        return self._free() < max(self._units)

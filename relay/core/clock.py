@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Time without a clock that can be trusted (docs/protocol.md section 10).
+
+Three times are kept apart: ``now``, the monotonic seconds of this process;
+*residence*, seconds that this relay has been switched on in all its life, saved
+now and then, which never jumps; and the wall hour, believed only when the
+operator vouches for it. No peer can move any of them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from relay.core.envelope import MAX_LIFETIME_HOURS
+
+HOUR_S: Final = 3600
+#: A wall clock that moves by more than this against the monotonic one was set.
+STEP_S: Final = HOUR_S
+#: Sender and relay may disagree by so much before a full lifetime is refused.
+SKEW_HOURS: Final = 2
+LAST_HOUR: Final = 0xFFFF_FFFF
+
+
+class Clock:
+    """What this relay knows about time."""
+
+    __slots__ = ("_era_start_s", "_floor_hour", "_offset_s", "_start_now", "_start_residence_s", "trusted")
+
+    def __init__(self, *, now: float, floor_hour: int, residence_s: float = 0.0) -> None:
+        """``floor_hour``: build hour or the last trusted hour saved, whichever is later.
+
+        ``residence_s``: the residence saved last; the time since then is lost,
+        so envelopes stay longer rather than shorter.
+        """
+        self.trusted = False
+        self._floor_hour = floor_hour
+        self._start_now = now
+        self._start_residence_s = residence_s
+        self._era_start_s = residence_s
+        self._offset_s: float | None = None
+
+    def observe(self, *, now: float, wall_s: float, trusted: bool) -> None:
+        """Take a reading of the wall clock (Unix seconds) and whether it is trusted.
+
+        A step of over an hour begins a new era: what was admitted before it no
+        longer leaves by the wall clock, only at the end of its residence.
+        """
+        offset_s = wall_s - now
+        if self._offset_s is not None and abs(offset_s - self._offset_s) > STEP_S:
+            self._era_start_s = self.residence_s(now)
+        self._offset_s = offset_s
+        self.trusted = trusted
+        hour = self.hour(now)
+        if hour is not None:
+            # A trusted clock that is set back was wrong before: the floor follows it.
+            self._floor_hour = hour
+
+    def residence_s(self, now: float) -> float:
+        """Seconds that this relay has run, over all restarts."""
+        return self._start_residence_s + (now - self._start_now)
+
+    def hour(self, now: float) -> int | None:
+        """Whole hours since the Unix epoch, or None without a trusted clock."""
+        if not self.trusted or self._offset_s is None:
+            return None
+        return max(0, int((now + self._offset_s) // HOUR_S))
+
+    @property
+    def floor_hour(self) -> int:
+        """Expiries below this hour are refused; saved across restarts."""
+        return self._floor_hour
+
+    def window(self, now: float) -> tuple[int, int]:
+        """First and last expiry hour accepted."""
+        hour = self.hour(now)
+        if hour is None:
+            return self._floor_hour, LAST_HOUR
+        return hour + 1, hour + MAX_LIFETIME_HOURS + SKEW_HOURS
+
+    def expired_by_wall(self, *, expiry_hour: int, now: float) -> bool:
+        """Tell whether a trusted clock says that ``expiry_hour`` has come."""
+        hour = self.hour(now)
+        return hour is not None and expiry_hour <= hour
+
+    @property
+    def era_start_s(self) -> float:
+        """Residence time since which the wall clock made no step: it deletes nothing older."""
+        return self._era_start_s

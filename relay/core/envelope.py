@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The envelope: one immutable block (docs/protocol.md section 2).
+
+``version u8 | type u8 | size class u8 | 0 u8 | expiry hour u32 | tag 16 | payload | nonce 8``
+"""
+
+from __future__ import annotations
+
+import base64
+import enum
+import hashlib
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from relay.core.errors import DecodeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ENVELOPE_VERSION = 1
+#: Bytes of an envelope by size class; the only lengths there are.
+SIZES = (256, 1024, 4096, 16384)
+MAX_ENVELOPE_BYTES = SIZES[-1]
+CLASS_OF_SIZE = {size: size_class for size_class, size in enumerate(SIZES)}
+ALL_CLASSES = (1 << len(SIZES)) - 1
+
+HEADER_BYTES = 24
+TAG_BYTES = 16
+NONCE_BYTES = 8
+ID_BYTES = 32
+PURGE_KEY_BYTES = 32
+#: Longest time between sealing and expiry that a relay with a clock accepts.
+MAX_LIFETIME_HOURS = 168
+#: Work that a class costs beyond the price: each class is four times the one before
+#: it, so two more bits keep the price per byte the same.
+CLASS_BITS = 2
+
+#: version, type, class, reserved, expiry hour, tag
+HEADER = struct.Struct(">BBBBI16s")
+
+_CID_PREFIX = b"\x01\x55\x12\x20"  # CIDv1, raw, sha2-256, 32 bytes
+_PURGE_CONTEXT = b"mesh-relay/1 purge tag"
+_BUCKET_CONTEXT = b"mesh-relay/1 bucket"
+
+
+class EnvelopeType(enum.IntEnum):
+    """What an envelope asks of a relay."""
+
+    MESSAGE = 0
+    PURGE = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """The clear part of an envelope: all that a relay ever learns of it.
+
+    ``size_class`` indexes SIZES, ``expiry_hour`` counts whole hours since the
+    Unix epoch, ``tag`` is 16 bytes: bucket (2) and truncated purge-key hash (14).
+    """
+
+    type: EnvelopeType
+    size_class: int
+    expiry_hour: int
+    tag: bytes
+
+    @property
+    def bucket(self) -> int:
+        """The recipient's 16-bit bucket of the day."""
+        return self.tag[0] << 8 | self.tag[1]
+
+    def encode(self) -> bytes:
+        """Return the 24 header bytes."""
+        return HEADER.pack(ENVELOPE_VERSION, self.type, self.size_class, 0, self.expiry_hour, self.tag)
+
+
+def decode_header(data: bytes) -> Header:
+    """Decode the first 24 bytes of ``data``; raise DecodeError on anything not canonical."""
+    if len(data) < HEADER_BYTES:
+        raise DecodeError("truncated envelope header")
+    version, kind, size_class, reserved, expiry_hour, tag = HEADER.unpack_from(data)
+    if version != ENVELOPE_VERSION:
+        raise DecodeError(f"envelope version {version}, expected {ENVELOPE_VERSION}")
+    if kind > EnvelopeType.PURGE or reserved or size_class >= len(SIZES):
+        raise DecodeError("unknown envelope type, class or reserved byte")
+    if kind == EnvelopeType.PURGE and size_class:
+        raise DecodeError("a purge has 256 bytes")
+    return Header(type=EnvelopeType(kind), size_class=size_class, expiry_hour=expiry_hour, tag=tag)
+
+
+def decode_envelope(data: bytes) -> Header:
+    """Check a whole envelope (length, header, purge body) and return its header."""
+    header = decode_header(data)
+    if len(data) != SIZES[header.size_class]:
+        raise DecodeError(f"{len(data)} bytes, class says {SIZES[header.size_class]}")
+    if header.type is EnvelopeType.PURGE:
+        key_end = HEADER_BYTES + PURGE_KEY_BYTES
+        if any(data[key_end:-NONCE_BYTES]):
+            raise DecodeError("purge padding is not zero")
+        if purge_tag(data[HEADER_BYTES:key_end]) != header.tag[2:]:
+            raise DecodeError("purge key does not match its tag")
+    return header
+
+
+def envelope_id(data: bytes) -> bytes:
+    """Return the 32-byte identity: SHA2-256 of the whole envelope."""
+    return hashlib.sha256(data).digest()
+
+
+def cid(identity: bytes) -> str:
+    """Write an identity as a CIDv1 (raw, sha2-256) in base32, as IPFS prints it."""
+    text = base64.b32encode(_CID_PREFIX + identity).decode("ascii")
+    return "b" + text.rstrip("=").lower()
+
+
+def leading_zero_bits(identity: bytes) -> int:
+    """Count the leading zero bits of an identity: the work put into it."""
+    return 8 * ID_BYTES - int.from_bytes(identity, "big").bit_length()
+
+
+def price_paid(identity: bytes, size_class: int) -> int:
+    """Work per byte: leading zero bits less two for each class above the smallest."""
+    return leading_zero_bits(identity) - CLASS_BITS * size_class
+
+
+def purge_tag(purge_key: bytes) -> bytes:
+    """Return the last 14 bytes of a tag: the truncated hash of its purge key."""
+    return hashlib.sha256(_PURGE_CONTEXT + purge_key).digest()[: TAG_BYTES - 2]
+
+
+def bucket_of_day(rendezvous_key: bytes, day: int) -> int:
+    """Return the bucket of a recipient for a UTC ``day`` (days since the Unix epoch).
+
+    ``rendezvous_key`` is the secret that the recipient's contacts hold.
+    """
+    digest = hashlib.sha256(_BUCKET_CONTEXT + day.to_bytes(4, "big") + rendezvous_key).digest()
+    return digest[0] << 8 | digest[1]
+
+
+def make_tag(bucket: int, purge_key: bytes) -> bytes:
+    """Return the 16-byte tag of an envelope for ``bucket`` that ``purge_key`` deletes."""
+    return bucket.to_bytes(2, "big") + purge_tag(purge_key)
+
+
+def grind(unworked: bytes, *, price: int, random_bytes: Callable[[int], bytes]) -> bytes:
+    """Append the nonce that makes header and payload pay ``price`` bits.
+
+    ``unworked`` is the envelope without its last 8 bytes. The nonce starts at
+    random, so that it does not tell how long the sender's machine took. Grinds
+    from a midstate; expects ``2 ** (price + 2 * size_class)`` tries.
+    """
+    size_class = CLASS_OF_SIZE[len(unworked) + NONCE_BYTES]
+    limit = 1 << (8 * ID_BYTES - max(0, price + CLASS_BITS * size_class))
+    midstate = hashlib.sha256(unworked)
+    nonce = int.from_bytes(random_bytes(NONCE_BYTES), "big")
+    while True:
+        attempt = midstate.copy()
+        tail = nonce.to_bytes(NONCE_BYTES, "big")
+        attempt.update(tail)
+        if int.from_bytes(attempt.digest(), "big") < limit:
+            return unworked + tail
+        nonce = (nonce + 1) % (1 << 64)
+
+
+def make_purge(
+    *,
+    tag: bytes,
+    purge_key: bytes,
+    expiry_hour: int,
+    price: int,
+    random_bytes: Callable[[int], bytes],
+) -> bytes:
+    """Return the 256-byte envelope that removes envelopes with ``tag``."""
+    header = Header(type=EnvelopeType.PURGE, size_class=0, expiry_hour=expiry_hour, tag=tag).encode()
+    padding = bytes(SIZES[0] - HEADER_BYTES - PURGE_KEY_BYTES - NONCE_BYTES)
+    return grind(header + purge_key + padding, price=price, random_bytes=random_bytes)

@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Offers between relays, and the requests for what was offered (docs/protocol.md section 7).
+
+An envelope moves only when its receiver asked for it, and from one neighbour at a
+time. The offering side walks the log of admitted envelopes; the receiving side
+keeps at most OFFER_WINDOW unsettled offers a neighbour.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+from relay.core.envelope import SIZES
+from relay.core.log import EntryState
+from relay.core.messages import MAX_OFFERS, OFFER_WINDOW, Hello, Offer, Refusal
+from relay.core.stats import Dropped, Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from relay.core.admission import Admission
+    from relay.core.log import AdmittedLog, Entry
+    from relay.core.session import Session
+    from relay.core.stats import Stats
+
+#: Identities that a neighbour is known to have, so as not to offer them back: four
+#: windows, 0.6 MB. Forgetting one costs an offer of 37 bytes.
+MAX_PEER_HAS: Final = 4 * OFFER_WINDOW
+#: Refusals remembered for the session, so that a neighbour's repeated offer costs nothing.
+MAX_REFUSED: Final = 4 * OFFER_WINDOW
+#: Bytes of bodies asked for and not yet arrived.
+FAST_FETCH_BYTES: Final = 1 << 20
+SLOW_FETCH_BYTES: Final = 24 << 10
+#: A request without any arrival from that neighbour for so long goes to the next offerer.
+REQUEST_TIMEOUT_S: Final = 5.0
+SLOW_REQUEST_TIMEOUT_S: Final = 20.0
+#: A neighbour that let so many requests time out in a row is asked for nothing more.
+MAX_STALLS: Final = 3
+#: Others that can be asked for the same envelope.
+MAX_OFFERERS: Final = 8
+#: Entries looked at for one batch of offers: bounds the time of a turn.
+SCAN_OFFERS: Final = 2048
+#: Credit is given back in steps of this, or when nothing is under way.
+CREDIT_STEP: Final = OFFER_WINDOW // 4
+
+
+#: Counter of each reason that the wire knows.
+REJECTED: Final[dict[Refusal, Rejected]] = {
+    refusal: Rejected[{"STORAGE": "STORAGE_ERROR", "BUSY": "PENDING_LIMIT"}.get(refusal.name, refusal.name)]
+    for refusal in Refusal
+}
+
+
+class Request:
+    """One wanted envelope: who offered it, and who is asked now."""
+
+    __slots__ = ("asked", "identity", "offerers", "size_bytes", "size_class")
+
+    def __init__(self, identity: bytes, size_class: int) -> None:
+        self.identity = identity
+        self.size_class = size_class
+        self.size_bytes = SIZES[size_class]
+        self.offerers: list[Exchange] = []
+        self.asked: Exchange | None = None
+
+
+class Exchange:
+    """Both directions of the offers of one session between relays."""
+
+    def __init__(self, *, session: Session, interface: int, peer: Hello) -> None:
+        self.session = session
+        self.interface = interface
+        self.peer_price = peer.price
+        self._peer = peer
+        self.slow = peer.slow or session.hello.slow
+        # Offering.
+        self.cursor: int | None = None
+        self._backlog: array[int] = array("Q")
+        self._backlog_at = 0
+        self._unsettled = 0
+        self._peer_has: OrderedDict[bytes, None] = OrderedDict()
+        # Wanting.
+        self.refused: OrderedDict[bytes, None] = OrderedDict()
+        self.unsettled_in = 0
+        self._wants: list[tuple[int, int, bytes]] = []
+        self._want_count = 0
+        self.outstanding: dict[bytes, Request] = {}
+        self.outstanding_bytes = 0
+        self.deadline: float | None = None
+        self.stalls = 0
+        self._credit = 0
+
+    # -- offering ---------------------------------------------------------
+
+    def note_peer_has(self, identity: bytes) -> None:
+        """Remember that this neighbour has an envelope."""
+        self._peer_has[identity] = None
+        if len(self._peer_has) > MAX_PEER_HAS:
+            self._peer_has.popitem(last=False)
+
+    def add_backlog(self, entries: Iterable[Entry]) -> None:
+        """Offer these too, small ones first, of one size the newest first."""
+        order = sorted((entry.header.size_class, -entry.seq) for entry in entries)
+        rest = self._backlog[self._backlog_at :]
+        self._backlog = rest + array("Q", [-negative for _, negative in order])
+        self._backlog_at = 0
+
+    def credited(self, count: int) -> bool:
+        """Take credit for settled offers; False when it is more than was owed."""
+        self._unsettled -= count
+        return self._unsettled >= 0
+
+    def has_offers(self, log: AdmittedLog) -> bool:
+        """Whether there is something to offer and the neighbour's window is open."""
+        if self._unsettled >= OFFER_WINDOW:
+            return False
+        waiting = self._backlog_at < len(self._backlog)
+        return waiting or (self.cursor is not None and self.cursor <= log.committed_seq)
+
+    def offers(self, log: AdmittedLog, after_hour: int) -> list[Offer]:
+        """Return the next offers: what is new goes before what reconciliation found."""
+        room = min(OFFER_WINDOW - self._unsettled, MAX_OFFERS)
+        offers: list[Offer] = []
+        looked = 0
+        while self.cursor is not None and self.cursor <= log.committed_seq and len(offers) < room:
+            if looked == SCAN_OFFERS:
+                break
+            looked += 1
+            self._add(offers, log.entry(self.cursor), after_hour)
+            self.cursor += 1
+        while self._backlog_at < len(self._backlog) and len(offers) < room:
+            self._add(offers, log.entry(self._backlog[self._backlog_at]), after_hour)
+            self._backlog_at += 1
+        if self._backlog_at == len(self._backlog):
+            self._backlog, self._backlog_at = array("Q"), 0
+        self._unsettled += len(offers)
+        return offers
+
+    def _add(self, offers: list[Offer], entry: Entry | None, after_hour: int) -> None:
+        if entry is None or entry.state is not EntryState.HELD or entry.identity in self._peer_has:
+            return
+        header = entry.header
+        first, last = self._peer.window
+        if (
+            header.expiry_hour > after_hour
+            and first <= header.expiry_hour <= last
+            and self._peer.classes >> header.size_class & 1
+            and entry.price >= self.peer_price
+        ):
+            offers.append(Offer(entry.identity, header.size_class, header.expiry_hour))
+
+    # -- wanting ----------------------------------------------------------
+
+    def refuse(self, identity: bytes) -> None:
+        """Take this identity no more in this session."""
+        self.refused[identity] = None
+        if len(self.refused) > MAX_REFUSED:
+            self.refused.popitem(last=False)
+
+    def want(self, request: Request) -> None:
+        """Queue a request: small ones first, of one size the latest offered first."""
+        self._want_count += 1
+        heapq.heappush(self._wants, (request.size_class, -self._want_count, request.identity))
+
+    def next_want(self) -> bytes | None:
+        """Return the identity to ask for next while the window of bytes is open."""
+        limit = SLOW_FETCH_BYTES if self.slow else FAST_FETCH_BYTES
+        if not self._wants or self.outstanding_bytes >= limit or self.stalls >= MAX_STALLS:
+            return None
+        return heapq.heappop(self._wants)[2]
+
+    @property
+    def timeout_s(self) -> float:
+        """How long to wait for any arrival; longer after each stall."""
+        return (SLOW_REQUEST_TIMEOUT_S if self.slow else REQUEST_TIMEOUT_S) * (1 << self.stalls)
+
+    def ask(self, request: Request, now: float) -> None:
+        """Note that this neighbour is asked."""
+        request.asked = self
+        self.outstanding[request.identity] = request
+        self.outstanding_bytes += request.size_bytes
+        if self.deadline is None:
+            self.deadline = now + self.timeout_s
+
+    def answered(self, request: Request, now: float) -> None:
+        """Note an answer, whatever it was."""
+        if self.outstanding.pop(request.identity, None) is not None:
+            self.outstanding_bytes -= request.size_bytes
+        self.deadline = now + self.timeout_s if self.outstanding else None
+
+    def settle(self, count: int = 1) -> None:
+        """Count offers of this neighbour as settled."""
+        self.unsettled_in -= count
+        self._credit += count
+
+    def pull_credit(self) -> int:
+        """Return the credit to give now, in steps that are worth a message."""
+        if self._credit < CREDIT_STEP and self.unsettled_in:
+            return 0
+        credit, self._credit = self._credit, 0
+        return credit
+
+
+class Requests:
+    """All envelopes this relay wants, from whomever."""
+
+    def __init__(self, log: AdmittedLog, admission: Admission, stats: Stats) -> None:
+        self._log = log
+        self._admission = admission
+        self._stats = stats
+        self._by_id: dict[bytes, Request] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def offered(self, exchange: Exchange, offers: list[Offer], now: float) -> bool:
+        """Take offers of a neighbour; False when it exceeds its window."""
+        exchange.unsettled_in += len(offers)
+        if exchange.unsettled_in > OFFER_WINDOW:
+            return False
+        for offer in offers:
+            exchange.note_peer_has(offer.identity)
+            if not self._consider(exchange, offer, now):
+                exchange.settle()
+        return True
+
+    def _consider(self, exchange: Exchange, offer: Offer, now: float) -> bool:
+        """Tell whether the offer stays unsettled because its envelope is wanted."""
+        identity = offer.identity
+        if identity in self._log or identity in exchange.refused:
+            return False
+        request = self._by_id.get(identity)
+        if request is None:
+            refusal = self._admission.refuses_offer(
+                identity=identity,
+                size_class=offer.size_class,
+                expiry_hour=offer.expiry_hour,
+                interface=exchange.interface,
+                now=now,
+            )
+            if refusal is not None:
+                self._stats.add(REJECTED[refusal])
+                exchange.refuse(identity)
+                return False
+            request = Request(identity, offer.size_class)
+            self._by_id[identity] = request
+        elif exchange in request.offerers or len(request.offerers) >= MAX_OFFERERS:
+            return False
+        request.offerers.append(exchange)
+        if request.asked is None:
+            exchange.want(request)
+        return True
+
+    def next_fetches(self, exchange: Exchange, now: float) -> list[bytes]:
+        """Return the identities to ask ``exchange`` for now."""
+        identities = []
+        while (identity := exchange.next_want()) is not None:
+            request = self._by_id.get(identity)
+            if request is not None and request.asked is None and exchange in request.offerers:
+                exchange.ask(request, now)
+                identities.append(identity)
+        return identities
+
+    def arrived(self, exchange: Exchange, identity: bytes, now: float) -> bool:
+        """Note that a body arrived, late perhaps; False when it was not wanted from ``exchange``."""
+        request = self._by_id.get(identity)
+        if request is None or exchange not in request.offerers:
+            return False
+        exchange.stalls = 0
+        if request.asked is not None:
+            request.asked.answered(request, now)
+        del self._by_id[identity]
+        for offerer in request.offerers:
+            offerer.settle()
+        return True
+
+    def missing(self, exchange: Exchange, identity: bytes, now: float) -> None:
+        """The neighbour cannot give it any more: ask the next one."""
+        request = exchange.outstanding.get(identity)
+        if request is not None:
+            exchange.answered(request, now)
+            self._withdraw(exchange, request)
+
+    def timed_out(self, exchange: Exchange) -> None:
+        """Nothing came for too long: ask others, and this one again unless it keeps stalling."""
+        exchange.stalls += 1
+        given_up = exchange.stalls >= MAX_STALLS
+        waiting = list(exchange.outstanding.values())
+        exchange.outstanding.clear()
+        exchange.outstanding_bytes = 0
+        exchange.deadline = None
+        self._stats.add(Dropped.REQUEST_TIMEOUT, len(waiting))
+        for request in waiting:
+            request.asked = None
+            if given_up:
+                self._withdraw(exchange, request)
+                continue
+            request.offerers.remove(exchange)
+            request.offerers.append(exchange)
+            request.offerers[0].want(request)
+        if given_up:
+            self.gone(exchange)
+
+    def gone(self, exchange: Exchange) -> None:
+        """The neighbour left, or gives nothing: ask others for what it offered."""
+        for request in [request for request in self._by_id.values() if exchange in request.offerers]:
+            self._withdraw(exchange, request)
+        exchange.outstanding.clear()
+        exchange.outstanding_bytes = 0
+        exchange.deadline = None
+
+    def _withdraw(self, exchange: Exchange, request: Request) -> None:
+        if exchange in request.offerers:
+            request.offerers.remove(exchange)
+            exchange.settle()
+        if request.asked is exchange:
+            request.asked = None
+        if not request.offerers:
+            self._by_id.pop(request.identity, None)
+        elif request.asked is None:
+            request.offerers[0].want(request)

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Frames: messages of a session cut so that a large one never blocks a small one.
+
+docs/protocol.md section 5. A record (one Noise transport message) holds whole
+frames; a frame is ``u8 lane | MORE, u16 length, bytes``. Messages of one lane
+arrive in order; the lanes take turns, a fragment each.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+
+from relay.core.errors import DecodeError
+
+#: One lane for control and one for each size class, twice (live and bulk, for
+#: slow links); receivers keep at most one partial message for each.
+LANES = 8
+CONTROL_LANE = 0
+_MORE = 0x80
+_HEADER = struct.Struct(">BH")
+FRAME_HEADER_BYTES = _HEADER.size
+
+#: Longest message: an envelope of 16,384 bytes and its message header, or a full
+#: list of offers or of reconciliation symbols. A hostile peer can make a
+#: receiver keep LANES times this, 130 KiB.
+MAX_MESSAGE_BYTES = 16_640
+#: Noise section 3 allows 65,535 bytes a message, of which 16 are the tag.
+MAX_RECORD_PLAINTEXT_BYTES = 65_535 - 16
+
+
+class FrameWriter:
+    """Queues messages by lane and packs them into records."""
+
+    __slots__ = ("_fragment_bytes", "_lanes", "_next", "_record_bytes", "queued_bytes")
+
+    def __init__(self, *, record_bytes: int, fragment_bytes: int) -> None:
+        """``record_bytes``: plaintext limit of a record; ``fragment_bytes``: one lane's turn."""
+        if not FRAME_HEADER_BYTES < record_bytes <= MAX_RECORD_PLAINTEXT_BYTES:
+            raise ValueError(f"record of {record_bytes} bytes")
+        self._record_bytes = record_bytes
+        self._fragment_bytes = min(fragment_bytes, record_bytes - FRAME_HEADER_BYTES)
+        self._lanes: list[deque[bytes]] = [deque() for _ in range(LANES)]
+        self._next = 0
+        self.queued_bytes = 0
+
+    def push(self, lane: int, message: bytes) -> None:
+        """Queue a message; bounds are the caller's, who sees ``queued_bytes``."""
+        self._lanes[lane].append(message)
+        self.queued_bytes += len(message)
+
+    def pull_record(self) -> bytes | None:
+        """Return the plaintext of the next record, or None when nothing is queued."""
+        if not self.queued_bytes:
+            return None
+        parts: list[bytes] = []
+        room = self._record_bytes
+        room -= self._drain(CONTROL_LANE, room, parts, self._record_bytes)
+        while room > FRAME_HEADER_BYTES and self.queued_bytes:
+            lane = self._turn()
+            if lane is None:
+                break
+            room -= self._drain(lane, room, parts, self._fragment_bytes)
+        return b"".join(parts)
+
+    def _turn(self) -> int | None:
+        for step in range(LANES):
+            lane = (self._next + step) % LANES
+            if self._lanes[lane]:
+                self._next = lane + 1
+                return lane
+        return None
+
+    def _drain(self, lane: int, room: int, parts: list[bytes], turn_bytes: int) -> int:
+        """Move at most ``turn_bytes`` of one lane into ``parts``; return the room used."""
+        queue = self._lanes[lane]
+        used = 0
+        while queue and turn_bytes > 0 and room - used > FRAME_HEADER_BYTES:
+            message = queue[0]
+            size = min(len(message), turn_bytes, room - used - FRAME_HEADER_BYTES)
+            if size == len(message):
+                queue.popleft()
+                parts += (_HEADER.pack(lane, size), message)
+            else:
+                queue[0] = message[size:]
+                parts += (_HEADER.pack(lane | _MORE, size), message[:size])
+            used += size + FRAME_HEADER_BYTES
+            turn_bytes -= size
+            self.queued_bytes -= size
+        return used
+
+
+class FrameReader:
+    """Takes records apart into whole messages."""
+
+    __slots__ = ("_partial",)
+
+    def __init__(self) -> None:
+        self._partial: list[bytearray | None] = [None] * LANES
+
+    def read_record(self, record: bytes) -> list[bytes]:
+        """Return the messages that ``record`` completes; raise DecodeError on garbage."""
+        messages: list[bytes] = []
+        offset, end = 0, len(record)
+        while offset < end:
+            if end - offset < FRAME_HEADER_BYTES:
+                raise DecodeError("truncated frame header")
+            flags, size = _HEADER.unpack_from(record, offset)
+            offset += FRAME_HEADER_BYTES
+            lane = flags & ~_MORE
+            if lane >= LANES or not 0 < size <= end - offset:
+                raise DecodeError("bad lane or frame length")
+            fragment = record[offset : offset + size]
+            offset += size
+            partial = self._partial[lane]
+            if partial is None and flags == lane:
+                if size > MAX_MESSAGE_BYTES:
+                    raise DecodeError("message too long")
+                messages.append(fragment)
+                continue
+            if partial is None:
+                partial = self._partial[lane] = bytearray()
+            partial += fragment
+            if len(partial) > MAX_MESSAGE_BYTES:
+                raise DecodeError("message too long")
+            if flags == lane:
+                messages.append(bytes(partial))
+                self._partial[lane] = None
+        return messages

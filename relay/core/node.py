@@ -1,0 +1,783 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The relay, free of I/O: sessions, admission, commits, offers and time.
+
+The shell around it (relay.service.engine, or a simulation) moves bytes, commits
+batches and calls back. What the core hands out to be stored is acknowledged only
+when :meth:`Node.committed` says that it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from relay.core import session as s
+from relay.core.admission import Admission, Policy
+from relay.core.batch import Batch
+from relay.core.envelope import (
+    HEADER_BYTES,
+    EnvelopeType,
+    Header,
+    decode_envelope,
+)
+from relay.core.errors import DecodeError, RelayError
+from relay.core.exchange import REJECTED, Exchange, Requests
+from relay.core.log import AdmittedLog, EntryState
+from relay.core.messages import ALL_HOURS, Ack, Goodbye, Hello, Refusal, Refused, Role, Subscribe
+from relay.core.neighbours import Neighbours
+from relay.core.reconcile import Reconciler
+from relay.core.reconcile_set import Scope
+from relay.core.retention import Retention
+from relay.core.serving import Serving
+from relay.core.session import Session, State
+from relay.core.stats import (
+    Evicted,
+    HandshakeFailure,
+    LinkKind,
+    LinkStats,
+    Reason,
+    SessionError,
+    Stats,
+    Total,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from relay.core.clock import Clock
+    from relay.core.log import Entry
+    from relay.core.noise import KeyPair
+
+#: What waits in a session before more is produced: two records of a fast link, so
+#: that the loop never starves; two small ones of a slow link, so that what is
+#: urgent never waits behind what is not.
+FAST_TARGET_BYTES: Final = 128 << 10
+SLOW_TARGET_BYTES: Final = 2 << 10
+#: Bytes received and not committed: of one link, and of all. Beyond it the relay
+#: stops reading, so a card slower than its peers costs no memory.
+MAX_PENDING_BYTES_PER_LINK: Final = 4 << 20
+MAX_PENDING_BYTES: Final = 16 << 20
+#: Answers that a client may leave unread before it is no longer read from.
+MAX_UNANSWERED_BYTES: Final = 1 << 20
+#: Sessions with relays; more are told that we are busy.
+MAX_RELAY_SESSIONS: Final = 64
+#: Envelopes that a neighbour may send unasked (late answers) before the session ends.
+MAX_UNWANTED: Final = 256
+#: After a failed commit nothing is admitted for so long; doubles up to the maximum.
+STORAGE_RETRY_S: Final = 2.0
+STORAGE_RETRY_MAX_S: Final = 64.0
+#: A change of the price is told to neighbours at most this often.
+PRICE_INTERVAL_S: Final = 10.0
+#: Identities remembered for each envelope that the store may hold.
+ADMITTED_PER_ENVELOPE: Final = 4
+#: Interface number of links beyond the bound on interfaces.
+OTHER_INTERFACE: Final = 0
+MAX_INTERFACES: Final = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """What the operator decides about the protocol.
+
+    ``secret`` (32 bytes) closes the mesh between relays; ``open_to_clients``
+    lets clients in without it. ``static`` is this relay's key if others pin it.
+    """
+
+    durable: bool
+    secret: bytes | None = None
+    open_to_clients: bool = True
+    static: KeyPair | None = None
+
+
+class Link:
+    """One session and what belongs to it."""
+
+    __slots__ = (
+        "closed",
+        "exchange",
+        "interface",
+        "kind_stats",
+        "number",
+        "pending_bytes",
+        "pinned",
+        "price_told",
+        "ready",
+        "reconciler",
+        "serving",
+        "session",
+        "unwanted",
+    )
+
+    def __init__(
+        self, *, number: int, session: Session, interface: int, stats: LinkStats, serving: Serving, pinned: bytes | None
+    ) -> None:
+        self.number = number
+        self.session = session
+        self.interface = interface
+        self.kind_stats = stats
+        self.serving = serving
+        self.pinned = pinned
+        self.exchange: Exchange | None = None
+        self.reconciler: Reconciler | None = None
+        self.ready = False
+        self.closed = False
+        self.pending_bytes = 0
+        self.price_told = 0
+        self.unwanted = 0
+
+    @property
+    def role(self) -> Role | None:
+        """What the peer is, once it said so."""
+        return self.session.peer.role if self.session.peer else None
+
+
+@dataclass(slots=True)
+class PendingBatch:
+    """A batch on its way to the store, and who waits for it."""
+
+    batch: Batch = field(default_factory=Batch)
+    #: (link, put number or None, bytes) of each insert, in order.
+    waiters: list[tuple[Link, int | None, int]] = field(default_factory=list)
+    purges: dict[bytes, int] = field(default_factory=dict)
+    first_seq: int = 0
+    last_seq: int = 0
+
+
+class Node:
+    """A relay."""
+
+    def __init__(
+        self,
+        *,
+        config: NodeConfig,
+        policy: Policy,
+        clock: Clock,
+        stats: Stats,
+        random_bytes: Callable[[int], bytes],
+        read_bodies: Callable[[Sequence[int]], list[bytes | None]],
+        interfaces: dict[int, str] | None = None,
+    ) -> None:
+        """``interfaces``: the numbers that the store knows names for."""
+        self.config = config
+        self.clock = clock
+        self.stats = stats
+        self.log = AdmittedLog()
+        self.admission = Admission(policy, self.log, clock)
+        self.links: dict[int, Link] = {}
+        self._retention = Retention(
+            self.log,
+            clock,
+            stats,
+            residence_s=policy.residence_s,
+            max_admitted=ADMITTED_PER_ENVELOPE * policy.max_envelopes,
+        )
+        self._requests = Requests(self.log, self.admission, stats)
+        self._neighbours = Neighbours()
+        self._random_bytes = random_bytes
+        self._read_bodies = read_bodies
+        self._interfaces = dict(interfaces or {OTHER_INTERFACE: "other"})
+        self._next_link = 1
+        self._pending = PendingBatch()
+        self._duplicates: dict[bytes, list[tuple[Link, int]]] = {}
+        self._ready: dict[int, Link] = {}
+        self._timers: list[tuple[float, int]] = []
+        self._jobs: deque[Link] = deque()
+        self.pending_bytes = 0
+        self._in_flight = 0
+        self.storage_failed = False
+        self._storage_retry_s = STORAGE_RETRY_S
+        self._storage_retry_at = 0.0
+        self._price_told_at = 0.0
+
+    # -- links ------------------------------------------------------------
+
+    def interface_number(self, name: str) -> int:
+        """Return the number of an interface, drawn when it is new."""
+        for number, known in self._interfaces.items():
+            if known == name:
+                return number
+        if len(self._interfaces) >= MAX_INTERFACES:
+            return OTHER_INTERFACE
+        number = max(self._interfaces) + 1
+        self._interfaces[number] = name
+        self._pending.batch.interfaces[number] = name
+        return number
+
+    def interface_name(self, number: int) -> str:
+        """Return the name of an interface number."""
+        return self._interfaces[number]
+
+    def connect(
+        self,
+        *,
+        kind: LinkKind,
+        interface: str,
+        initiator: bool,
+        now: float,
+        slow: bool = False,
+        pinned: bytes | None = None,
+    ) -> Link:
+        """Start a session over a new stream.
+
+        ``pinned``: the static key (32 bytes) that the peer has to show.
+        """
+        number = self.interface_number(interface)
+        price = self.admission.price(number)
+        hello = Hello(
+            role=Role.RELAY,
+            durable=self.config.durable,
+            slow=slow,
+            price=price,
+            classes=self.admission.policy.classes,
+            window=self.clock.window(now),
+            stored_log2=self.log.held_count.bit_length(),
+            max_puts=s.MAX_PUTS,
+        )
+        session = Session(
+            initiator=initiator,
+            hello=hello,
+            random_bytes=self._random_bytes,
+            now=now,
+            secret=self.config.secret,
+            static=self.config.static,
+        )
+        link = Link(
+            number=self._next_link,
+            session=session,
+            interface=number,
+            stats=self.stats.link(kind, interface),
+            serving=Serving(self.log, self._read_bodies, self.stats),
+            pinned=pinned,
+        )
+        link.price_told = price
+        self._next_link += 1
+        self.links[link.number] = link
+        self._schedule(link)
+        self._ready[link.number] = link
+        return link
+
+    def receive(self, link: Link, data: bytes, now: float) -> None:
+        """Take bytes from a link's stream."""
+        link.kind_stats.bytes_in += len(data)
+        before = link.session.frames_in
+        events = link.session.receive_data(data, now)
+        link.kind_stats.frames_in += link.session.frames_in - before
+        self._handle(link, events, now)
+        self._ready[link.number] = link
+
+    def lost(self, link: Link, now: float) -> None:
+        """The link's stream ended."""
+        self._handle(link, link.session.connection_lost(), now)
+
+    def close(self, link: Link, goodbye: Goodbye, reason: SessionError | HandshakeFailure, now: float) -> None:
+        """End a session from this side."""
+        self._handle(link, link.session.close(goodbye, reason), now)
+        self._ready[link.number] = link
+
+    def shutdown(self, now: float) -> None:
+        """Say goodbye to everybody."""
+        for link in list(self.links.values()):
+            self.close(link, Goodbye.SHUTTING_DOWN, SessionError.GOODBYE, now)
+
+    def may_receive(self, link: Link) -> bool:
+        """Whether to read on; False while the store or the peer's own reading lags."""
+        return (
+            link.pending_bytes < MAX_PENDING_BYTES_PER_LINK
+            and self.pending_bytes < MAX_PENDING_BYTES
+            and link.session.unanswered_bytes < MAX_UNANSWERED_BYTES
+        )
+
+    def data_to_send(self, link: Link, now: float, max_bytes: int = 1 << 18) -> bytes:
+        """Return bytes for a link's stream, producing more as there is room."""
+        session = link.session
+        if session.state is State.OPEN:
+            self._pump(link, now)
+        before = session.frames_out
+        data = session.data_to_send(max_bytes)
+        link.kind_stats.frames_out += session.frames_out - before
+        link.kind_stats.bytes_out += len(data)
+        return data
+
+    def take_ready(self) -> Iterable[Link]:
+        """Return links that may have something to send, each once."""
+        ready, self._ready = self._ready, {}
+        return ready.values()
+
+    def _pump(self, link: Link, now: float) -> None:
+        session = link.session
+        slow = (
+            link.exchange.slow
+            if link.exchange
+            else session.hello.slow or (session.peer is not None and session.peer.slow)
+        )
+        target = SLOW_TARGET_BYTES if slow else FAST_TARGET_BYTES
+        after_hour = self.clock.hour(now) or 0
+        exchange = link.exchange
+        if exchange is not None:
+            if self.pending_bytes < MAX_PENDING_BYTES // 2:
+                wanted = self._requests.next_fetches(exchange, now)
+                if wanted:
+                    session.fetch(wanted)
+                    self._schedule(link)
+            credit = exchange.pull_credit()
+            if credit:
+                session.credit(credit)
+            while session.queued_bytes < target and exchange.has_offers(self.log):
+                offers = exchange.offers(self.log, after_hour)
+                if offers:
+                    session.offer(offers)
+        if session.queued_bytes < target and link.serving.has_work():
+            link.serving.pump(
+                session, target_bytes=target, after_hour=after_hour, residence_s=self.clock.residence_s(now)
+            )
+
+    def has_output(self, link: Link) -> bool:
+        """Whether a further :meth:`data_to_send` may return more."""
+        if link.session.queued_bytes or link.session.unanswered_bytes:
+            return True
+        if link.session.state is not State.OPEN:
+            return False
+        offers = link.exchange is not None and link.exchange.has_offers(self.log)
+        return offers or link.serving.has_work()
+
+    # -- events -----------------------------------------------------------
+
+    def _handle(self, link: Link, events: list[s.Event], now: float) -> None:
+        for event in events:
+            match event:
+                case s.Puts(items):
+                    self._puts(link, items, now)
+                case s.Envelopes(items):
+                    self._envelopes(link, items, now)
+                case s.Established(hello, secret):
+                    self._established(link, hello, secret=secret, now=now)
+                case s.Closed(reason, _):
+                    self._closed(link, reason)
+                case Subscribe():
+                    self._subscribe(link, event, now)
+                case s.Fetch(identities):
+                    if not link.serving.fetch(identities):
+                        self._violation(link, SessionError.LIMIT_EXCEEDED, Goodbye.LIMIT, now)
+                case Ack() | Refused() | s.CaughtUp():  # only clients get these
+                    self._violation(link, SessionError.PROTOCOL, Goodbye.PROTOCOL, now)
+                case _:
+                    self._relay_event(link, event, now)
+
+    def _relay_event(self, link: Link, event: s.Event, now: float) -> None:
+        exchange = link.exchange
+        if exchange is None:
+            self._violation(link, SessionError.PROTOCOL, Goodbye.PROTOCOL, now)
+            return
+        match event:
+            case s.Same(macs):
+                self._same(link, macs, now)
+            case s.Offers(items):
+                if not self._requests.offered(exchange, items, now):
+                    self._violation(link, SessionError.LIMIT_EXCEEDED, Goodbye.LIMIT, now)
+            case s.Credit(count):
+                if not exchange.credited(count):
+                    self._violation(link, SessionError.PROTOCOL, Goodbye.PROTOCOL, now)
+            case s.Missing(identities):
+                for identity in identities:
+                    self._requests.missing(exchange, identity, now)
+                self._wake_relays()
+            case s.PriceChanged(price):
+                exchange.peer_price = price
+            case s.Reconcile(body):
+                self._reconcile(link, body, now)
+
+    def _violation(self, link: Link, reason: SessionError, goodbye: Goodbye, now: float) -> None:
+        self._handle(link, link.session.close(goodbye, reason), now)
+
+    def _established(self, link: Link, hello: Hello, *, secret: bool, now: float) -> None:
+        relay = hello.role is Role.RELAY
+        if self.config.secret is not None and not secret and (relay or not self.config.open_to_clients):
+            self.close(link, Goodbye.SECRET_REQUIRED, HandshakeFailure.SECRET_REQUIRED, now)
+            return
+        if link.pinned is not None and link.session.peer_static != link.pinned:
+            self.close(link, Goodbye.PROTOCOL, HandshakeFailure.WRONG_KEY, now)
+            return
+        self._schedule(link)
+        if not relay:
+            return
+        if self._neighbours.is_self(link):
+            for own in self._neighbours.with_hash(link.session.handshake_hash):
+                self.close(own, Goodbye.SELF, HandshakeFailure.SELF, now)
+            self.close(link, Goodbye.SELF, HandshakeFailure.SELF, now)
+            return
+        if len(self._neighbours) >= MAX_RELAY_SESSIONS:
+            self.close(link, Goodbye.BUSY, HandshakeFailure.TOO_MANY, now)
+            return
+        link.exchange = Exchange(session=link.session, interface=link.interface, peer=hello)
+        link.session.send_same(self._neighbours.link_secrets())
+        self._neighbours.add(link)
+
+    def _same(self, link: Link, macs: list[bytes], now: float) -> None:
+        if link.ready:
+            self._violation(link, SessionError.PROTOCOL, Goodbye.PROTOCOL, now)
+            return
+        link.ready = True
+        self._neighbours.recognise(link, macs)
+        self._promote(link)
+
+    def _promote(self, link: Link) -> None:
+        """Let the best of the links to one neighbour carry offers, and only that one."""
+        primary = self._neighbours.primary(link)
+        for sibling in self._neighbours.siblings(link):
+            if sibling is not primary and sibling.exchange is not None:
+                sibling.exchange.cursor = None
+        if primary is None or primary.exchange is None or primary.exchange.cursor is not None:
+            return
+        primary.exchange.cursor = self.log.committed_seq + 1
+        if primary.session.initiator:
+            reconciler = self._make_reconciler(primary)
+            reconciler.start()
+            self._jobs.append(primary)
+        self._ready[primary.number] = primary
+
+    def _make_reconciler(self, link: Link) -> Reconciler:
+        ours, theirs = link.session.hello, link.session.peer
+        if theirs is None:  # pragma: no cover - only established links get here
+            raise AssertionError("not established")
+        link.reconciler = Reconciler(
+            initiator=link.session.initiator,
+            key=link.session.reconcile_key,
+            columns=self.log.columns(),
+            scope=Scope(
+                first_hour=max(ours.window[0], theirs.window[0]),
+                last_hour=min(ours.window[1], theirs.window[1]),
+                classes=ours.classes & theirs.classes,
+                min_price=max(ours.price, theirs.price),
+            ),
+        )
+        return link.reconciler
+
+    def _reconcile(self, link: Link, body: bytes, now: float) -> None:
+        reconciler = link.reconciler
+        if reconciler is None:
+            if link.session.initiator:
+                self._violation(link, SessionError.PROTOCOL, Goodbye.PROTOCOL, now)
+                return
+            reconciler = self._make_reconciler(link)
+        try:
+            reconciler.receive(body)
+        except RelayError:
+            self._violation(link, SessionError.DECODE, Goodbye.DECODE, now)
+            return
+        if link not in self._jobs:
+            self._jobs.append(link)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether :meth:`run_slice` has something to compute."""
+        return bool(self._jobs)
+
+    def run_slice(self, now: float) -> None:
+        """Compute a bounded slice of one reconciliation; slices of several links take turns."""
+        link = self._jobs.popleft()
+        reconciler, exchange = link.reconciler, link.exchange
+        if link.closed or reconciler is None or exchange is None:
+            return
+        try:
+            more = reconciler.step()
+        except RelayError:
+            self._violation(link, SessionError.DECODE, Goodbye.DECODE, now)
+            return
+        for message in reconciler.messages_to_send():
+            link.session.reconcile(message)
+        if more:
+            self._jobs.append(link)
+        elif reconciler.done:
+            self.stats.add(Total.RECONCILED)
+            entries = (self.log.entry(seq) for seq in reconciler.to_offer or ())
+            exchange.add_backlog(entry for entry in entries if entry is not None)
+            link.reconciler = None
+        self._ready[link.number] = link
+
+    def _subscribe(self, link: Link, subscription: Subscribe, now: float) -> None:
+        if subscription.arrived_within_hours == ALL_HOURS:
+            arrived_after_s = 0.0
+        else:
+            arrived_after_s = self.clock.residence_s(now) - 3600.0 * subscription.arrived_within_hours
+        link.serving.subscribe(subscription, arrived_after_s=arrived_after_s)
+
+    def _closed(self, link: Link, reason: Reason) -> None:
+        link.closed = True
+        self.links.pop(link.number, None)
+        if isinstance(reason, HandshakeFailure):
+            self.stats.add(reason)
+        elif isinstance(reason, SessionError):
+            link.kind_stats.error(reason)
+        if link.exchange is not None:
+            self._requests.gone(link.exchange)
+            others = self._neighbours.remove(link)
+            link.exchange = None
+            link.reconciler = None
+            for sibling in others[:1]:
+                self._promote(sibling)
+            self._wake_relays()
+        self._ready[link.number] = link
+
+    # -- envelopes in -----------------------------------------------------
+
+    def _puts(self, link: Link, items: list[tuple[int, bytes]], now: float) -> None:
+        for number, envelope in items:
+            refusal = self._take(link, number, envelope, hashlib.sha256(envelope).digest(), now)
+            if refusal is not None:
+                self.stats.add(REJECTED[refusal])
+                link.session.refuse(number, refusal, price=self.admission.price(link.interface))
+        self._finish_puts()
+
+    def _envelopes(self, link: Link, items: list[bytes], now: float) -> None:
+        exchange = link.exchange
+        if exchange is None:
+            self._violation(link, SessionError.PROTOCOL, Goodbye.PROTOCOL, now)
+            return
+        for envelope in items:
+            identity = hashlib.sha256(envelope).digest()
+            if not self._requests.arrived(exchange, identity, now):
+                link.unwanted += 1
+                link.kind_stats.error(SessionError.UNWANTED_ENVELOPE)
+                continue
+            refusal = self._take(link, None, envelope, identity, now)
+            if refusal is not None:
+                self.stats.add(REJECTED[refusal])
+                exchange.refuse(identity)
+        if link.unwanted > MAX_UNWANTED:
+            self._violation(link, SessionError.LIMIT_EXCEEDED, Goodbye.LIMIT, now)
+        self._finish_puts()
+
+    def _take(self, link: Link, number: int | None, envelope: bytes, identity: bytes, now: float) -> Refusal | None:
+        """Admit an envelope into the pending batch, or say why not."""
+        try:
+            header = decode_envelope(envelope)
+        except DecodeError:
+            return Refusal.MALFORMED
+        if identity in self.log:
+            return self._duplicate(link, number, identity, header, now)
+        if self.storage_failed and now < self._storage_retry_at:
+            return Refusal.STORAGE
+        decision = self.admission.decide(header=header, identity=identity, interface=link.interface, now=now)
+        if decision.refusal is not None and decision.refusal is not Refusal.PURGED:
+            return decision.refusal
+        pending = self._pending
+        arrived_s = self.clock.residence_s(now)
+        purged = decision.refusal is Refusal.PURGED
+        seq = self.log.append(
+            identity=identity,
+            header=header,
+            interface=link.interface,
+            arrived_s=arrived_s,
+            state=EntryState.GONE if purged else EntryState.PENDING,
+        )
+        pending.first_seq = pending.first_seq or seq
+        pending.last_seq = seq
+        body = None if purged else envelope
+        pending.batch.inserts.append((seq, identity, envelope[:HEADER_BYTES], link.interface, int(arrived_s), body))
+        if purged:
+            return Refusal.PURGED
+        for victim in decision.victims:
+            self.log.drop_body(victim)
+        if decision.victims:
+            pending.batch.drop_bodies = [*pending.batch.drop_bodies, *decision.victims]
+            self.stats.add(Evicted.PRICE, len(decision.victims))
+        if header.type is EnvelopeType.PURGE:
+            pending.purges[header.tag] = max(header.expiry_hour, pending.purges.get(header.tag, 0))
+        size = len(envelope)
+        pending.waiters.append((link, number, size))
+        link.pending_bytes += size
+        self.pending_bytes += size
+        return None
+
+    def _duplicate(self, link: Link, number: int | None, identity: bytes, header: Header, now: float) -> Refusal | None:
+        """Answer a put of what was admitted before: it is committed, on its way, or gone."""
+        self.stats.add(Total.DUPLICATE)
+        entry = self.log.find(identity)
+        if number is None or entry is None:
+            return None
+        if entry.state is EntryState.HELD:
+            link.session.acknowledge(number)
+        elif entry.state is EntryState.PENDING:
+            self._duplicates.setdefault(identity, []).append((link, number))
+        elif self.clock.expired_by_wall(expiry_hour=header.expiry_hour, now=now):
+            return Refusal.EXPIRED
+        else:
+            return Refusal.PURGED if self.log.purged(header) else Refusal.GONE
+        return None
+
+    def _finish_puts(self) -> None:
+        pending = self._pending
+        if pending.purges:
+            removed = self.log.purged_by(pending.purges)
+            for seq in removed:
+                self.log.drop_body(seq)
+            self.stats.add(Total.PURGED, len(removed))
+            pending.batch.drop_bodies = [*pending.batch.drop_bodies, *removed]
+            pending.purges = {}
+
+    # -- commits ----------------------------------------------------------
+
+    def take_batch(self) -> PendingBatch | None:
+        """Return what is to be committed now; hand it to :meth:`committed` or :meth:`commit_failed`."""
+        if not self._pending.batch:
+            return None
+        pending, self._pending = self._pending, PendingBatch()
+        self._in_flight += 1
+        return pending
+
+    def committed(self, pending: PendingBatch, now: float) -> None:
+        """The batch is safe: acknowledge it and offer it on."""
+        self._in_flight -= 1
+        if not self._in_flight:
+            self.storage_failed = False
+            self._storage_retry_s = STORAGE_RETRY_S
+        if pending.first_seq:
+            self.log.commit(pending.first_seq, pending.last_seq)
+            self.stats.add(Total.ACCEPTED, len(pending.waiters))
+            self._note_candidates(pending)
+        self._settle(pending)
+        for link, number, _ in pending.waiters:
+            if number is not None and not link.closed:
+                link.session.acknowledge(number)
+                self._ready[link.number] = link
+        for _, identity, *_ in pending.batch.inserts if self._duplicates else ():
+            for link, number in self._duplicates.pop(identity, ()):
+                if not link.closed:
+                    link.session.acknowledge(number)
+                    self._ready[link.number] = link
+        for link in self.links.values():
+            if link.serving.follows or link.exchange is not None:
+                self._ready[link.number] = link
+        self._tell_price(now)
+
+    def _note_candidates(self, pending: PendingBatch) -> None:
+        if not self.admission.is_full:
+            return
+        for seq, *_ in pending.batch.inserts:
+            entry = self.log.entry(seq)
+            if entry is not None and entry.state is EntryState.HELD:
+                self.admission.committed(
+                    seq=seq, price=entry.price, expiry_hour=entry.header.expiry_hour, interface=entry.interface
+                )
+
+    def commit_failed(self, pending: PendingBatch, now: float) -> None:
+        """Nothing of the batch is stored: refuse it, and stop admitting for a while.
+
+        The shell calls :meth:`reload` once no batch is in flight any more.
+        """
+        self._in_flight -= 1
+        self.storage_failed = True
+        self._storage_retry_at = now + self._storage_retry_s
+        self._storage_retry_s = min(2 * self._storage_retry_s, STORAGE_RETRY_MAX_S)
+        self._settle(pending)
+        waiting = [(link, number) for link, number, _ in pending.waiters]
+        for _, identity, *_ in pending.batch.inserts:
+            waiting += self._duplicates.pop(identity, ())
+        self.stats.add(REJECTED[Refusal.STORAGE], len(waiting))
+        for link, number in waiting:
+            if number is not None and not link.closed:
+                link.session.refuse(number, Refusal.STORAGE, price=0)
+                self._ready[link.number] = link
+
+    @property
+    def needs_reload(self) -> bool:
+        """Whether memory must be read from the store again after a failed commit."""
+        return self.storage_failed and not self._in_flight and not self._pending.batch.inserts
+
+    def reload(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool]]) -> None:
+        """Forget what was never stored: read everything from the store again."""
+        self.log.reload(rows)
+        self.admission.forget_candidates()
+
+    def _settle(self, pending: PendingBatch) -> None:
+        for link, _, size in pending.waiters:
+            link.pending_bytes -= size
+            self.pending_bytes -= size
+            if not link.closed:
+                self._ready[link.number] = link
+
+    def _tell_price(self, now: float) -> None:
+        if now < self._price_told_at + PRICE_INTERVAL_S:
+            return
+        self._price_told_at = now
+        for link in self.links.values():
+            if link.session.state is not State.OPEN:
+                continue
+            price = self.admission.price(link.interface)
+            if price != link.price_told:
+                link.price_told = price
+                link.session.announce_price(price)
+                self._ready[link.number] = link
+
+    # -- time -------------------------------------------------------------
+
+    def observe_clock(self, *, now: float, wall_s: float, trusted: bool) -> None:
+        """Take a reading of the wall clock; see relay.core.clock."""
+        self.clock.observe(now=now, wall_s=wall_s, trusted=trusted)
+
+    def retire(self, now: float, *, save_clock: bool) -> None:
+        """Let envelopes leave whose time has come; ``save_clock`` writes the residence clock too."""
+        batch = self._pending.batch
+        dropped, forgotten = self._retention.retire(now)
+        batch.drop_bodies = [*batch.drop_bodies, *dropped]
+        batch.forget = [*batch.forget, *forgotten]
+        if save_clock or dropped or forgotten:
+            batch.state["residence_s"] = int(self.clock.residence_s(now))
+            batch.state["floor_hour"] = self.clock.floor_hour
+
+    def next_deadline(self) -> float | None:
+        """When :meth:`handle_timer` is due, in monotonic seconds."""
+        return self._timers[0][0] if self._timers else None
+
+    def _link_deadline(self, link: Link) -> float | None:
+        deadlines = [link.session.next_deadline(), link.exchange.deadline if link.exchange else None]
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def _schedule(self, link: Link) -> None:
+        deadline = self._link_deadline(link)
+        if deadline is not None:
+            heapq.heappush(self._timers, (deadline, link.number))
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due."""
+        due: dict[int, Link] = {}
+        while self._timers and self._timers[0][0] <= now:
+            number = heapq.heappop(self._timers)[1]
+            link = self.links.get(number)
+            if link is not None:
+                due[number] = link
+        for link in due.values():
+            self._handle(link, link.session.handle_timer(now), now)
+            exchange = link.exchange
+            if exchange is not None and exchange.deadline is not None and exchange.deadline <= now:
+                self._requests.timed_out(exchange)
+                self._wake_relays()
+            if not link.closed:
+                self._schedule(link)
+                self._ready[link.number] = link
+
+    def _wake_relays(self) -> None:
+        for link in self._neighbours:
+            self._ready[link.number] = link
+
+    # -- what people see --------------------------------------------------
+
+    def peers(self) -> Counter[tuple[LinkKind, str, Role]]:
+        """Count open sessions by kind of link, interface and role of the peer."""
+        return Counter(
+            (link.kind_stats.kind, link.kind_stats.interface, link.role)
+            for link in self.links.values()
+            if link.role is not None
+        )
+
+    def wanted(self) -> int:
+        """Envelopes asked for or about to be."""
+        return len(self._requests)
+
+    def oldest_age_s(self, now: float) -> float:
+        """Residence of the envelope that is here longest, in seconds."""
+        oldest: Entry | None = next(self.log.entries(EntryState.HELD), None)
+        return self.clock.residence_s(now) - oldest.arrived_s if oldest else 0.0

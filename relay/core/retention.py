@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""When envelopes leave, and when their identities are forgotten (docs/protocol.md section 10)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relay.core.stats import Dropped, Histogram, Total
+
+if TYPE_CHECKING:
+    from relay.core.clock import Clock
+    from relay.core.log import AdmittedLog
+    from relay.core.stats import Stats
+
+
+class Retention:
+    """Finds what has to leave a log."""
+
+    def __init__(self, log: AdmittedLog, clock: Clock, stats: Stats, *, residence_s: float, max_admitted: int) -> None:
+        """``residence_s``: stay of an envelope without a trusted clock.
+
+        ``max_admitted`` bounds the identities remembered, held or gone, 270 bytes
+        each; beyond it the oldest that are gone are forgotten early.
+        """
+        self._log = log
+        self._clock = clock
+        self._stats = stats
+        self._residence_s = residence_s
+        self._max_admitted = max_admitted
+
+    def retire(self, now: float) -> tuple[list[int], list[int]]:
+        """Change the log; return sequence numbers whose body leaves and those that are forgotten."""
+        residence_s = self._clock.residence_s(now)
+        hour = self._clock.hour(now)
+        due = self._log.due(
+            hour=hour,
+            by_hour_from_s=self._clock.era_start_s,
+            drop_before_s=residence_s - self._residence_s,
+            forget_before_s=residence_s - 2 * self._residence_s,
+        )
+        for seq in due.drop:
+            self._stats.observe(Histogram.RESIDENCE_S, residence_s - self._log.arrived_s(seq))
+            self._log.drop_body(seq)
+        self._stats.add(Total.EXPIRED, len(due.drop))
+        for seq in due.forget:
+            self._log.forget(seq)
+        excess = len(self._log) - self._max_admitted
+        early = self._log.oldest_gone(excess) if excess > 0 else []
+        for seq in early:
+            self._log.forget(seq)
+        self._stats.add(Dropped.ADMITTED_FULL, len(early))
+        return due.drop, due.forget + early

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a relay sends to one peer: answers to fetches, and the peer's subscription.
+
+Nothing is queued but identities asked for: a subscription is a position in the
+log of admitted envelopes, so a slow reader costs no memory and misses nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from relay.core.envelope import SIZES
+from relay.core.log import EntryState
+from relay.core.messages import Offer, Subscribe
+from relay.core.stats import Histogram, Total
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from relay.core.log import AdmittedLog, Entry
+    from relay.core.session import Session
+    from relay.core.stats import Stats
+
+    ReadBodies = Callable[[Sequence[int]], list[bytes | None]]
+
+#: Identities that one peer may have asked for and not got: 4 full FETCH messages
+#: of an honest peer's window, 0.1 MB.
+MAX_FETCHES: Final = 4096
+#: Envelopes read from the store at a time: 0.5 MiB of the largest.
+READ_ENVELOPES: Final = 32
+#: Entries of the log looked at before others get their turn: under 5 ms on a small board.
+SCAN_ENTRIES: Final = 4096
+#: What counts as forwarding; later deliveries are storage (the histogram's last bound).
+FORWARD_WITHIN_S: Final = 60.0
+
+
+class Serving:
+    """The sending side of one session."""
+
+    def __init__(self, log: AdmittedLog, read_bodies: ReadBodies, stats: Stats) -> None:
+        self._log = log
+        self._read_bodies = read_bodies
+        self._stats = stats
+        self._fetches: deque[bytes] = deque()
+        self._subscription: Subscribe | None = None
+        self._cursor = 0
+        self._catch_up_until = 0
+        self._matched: deque[int] = deque()
+
+    def fetch(self, identities: Sequence[bytes]) -> bool:
+        """Queue identities that the peer wants; False when it asks for more than the bound."""
+        if len(self._fetches) + len(identities) > MAX_FETCHES:
+            return False
+        self._fetches.extend(identities)
+        return True
+
+    def subscribe(self, subscription: Subscribe, *, arrived_after_s: float) -> None:
+        """Start or replace the peer's subscription."""
+        self._subscription = subscription
+        self._cursor = self._log.seq_arrived_since(arrived_after_s)
+        self._catch_up_until = self._log.committed_seq
+        self._matched.clear()
+
+    @property
+    def follows(self) -> bool:
+        """Whether newly admitted envelopes concern this peer."""
+        return self._subscription is not None
+
+    def has_work(self) -> bool:
+        """Whether :meth:`pump` would find something to do now."""
+        if self._fetches or self._matched:
+            return True
+        return self._subscription is not None and (self._cursor <= self._log.committed_seq or self._catch_up_until >= 0)
+
+    def pump(self, session: Session, *, target_bytes: int, after_hour: int, residence_s: float) -> None:
+        """Queue messages until about ``target_bytes`` wait in the session."""
+        while session.queued_bytes < target_bytes:
+            if self._fetches:
+                self._answer_fetches(session, residence_s)
+            elif not self._pump_subscription(session, after_hour, residence_s):
+                return
+
+    def _answer_fetches(self, session: Session, residence_s: float) -> None:
+        missing: list[bytes] = []
+        wanted: list[Entry] = []
+        while self._fetches and len(wanted) < READ_ENVELOPES:
+            identity = self._fetches.popleft()
+            entry = self._log.find(identity)
+            if entry is None or entry.state is not EntryState.HELD:
+                missing.append(identity)
+            else:
+                wanted.append(entry)
+        bodies = self._read_bodies([entry.seq for entry in wanted])
+        for entry, body in zip(wanted, bodies, strict=True):
+            if body is None:
+                missing.append(entry.identity)
+            else:
+                session.send_envelope(body)
+                self._forwarded(entry.arrived_s, residence_s)
+        if missing:
+            session.send_missing(missing)
+
+    def _pump_subscription(self, session: Session, after_hour: int, residence_s: float) -> bool:
+        """Go on with the subscription; False when nothing is left or others should have a turn."""
+        subscription = self._subscription
+        if subscription is None:
+            return False
+        scanned = False
+        if not self._matched:
+            if self._cursor > self._log.committed_seq:
+                self._finish_catching_up(session, subscription)
+                return False
+            found, self._cursor = self._log.held_in_prefix(
+                from_seq=self._cursor,
+                limit=SCAN_ENTRIES,
+                prefix_bits=subscription.prefix_bits,
+                prefix=subscription.prefix,
+                after_hour=after_hour,
+            )
+            self._matched.extend(found)
+            scanned = True
+        seqs = [self._matched.popleft() for _ in range(min(READ_ENVELOPES, len(self._matched)))]
+        if subscription.offers_only:
+            entries = [entry for entry in map(self._log.entry, seqs) if entry and entry.state is EntryState.HELD]
+            session.offer([Offer(e.identity, e.header.size_class, e.header.expiry_hour) for e in entries])
+            return bool(self._matched) or not scanned
+        for seq, body in zip(seqs, self._read_bodies(seqs), strict=True):
+            if body is not None:
+                session.send_envelope(body)
+                self._forwarded(self._log.arrived_s(seq), residence_s)
+        return bool(self._matched) or not scanned
+
+    def _finish_catching_up(self, session: Session, subscription: Subscribe) -> None:
+        """Say so once everything matched is on its way, not only queued behind smaller messages."""
+        if self._catch_up_until >= 0 and not session.queued_bytes:
+            self._catch_up_until = -1
+            session.caught_up()
+            if not subscription.follow:
+                self._subscription = None
+
+    def _forwarded(self, arrived_s: float, residence_s: float) -> None:
+        self._stats.add(Total.FORWARDED)
+        if residence_s - arrived_s < FORWARD_WITHIN_S:
+            self._stats.observe(Histogram.FORWARD_LATENCY_S, residence_s - arrived_s)
+
+
+if max(SIZES) * READ_ENVELOPES > 1 << 20:  # pragma: no cover
+    raise AssertionError("READ_ENVELOPES reads more than 1 MiB at a time")

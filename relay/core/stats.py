@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the relay counts: plain integers, keyed by enums, so that no name of a peer can become a label.
+
+Each reason that something was refused, dropped or failed is a member of an enum
+here, and each member is counted from zero on: a series that is absent until its
+first event hides that event from a rate. :mod:`relay.service.metrics` turns the
+counts into Prometheus families.
+"""
+
+from __future__ import annotations
+
+import enum
+from bisect import bisect_left
+
+#: Interfaces with counts of their own. A USB adapter that comes back under a new
+#: name each time must not grow memory for ever: later ones share one row, OTHER.
+#: A row is under 4 KiB, so all rows are under 256 KiB.
+MAX_LINK_ROWS = 64
+#: The interface under which links beyond MAX_LINK_ROWS, and those without one, are counted.
+OTHER = "other"
+
+
+class Reason(enum.Enum):
+    """Base of the enums below; the value is the label in the metrics."""
+
+    # Members are compared by identity, so the cheap hash is the right one; equal
+    # labels of different families stay different keys.
+    __hash__ = object.__hash__
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class Total(Reason):
+    """Things that happen to envelopes and need no reason."""
+
+    ACCEPTED = "accepted"  # new, admitted and committed
+    DUPLICATE = "duplicate"  # received again while held
+    FORWARDED = "forwarded"  # body handed to a peer relay or fetched by a client
+    EXPIRED = "expired"  # left at its expiry or at the end of its residence
+    PURGED = "purged"  # removed by a purge envelope
+    RECONCILED = "reconciled"  # reconciliations finished
+    RECONCILE_FALLBACK = "reconcile_fallback"  # ... that ended in a list of IDs
+
+
+class Rejected(Reason):
+    """Why an envelope was not admitted."""
+
+    MALFORMED = "malformed"
+    WRONG_SIZE = "wrong_size"
+    VERSION = "version"
+    EXPIRED = "expired"
+    FAR_FUTURE = "far_future"
+    BELOW_FLOOR = "below_floor"
+    UNDERPAID = "underpaid"
+    FULL = "full"
+    SHARE = "share"
+    HOURS = "hours"
+    CLASS = "class"
+    PURGED = "purged"  # a purge that removes it came first
+    GONE = "gone"  # admitted once, left since
+    RATE = "rate"
+    PENDING_LIMIT = "pending_limit"
+    STORAGE_ERROR = "storage_error"
+
+
+class Evicted(Reason):
+    """Why an admitted envelope left before its time."""
+
+    PRICE = "price"
+
+
+class HandshakeFailure(Reason):
+    """Why a connection never became a session."""
+
+    VERSION = "version"
+    DECRYPT = "decrypt"
+    TRUNCATED = "truncated"
+    OVERSIZED = "oversized"
+    LOW_ORDER_KEY = "low_order_key"
+    TIMEOUT = "timeout"
+    SECRET_REQUIRED = "secret_required"  # noqa: S105 - a label, not a secret
+    SELF = "self"
+    WRONG_KEY = "wrong_key"  # not the static key that the operator pinned
+    DUPLICATE = "duplicate"  # a second link to a neighbour that has one
+    TOO_MANY = "too_many"
+    BAD_HELLO = "bad_hello"
+
+
+class SessionError(Reason):
+    """Why a session ended, or what a peer did wrong in one."""
+
+    GARBAGE_FRAME = "garbage_frame"
+    OVERSIZED_FRAME = "oversized_frame"
+    REPLAY = "replay"  # a record that does not decrypt at its position
+    PROTOCOL = "protocol"  # a frame that its state does not allow
+    DECODE = "decode"
+    TIMEOUT_IDLE = "timeout_idle"
+    SLOW_READER = "slow_reader"
+    LIMIT_EXCEEDED = "limit_exceeded"
+    UNWANTED_ENVELOPE = "unwanted_envelope"
+    CONNECTION_LOST = "connection_lost"
+    CONNECT_FAILED = "connect_failed"
+    GOODBYE = "goodbye"
+
+
+class Dropped(Reason):
+    """What a bounded queue let go of, to be offered or reconciled again later."""
+
+    OFFERS_FULL = "offers_full"
+    REQUEST_TIMEOUT = "request_timeout"
+    REQUESTS_FULL = "requests_full"
+    ADMITTED_FULL = "admitted_full"  # the identity of what has left, forgotten before its time
+    PARTIAL = "partial"  # an envelope whose last piece never came
+    SEND_FULL = "send_full"
+
+
+class LinkKind(Reason):
+    """The kinds of link; the value of the label `link`."""
+
+    TCP = "tcp"
+    UNIX = "unix"
+    DNSSD = "dnssd"
+
+
+class Histogram(Reason):
+    """The distributions kept; :data:`BOUNDS` has the buckets."""
+
+    FORWARD_LATENCY_S = "forward_latency_seconds"  # arrival to hand-over, per envelope
+    RESIDENCE_S = "residence_seconds"  # arrival to departure, whatever the cause
+
+
+#: Upper bounds in seconds: forwarding from a millisecond (a hop takes 10) to a
+#: minute (a slow radio); residence from an hour to the longest lifetime.
+BOUNDS: dict[Histogram, tuple[float, ...]] = {
+    Histogram.FORWARD_LATENCY_S: (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0),
+    Histogram.RESIDENCE_S: (60.0, 600.0, 3600.0, 21600.0, 86400.0, 259200.0, 432000.0, 604800.0),
+}
+
+#: The enums whose members :meth:`Stats.add` takes, by their name in the status. A
+#: new reason is a new member of one, and appears in status and metrics by itself.
+FAMILIES: dict[str, type[Reason]] = {
+    "total": Total,
+    "rejected": Rejected,
+    "evicted": Evicted,
+    "handshake_failures": HandshakeFailure,
+    "dropped": Dropped,
+}
+
+
+class Distribution:
+    """A histogram: ``counts[i]`` observations at most ``bounds[i]``, the last of ``counts`` beyond all."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one observation; a negative one (a clock that went back) counts as zero."""
+        value = max(value, 0.0)
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+class LinkStats:
+    """Counts of one kind of link on one interface; sessions hold it and add to its attributes."""
+
+    __slots__ = ("bytes_in", "bytes_out", "errors", "frames_in", "frames_out", "interface", "kind", "restarts")
+
+    def __init__(self, kind: LinkKind, interface: str) -> None:
+        self.kind = kind
+        self.interface = interface
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.frames_in = 0
+        self.frames_out = 0
+        self.restarts = 0
+        self.errors: dict[SessionError, int] = dict.fromkeys(SessionError, 0)
+
+    def error(self, reason: SessionError) -> None:
+        """Count one session error."""
+        self.errors[reason] += 1
+
+
+class Stats:
+    """All counts of one relay; made once and handed to whoever counts."""
+
+    __slots__ = ("_counts", "_histograms", "_links")
+
+    def __init__(self) -> None:
+        self._counts: dict[Reason, int] = {member: 0 for family in FAMILIES.values() for member in family}
+        self._histograms = {histogram: Distribution(BOUNDS[histogram]) for histogram in Histogram}
+        self._links: dict[tuple[LinkKind, str], LinkStats] = {}
+
+    def add(self, reason: Reason, amount: int = 1) -> None:
+        """Count ``amount`` more of a member of one of :data:`FAMILIES`."""
+        self._counts[reason] += amount
+
+    def get(self, reason: Reason) -> int:
+        """How often ``reason`` was counted."""
+        return self._counts[reason]
+
+    def by_label(self, family: type[Reason]) -> dict[str, int]:
+        """The counts of one enum by label, zeros included."""
+        return {member.value: self._counts[member] for member in family}
+
+    def totals(self) -> dict[str, dict[str, int]]:
+        """Every count by family and label, zeros included."""
+        return {name: self.by_label(family) for name, family in FAMILIES.items()}
+
+    def observe(self, histogram: Histogram, value: float) -> None:
+        """Add one observation, in the unit of the histogram's name."""
+        self._histograms[histogram].observe(value)
+
+    def distribution(self, histogram: Histogram) -> Distribution:
+        """The buckets of ``histogram``."""
+        return self._histograms[histogram]
+
+    def link(self, kind: LinkKind, interface: str = OTHER) -> LinkStats:
+        """The counts of a link; the same object each time, so that they survive its restarts."""
+        if (kind, interface) not in self._links and len(self._links) >= MAX_LINK_ROWS:
+            interface = OTHER
+        return self._links.setdefault((kind, interface), LinkStats(kind, interface))
+
+    def links(self) -> list[LinkStats]:
+        """Every link counted so far, in order of appearance."""
+        return list(self._links.values())
