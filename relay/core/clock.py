@@ -24,16 +24,25 @@ LAST_HOUR: Final = 0xFFFF_FFFF
 class Clock:
     """What this relay knows about time."""
 
-    __slots__ = ("_era_start_s", "_floor_hour", "_offset_s", "_start_now", "_start_residence_s", "trusted")
+    __slots__ = (
+        "_era_start_s",
+        "_floor_hour",
+        "_offset_s",
+        "_start_now",
+        "_start_residence_s",
+        "build_hour",
+        "trusted",
+    )
 
-    def __init__(self, *, now: float, floor_hour: int, residence_s: float = 0.0) -> None:
-        """``floor_hour``: build hour or the last trusted hour saved, whichever is later.
+    def __init__(self, *, now: float, build_hour: int, saved_hour: int = 0, residence_s: float = 0.0) -> None:
+        """``build_hour``: when this program was made; ``saved_hour``: the last trusted hour saved.
 
         ``residence_s``: the residence saved last; the time since then is lost,
         so envelopes stay longer rather than shorter.
         """
         self.trusted = False
-        self._floor_hour = floor_hour
+        self.build_hour = build_hour
+        self._floor_hour = max(build_hour, saved_hour)
         self._start_now = now
         self._start_residence_s = residence_s
         self._era_start_s = residence_s
@@ -53,7 +62,7 @@ class Clock:
         hour = self.hour(now)
         if hour is not None:
             # A trusted clock that is set back was wrong before: the floor follows it.
-            self._floor_hour = hour
+            self._floor_hour = max(self.build_hour, hour)
 
     def residence_s(self, now: float) -> float:
         """Seconds that this relay has run, over all restarts."""

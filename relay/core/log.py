@@ -138,11 +138,10 @@ class AdmittedLog:
 
     def reload(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool]]) -> None:
         """Forget everything and :meth:`load`; sequence numbers are not used again."""
-        next_seq = self.next_seq
+        last_seq = self.next_seq - 1
         self.__init__()  # type: ignore[misc]
         self.load(rows)
-        self.next_seq = max(self.next_seq, next_seq)
-        self.committed_seq = self.next_seq - 1
+        self.reserve(last_seq)
 
     def load(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool]]) -> None:
         """Take what the store holds: (seq, id, header, interface, arrived_s, has_body)."""
@@ -155,6 +154,11 @@ class AdmittedLog:
                 arrived_s=arrived_s,
                 state=EntryState.HELD if has_body else EntryState.GONE,
             )
+        self.committed_seq = self.next_seq - 1
+
+    def reserve(self, last_seq: int) -> None:
+        """Do not use sequence numbers up to ``last_seq`` again."""
+        self.next_seq = max(self.next_seq, last_seq + 1)
         self.committed_seq = self.next_seq - 1
 
     def _account(self, interface: int, expiry_hour: int, size_class: int, sign: int) -> None:

@@ -54,8 +54,9 @@ class Neighbours:
         group.discard(link.number)
         return [self._links[number] for number in sorted(group)]
 
-    def recognise(self, link: Link, macs: list[bytes]) -> None:
-        """Join ``link`` with the sessions that one of the peer's ``macs`` proves to be its own."""
+    def recognise(self, link: Link, macs: list[bytes]) -> list[Link]:
+        """Join ``link`` with the sessions that one of the peer's ``macs`` proves to be its own; return these."""
+        found = []
         for other in list(self._links.values()):
             if other is link:
                 continue
@@ -64,6 +65,8 @@ class Neighbours:
                 joined = self._groups[link.number] | self._groups[other.number]
                 for number in joined:
                     self._groups[number] = joined
+                found.append(other)
+        return found
 
     def siblings(self, link: Link) -> list[Link]:
         """Return all sessions with the relay behind ``link``, itself included."""

@@ -19,6 +19,7 @@ from relay.core.admission import Admission, Policy
 from relay.core.batch import Batch
 from relay.core.envelope import (
     HEADER_BYTES,
+    SIZES,
     EnvelopeType,
     Header,
     decode_envelope,
@@ -26,7 +27,7 @@ from relay.core.envelope import (
 from relay.core.errors import DecodeError, RelayError
 from relay.core.exchange import REJECTED, Exchange, Requests
 from relay.core.log import AdmittedLog, EntryState
-from relay.core.messages import ALL_HOURS, Ack, Goodbye, Hello, Refusal, Refused, Role, Subscribe
+from relay.core.messages import ALL_HOURS, OFFER_WINDOW, Ack, Goodbye, Hello, Refusal, Refused, Role, Subscribe
 from relay.core.neighbours import Neighbours
 from relay.core.reconcile import Reconciler
 from relay.core.reconcile_set import Scope
@@ -90,12 +91,14 @@ class NodeConfig:
     secret: bytes | None = None
     open_to_clients: bool = True
     static: KeyPair | None = None
+    handshake_timeout_s: float = s.HANDSHAKE_TIMEOUT_S
 
 
 class Link:
     """One session and what belongs to it."""
 
     __slots__ = (
+        "close_reason",
         "closed",
         "exchange",
         "interface",
@@ -124,6 +127,7 @@ class Link:
         self.reconciler: Reconciler | None = None
         self.ready = False
         self.closed = False
+        self.close_reason: Reason | None = None
         self.pending_bytes = 0
         self.price_told = 0
         self.unwanted = 0
@@ -243,6 +247,7 @@ class Node:
             now=now,
             secret=self.config.secret,
             static=self.config.static,
+            handshake_timeout_s=self.config.handshake_timeout_s,
         )
         link = Link(
             number=self._next_link,
@@ -305,6 +310,10 @@ class Node:
         """Return links that may have something to send, each once."""
         ready, self._ready = self._ready, {}
         return ready.values()
+
+    def mark_ready(self, link: Link) -> None:
+        """Let :meth:`take_ready` return this link again."""
+        self._ready[link.number] = link
 
     def _pump(self, link: Link, now: float) -> None:
         session = link.session
@@ -420,7 +429,11 @@ class Node:
             self._violation(link, SessionError.PROTOCOL, Goodbye.PROTOCOL, now)
             return
         link.ready = True
-        self._neighbours.recognise(link, macs)
+        for sibling in self._neighbours.recognise(link, macs):
+            # A neighbour that moved to another address left a dead session behind.
+            sibling.session.probe(now)
+            self._schedule(sibling)
+            self._ready[sibling.number] = sibling
         self._promote(link)
 
     def _promote(self, link: Link) -> None:
@@ -506,6 +519,7 @@ class Node:
 
     def _closed(self, link: Link, reason: Reason) -> None:
         link.closed = True
+        link.close_reason = reason
         self.links.pop(link.number, None)
         if isinstance(reason, HandshakeFailure):
             self.stats.add(reason)
@@ -772,6 +786,16 @@ class Node:
             for link in self.links.values()
             if link.role is not None
         )
+
+    @property
+    def max_pending_rows(self) -> int:
+        """Most envelopes that can wait for the store."""
+        return MAX_PENDING_BYTES // SIZES[0]
+
+    @property
+    def max_wanted(self) -> int:
+        """Most envelopes that can be wanted."""
+        return MAX_RELAY_SESSIONS * OFFER_WINDOW
 
     def wanted(self) -> int:
         """Envelopes asked for or about to be."""

@@ -58,6 +58,9 @@ __all__ = ["AdmittedColumns", "ReconcileError", "ReconcileReason", "Reconciler",
 KEY_BYTES = 16
 #: What a responder asks for at least: enough for 100 differences in three hours.
 USUAL_MORE_SYMBOLS = 160
+#: An estimate of this many times the symbols at hand is no accident, which a smaller
+#: one may be; up to there the next batch is not left to the estimate alone.
+FAR = 4
 
 
 class State(enum.Enum):
@@ -274,7 +277,7 @@ class Reconciler:
         # More entries mean different entries, unless they lie in hours that we have nothing of.
         surplus = sum(own.hours[hour][1] for hour in prints if hour in own.hours) - peer_count
         surplus = max(surplus, 0) if HourStatus.EMPTY in statuses.values() else abs(surplus)
-        batch = first_batch(len(differ), surplus)
+        batch = first_batch(len(differ), surplus, peer_count)
         own.keep(differ)
         yield
         if batch >= symbol_cap(self._kept):
@@ -440,10 +443,13 @@ class Reconciler:
         """Symbols in all that should decode, from what those at hand tell of the difference."""
         have = len(self._theirs)
         differences = self._decoder.estimate(self._peer_kept - self._kept)
-        if differences > 3 * have:
+        wanted = symbols_for(differences)
+        if differences > FAR * have:
             # Few symbols tell little of many differences; another round trip costs more than a quarter.
-            differences += differences // 4
-        return max(have + USUAL_MORE_SYMBOLS, have + have // 4, symbols_for(differences))
+            wanted = symbols_for(differences + differences // 4)
+        else:
+            wanted = min(wanted, FAR * have + have // 4)
+        return max(wanted, have + USUAL_MORE_SYMBOLS, have + have // 4)
 
     #: (initiator, state, kind) to what follows; whatever is absent is an error.
     _TABLE: ClassVar[dict[tuple[bool, State, Kind], Callable[[Reconciler, bytes], Iterator[None] | None]]] = {

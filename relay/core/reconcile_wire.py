@@ -89,11 +89,16 @@ def list_comes_first(entries: int) -> bool:
     return symbol_cap(entries) <= MAX_FIRST_SYMBOLS
 
 
-def first_batch(differing_hours: int, surplus: int) -> int:
-    """Symbols sent before more is known than hours and how many entries one side has more."""
+def first_batch(differing_hours: int, surplus: int, peer_count: int) -> int:
+    """Symbols sent before more is known than hours and how many entries one side has more.
+
+    As many as decode ``surplus`` differences, unless the responder, with
+    ``peer_count`` entries, could list them for less.
+    """
     near = min(differing_hours, 3)
-    size = 16 + 16 * near + 2 * (differing_hours - near)
-    return min(MAX_FIRST_SYMBOLS, max(size, symbols_for(surplus) if surplus else 0))
+    size = min(MAX_FIRST_SYMBOLS, 16 + 16 * near + 2 * (differing_hours - near))
+    certain = symbols_for(surplus)
+    return max(size, certain) if surplus and certain <= min(MAX_FIRST_SYMBOLS, symbol_cap(peer_count)) else size
 
 
 def fragments(kind: Kind, body: bytes) -> Iterator[bytes]:

@@ -281,18 +281,22 @@ class Decoder:
         ``surplus`` is their number of entries less ours. A count is a sum of as
         many signs as there are differences, each taken with probability p: it
         scatters around ``surplus * p`` with variance ``differences * p (1-p)``.
-        The first quarter is left out, where large differences exceed a byte, and
-        so are all but the last 1,024, which tell it to a twentieth.
+        Only the last 1,024 are used, which tell it to a twentieth; of a large
+        difference not the first quarter either, where counts exceed a byte.
         """
         end = len(self._raw_counts)
+        first = max(1, end - 1024)
+        coarse = self._spread(max(first, end // 4), end, surplus)
+        return max(abs(surplus), int(self._spread(first, end, surplus) if coarse < 2048 else coarse))
+
+    def _spread(self, first: int, end: int, surplus: int) -> float:
         total = 0.0
-        first = max(1, end // 4, end - 1024)
         for i in range(first, end):
             p = 1 / (1 + i / 2)
             centre = round(surplus * p)
             count = (self._raw_counts[i] - centre + 128) % 256 - 128 + centre
             total += (count - surplus * p) ** 2 / (p * (1 - p))
-        return max(abs(surplus), int(total / (end - first)) if end > first else 0)
+        return total / max(1, end - first)
 
 
 def symbols_for(differences: int) -> int:

@@ -43,6 +43,8 @@ HANDSHAKE_TIMEOUT_S: Final = 15.0
 PING_AFTER_S: Final = 40.0
 #: ... and given up after so long.
 DEAD_AFTER_S: Final = 100.0
+#: ... or so long after a probe, when there is reason to doubt it.
+PROBE_TIMEOUT_S: Final = 8.0
 #: Records of a fast link: as large as Noise allows, so that a burst of envelopes
 #: shares one encryption. A turn of 4,352 bytes holds a 4 KiB envelope whole.
 FAST_RECORD_BYTES: Final = MAX_RECORD_PLAINTEXT_BYTES
@@ -198,6 +200,7 @@ class Session:
         now: float,
         secret: bytes | None = None,
         static: KeyPair | None = None,
+        handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
     ) -> None:
         """Start a session; an initiator has bytes to send at once.
 
@@ -224,7 +227,7 @@ class Session:
         self._writer = self._make_writer(slow=hello.slow)
         self._handshake: HandshakeState | None = None
         self._used_secret = False
-        self._opened_by = now + HANDSHAKE_TIMEOUT_S
+        self._opened_by = now + handshake_timeout_s
         self._last_received = now
         self._pinged = False
         self._puts_sent = 0
@@ -599,6 +602,13 @@ class Session:
         if self.state is not State.OPEN:
             return self._opened_by
         return self._last_received + (DEAD_AFTER_S if self._pinged else PING_AFTER_S)
+
+    def probe(self, now: float) -> None:
+        """Find out soon whether the peer is still there."""
+        if self.state is State.OPEN:
+            self._pinged = True
+            self._last_received = min(self._last_received, now + PROBE_TIMEOUT_S - DEAD_AFTER_S)
+            self._push(CONTROL_LANE, bytes([_T.PING]))
 
     def handle_timer(self, now: float) -> list[Event]:
         """Do what is due: ask a silent peer, or give it up."""

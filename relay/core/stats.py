@@ -137,15 +137,9 @@ BOUNDS: dict[Histogram, tuple[float, ...]] = {
     Histogram.RESIDENCE_S: (60.0, 600.0, 3600.0, 21600.0, 86400.0, 259200.0, 432000.0, 604800.0),
 }
 
-#: The enums whose members :meth:`Stats.add` takes, by their name in the status. A
-#: new reason is a new member of one, and appears in status and metrics by itself.
-FAMILIES: dict[str, type[Reason]] = {
-    "total": Total,
-    "rejected": Rejected,
-    "evicted": Evicted,
-    "handshake_failures": HandshakeFailure,
-    "dropped": Dropped,
-}
+#: The enums whose members :meth:`Stats.add` takes. A new reason is a new member of
+#: one, and appears in status and metrics by itself.
+FAMILIES: tuple[type[Reason], ...] = (Total, Rejected, Evicted, HandshakeFailure, Dropped)
 
 
 class Distribution:
@@ -191,7 +185,7 @@ class Stats:
     __slots__ = ("_counts", "_histograms", "_links")
 
     def __init__(self) -> None:
-        self._counts: dict[Reason, int] = {member: 0 for family in FAMILIES.values() for member in family}
+        self._counts: dict[Reason, int] = {member: 0 for family in FAMILIES for member in family}
         self._histograms = {histogram: Distribution(BOUNDS[histogram]) for histogram in Histogram}
         self._links: dict[tuple[LinkKind, str], LinkStats] = {}
 
@@ -209,7 +203,13 @@ class Stats:
 
     def totals(self) -> dict[str, dict[str, int]]:
         """Every count by family and label, zeros included."""
-        return {name: self.by_label(family) for name, family in FAMILIES.items()}
+        return {
+            "total": self.by_label(Total),
+            "rejected": self.by_label(Rejected),
+            "evicted": self.by_label(Evicted),
+            "handshake_failures": self.by_label(HandshakeFailure),
+            "dropped": self.by_label(Dropped),
+        }
 
     def observe(self, histogram: Histogram, value: float) -> None:
         """Add one observation, in the unit of the histogram's name."""

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash
+# Sourced by the scripts beside it.
+
+# shellcheck disable=SC2034  # used by whoever sources this
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/mesh-relay
+
+say() { printf '== %s\n' "$*" >&2; }
+
+# die MESSAGE REMEDY
+die() {
+    printf 'error: %s\n       %s\n' "$1" "$2" >&2
+    exit 1
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# as_root WHY COMMAND... runs it directly, or through sudo, and says so.
+as_root() {
+    local why=$1
+    shift
+    if ((EUID == 0)); then
+        "$@"
+    elif have sudo; then
+        say "asking sudo for root, $why"
+        sudo -- "$@"
+    else
+        die "root is needed $why, and there is no sudo" "Do the same as root, or install sudo."
+    fi
+}
+
+# apt_knows PACKAGE: a fresh system has apt, but often no package lists yet.
+apt_knows() { [[ -n $(apt-cache show --no-all-versions "$1" 2>/dev/null) ]]; }
+
+# apt_lists PACKAGE... fetches the lists unless they already name each package.
+apt_lists() {
+    local package
+    have apt-get || die "this is not a Debian system; missing: $*" "Install them by other means, then try again."
+    for package; do
+        if ! apt_knows "$package"; then
+            as_root "to fetch the package lists (apt-get update)" apt-get update -qq >&2
+            return
+        fi
+    done
+}
+
+# apt_install WHY PACKAGE...
+apt_install() {
+    local why=$1
+    shift
+    apt_lists "$@"
+    say "installing $*: $why"
+    as_root "to install packages (apt-get install $*)" \
+        env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y -o Dpkg::Use-Pty=0 --no-install-recommends "$@" >&2
+}

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Everything below sets up what it needs by itself, in ~/.cache/mesh-relay (or
+# XDG_CACHE_HOME); .ci/venv, .ci/tools and .ci/debian say how.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+export PYTHON
+
+ARGS ?=
+TESTS ?= tests
+FUZZ_INPUTS ?= 10000000
+SOAK_MINUTES ?= 30
+SIM_RELAYS ?= 1000
+
+# Assigned inside recipes, so that a failed set-up stops them.
+in_dev = venv=$$(.ci/venv dev); export PATH="$$venv/bin:$$PATH"
+
+.PHONY: help run test lint unit netns other-python bench fuzz soak sim fresh lock clean distclean
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' Makefile | expand -t 16
+
+run: ## start a relay; ARGS="--help" shows what else it takes
+	@venv=$$(.ci/venv run); exec "$$venv/bin/relay" run $(ARGS)
+
+test: ## all that has to pass before a change goes in
+	@.ci/stages lint unit netns other-python
+
+lint: ## ruff, its formatter in check mode, and mypy
+	@$(in_dev); ruff check . && ruff format --check . && mypy
+
+unit: ## every test that needs no root; TESTS=tests/unit/test_x.py for some
+	@$(in_dev); tools=$$(.ci/tools); PATH="$$PATH:$$tools:/usr/sbin:/sbin" \
+		python -m pytest -m "not netns" $(TESTS)
+
+netns: ## the tests on real networks, in namespaces
+	@$(in_dev); tools=$$(.ci/tools); PATH="$$PATH:$$tools" \
+		.ci/netns "$$venv/bin/python" -m pytest -p no:cacheprovider -m netns $(TESTS)
+
+other-python: ## the fast tests on the Python version that this system lacks, in a chroot
+	@.ci/tools >/dev/null; .ci/other-python
+
+bench: ## measure, print, and write build/bench.json
+	@$(in_dev); mkdir -p build; python -m bench $(ARGS)
+
+fuzz: ## FUZZ_INPUTS inputs into every decoder
+	@$(in_dev); mkdir -p build; python -m tests.fuzz --inputs $(FUZZ_INPUTS) $(ARGS)
+
+soak: ## SOAK_MINUTES of traffic; memory has to stay flat
+	@$(in_dev); mkdir -p build; python -m bench.soak --minutes $(SOAK_MINUTES) $(ARGS)
+
+sim: ## SIM_RELAYS relays in one process; report and picture in build/
+	@$(in_dev); mkdir -p build; python -m tests.sim --relays $(SIM_RELAYS) $(ARGS)
+
+fresh: ## what a newcomer sees: make run on fresh Debians, as root and as a user with sudo
+	@.ci/tools >/dev/null; .ci/fresh bookworm user; .ci/fresh trixie root
+
+lock: ## resolve pyproject.toml anew; UPGRADE=1 takes the newest versions
+	@.ci/lock
+
+clean: ## remove what was built in this clone
+	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find relay tests bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	[[ ! -L .venv ]] || rm .venv
+
+distclean: clean ## and the cache of every clone
+	@.ci/distclean

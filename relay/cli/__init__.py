@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The `relay` command.
+
+Each command imports what it needs when it runs: on a Raspberry Pi the difference
+between `relay --version` and `relay run` is seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from relay import __version__
+from relay.core.errors import RelayError
+
+#: What the shell and systemd take for "bad usage or configuration": not worth a restart (the unit says so).
+EXIT_CONFIG = 78
+EXIT_FAILURE = 1
+#: 128 + SIGINT, as shells have it.
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; ``argv`` without the program's name. Return the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv == ["--version"]:
+        print(f"relay {__version__}")
+        return 0
+    arguments = build_parser().parse_args(argv)
+    try:
+        status: int = arguments.func(arguments)
+    except RelayError as error:
+        print(error, file=sys.stderr)
+        # Imported here, since a command that does not read the configuration needs none of it.
+        from relay.service.config import ConfigError  # noqa: PLC0415
+
+        return EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILURE
+    except BrokenPipeError:
+        # `relay status | head`: the reader has enough. Python would complain again at exit.
+        sys.stderr.close()
+        return EXIT_FAILURE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return status
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    from relay.cli import client, operator  # noqa: PLC0415 - only arguments; their work is imported later still
+
+    parser = argparse.ArgumentParser(prog="relay", description="Stores and forwards encrypted messages.")
+    parser.add_argument("--version", action="version", version=f"relay {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    operator.add_parsers(commands)
+    client.add_parsers(commands)
+    return parser

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`relay identity` and `relay contact`: keys and names, without any network."""
+
+# ruff: noqa: PLC0415 - each command imports what it needs when it runs, so that the others start fast
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace, _SubParsersAction
+    from pathlib import Path
+
+    from relay.client.card import Card
+    from relay.client.contacts import ContactBook
+    from relay.client.identity import Identity
+
+
+def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
+    """Add the commands of the client; each sets `func`, which returns the exit status or raises ClientError."""
+    identity = sub.add_parser("identity", help="show your contact card; the first time, make your keys")
+    identity.add_argument("--name", default="", help="name to suggest to those who add the card")
+    identity.add_argument("--qr", action="store_true", help="also as a QR code")
+    identity.set_defaults(func=_identity)
+
+    contact = sub.add_parser("contact", help="people and groups to send to")
+    actions = contact.add_subparsers(required=True, metavar="ACTION")
+
+    add = actions.add_parser("add", help="add a person by contact URI")
+    add.add_argument("uri", metavar="URI", help="mesh-relay:contact/..., or - to read it from standard input")
+    add.add_argument("--name", help="your name for the person (default: the one the card suggests)")
+    add.set_defaults(func=_contact_add)
+
+    show = actions.add_parser("show", help="show a contact's card, to pass it on or to compare it")
+    show.add_argument("name", metavar="NAME")
+    show.add_argument("--qr", action="store_true", help="also as a QR code")
+    show.set_defaults(func=_contact_show)
+
+    listing = actions.add_parser("list", help="list contacts and groups")
+    listing.set_defaults(func=_contact_list)
+
+    group = actions.add_parser("group", help="make a group of contacts, or set who is in it")
+    group.add_argument("name", metavar="GROUP")
+    group.add_argument("members", metavar="NAME", nargs="+")
+    group.set_defaults(func=_contact_group)
+
+    remove = actions.add_parser("remove", help="remove a contact or a group")
+    remove.add_argument("name", metavar="NAME")
+    remove.set_defaults(func=_contact_remove)
+
+
+def own_identity(folder: Path) -> Identity:
+    """Return the identity in `folder`, made now if there is none yet, which is said on standard error."""
+    import secrets
+
+    from relay.client.identity import Identity
+
+    identity = Identity.load(folder)
+    if identity is None:
+        identity = Identity.generate(secrets.token_bytes)
+        identity.save(folder)
+        print(
+            f"Made your keys in {folder}; nobody else may have that folder, and you may want a backup of it.\n",
+            file=sys.stderr,
+        )
+    return identity
+
+
+def _identity(arguments: Namespace) -> int:
+    from relay.client.card import Card
+    from relay.client.files import config_folder
+
+    _show(Card.of(own_identity(config_folder(os.environ))), arguments.name, with_qr=arguments.qr)
+    return 0
+
+
+def _contact_add(arguments: Namespace) -> int:
+    from relay.client.card import parse_uri
+    from relay.client.errors import ContactError
+
+    uri = sys.stdin.readline() if arguments.uri == "-" else arguments.uri
+    card, suggested_name = parse_uri(uri)
+    name = suggested_name if arguments.name is None else arguments.name
+    if not name:
+        raise ContactError("the card suggests no name; give one with --name NAME")
+    contact = _book().add(card, name)
+    print(f"Added {contact.name}.\nFingerprint: {card.fingerprint}")
+    print("Compare it by voice: a card that came over a channel that others can change may be theirs.")
+    return 0
+
+
+def _contact_show(arguments: Namespace) -> int:
+    contact = _book().get(arguments.name)
+    _show(contact.card, contact.name, with_qr=arguments.qr)
+    return 0
+
+
+def _contact_list(_: Namespace) -> int:
+    book = _book()
+    for contact in book:
+        print(f"{contact.name}\t{contact.card.fingerprint}")
+    for name, members in book.groups.items():
+        print(f"{name}\tgroup of {', '.join(members)}")
+    return 0
+
+
+def _contact_group(arguments: Namespace) -> int:
+    _book().set_group(arguments.name, tuple(arguments.members))
+    return 0
+
+
+def _contact_remove(arguments: Namespace) -> int:
+    _book().remove(arguments.name)
+    return 0
+
+
+def _book() -> ContactBook:
+    from relay.client.contacts import ContactBook
+    from relay.client.files import config_folder
+
+    return ContactBook(config_folder(os.environ))
+
+
+def _show(card: Card, name: str, *, with_qr: bool) -> None:
+    uri = card.to_uri(name)
+    print(uri)
+    print(f"Fingerprint: {card.fingerprint}")
+    if with_qr:
+        from relay.client.qr import terminal_qr
+
+        print(terminal_qr(uri), end="")

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Commands of whoever runs a relay: run, check-config, status, clock, store."""
+# ruff: noqa: PLC0415 - each command imports what it needs when it runs, so that the others start fast
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from relay.core.errors import RelayError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from relay.service.control import ControlClient
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse gives it no public name
+
+_WATCH_INTERVAL_S = 2.0
+#: Cursor home and erase below: what is printed next replaces what stands there.
+_CLEAR = "\x1b[H\x1b[J"
+
+
+class UsageError(RelayError):
+    """An argument that cannot be used; the message has the remedy."""
+
+
+def add_parsers(commands: Commands) -> None:
+    """Add this module's commands."""
+    run = commands.add_parser("run", help="run a relay in the foreground")
+    _add_config(run)
+    run.set_defaults(func=_run)
+
+    check = commands.add_parser("check-config", help="look a configuration over without starting anything")
+    _add_config(check)
+    check.add_argument("--example", action="store_true", help="print the commented example with every default")
+    check.set_defaults(func=_check_config)
+
+    status = commands.add_parser("status", help="show how the running relay is doing")
+    _add_socket(status)
+    status.add_argument("--json", action="store_true", help="print the status as JSON, one line each time")
+    status.add_argument("--watch", action="store_true", help="show it anew every 2 seconds until interrupted")
+    status.set_defaults(func=_status)
+
+    clock = commands.add_parser("clock", help="tell the relay what time it is")
+    clock_set = clock.add_subparsers(metavar="set", required=True).add_parser("set", help="set the relay's clock")
+    _add_socket(clock_set)
+    clock_set.add_argument(
+        "time",
+        help="`now` (this machine's clock), seconds since 1970 as @1700000000, or 2026-05-01T12:00Z",
+    )
+    clock_set.set_defaults(func=_clock_set)
+
+    store = commands.add_parser("store", help="look after a store").add_subparsers(metavar="COMMAND", required=True)
+    store_check = store.add_parser("check", help="verify every envelope; changes nothing")
+    store_check.add_argument("path", type=Path, nargs="?", help="the store (default: the configured one)")
+    _add_config(store_check)
+    store_check.set_defaults(func=_store_check)
+    salvage = store.add_parser("salvage", help="write what is readable of a damaged store to a new one")
+    salvage.add_argument("path", type=Path, help="the damaged store, which is only read")
+    salvage.add_argument("new", type=Path, help="where to write the new store")
+    salvage.set_defaults(func=_store_salvage)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="configuration (default: ~/.config/mesh-relay/relay.toml, else /etc/mesh-relay/relay.toml, else none)",
+    )
+
+
+def _add_socket(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.add_argument("--socket", type=Path, metavar="PATH", help="control socket (default: the configured one)")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from relay.service import app
+    from relay.service.config import load_config
+
+    return app.run(load_config(arguments.config))
+
+
+def _check_config(arguments: argparse.Namespace) -> int:
+    from relay.service import paths
+    from relay.service.config import EXAMPLE, load_config
+
+    if arguments.example:
+        print(EXAMPLE.read_text(encoding="utf-8"), end="")
+        return 0
+    path = arguments.config or paths.find_config(os.environ)
+    load_config(path)
+    print(f"{path}: no problem found" if path else "no configuration: every setting has its default")
+    return 0
+
+
+def _connect(arguments: argparse.Namespace) -> ControlClient:
+    from relay.service import paths
+    from relay.service.config import load_config
+    from relay.service.control import ControlClient
+
+    if arguments.socket:
+        return ControlClient(arguments.socket)
+    configured = load_config(arguments.config).control.path
+    system = paths.SYSTEM_RUNTIME / configured.name
+    # The relay of the system, unless this user runs one.
+    return ControlClient(configured if arguments.config or configured.exists() or not system.exists() else system)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from relay.service.text import status_text
+
+    with _connect(arguments) as client:
+        while True:
+            text = json.dumps(client.status()) if arguments.json else status_text(client.read_status())
+            clear = _CLEAR if arguments.watch and not arguments.json and sys.stdout.isatty() else ""
+            print(clear + text, flush=True)
+            if not arguments.watch:
+                return 0
+            time.sleep(_WATCH_INTERVAL_S)
+
+
+def _clock_set(arguments: argparse.Namespace) -> int:
+    unix_s = parse_time(arguments.time)
+    with _connect(arguments) as client:
+        client.set_clock(unix_s)
+    print(f"the relay goes by {datetime.fromtimestamp(unix_s, UTC):%Y-%m-%d %H:%M:%S} UTC")
+    return 0
+
+
+def parse_time(text: str) -> int:
+    """Seconds since 1970 from `now`, `@seconds` or an ISO 8601 time with its zone; raise UsageError."""
+    if text == "now":
+        return int(time.time())
+    if match := re.fullmatch(r"@(\d{1,12})", text):
+        return int(match[1])
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f'"{text}" is no time; write now, @1700000000 or 2026-05-01T12:00Z') from error
+    if moment.tzinfo is None:
+        raise UsageError(f'"{text}" has no zone; write {text}Z for UTC, or its offset such as {text}+02:00')
+    return int(moment.timestamp())
+
+
+def _store_check(arguments: argparse.Namespace) -> int:
+    from relay.service.config import load_config
+    from relay.store.check import check
+
+    path = arguments.path or load_config(arguments.config).store.database
+    report = check(path)
+    print(f"{path}: {report.admitted} admitted, {report.bodies} held")
+    if report.ok:
+        print("no fault found")
+        return 0
+    if report.refused:
+        print(report.refused)
+    for line in report.structure:
+        print(f"structure: {line}")
+    faults = ("malformed", "altered", "header_differs", "orphans", "contradictory", "missing", "stray")
+    for name in faults:
+        if count := getattr(report, name):
+            print(f"{name.replace('_', ' ')}: {count}")
+    print(f"`relay store salvage {path} NEW` rescues what is readable")
+    return 1
+
+
+def _store_salvage(arguments: argparse.Namespace) -> int:
+    from relay.store.salvage import salvage
+
+    report = salvage(arguments.path, arguments.new)
+    print(f"{arguments.new}: {report.bodies} envelopes rescued, {report.admitted} IDs remembered")
+    print(
+        f"lost: {report.lost}, altered: {report.altered}, "
+        f"without their row: {report.without_row}, unreadable pages: {report.unreadable_pages}"
+    )
+    print(f"To use it, move it to where the store was; keep {arguments.path} until the relay runs.")
+    return 0

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is to be sent, as a stream that can be read once per recipient and is never held in memory."""
+
+import hashlib
+import io
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from relay.client.errors import SendError
+from relay.client.pieces import MAX_BODY_BYTES, MAX_WHOLE_BYTES, PIECE_BYTES, Kind, file_head
+
+_CHUNK_BYTES: Final = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Body:
+    """`head` followed by all of `file`: `size` bytes with SHA-256 `digest`."""
+
+    kind: Kind
+    head: bytes
+    file: BinaryIO
+    size: int
+    digest: bytes
+
+    def slices(self) -> Iterator[bytes]:
+        """Yield the body cut into pieces, from the start; SendError when the file is not what it was."""
+        self.file.seek(0)
+        digest = hashlib.sha256()
+        left = self.size
+        carried = self.head
+        whole_bytes = MAX_WHOLE_BYTES if self.size <= MAX_WHOLE_BYTES else PIECE_BYTES
+        while True:
+            length = min(whole_bytes, left)
+            piece = carried + _read_exactly(self.file, length - len(carried))
+            carried = b""
+            digest.update(piece)
+            left -= len(piece)
+            if len(piece) < length or (not left and (self.file.read(1) or digest.digest() != self.digest)):
+                raise SendError("the file changed while it was being sent; send it again")
+            yield piece
+            if not left:
+                return
+
+
+def text_body(text: str) -> Body:
+    """Return a text as a body; SendError when it is empty or too long."""
+    encoded = text.encode(errors="replace")
+    if not encoded:
+        raise SendError("there is nothing to send")
+    return _measure(Kind.TEXT, b"", io.BytesIO(encoded))
+
+
+def file_body(file: BinaryIO, name: str) -> Body:
+    """Return an open, seekable file as a body, reading it once; SendError when it is too long."""
+    return _measure(Kind.FILE, file_head(name), file)
+
+
+def spool(stream: BinaryIO, folder: Path) -> BinaryIO:
+    """Copy a pipe into a file in `folder` that has no name, so that nothing is left however the process ends."""
+    # Returned open: the caller closes it, and with it the file is gone.
+    file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+    try:
+        while chunk := stream.read(_CHUNK_BYTES):
+            file.write(chunk)
+            if file.tell() > MAX_BODY_BYTES:
+                raise SendError(f"at most {MAX_BODY_BYTES} bytes can be sent as one file; split it")  # noqa: TRY301
+        file.flush()
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _measure(kind: Kind, head: bytes, file: BinaryIO) -> Body:
+    digest = hashlib.sha256(head)
+    size = len(head)
+    file.seek(0)
+    while chunk := file.read(_CHUNK_BYTES):
+        digest.update(chunk)
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise SendError(f"at most {MAX_BODY_BYTES} bytes can be sent as one message; split it")
+    return Body(kind=kind, head=head, file=file, size=size, digest=digest.digest())
+
+
+def _read_exactly(file: BinaryIO, length: int) -> bytes:
+    """Return `length` bytes, or fewer at the end of the file."""
+    parts: list[bytes] = []
+    while length > 0 and (part := file.read(length)):
+        parts.append(part)
+        length -= len(part)
+    return b"".join(parts)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What two people exchange so that one can write to the other: a contact card, as a URI or a QR code."""
+
+import base64
+import binascii
+import hashlib
+import urllib.parse
+from dataclasses import dataclass, field
+from typing import Final
+
+import nacl.exceptions
+from nacl.bindings import crypto_scalarmult
+
+from relay.client.errors import CardError
+from relay.client.identity import RENDEZVOUS_BYTES, Identity
+from relay.core.codec import Reader, Writer
+from relay.core.errors import DecodeError
+from relay.core.noise import KEY_BYTES
+
+CARD_VERSION: Final = 1
+CHECKSUM_BYTES: Final = 4
+"""Of a card misread or cut, one in 2^32 passes."""
+URI_PREFIX: Final = "mesh-relay:contact/"
+MAX_URI_CHARACTERS: Final = 1024
+"""A card has 90; the rest is room for a name of 64 characters, percent-encoded (12 characters each at worst)."""
+
+_CHECKSUM_CONTEXT: Final = b"mesh-relay/1 card"
+_FINGERPRINT_CONTEXT: Final = b"mesh-relay/1 fingerprint"
+_FINGERPRINT_GROUPS: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """`static` (32 bytes) is the key to seal to, `rendezvous` (16 bytes) finds the bucket of a day."""
+
+    static: bytes
+    rendezvous: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, identity: Identity) -> "Card":
+        """Return the card to give to others."""
+        return cls(static=identity.static.public, rendezvous=identity.rendezvous)
+
+    def encode(self) -> bytes:
+        """Return 53 bytes: version, static key, rendezvous key, checksum."""
+        body = bytes(Writer().u8(CARD_VERSION).bytes(self.static).bytes(self.rendezvous))
+        return body + _checksum(body)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Card":
+        """Return the card of 53 bytes; DecodeError for anything else."""
+        reader = Reader(data)
+        version = reader.u8()
+        static = reader.bytes(KEY_BYTES)
+        rendezvous = reader.bytes(RENDEZVOUS_BYTES)
+        checksum = reader.bytes(CHECKSUM_BYTES)
+        reader.end()
+        if version != CARD_VERSION:
+            raise DecodeError(f"card version {version}, expected {CARD_VERSION}")
+        if checksum != _checksum(data[:-CHECKSUM_BYTES]):
+            raise DecodeError("card checksum does not match")
+        if _is_low_order(static):
+            raise DecodeError("card key is of low order")
+        return cls(static=static, rendezvous=rendezvous)
+
+    def to_uri(self, suggested_name: str = "") -> str:
+        """Return the card as a URI; the name is only a suggestion to whoever adds it."""
+        text = base64.urlsafe_b64encode(self.encode()).decode().rstrip("=")
+        query = f"?name={urllib.parse.quote(suggested_name, safe='')}" if suggested_name else ""
+        return URI_PREFIX + text + query
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight groups of five digits (128 bits) to compare aloud."""
+        digest = hashlib.sha256(_FINGERPRINT_CONTEXT + self.static + self.rendezvous).digest()
+        groups = (int.from_bytes(digest[2 * group : 2 * group + 2], "big") for group in range(_FINGERPRINT_GROUPS))
+        return " ".join(f"{group:05d}" for group in groups)
+
+
+def parse_uri(uri: str) -> tuple[Card, str]:
+    """Return the card and the suggested name ('' for none), which is text from a stranger; CardError otherwise."""
+    uri = uri.strip()
+    if len(uri) > MAX_URI_CHARACTERS:
+        raise CardError(f"a contact URI has at most {MAX_URI_CHARACTERS} characters, this one {len(uri)}")
+    # Scheme names ignore case (RFC 3986, section 3.1), and QR readers use that.
+    if uri[: len(URI_PREFIX)].lower() != URI_PREFIX:
+        raise CardError(f"a contact URI begins with {URI_PREFIX}; copy the whole of it")
+    text, _, query = uri[len(URI_PREFIX) :].partition("?")
+    try:
+        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (ValueError, binascii.Error):
+        raise CardError("the contact URI has characters that do not belong there; copy it again") from None
+    if base64.urlsafe_b64encode(data).decode().rstrip("=") != text:
+        raise CardError("the contact URI is damaged; copy it again")
+    try:
+        card = Card.decode(data)
+    except DecodeError as error:
+        raise CardError(f"the contact URI is damaged or of a newer version ({error}); copy it again") from None
+    try:
+        fields = dict(urllib.parse.parse_qsl(query, max_num_fields=16))
+    except ValueError:
+        raise CardError("the contact URI has too many parameters; copy it again") from None
+    return card, fields.get("name", "")
+
+
+def _checksum(body: bytes) -> bytes:
+    return hashlib.sha256(_CHECKSUM_CONTEXT + body).digest()[:CHECKSUM_BYTES]
+
+
+def _is_low_order(public: bytes) -> bool:
+    """Whether every secret shared with `public` is zero, so that sealing to it would protect nothing."""
+    try:
+        crypto_scalarmult(b"\1" * KEY_BYTES, public)
+    except nacl.exceptions.RuntimeError:
+        return True
+    return False

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Errors of the client whose text a user reads: each says what to do."""
+
+from relay.core.errors import RelayError
+
+
+class ClientError(RelayError):
+    """Something the user can put right; the text says how."""
+
+
+class PrivateFileError(ClientError):
+    """A file or folder with secrets that others could read or replace, or that is not what it should be."""
+
+
+class CardError(ClientError):
+    """A contact URI that is not one, or was damaged on the way."""
+
+
+class ContactError(ClientError):
+    """A name that is taken, unknown or not usable as one."""
+
+
+class DatabaseError(ClientError):
+    """The message database cannot be used: made by a newer version, damaged, or the disk is full."""
+
+
+class SendError(ClientError):
+    """A message that cannot be queued as asked."""

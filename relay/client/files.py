@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Files that nobody else may read, replaced or created in one step so that a crash leaves old or new, never half."""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from relay.client.errors import PrivateFileError
+
+FOLDER_NAME: Final = "mesh-relay"
+FOLDER_MODE: Final = 0o700
+FILE_MODE: Final = 0o600
+OTHERS: Final = 0o077
+
+
+def config_folder(environ: Mapping[str, str]) -> Path:
+    """Return where identity and contacts live: `$XDG_CONFIG_HOME/mesh-relay` (XDG Base Directory, 0.8)."""
+    return _xdg(environ, "XDG_CONFIG_HOME", ".config")
+
+
+def data_folder(environ: Mapping[str, str]) -> Path:
+    """Return where messages live: `$XDG_DATA_HOME/mesh-relay`."""
+    return _xdg(environ, "XDG_DATA_HOME", ".local/share")
+
+
+def _xdg(environ: Mapping[str, str], variable: str, default: str) -> Path:
+    # The specification has relative values ignored.
+    if (value := environ.get(variable, "")) and Path(value).is_absolute():
+        return Path(value) / FOLDER_NAME
+    home = environ.get("HOME", "")
+    return (Path(home) if home else Path.home()) / default / FOLDER_NAME
+
+
+def ensure_private_folder(folder: Path) -> None:
+    """Create `folder` (and what is above it) with mode 0700, or check that it is the user's alone.
+
+    PrivateFileError when others have any access to it.
+    """
+    try:
+        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError as error:
+        raise PrivateFileError(f"cannot use the folder {folder}: {error.strerror}") from error
+    _require_ours(folder, status, FOLDER_MODE)
+
+
+def read_private(path: Path, max_bytes: int) -> bytes | None:
+    """Return the content of `path`, or None when there is no such file.
+
+    PrivateFileError when it is not a plain file of the user's alone, or holds more than `max_bytes`.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise PrivateFileError(f"cannot read {path}: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise PrivateFileError(f"{path} is not a plain file; move it away")
+        _require_ours(path, status, FILE_MODE)
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise PrivateFileError(f"{path} has more than {max_bytes} bytes, so it is not ours; move it away")
+    return content
+
+
+def create_private(path: Path, content: bytes) -> None:
+    """Write a new file with mode 0600, on disk when this returns; FileExistsError when there is one already."""
+    temporary = _write_temporary(path, content)
+    try:
+        # A link, unlike a rename, fails when the name is taken, and appears with its whole content.
+        os.link(temporary, path)
+    finally:
+        temporary.unlink()
+    _sync_folder(path.parent)
+
+
+def replace_private(path: Path, content: bytes) -> None:
+    """Write `path` with mode 0600, on disk when this returns; readers see the old content or the new."""
+    temporary = _write_temporary(path, content)
+    try:
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink()
+        raise
+    _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold a lock file while the block runs; it falls when the process dies, however it dies."""
+    descriptor = _open_lock(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked_if_free(path: Path) -> Iterator[bool]:
+    """Hold a lock file exclusively and yield True, or yield False when anyone else holds it."""
+    descriptor = _open_lock(path)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+
+
+def _write_temporary(path: Path, content: bytes) -> Path:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise PrivateFileError(f"cannot write {path}: {error.strerror}") from error
+    return temporary
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _require_ours(path: Path, status: os.stat_result, mode: int) -> None:
+    if status.st_uid != os.geteuid():
+        raise PrivateFileError(f"{path} belongs to another user; move it away or run as that user")
+    if status.st_mode & OTHERS:
+        raise PrivateFileError(
+            f"{path} is open to other users, who may know its secrets by now; close it with: chmod {mode:o} {path}"
+        )

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Links: plug-ins that bring byte streams to the relay (docs/links.md).
+
+A link is an object with a ``name`` and ``run(host)``, which works until it is
+cancelled and raises when it cannot go on; the supervisor then starts it again.
+Every stream it opens or accepts gets a protocol from :meth:`Host.stream`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from relay.core.stats import LinkKind, LinkStats, Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamInfo:
+    """What a link knows about a stream.
+
+    ``interface``: whose share of the store it uses. ``local`` and ``peer``: addresses,
+    kept in memory while the stream lives, to end it when ours goes, to count
+    connections and to recognise dialled peers. ``slow``: a radio of a few kB/s, cut into small records.
+    ``pinned``: 32-byte static key that the peer must show.
+    """
+
+    kind: LinkKind
+    interface: str
+    initiator: bool
+    local: str = ""
+    peer: str = ""
+    slow: bool = False
+    pinned: bytes | None = None
+
+
+class Host(Protocol):
+    """The relay, as links see it."""
+
+    def stream(
+        self,
+        describe: Callable[[asyncio.BaseTransport], StreamInfo | None],
+        on_closed: Callable[[Reason | None], None] | None = None,
+    ) -> asyncio.Protocol:
+        """Return a protocol for a new stream.
+
+        ``describe`` is called once connected; None turns the stream away.
+        ``on_closed`` is called once with why the session ended.
+        """
+
+    def is_linked(self, peer: str) -> bool:
+        """Whether a session with a relay at this address is open."""
+
+    def addresses_gone(self, addresses: frozenset[str]) -> None:
+        """End the streams that use one of our addresses that we have no more."""
+
+    def link_failed(self, kind: LinkKind) -> None:
+        """Count that part of a link failed and is started again."""
+
+    def link_stats(self, kind: LinkKind, interface: str) -> LinkStats:
+        """Counters of a kind of link on an interface."""
+
+
+class LinkPlugin(Protocol):
+    """One kind of link."""
+
+    name: str
+
+    async def run(self, host: Host) -> None:
+        """Work until cancelled."""

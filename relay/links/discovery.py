@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""DNS-SD (RFC 6763) over multicast DNS through zeroconf: find the relays of a segment, and be found.
+
+Each interface has an instance of its own: its name is random and as old as the
+interface's addresses, and nothing of one segment is told on another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ipaddress
+import logging
+from typing import TYPE_CHECKING, Final
+
+from zeroconf import IPVersion, ServiceStateChange
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
+
+from relay.core.stats import LinkKind
+from relay.links.interfaces import plain
+from relay.links.targets import Target
+from relay.service.supervisor import supervise
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from zeroconf import Zeroconf
+
+    from relay.links import Host
+    from relay.links.interfaces import Interface
+
+logger = logging.getLogger(__name__)
+
+SERVICE_TYPE: Final = "_mesh-relay._tcp.local."
+_NAME_BYTES: Final = 8
+#: Of two relays that find each other the one with the lower name dials; the other
+#: does so after this time if nobody came.
+GRACE_S: Final = 10.0
+#: Relays dialled on one segment; announcements beyond it are ignored (each takes about 5 kB).
+MAX_FOUND: Final = 64
+RESOLVE_TIMEOUT_MS: Final = 3000
+
+
+class Discovery:
+    """Announces and browses on every served interface."""
+
+    def __init__(
+        self,
+        *,
+        random_bytes: Callable[[int], bytes],
+        random: Callable[[], float],
+        dial: Callable[[Host, Target], Awaitable[None]],
+    ) -> None:
+        """``dial`` keeps a connection to a target until it is cancelled."""
+        self._random_bytes = random_bytes
+        self._random = random
+        self._dial = dial
+        self._own_names: set[str] = set()
+        self._segments: dict[Interface, asyncio.Task[None]] = {}
+
+    def update(self, tasks: asyncio.TaskGroup, host: Host, interfaces: Sequence[Interface], port: int) -> None:
+        """Start on new interfaces and addresses, stop on those that went."""
+        wanted = {interface for interface in interfaces if interface.multicast and interface.addresses}
+        for interface in self._segments.keys() - wanted:
+            self._segments.pop(interface).cancel()
+        for interface in wanted - self._segments.keys():
+            self._segments[interface] = tasks.create_task(
+                supervise(
+                    "dnssd",
+                    functools.partial(self._serve, host, interface, port),
+                    random=self._random,
+                    on_state=lambda up: None if up else host.link_failed(LinkKind.DNSSD),
+                )
+            )
+
+    async def _serve(self, host: Host, interface: Interface, port: int) -> None:
+        """Announce and browse on one interface until cancelled."""
+        name = f"{self._random_bytes(_NAME_BYTES).hex()}.{SERVICE_TYPE}"
+        self._own_names.add(name)
+        addresses = sorted(interface.addresses)
+        v4 = [address for address in addresses if ipaddress.ip_address(address).version == 4]
+        has_v6 = len(v4) < len(addresses)
+        zeroconf = AsyncZeroconf(
+            interfaces=[*v4, *([interface.index] if has_v6 else [])],
+            ip_version=IPVersion.All if v4 and has_v6 else IPVersion.V6Only if has_v6 else IPVersion.V4Only,
+        )
+        try:
+            async with asyncio.TaskGroup() as dialling:
+                browser = _Browser(self, host, interface, name, dialling)
+                info = AsyncServiceInfo(
+                    SERVICE_TYPE,
+                    name,
+                    port=port,
+                    server=f"{self._random_bytes(_NAME_BYTES).hex()}.local.",
+                    parsed_addresses=addresses,
+                )
+                await zeroconf.async_register_service(info)
+                AsyncServiceBrowser(zeroconf.zeroconf, SERVICE_TYPE, handlers=[browser.changed])
+                await asyncio.Event().wait()
+        finally:
+            self._own_names.discard(name)
+            await zeroconf.async_close()
+
+    def is_own(self, name: str) -> bool:
+        """Whether a service is announced by this relay."""
+        return name in self._own_names
+
+    async def dial(self, host: Host, interface: Interface, own: str, info: AsyncServiceInfo) -> None:
+        """Find out where a relay is and stay connected to it until cancelled."""
+        addresses = tuple(
+            (scoped(address, interface.name), info.port or 0)
+            for address in sorted(info.parsed_scoped_addresses(), key=_preference)
+        )
+        if own > info.name:
+            await asyncio.sleep(GRACE_S)
+        # Whoever dialled in keeps the link up; look now and then whether it is gone.
+        while any(host.is_linked(plain(address)) for address, _ in addresses):
+            await asyncio.sleep(GRACE_S * (1 + self._random()))
+        if addresses:
+            await self._dial(host, Target(addresses=addresses))
+
+
+class _Browser:
+    """What was found on one interface."""
+
+    def __init__(
+        self, discovery: Discovery, host: Host, interface: Interface, own: str, dialling: asyncio.TaskGroup
+    ) -> None:
+        self._discovery = discovery
+        self._host = host
+        self._interface = interface
+        self._own = own
+        self._dialling = dialling
+        self._found: dict[str, asyncio.Task[None]] = {}
+
+    def changed(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
+        """Dial what appears, let go of what is gone."""
+        if self._discovery.is_own(name):
+            return
+        task = self._found.get(name)
+        if state_change is ServiceStateChange.Removed:
+            # The session, if there is one, ends by itself; only do not dial again.
+            if task is not None:
+                self._found.pop(name).cancel()
+        elif task is None and len(self._found) < MAX_FOUND:
+            self._found[name] = self._dialling.create_task(self._resolve(zeroconf, service_type, name))
+
+    async def _resolve(self, zeroconf: Zeroconf, service_type: str, name: str) -> None:
+        info = AsyncServiceInfo(service_type, name)
+        if await info.async_request(zeroconf, RESOLVE_TIMEOUT_MS):
+            await self._discovery.dial(self._host, self._interface, self._own, info)
+        self._found.pop(name, None)
+
+
+def _preference(address: str) -> tuple[int, str]:
+    """Link-local IPv6 first: it works without any address assignment."""
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    return (0 if parsed.is_link_local and parsed.version == 6 else 1, address)
+
+
+def scoped(address: str, interface: str) -> str:
+    """Give a link-local IPv6 address the scope it was found on."""
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    return f"{parsed}%{interface}" if parsed.version == 6 and parsed.is_link_local else str(parsed)

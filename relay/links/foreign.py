@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Streams from other processes, by Unix socket (docs/links.md).
+
+Another process (`relay ble`, a serial modem, a test) connects, writes one line of
+JSON that says what it brings, and from then on the connection is the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from relay.core.errors import DecodeError
+from relay.core.stats import LinkKind
+from relay.links import StreamInfo
+from relay.service.sockets import listen_unix
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from relay.links import Host
+
+PREAMBLE_VERSION: Final = 1
+MAX_PREAMBLE_BYTES: Final = 512
+PREAMBLE_TIMEOUT_S: Final = 5.0
+BACKLOG: Final = 64
+_INTERFACE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,14}")
+_KEYS: Final = {"version": int, "interface": str, "initiator": bool, "slow": bool}
+
+
+def decode_preamble(line: bytes) -> StreamInfo:
+    """Decode the first line of a foreign stream; raise DecodeError with what is wrong."""
+    try:
+        values: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DecodeError("the first line is not JSON") from error
+    if not isinstance(values, dict) or values.keys() != _KEYS.keys():
+        raise DecodeError(f"the first line must have exactly the keys {', '.join(_KEYS)}")
+    for key, kind in _KEYS.items():
+        if type(values[key]) is not kind:
+            raise DecodeError(f"{key} must be of type {kind.__name__}")
+    if values["version"] != PREAMBLE_VERSION:
+        raise DecodeError(f"preamble version {values['version']}, expected {PREAMBLE_VERSION}")
+    if not _INTERFACE.fullmatch(values["interface"]):
+        raise DecodeError("interface must be a short name such as hci0")
+    return StreamInfo(
+        kind=LinkKind.UNIX, interface=values["interface"], initiator=values["initiator"], slow=values["slow"]
+    )
+
+
+class ForeignLink:
+    """Accepts streams of other processes."""
+
+    name = "unix"
+
+    def __init__(self, *, path: Path, mode: int) -> None:
+        """``mode``: permission bits of the socket at ``path``."""
+        self._path = path
+        self._mode = mode
+
+    async def run(self, host: Host) -> None:
+        """Serve until cancelled."""
+        listener = listen_unix(self._path, self._mode, BACKLOG)
+        try:
+            server = await asyncio.get_running_loop().create_unix_server(lambda: _Preamble(host), sock=listener.sock)
+            async with server:
+                await server.serve_forever()
+        finally:
+            listener.close()
+
+
+class _Preamble(asyncio.Protocol):
+    """Reads the first line, then hands the transport to a session."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._line = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._timeout: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._timeout = asyncio.get_running_loop().call_later(PREAMBLE_TIMEOUT_S, self._transport.abort)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._stop_timeout()
+
+    def _stop_timeout(self) -> None:
+        if self._timeout is not None:
+            self._timeout.cancel()
+            self._timeout = None
+
+    def data_received(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is None:  # pragma: no cover - asyncio connects before it reads
+            return
+        self._line += data
+        line, newline, rest = bytes(self._line).partition(b"\n")
+        if not newline and len(line) <= MAX_PREAMBLE_BYTES:
+            return
+        self._stop_timeout()
+        try:
+            if len(line) > MAX_PREAMBLE_BYTES:
+                raise DecodeError(f"the first line has more than {MAX_PREAMBLE_BYTES} bytes")
+            info = decode_preamble(line)
+        except DecodeError as error:
+            transport.write(json.dumps({"error": str(error)}).encode() + b"\n")
+            transport.close()
+            return
+        stream = self._host.stream(lambda _: info)
+        transport.set_protocol(stream)
+        stream.connection_made(transport)
+        if rest:
+            stream.data_received(rest)

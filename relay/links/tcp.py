@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""TCP over IPv4 and IPv6: listens, dials the operator's peers and what DNS-SD finds."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Final
+
+from relay.core.stats import HandshakeFailure, LinkKind, SessionError
+from relay.links import StreamInfo
+from relay.links.discovery import Discovery
+from relay.links.interfaces import Snapshot, plain, watch
+from relay.service.supervisor import Backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from relay.core.stats import Reason
+    from relay.links import Host
+    from relay.links.targets import Target
+
+BACKLOG: Final = 128
+CONNECT_TIMEOUT_S: Final = 10.0
+#: A peer that turned us away for good (itself, another mesh) is tried again after this.
+HOPELESS_RETRY_S: Final = 600.0
+HOPELESS: Final = frozenset({HandshakeFailure.SELF, HandshakeFailure.SECRET_REQUIRED, HandshakeFailure.WRONG_KEY})
+LOOPBACK: Final = "lo"
+
+
+class TcpLink:
+    """The TCP link of a relay."""
+
+    name = "tcp"
+
+    def __init__(
+        self,
+        *,
+        port: int,
+        interfaces: Sequence[str],
+        peers: Sequence[Target],
+        discovery: bool,
+        random: Callable[[], float],
+        random_bytes: Callable[[int], bytes],
+        on_listening: Callable[[int], None],
+    ) -> None:
+        """``interfaces``: names to serve, all when empty; loopback is always served.
+
+        ``port`` 0 takes any free one. ``on_listening`` hears the port.
+        """
+        self._port = port
+        self._only = frozenset(interfaces)
+        self._peers = peers
+        self._random = random
+        self._on_listening = on_listening
+        self._snapshot = Snapshot()
+        self._servers: dict[str, asyncio.Server] = {}
+        self._discovery = (
+            Discovery(random_bytes=random_bytes, dial=self.keep_connected, random=random) if discovery else None
+        )
+
+    async def run(self, host: Host) -> None:
+        """Serve until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for peer in self._peers:
+                    tasks.create_task(self.keep_connected(host, peer))
+                async for snapshot in watch():
+                    gone = _addresses(self._snapshot) - _addresses(snapshot)
+                    self._snapshot = snapshot
+                    host.addresses_gone(gone)
+                    await self._listen(host)
+                    if self._discovery is not None:
+                        served = [i for i in snapshot.interfaces.values() if self._serves(i.name) and not i.is_loopback]
+                        self._discovery.update(tasks, host, served, self._port)
+        finally:
+            for server in self._servers.values():
+                server.close()
+            self._servers.clear()
+
+    def _serves(self, interface: str) -> bool:
+        return not self._only or interface in self._only or interface == LOOPBACK
+
+    # -- listening --------------------------------------------------------
+
+    async def _listen(self, host: Host) -> None:
+        """Have one socket for everything, or one bound to each interface that was named and is there."""
+        wanted = {name for name in self._only | {LOOPBACK} if name in self._snapshot.interfaces} if self._only else {""}
+        for name in self._servers.keys() - wanted:
+            self._servers.pop(name).close()
+        loop = asyncio.get_running_loop()
+        for name in sorted(wanted - self._servers.keys()):
+            sock = _listening_socket(name, self._port)
+            self._port = sock.getsockname()[1]
+            self._servers[name] = await loop.create_server(
+                lambda: host.stream(self._accepted), sock=sock, backlog=BACKLOG
+            )
+        self._on_listening(self._port)
+
+    def _accepted(self, transport: asyncio.BaseTransport) -> StreamInfo | None:
+        return self._describe(transport, initiator=False, pinned=None)
+
+    def _describe(
+        self, transport: asyncio.BaseTransport, *, initiator: bool, pinned: bytes | None
+    ) -> StreamInfo | None:
+        local, remote = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+        if not local or not remote:
+            return None  # gone again already
+        address = plain(local[0])
+        interface = self._snapshot.name_of(address, local[3] if len(local) > 2 else 0)
+        if interface is not None and not self._serves(interface):
+            return None
+        return StreamInfo(
+            kind=LinkKind.TCP,
+            interface=interface or "other",
+            initiator=initiator,
+            local=address,
+            peer=plain(remote[0]),
+            pinned=pinned,
+        )
+
+    # -- dialling ---------------------------------------------------------
+
+    async def keep_connected(self, host: Host, target: Target) -> None:
+        """Stay connected to a peer, trying its addresses in turn, later after each failure."""
+        loop = asyncio.get_running_loop()
+        backoff = Backoff(self._random)
+        while True:
+            began = loop.time()
+            reason: Reason | None = None
+            for address, port in target.addresses:
+                reason = await self._connect_once(host, address, port, target.pinned)
+                if reason is not SessionError.CONNECT_FAILED:
+                    break
+            wait_s = backoff.next(ran_s=loop.time() - began)
+            await asyncio.sleep(HOPELESS_RETRY_S if reason in HOPELESS else wait_s)
+
+    async def _connect_once(self, host: Host, address: str, port: int, pinned: bytes | None) -> Reason | None:
+        """Connect and wait for the end of the session; return why it ended."""
+        loop = asyncio.get_running_loop()
+        closed: asyncio.Future[Reason | None] = loop.create_future()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                transport, _ = await loop.create_connection(
+                    lambda: host.stream(
+                        lambda made: self._describe(made, initiator=True, pinned=pinned),
+                        lambda reason: None if closed.done() else closed.set_result(reason),
+                    ),
+                    address,
+                    port,
+                )
+        except OSError:  # a timeout is one, too
+            host.link_stats(LinkKind.TCP, "all").error(SessionError.CONNECT_FAILED)
+            return SessionError.CONNECT_FAILED
+        try:
+            return await closed
+        finally:
+            transport.abort()
+
+
+def _listening_socket(interface: str, port: int) -> socket.socket:
+    """Return a dual-stack listening socket, bound to ``interface`` unless that is empty."""
+    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        if interface:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+        sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))  # noqa: S104 - every segment is served
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _addresses(snapshot: Snapshot) -> frozenset[str]:
+    return frozenset().union(*(interface.addresses for interface in snapshot.interfaces.values()))

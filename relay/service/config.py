@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# ruff: noqa: RUF009 - setting() returns a dataclasses.field, which makes the default anew for each instance
+"""The configuration: a tree of frozen dataclasses read from relay.toml.
+
+Every setting is declared once, with its default and the check of its value; the
+commented example (relay.toml beside this file) is proven equal to the defaults.
+All problems of a file are reported together, each with its line and remedy.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relay.core.envelope import SIZES
+from relay.core.errors import RelayError
+from relay.service import paths, settings, tomlfile
+from relay.service.settings import Address, BadValueError, setting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+EXAMPLE = Path(__file__).with_name("relay.toml")
+#: Far above any honest file (the example has 5 KiB), and little to hold.
+MAX_CONFIG_BYTES = 1024 * 1024
+#: Sections of the same file that other processes read and check.
+FOREIGN_SECTIONS = frozenset({"ble", "net", "appliance", "board"})
+
+DEFAULT_PORT = 4270
+DEFAULT_LISTEN = Address("127.0.0.1", 9470)
+#: A path that depends on who runs the relay; :func:`default_config` fills it in.
+AUTOMATIC = Path()
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing wrong with the file; ``line`` counts from 1, 0 is the file as a whole."""
+
+    line: int
+    message: str
+
+
+class ConfigError(RelayError):
+    """A configuration that cannot be used; ``str()`` has one line per problem: file, line, remedy."""
+
+    def __init__(self, path: Path, problems: list[Problem]) -> None:
+        self.path = path
+        self.problems = sorted(problems, key=lambda problem: problem.line)
+        where = [f"{path}:{problem.line}" if problem.line else f"{path}" for problem in self.problems]
+        super().__init__(
+            "\n".join(f"{at}: {problem.message}" for at, problem in zip(where, self.problems, strict=True))
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreConfig:
+    """What is kept, and in which folder. ``shares``: fraction of the store guaranteed to an interface."""
+
+    path: Path = setting(AUTOMATIC, settings.path)
+    max_bytes: int = setting(GIB, settings.integer(MIB, 1024 * GIB))
+    max_envelopes: int = setting(100_000, settings.integer(100, 10_000_000))
+    storage: str = setting("durable", settings.one_of("durable", "volatile"))
+    residence_hours: int = setting(168, settings.integer(1, 168))
+    shares: Mapping[str, float] = setting({}, settings.shares)
+
+    @property
+    def durable(self) -> bool:
+        """Whether what is acknowledged survives a power cut."""
+        return self.storage == "durable"
+
+    @property
+    def database(self) -> Path:
+        """The store's file."""
+        return self.path / "store.sqlite"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcpConfig:
+    """Links over IP; no ``interfaces`` means all of them."""
+
+    enabled: bool = setting(True, settings.boolean)
+    port: int = setting(DEFAULT_PORT, settings.integer(0, 65535))
+    interfaces: tuple[str, ...] = setting((), settings.interfaces)
+    peers: tuple[Address, ...] = setting((), settings.peers(DEFAULT_PORT))
+    discovery: bool = setting(True, settings.boolean)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnixConfig:
+    """The socket by which other processes hand in streams."""
+
+    enabled: bool = setting(True, settings.boolean)
+    path: Path = setting(AUTOMATIC, settings.socket_path)
+    access: str = setting("owner", settings.one_of("owner", "group"))
+
+    @property
+    def mode(self) -> int:
+        """Permission bits of the socket."""
+        return 0o660 if self.access == "group" else 0o600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshConfig:
+    """Who may take part and at what price; ``classes`` in bytes per envelope."""
+
+    secret: str = setting("", settings.secret, secret=True)
+    open_to_clients: bool = setting(True, settings.boolean)
+    min_price: int = setting(0, settings.integer(0, 32))
+    classes: tuple[int, ...] = setting(SIZES, settings.classes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockConfig:
+    """Whether the system's clock is to be believed."""
+
+    trust: str = setting("none", settings.one_of("none", "system"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsConfig:
+    """Bounds against peers that take more than their part."""
+
+    max_connections: int = setting(256, settings.integer(2, 4096))
+    max_connections_per_address: int = setting(32, settings.integer(1, 4096))
+    handshake_timeout_s: float = setting(10.0, settings.number(1, 120))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpConfig:
+    """Metrics and status page; ``hosts``: further names by which browsers may call it."""
+
+    enabled: bool = setting(True, settings.boolean)
+    listen: Address = setting(DEFAULT_LISTEN, settings.listen)
+    hosts: tuple[str, ...] = setting((), settings.host_names)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlConfig:
+    """The socket of `relay status` and `relay clock set`."""
+
+    path: Path = setting(AUTOMATIC, settings.socket_path)
+    access: str = setting("owner", settings.one_of("owner", "group"))
+
+    @property
+    def mode(self) -> int:
+        """Permission bits of the socket."""
+        return 0o660 if self.access == "group" else 0o600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogConfig:
+    """How much is said on standard error."""
+
+    level: str = setting("warning", settings.one_of("warning", "info"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything that `relay run` reads; one attribute per section."""
+
+    store: StoreConfig = field(default_factory=StoreConfig)
+    tcp: TcpConfig = field(default_factory=TcpConfig)
+    unix: UnixConfig = field(default_factory=UnixConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    clock: ClockConfig = field(default_factory=ClockConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    http: HttpConfig = field(default_factory=HttpConfig)
+    control: ControlConfig = field(default_factory=ControlConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+
+_SECTIONS: dict[str, type[Any]] = {
+    "store": StoreConfig,
+    "tcp": TcpConfig,
+    "unix": UnixConfig,
+    "mesh": MeshConfig,
+    "clock": ClockConfig,
+    "limits": LimitsConfig,
+    "http": HttpConfig,
+    "control": ControlConfig,
+    "log": LogConfig,
+}
+
+
+def default_config(environ: Mapping[str, str] | None = None) -> Config:
+    """What an empty file means."""
+    return _with_paths(Config(), os.environ if environ is None else environ)
+
+
+def load_config(path: Path | None, environ: Mapping[str, str] | None = None) -> Config:
+    """Read ``path``, or without one the first of the usual places, or the defaults; raise ConfigError."""
+    environ = os.environ if environ is None else environ
+    path = path or paths.find_config(environ)
+    if path is None:
+        return default_config(environ)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}; name another file with --config, or none for the defaults"
+        raise ConfigError(path, [Problem(line=0, message=problem)]) from error
+    return parse_config(raw, path, environ)
+
+
+def parse_config(raw: bytes, path: Path, environ: Mapping[str, str]) -> Config:
+    """Read the bytes of a file; ``path`` is for messages. Raise ConfigError with every problem found."""
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise ConfigError(path, [Problem(line=0, message="larger than 1 MiB; is it a configuration?")])
+    try:
+        text = tomlfile.decode(raw)
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError(path, [Problem(line=line, message="not UTF-8; save the file as UTF-8")]) from error
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        line, message = tomlfile.syntax_error(text, error)
+        remedy = "; a setting is written `name = value`, text in quotes, a section `[name]`"
+        raise ConfigError(path, [Problem(line=line, message=message + remedy)]) from error
+    found: list[tuple[tuple[str, ...], str]] = []
+    config = _read_document(document, found)
+    if found:
+        lines = tomlfile.locate(text)
+        raise ConfigError(path, [Problem(line=tomlfile.line_of(lines, key), message=text) for key, text in found])
+    return _with_paths(config, environ)
+
+
+def _read_document(document: dict[str, Any], found: list[tuple[tuple[str, ...], str]]) -> Config:
+    sections = {}
+    for name, table in document.items():
+        if name in FOREIGN_SECTIONS:
+            continue
+        kind = _SECTIONS.get(name)
+        if kind is None:
+            found.append(((name,), _unknown(name, table)))
+        elif not isinstance(table, dict):
+            found.append(((name,), f"{name} is a section; write [{name}] on a line of its own, its settings below"))
+        else:
+            sections[name] = kind(**dict(_read_section(name, kind, table, found)))
+    return Config(**sections)
+
+
+def _read_section(
+    section: str, kind: type[Any], table: dict[str, Any], found: list[tuple[tuple[str, ...], str]]
+) -> Iterator[tuple[str, Any]]:
+    known = {item.name: item for item in fields(kind)}
+    for key, value in table.items():
+        item = known.get(key)
+        if item is None:
+            remedy = _closest(key, list(known)) or _elsewhere(key) or f"[{section}] has: {', '.join(known)}"
+            found.append(((section, key), f"unknown setting {key} in [{section}]; {remedy}"))
+            continue
+        try:
+            yield key, item.metadata["parse"](value)
+        except BadValueError as error:
+            shown = "" if item.metadata["secret"] else f" is {_shown(value)}"
+            found.append(((section, key, *error.path), f"{section}.{key}{shown}; {error}"))
+
+
+def _unknown(name: str, value: object) -> str:
+    if not isinstance(value, dict):
+        remedy = _elsewhere(name) or "settings belong below a section such as [store]"
+        return f"setting {name} stands before any section; {remedy}"
+    remedy = _closest(name, [*_SECTIONS, *FOREIGN_SECTIONS]) or f"sections are: {', '.join(_SECTIONS)}"
+    return f"unknown section [{name}]; {remedy}"
+
+
+def _closest(word: str, known: list[str]) -> str | None:
+    match = get_close_matches(word.lower().replace("-", "_"), known, n=1, cutoff=0.6)
+    return f"did you mean {match[0]}?" if match else None
+
+
+def _elsewhere(key: str) -> str | None:
+    """Tell of a setting that is known, in another section."""
+    homes = [name for name, kind in _SECTIONS.items() if key in (item.name for item in fields(kind))]
+    return f"it belongs in [{'] or ['.join(homes)}]" if homes else None
+
+
+def _shown(value: object) -> str:
+    """A value as its writer wrote it, near enough to recognise."""
+    text = {True: "true", False: "false"}.get(value, "") if isinstance(value, bool) else ""
+    text = text or (f'"{value}"' if isinstance(value, str) else str(value))
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _with_paths(config: Config, environ: Mapping[str, str]) -> Config:
+    """Fill in the places that depend on who runs the relay."""
+    store = config.store
+    unix = config.unix
+    control = config.control
+    runtime = paths.runtime_directory(environ)
+    if store.path == AUTOMATIC:
+        store = replace(store, path=paths.state_directory(environ))
+    if unix.path == AUTOMATIC:
+        unix = replace(unix, path=runtime / "link.sock")
+    if control.path == AUTOMATIC:
+        control = replace(control, path=runtime / "control.sock")
+    return replace(config, store=store, unix=unix, control=control)

@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Drives the core with one event loop: streams, commits, timers, the wall clock.
+
+All decisions are the core's (relay.core.node). This moves bytes, and calls back
+after the commit. Nothing here runs unless something happened or is due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+import relay
+from relay.core.messages import Goodbye, Role
+from relay.core.stats import HandshakeFailure, SessionError
+from relay.service.api import (
+    ClockRefusedError,
+    ClockStatus,
+    LinkStatus,
+    QueueName,
+    QueueStatus,
+    Status,
+    StoreStatus,
+    interface_label,
+)
+from relay.service.streams import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from relay.core.node import Link, Node, PendingBatch
+    from relay.core.stats import LinkKind, LinkStats, Reason, Stats
+    from relay.links import StreamInfo
+    from relay.service.progress import Progress
+    from relay.store.committer import Committer
+    from relay.store.database import Store
+
+logger = logging.getLogger(__name__)
+
+#: How often envelopes are looked at that may have to leave.
+RETIRE_INTERVAL_S: Final = 600.0
+#: How often the residence clock is saved: the only write of an idle relay.
+SAVE_CLOCK_INTERVAL_S: Final = 3600.0
+#: A reconciliation computes for one slice, then everybody else gets a turn of this length.
+SLICE_PAUSE_S: Final = 0.002
+
+
+class Engine:
+    """The running relay (implements relay.service.api.Engine and relay.links.Host)."""
+
+    def __init__(
+        self,
+        *,
+        node: Node,
+        store: Store,
+        committer: Committer,
+        progress: Progress,
+        trust_system_clock: bool,
+        max_connections: int,
+        max_connections_per_address: int,
+    ) -> None:
+        self.node = node
+        self.ready = False
+        self._store = store
+        self._committer = committer
+        self._progress = progress
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        self._trust_system_clock = trust_system_clock
+        self._operator_offset_s: float | None = None
+        self._max_connections = max_connections
+        self._max_per_address = max_connections_per_address
+        self._streams: dict[int, Stream] = {}
+        self._addresses: Counter[str] = Counter()
+        self._up: dict[tuple[LinkKind, str], bool] = {}
+        self._wake_scheduled = False
+        self._slice_scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
+        self._next_retire = 0.0
+        self._next_save = self._started + SAVE_CLOCK_INTERVAL_S
+        self._task = progress.register("engine", pending=lambda: self._wake_scheduled)
+        self._commits = progress.register("store", pending=lambda: committer.pending_rows > 0)
+
+    @property
+    def stats(self) -> Stats:
+        """The counts since start."""
+        return self.node.stats
+
+    # -- links ------------------------------------------------------------
+
+    def stream(
+        self,
+        describe: Callable[[asyncio.BaseTransport], StreamInfo | None],
+        on_closed: Callable[[Reason | None], None] | None = None,
+    ) -> asyncio.Protocol:
+        """Return a protocol for a new stream; see relay.links.Host."""
+        return Stream(self, describe, on_closed)
+
+    def is_linked(self, peer: str) -> bool:
+        """Whether a session with a relay at this address is open."""
+        return any(
+            stream.info is not None and stream.info.peer == peer and stream.link is not None and stream.link.ready
+            for stream in self._streams.values()
+        )
+
+    def link_stats(self, kind: LinkKind, interface: str) -> LinkStats:
+        """Counters of a kind of link on an interface."""
+        return self.node.stats.link(kind, interface)
+
+    def addresses_gone(self, addresses: frozenset[str]) -> None:
+        """End the streams that use one of our addresses that we have no more."""
+        for stream in list(self._streams.values()):
+            if stream.info is not None and stream.info.local in addresses:
+                stream.abort()
+
+    def link_failed(self, kind: LinkKind) -> None:
+        """Count that part of a link failed and is started again."""
+        self.link_stats(kind, "all").restarts += 1
+
+    def link_state(self, kind: LinkKind, *, up: bool) -> None:
+        """Note that a link runs or failed; a failure counts as a restart."""
+        if not up:
+            self.link_failed(kind)
+        self._up[kind, "all"] = up
+
+    def opened(self, stream: Stream) -> Link | None:
+        """Start the session of a new stream, or None when there are too many."""
+        info = stream.info
+        if info is None:
+            return None
+        too_many = len(self._streams) >= self._max_connections
+        if too_many or (info.peer and not info.initiator and self._addresses[info.peer] >= self._max_per_address):
+            self.stats.add(HandshakeFailure.TOO_MANY)
+            return None
+        link = self.node.connect(
+            kind=info.kind,
+            interface=info.interface,
+            initiator=info.initiator,
+            now=self._loop.time(),
+            slow=info.slow,
+            pinned=info.pinned,
+        )
+        self._streams[link.number] = stream
+        self._addresses[info.peer] += 1
+        return link
+
+    def received(self, link: Link, data: bytes) -> None:
+        """Hand bytes of a stream to the core."""
+        self.node.receive(link, data, self._loop.time())
+        self.wake()
+
+    def lost(self, stream: Stream) -> Reason | None:
+        """Forget a stream; return why its session ended."""
+        link, info = stream.link, stream.info
+        if link is None or info is None or self._streams.pop(link.number, None) is None:
+            return None
+        self._addresses[info.peer] -= 1
+        if not self._addresses[info.peer]:
+            del self._addresses[info.peer]
+        self.node.lost(link, self._loop.time())
+        self.wake()
+        return link.close_reason
+
+    def slow_reader(self, link: Link) -> None:
+        """The peer does not read: end its session."""
+        self.node.close(link, Goodbye.SLOW_READER, SessionError.SLOW_READER, self._loop.time())
+
+    def pull(self, link: Link) -> bytes:
+        """Return the next bytes for a stream."""
+        return self.node.data_to_send(link, self._loop.time())
+
+    def may_receive(self, link: Link) -> bool:
+        """Whether to read on from a stream."""
+        return self.node.may_receive(link)
+
+    # -- the loop ---------------------------------------------------------
+
+    def wake(self) -> None:
+        """Let :meth:`_process` run once, after all that is readable now was read."""
+        if not self._wake_scheduled:
+            self._wake_scheduled = True
+            self._loop.call_soon(self._process)
+
+    def wake_later(self, link: Link) -> None:
+        """Flush this link again after the others had their turn."""
+        self.node.mark_ready(link)
+        self.wake()
+
+    def _process(self) -> None:
+        self._wake_scheduled = False
+        self._task.beat()
+        pending = self.node.take_batch()
+        if pending is not None:
+            self._committer.submit(pending.batch, lambda error: self._committed(pending, error))
+        for link in self.node.take_ready():
+            stream = self._streams.get(link.number)
+            if stream is not None:
+                stream.flush()
+        if self.node.has_work and not self._slice_scheduled:
+            self._slice_scheduled = True
+            self._loop.call_soon(self._slice)
+        self._set_timer()
+
+    def _slice(self) -> None:
+        self._slice_scheduled = False
+        if self.node.has_work:
+            self.node.run_slice(self._loop.time())
+        self.wake()
+
+    def _set_timer(self) -> None:
+        due = self.node.next_deadline()
+        if due is None or (self._timer is not None and self._timer_due <= due):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_due = due
+        self._timer = self._loop.call_at(due, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.node.handle_timer(self._loop.time())
+        self.wake()
+
+    def _committed(self, pending: PendingBatch, error: BaseException | None) -> None:
+        self._commits.beat()
+        now = self._loop.time()
+        if error is None:
+            self.node.committed(pending, now)
+        else:
+            logger.error("the store refused a commit (%s): nothing of it was acknowledged", type(error).__name__)
+            self.node.commit_failed(pending, now)
+            if self.node.needs_reload:
+                self.node.reload(self._store.load())
+        self.wake()
+
+    # -- time -------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Do what is due rarely: read the wall clock, retire envelopes, save the residence clock."""
+        now = self._loop.time()
+        self._observe_clock(now)
+        if now < self._next_retire:
+            return
+        self._next_retire = now + RETIRE_INTERVAL_S
+        save = now >= self._next_save
+        if save:
+            self._next_save = now + SAVE_CLOCK_INTERVAL_S
+        self.node.retire(now, save_clock=save)
+        self.wake()
+
+    def _observe_clock(self, now: float) -> None:
+        if self._operator_offset_s is not None:
+            self.node.observe_clock(now=now, wall_s=now + self._operator_offset_s, trusted=True)
+        else:
+            self.node.observe_clock(now=now, wall_s=time.time(), trusted=self._trust_system_clock)
+
+    def set_clock(self, unix_s: int) -> None:
+        """Take the operator's word for the time, until the next start.
+
+        Earlier mistakes can be corrected, but nothing before the build date is believed.
+        """
+        least_s = self.node.clock.build_hour * 3600
+        if unix_s < least_s:
+            raise ClockRefusedError(
+                f"that is before {time.strftime('%Y-%m-%d %H:%M', time.gmtime(least_s))} UTC, "
+                "when this version of the relay was made; check the year"
+            )
+        now = self._loop.time()
+        self._operator_offset_s = unix_s - now
+        self._observe_clock(now)
+        self._next_retire = now
+        self.node.retire(now, save_clock=True)
+        self.wake()
+
+    # -- shutdown ---------------------------------------------------------
+
+    async def shutdown(self) -> None:
+        """Commit what came in, acknowledge it, say goodbye, save the clock."""
+        await self._committer.drain()
+        now = self._loop.time()
+        self.node.retire(now, save_clock=True)
+        pending = self.node.take_batch()
+        if pending is not None:
+            self._committer.submit(pending.batch, lambda error: self._committed(pending, error))
+            await self._committer.drain()
+        self.node.shutdown(self._loop.time())
+        for stream in list(self._streams.values()):
+            stream.flush()
+
+    # -- what people see --------------------------------------------------
+
+    def status(self) -> Status:
+        """Return a fresh picture."""
+        now = self._loop.time()
+        node = self.node
+        return Status(
+            version=relay.__version__,
+            uptime_s=round(now - self._started, 1),
+            ready=self.ready,
+            clock=ClockStatus(
+                trusted=node.clock.trusted,
+                source=self._clock_source(),
+                hour=node.clock.hour(now),
+            ),
+            store=self._store_status(now),
+            links=self._link_statuses(),
+            queues=self._queue_statuses(),
+            totals=self.stats.totals(),
+            tasks=self._progress.check(),
+        )
+
+    def _clock_source(self) -> str:
+        if self._operator_offset_s is not None:
+            return "operator"
+        return "system" if self._trust_system_clock else "none"
+
+    def _store_status(self, now: float) -> StoreStatus:
+        node = self.node
+        policy = node.admission.policy
+        return StoreStatus(
+            envelopes=node.log.held_count,
+            bytes=node.log.held_bytes,
+            max_envelopes=policy.max_envelopes,
+            max_bytes=policy.max_bytes,
+            oldest_age_s=round(node.oldest_age_s(now), 1),
+            admitted=len(node.log),
+            durable=node.config.durable,
+            writable=not node.storage_failed,
+            price_bits={
+                interface_label(node.interface_name(number)): node.admission.price(number)
+                for number in node.log.held_by_interface
+            },
+        )
+
+    def _link_statuses(self) -> list[LinkStatus]:
+        peers = self.node.peers()
+        return [
+            LinkStatus(
+                kind=str(row.kind),
+                interface=interface_label(row.interface),
+                up=self._up.get((row.kind, "all"), True),
+                relays=peers[row.kind, row.interface, Role.RELAY],
+                clients=peers[row.kind, row.interface, Role.CLIENT],
+                bytes_in=row.bytes_in,
+                bytes_out=row.bytes_out,
+                restarts=row.restarts,
+                errors={str(reason): count for reason, count in row.errors.items() if count},
+            )
+            for row in self.stats.links()
+        ]
+
+    def _queue_statuses(self) -> list[QueueStatus]:
+        node = self.node
+        return [
+            QueueStatus(name=QueueName.COMMIT, length=self._committer.pending_rows, capacity=node.max_pending_rows),
+            QueueStatus(name=QueueName.REQUESTS, length=node.wanted(), capacity=node.max_wanted),
+        ]

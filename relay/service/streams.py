@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One stream of the event loop, bound to one session of the core."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from relay.core.node import Link
+    from relay.core.stats import Reason
+    from relay.links import StreamInfo
+    from relay.service.engine import Engine
+
+#: What the transport may hold of a fast link, and of a slow one, where each byte
+#: in it is a byte that nothing more urgent can overtake.
+FAST_BUFFER_BYTES: Final = 256 << 10
+SLOW_BUFFER_BYTES: Final = 4 << 10
+#: Bytes for one stream before others get their turn.
+TURN_BYTES: Final = 1 << 20
+#: A peer that takes nothing for so long is disconnected.
+SLOW_READER_S: Final = 60.0
+#: Time for the last bytes of a session that ended.
+LINGER_S: Final = 2.0
+
+
+class Stream(asyncio.Protocol):
+    """Moves bytes between a transport and a session."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        describe: Callable[[asyncio.BaseTransport], StreamInfo | None],
+        on_closed: Callable[[Reason | None], None] | None,
+    ) -> None:
+        self._engine = engine
+        self._describe = describe
+        self._on_closed = on_closed
+        self._transport: asyncio.Transport | None = None
+        self._writable = True
+        self._reading = True
+        self._deadline: asyncio.TimerHandle | None = None
+        self.link: Link | None = None
+        self.info: StreamInfo | None = None
+
+    # -- called by the event loop -----------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Open a session unless the link or the limits turn the stream away."""
+        self._transport = cast("asyncio.Transport", transport)
+        self.info = self._describe(transport)
+        self.link = self._engine.opened(self) if self.info else None
+        if self.link is None or self.info is None:
+            self._transport.abort()
+            return
+        self._transport.set_write_buffer_limits(high=SLOW_BUFFER_BYTES if self.info.slow else FAST_BUFFER_BYTES)
+        self._engine.wake()
+
+    def data_received(self, data: bytes) -> None:
+        """Hand bytes to the session."""
+        if self.link is not None:
+            self._engine.received(self.link, data)
+
+    def pause_writing(self) -> None:
+        """Stop producing, and give the peer a while to read."""
+        self._writable = False
+        self._arm(SLOW_READER_S)
+
+    def resume_writing(self) -> None:
+        """Go on producing."""
+        self._writable = True
+        self._disarm()
+        self.flush()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """End the session."""
+        self._disarm()
+        reason = self._engine.lost(self)
+        if self._on_closed is not None:
+            self._on_closed(reason)
+
+    # -- called by the engine ---------------------------------------------
+
+    def abort(self) -> None:
+        """End the stream at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def flush(self) -> None:
+        """Write what the session has to say, and read on or pause as the store keeps up."""
+        link, transport = self.link, self._transport
+        if link is None or transport is None:
+            return
+        written = 0
+        while self._writable and written < TURN_BYTES:
+            data = self._engine.pull(link)
+            if not data:
+                break
+            transport.write(data)
+            written += len(data)
+        else:
+            if self._writable:
+                self._engine.wake_later(link)
+        if link.closed:
+            if not transport.is_closing():
+                transport.close()
+                self._arm(LINGER_S)
+            return
+        may_receive = self._engine.may_receive(link)
+        if may_receive is not self._reading and not transport.is_closing():
+            self._reading = may_receive
+            if may_receive:
+                transport.resume_reading()
+            else:
+                transport.pause_reading()
+
+    def _arm(self, delay_s: float) -> None:
+        self._disarm()
+        self._deadline = asyncio.get_running_loop().call_later(delay_s, self._give_up)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _give_up(self) -> None:
+        if self.link is not None:
+            self._engine.slow_reader(self.link)
+        if self._transport is not None:
+            self._transport.abort()

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The store: batches in, one durable transaction each; rows and bodies out."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from relay.store import schema
+from relay.store.errors import (
+    StoreDamagedError,
+    StoreForeignError,
+    StoreLockedError,
+    StoreNewerError,
+    store_errors,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from relay.core.batch import Batch
+
+#: Rows fetched at a time by load(): 1,024 of about 300 bytes.
+_LOAD_ROWS = 1024
+_ID_BYTES = 32
+_HEADER_BYTES = 24
+
+
+class AdmittedRow(NamedTuple):
+    """What is known of an admitted ID without reading its body."""
+
+    seq: int
+    id: bytes
+    header: bytes
+    interface: int
+    arrived_s: int
+    has_body: bool
+
+
+class Store:
+    """An open store. One thread commits, one reads; they may differ.
+
+    Holds a lock file for as long as it is open, so no second process uses it.
+    """
+
+    @classmethod
+    def open(cls, path: Path, *, durable: bool = True) -> Store:
+        """Open the store at ``path``, or create it (folder 0700, file 0600).
+
+        ``durable=False`` never syncs: for stores in memory. Raises a StoreError with
+        the remedy, and has then changed nothing in a store that it cannot read.
+        """
+        with contextlib.ExitStack() as undo, store_errors(path):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock_fd = _lock(path)
+            undo.callback(os.close, lock_fd)
+            if not path.exists() or not path.stat().st_size:
+                create(path)
+            # The reader comes first and goes last: a connection that may write would
+            # move the log into the database when it is closed, damaged or not.
+            reader = schema.connect(path, "mode=ro")
+            undo.callback(reader.close)
+            schema.tune_reader(reader)
+            require_readable(path, reader)
+            last_seq = _last_seq(reader)
+            writer = schema.connect(path, "mode=rw")
+            undo.callback(writer.close)
+            schema.tune_writer(writer, durable=durable)
+            # Says now, and not at the first envelope, that writing is not possible.
+            writer.execute("BEGIN IMMEDIATE")
+            writer.execute("ROLLBACK")
+            undo.pop_all()
+        return cls(path, lock_fd=lock_fd, reader=reader, writer=writer, last_seq=last_seq)
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        lock_fd: int,
+        reader: sqlite3.Connection,
+        writer: sqlite3.Connection,
+        last_seq: int,
+    ) -> None:
+        """Take over what open() opened."""
+        self.path = path
+        self._lock_fd = lock_fd
+        self._reader = reader
+        self._writer = writer
+        self._last_seq = last_seq
+        self._unreadable_bodies = 0
+        self._has_written = False
+
+    @property
+    def last_seq(self) -> int:
+        """The highest seq ever stored, also of rows forgotten since; 0 for none."""
+        return self._last_seq
+
+    @property
+    def unreadable_bodies(self) -> int:
+        """How many reads of a body have met damage so far."""
+        return self._unreadable_bodies
+
+    def state(self) -> dict[str, int]:
+        """Return all that batches put into ``state``."""
+        with store_errors(self.path):
+            rows = self._reader.execute("SELECT key, value FROM meta").fetchall()
+        return {key: value for key, value in rows if key != schema.LAST_SEQ_KEY}
+
+    def interfaces(self) -> dict[int, str]:
+        """Return the name of every interface number."""
+        with store_errors(self.path):
+            return dict(self._reader.execute("SELECT number, name FROM interface").fetchall())
+
+    def load(self) -> Iterator[AdmittedRow]:
+        """Yield all admitted rows by ascending seq, a thousand in memory at a time.
+
+        Raises StoreDamagedError where a row cannot be read or has another shape.
+        """
+        with store_errors(self.path), contextlib.closing(self._reader.cursor()) as cursor:
+            cursor.execute(schema.SELECT_ADMITTED)
+            while rows := cursor.fetchmany(_LOAD_ROWS):
+                for seq, identity, header, interface, arrived_s, has_body in rows:
+                    if not is_admitted_shape((identity, header, interface, arrived_s)):
+                        raise StoreDamagedError(self.path, f"row {seq} of admitted is malformed")
+                    yield AdmittedRow(seq, identity, header, interface, arrived_s, bool(has_body))
+
+    def read_bodies(self, seqs: Sequence[int]) -> list[bytes | None]:
+        """Return the envelopes of ``seqs``, in that order; None where there is none.
+
+        A body in a damaged page is None too, and counted: the others are served.
+        """
+        if len(seqs) == 1:
+            return [self._read_body(seqs[0])]
+        found: dict[int, bytes] = {}
+        for some in schema.batched(seqs, schema.ROWS):
+            marks = [*some, *[None] * (schema.ROWS - len(some))]
+            try:
+                found.update(self._reader.execute(schema.SELECT_BODIES, marks).fetchall())
+            except sqlite3.DatabaseError:
+                found.update((seq, body) for seq in some if (body := self._read_body(seq)) is not None)
+        return [found.get(seq) for seq in seqs]
+
+    def _read_body(self, seq: int) -> bytes | None:
+        try:
+            row = self._reader.execute(schema.SELECT_BODY, (seq,)).fetchone()
+        except sqlite3.DatabaseError:
+            self._unreadable_bodies += 1
+            return None
+        return row[0] if row else None
+
+    def commit(self, *batches: Batch) -> None:
+        """Store all of ``batches`` or, raising StoreError, nothing of them; blocks for the sync.
+
+        A body that is dropped leaves what is known of its envelope; ``forget``
+        removes both. Raises ValueError for a seq that is not above all before it: one used twice
+        would give an old envelope's evictions and deletions to a new one.
+        """
+        last_seq = self._last_seq
+        admitted: list[Any] = []
+        bodies: list[Any] = []
+        dropped: set[int] = set()
+        forgotten: set[int] = set()
+        for batch in batches:
+            for row in batch.inserts:
+                if row[0] <= last_seq:
+                    raise ValueError(f"seq {row[0]} after {last_seq}")
+                last_seq = row[0]
+                admitted += row[:5]
+                if row[5] is None:
+                    dropped.add(last_seq)
+                else:
+                    bodies += (last_seq, row[5])
+            dropped.update(batch.drop_bodies)
+            forgotten.update(batch.forget)
+        connection = self._writer
+        with store_errors(self.path), _transaction(connection):
+            schema.INSERT_ADMITTED.run(connection, admitted)
+            schema.INSERT_BODY.run(connection, bodies)
+            # In order of seq, so that neighbours are found in pages just touched.
+            schema.DELETE_BODY.run(connection, sorted(dropped))
+            schema.INSERT_GONE.run(connection, sorted(dropped - forgotten))
+            schema.DELETE_BODY_IF_ANY.run(connection, sorted(forgotten - dropped))
+            schema.DELETE_ADMITTED.run(connection, sorted(forgotten))
+            schema.DELETE_GONE.run(connection, sorted(forgotten))
+            if last_seq in forgotten:
+                connection.execute(schema.PUT_META, (schema.LAST_SEQ_KEY, last_seq))
+            for batch in batches:
+                for item in batch.state.items():
+                    connection.execute(schema.PUT_META, item)
+                for entry in batch.interfaces.items():
+                    connection.execute(schema.PUT_INTERFACE, entry)
+        self._last_seq = last_seq
+        self._has_written = True
+
+    def close(self) -> None:
+        """Move the log into the database and let go of the lock; safe to call twice.
+
+        A store that was only read, perhaps because it turned out to be damaged,
+        stays as it is.
+        """
+        # SQLite moves the log when the last connection goes, if that one may write.
+        connections = [self._writer, self._reader]
+        if self._has_written:
+            connections.reverse()
+        for connection in connections:
+            connection.close()
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+
+def create(path: Path) -> None:
+    """Write an empty store to ``path``, which appears complete or not at all."""
+    new = path.with_name(path.name + ".new")
+    for leftover in (new, *log_files(new), *log_files(path)):
+        leftover.unlink(missing_ok=True)
+    os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    with contextlib.closing(schema.connect(new, "mode=rw")) as connection:
+        schema.create_tables(connection)
+    new.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def log_files(path: Path) -> tuple[Path, Path]:
+    """Return the paths of SQLite's write-ahead log of ``path`` and of the log's index."""
+    return path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
+
+
+def lock_file(path: Path) -> Path:
+    """Return the path of the lock of the store at ``path``.
+
+    A file of its own: closing any descriptor of the database in this process
+    would drop the locks that SQLite holds on it.
+    """
+    return path.with_name(path.name + ".lock")
+
+
+def require_readable(path: Path, connection: sqlite3.Connection) -> None:
+    """Raise the StoreError that says why ``connection`` is not to a store of this version."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    if application != schema.APPLICATION_ID:
+        raise StoreForeignError(path, "is a database, but not a relay's store")
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > schema.SCHEMA_VERSION:
+        raise StoreNewerError(path, f"has version {version}; this relay reads up to {schema.SCHEMA_VERSION}")
+    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    if missing := set(schema.TABLES) - names:
+        raise StoreDamagedError(path, f"lacks {', '.join(sorted(missing))}")
+
+
+def is_admitted_shape(values: Sequence[object]) -> bool:
+    """Tell whether ``values`` can be (id, header, interface, arrived_s)."""
+    match values:
+        case (bytes(identity), bytes(header), int(), int()):
+            return len(identity) == _ID_BYTES and len(header) == _HEADER_BYTES
+    return False
+
+
+def _lock(path: Path) -> int:
+    fd = os.open(lock_file(path), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise StoreLockedError(path, "is in use by another process") from error
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _last_seq(connection: sqlite3.Connection) -> int:
+    (last_seq,) = connection.execute(
+        "SELECT max(ifnull((SELECT max(seq) FROM admitted), 0),"
+        " ifnull((SELECT max(seq) FROM body), 0),"
+        " ifnull((SELECT value FROM meta WHERE key = ?), 0))",
+        (schema.LAST_SEQ_KEY,),
+    ).fetchone()
+    return int(last_seq)
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # SQLite has rolled back by itself after some errors, and an error of the
+        # rollback says nothing that the first one does not.
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise

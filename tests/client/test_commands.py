@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`relay identity` and `relay contact` as a user runs them."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def relay(tmp_path):
+    def run(*arguments, stdin="", home="home"):
+        environ = os.environ | {"HOME": str(tmp_path / home)}
+        environ.pop("XDG_CONFIG_HOME", None)
+        (tmp_path / home).mkdir(exist_ok=True)
+        command = [sys.executable, "-c", "import sys; from relay.cli import main; sys.exit(main())", *arguments]
+        return subprocess.run(command, env=environ, input=stdin, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def uri_in(output):
+    return re.search(r"^mesh-relay:contact/\S+$", output, re.MULTILINE).group()
+
+
+def test_the_first_use_makes_keys_and_the_next_shows_the_same_card(relay, tmp_path):
+    first, second = relay("identity"), relay("identity", "--name", "Zoë")
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert "Made your keys" in first.stderr
+    assert second.stderr == ""
+    assert uri_in(second.stdout) == uri_in(first.stdout) + "?name=Zo%C3%AB"
+    assert (tmp_path / "home/.config/mesh-relay/identity.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_card_goes_from_one_person_to_another(relay):
+    theirs = relay("identity", "--name", "Zoë", "--qr", home="hers").stdout
+    assert "█" in theirs
+    added = relay("contact", "add", uri_in(theirs))
+    assert added.returncode == 0, added.stderr
+    fingerprint = re.search(r"Fingerprint: (.*)", theirs).group(1)
+    assert f"Added Zoë.\nFingerprint: {fingerprint}" in added.stdout
+    shown = relay("contact", "show", "zoë", "--qr").stdout
+    assert uri_in(shown) == uri_in(theirs)
+    assert relay("contact", "group", "all", "Zoë").returncode == 0
+    assert relay("contact", "list").stdout == f"Zoë\t{fingerprint}\nall\tgroup of Zoë\n"
+    assert relay("contact", "remove", "all").returncode == relay("contact", "remove", "Zoë").returncode == 0
+    assert relay("contact", "list").stdout == ""
+
+
+def test_a_card_can_come_by_standard_input_under_a_name_of_ones_own(relay):
+    uri = uri_in(relay("identity", home="hers").stdout)
+    assert "give one with --name" in relay("contact", "add", uri).stderr
+    assert relay("contact", "add", "-", "--name", "z", stdin=uri + "\n").returncode == 0
+    assert relay("contact", "list").stdout.startswith("z\t")
+
+
+def test_mistakes_are_told_in_one_line_with_a_remedy(relay):
+    for arguments, remedy in (
+        (("contact", "add", "mesh-relay:contact/AAAA", "--name", "x"), "copy it again"),
+        (("contact", "show", "nobody"), "relay contact list"),
+        (("contact", "group", "g", "nobody"), "relay contact list"),
+    ):
+        result = relay(*arguments)
+        assert result.returncode == 1
+        assert remedy in result.stderr
+        assert result.stderr.count("\n") == 1
+        assert result.stdout == ""

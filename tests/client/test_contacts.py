@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Cards survive the way from person to person or are refused; names are the user's own."""
+
+import random
+import stat
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.client import contacts
+from relay.client.card import URI_PREFIX, Card, parse_uri
+from relay.client.contacts import ContactBook, require_name
+from relay.client.errors import CardError, ContactError, PrivateFileError
+from relay.client.identity import Identity
+from relay.client.qr import terminal_qr
+from relay.core.errors import DecodeError
+
+
+def make_card(seed):
+    return Card.of(Identity.generate(random.Random(seed).randbytes))
+
+
+@given(seed=st.integers(), name=st.text(st.characters(exclude_categories=["Cs"]), max_size=64))
+def test_a_card_comes_through_its_uri_with_the_suggested_name(seed, name):
+    card = make_card(seed)
+    uri = card.to_uri(name)
+    assert parse_uri(uri) == (card, name)
+    assert parse_uri(f" {uri.replace('mesh-relay:', 'MESH-Relay:')}\n") == (card, name)
+    assert uri.isascii()
+
+
+def test_every_changed_missing_or_added_character_of_a_card_is_noticed():
+    uri = make_card(1).to_uri()
+    for place in range(len(uri)):
+        for damaged in (uri[:place] + "+" + uri[place + 1 :], uri[:place] + "B" + uri[place + 1 :]):
+            if damaged != uri:
+                with pytest.raises(CardError):
+                    parse_uri(damaged)
+        with pytest.raises(CardError):
+            parse_uri(uri[:place] + uri[place + 1 :])
+    with pytest.raises(CardError):
+        parse_uri(uri + "A")
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_card_or_refused(text):
+    for uri in (text, URI_PREFIX + text):
+        with pytest.raises(CardError):
+            parse_uri(uri)
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_are_a_card_or_refused(data):
+    with pytest.raises(DecodeError):
+        Card.decode(data)
+
+
+def test_a_card_whose_key_would_protect_nothing_is_refused():
+    for low_order in (bytes(32), b"\1" + bytes(31)):
+        with pytest.raises(CardError, match="low order"):
+            parse_uri(Card(static=low_order, rendezvous=bytes(16)).to_uri())
+
+
+def test_the_fingerprint_is_eight_groups_of_digits_that_depend_on_both_keys():
+    card, other = make_card(1), make_card(2)
+    groups = card.fingerprint.split()
+    assert [len(group) for group in groups] == [5] * 8
+    assert all(group.isdecimal() for group in groups)
+    variants = {
+        one.fingerprint for one in (card, other, Card(static=card.static, rendezvous=other.rendezvous), make_card(1))
+    }
+    assert len(variants) == 3
+
+
+def test_a_qr_code_fits_a_terminal_of_80_columns():
+    lines = terminal_qr(make_card(1).to_uri("x" * 64)).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert {character for line in lines for character in line} <= set(" ▀▄█")
+
+
+@pytest.mark.parametrize(
+    "name", ["", " a", "a ", "-a", "a\nb", "a\x1b[31m", "a\u202eb", "a\u200bb", "x" * 65, "e\u0301"]
+)
+def test_names_that_could_be_mistaken_are_refused(name):
+    with pytest.raises(ContactError):
+        require_name(name)
+
+
+@pytest.mark.parametrize("name", ["Zoë", "李", "a b", "@home", "x" * 64, "زهرا", "🐙"])
+def test_names_of_people_are_taken(name):
+    assert require_name(name) == name
+
+
+def test_contacts_and_groups_are_there_after_a_restart_in_a_private_file(tmp_path):
+    folder = tmp_path / "mesh-relay"
+    book = ContactBook(folder)
+    book.add(make_card(1), "Zoë")
+    book.add(make_card(2), "adam")
+    book.set_group("Family", ("zoë", "ADAM", "Zoë"))
+    again = ContactBook(folder)
+    assert [contact.name for contact in again] == ["adam", "Zoë"]
+    assert again.groups == {"Family": ("Zoë", "adam")}
+    assert [contact.card for contact in again.resolve("family")] == [make_card(1), make_card(2)]
+    assert again.resolve("ZOË") == (again.get("Zoë"),)
+    assert again.name_of(make_card(2).static) == "adam"
+    assert again.name_of(make_card(3).static) is None
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+
+
+def test_a_name_means_one_thing(tmp_path):
+    book = ContactBook(tmp_path / "mesh-relay")
+    book.add(make_card(1), "Zoë")
+    book.set_group("all", ("Zoë",))
+    for taken in ("zoë", "ALL"):
+        with pytest.raises(ContactError, match="taken"):
+            book.add(make_card(2), taken)
+    with pytest.raises(ContactError, match="taken"):
+        book.set_group("ZOË", ("Zoë",))
+    with pytest.raises(ContactError, match="there already, as 'Zoë'"):
+        book.add(make_card(1), "other")
+    with pytest.raises(ContactError, match="no contact named"):
+        book.set_group("all", ("nobody",))
+    with pytest.raises(ContactError, match="no contact named"):
+        book.resolve("nobody")
+
+
+def test_a_contact_leaves_when_no_group_needs_it(tmp_path):
+    book = ContactBook(tmp_path / "mesh-relay")
+    book.add(make_card(1), "Zoë")
+    book.set_group("all", ("Zoë",))
+    with pytest.raises(ContactError, match="in the group 'all'"):
+        book.remove("zoë")
+    assert [contact.name for contact in book] == ["Zoë"]
+    book.remove("all")
+    book.remove("zoë")
+    assert list(ContactBook(tmp_path / "mesh-relay")) == []
+
+
+def test_commands_at_the_same_time_lose_no_contact(tmp_path):
+    folder = tmp_path / "mesh-relay"
+    books = [ContactBook(folder) for _ in range(8)]
+    threads = [
+        threading.Thread(target=book.add, args=(make_card(number), f"n{number}")) for number, book in enumerate(books)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {contact.name for contact in ContactBook(folder)} == {f"n{number}" for number in range(8)}
+
+
+def test_the_number_of_contacts_groups_and_members_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(contacts, "MAX_CONTACTS", 2)
+    monkeypatch.setattr(contacts, "MAX_GROUPS", 1)
+    monkeypatch.setattr(contacts, "MAX_MEMBERS", 1)
+    book = ContactBook(tmp_path / "mesh-relay")
+    book.add(make_card(1), "a")
+    book.add(make_card(2), "b")
+    with pytest.raises(ContactError, match="2 contacts"):
+        book.add(make_card(3), "c")
+    with pytest.raises(ContactError, match="1 to 1 members"):
+        book.set_group("g", ("a", "b"))
+    book.set_group("g", ("a",))
+    with pytest.raises(ContactError, match="1 groups"):
+        book.set_group("h", ("a",))
+    assert [contact.name for contact in book] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"version": 1}',
+        b'{"version": 1, "contacts": {"a": "b"}, "groups": {}}',
+        b'{"version": 1, "contacts": {"a": 1}, "groups": {}}',
+        b'{"version": 1, "contacts": [], "groups": {}}',
+        b'{"version": 1, "contacts": {}, "groups": {"g": ["a"]}}',
+        b'{"version": 1, "contacts": {}, "groups": {"g": 1}}',
+    ],
+)
+def test_a_damaged_file_is_told_and_kept(tmp_path, content):
+    (tmp_path / "contacts.json").write_bytes(content)
+    (tmp_path / "contacts.json").chmod(0o600)
+    tmp_path.chmod(0o700)
+    with pytest.raises(PrivateFileError, match="damaged"):
+        ContactBook(tmp_path)
+    assert (tmp_path / "contacts.json").read_bytes() == content

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is inside an envelope has one encoding, and names from strangers do no harm."""
+
+import random
+import unicodedata
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from relay.client.pieces import (
+    MAX_BODY_BYTES,
+    MAX_WHOLE_BYTES,
+    PIECE_BYTES,
+    Inner,
+    Kind,
+    Part,
+    decode_inner,
+    file_head,
+    piece_count,
+    piece_length,
+    split_file_head,
+)
+from relay.client.text import safe_file_name, safe_text
+from relay.core.errors import DecodeError
+
+IDS = st.binary(min_size=16, max_size=16)
+ANY_TEXT = st.text(st.characters() | st.sampled_from("./\\-~ \0\n\x1b:*é"))
+
+
+@st.composite
+def inners(draw):
+    kind = draw(st.sampled_from(Kind))
+    part = None
+    data = b""
+    if kind is not Kind.RECEIPT and draw(st.booleans()):
+        size = draw(st.integers(MAX_WHOLE_BYTES + 1, MAX_BODY_BYTES))
+        index = draw(st.integers(0, piece_count(size) - 1) | st.just(0) | st.just(piece_count(size) - 1))
+        part = Part(index=index, size=size, digest=draw(st.binary(min_size=32, max_size=32)))
+        data = random.Random(index).randbytes(piece_length(size, index))
+    elif kind is Kind.FILE:
+        data = file_head(draw(ANY_TEXT)) + draw(st.binary(max_size=50))
+    elif kind is Kind.TEXT:
+        data = draw(st.binary(max_size=50))
+    return Inner(
+        kind=kind,
+        message_id=draw(IDS),
+        reply_rendezvous=draw(IDS),
+        age_hours=draw(st.integers(0, 168)),
+        part=part,
+        data=data,
+    )
+
+
+@given(inners())
+def test_what_is_encoded_is_decoded(inner):
+    assert decode_inner(inner.encode()) == inner
+
+
+@given(inners(), st.data())
+def test_other_bytes_mean_something_else_or_nothing(inner, data):
+    encoded = bytearray(inner.encode())
+    place = data.draw(st.integers(0, min(len(encoded), 90) - 1))
+    encoded[place] ^= data.draw(st.integers(1, 255))
+    try:
+        decoded = decode_inner(bytes(encoded))
+    except DecodeError:
+        return
+    assert decoded.encode() == bytes(encoded)
+    assert decoded != inner
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_decode_to_a_value_or_are_refused(data):
+    for attempt in (data, b"\x01" + data, b"\x01\x80" + data, b"\x01\x01" + data):
+        try:
+            decoded = decode_inner(attempt)
+        except DecodeError:
+            continue
+        assert decoded.encode() == attempt
+
+
+def make_piece(**changes):
+    fields = {"index": 1, "size": PIECE_BYTES + 100, "digest": bytes(32)} | changes
+    length = fields.pop("length", 100)
+    return Inner(
+        kind=Kind.TEXT,
+        message_id=bytes(16),
+        reply_rendezvous=bytes(16),
+        age_hours=1,
+        part=Part(**fields),
+        data=bytes(length),
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"index": 2},
+        {"index": 2**32 - 1},
+        {"index": 0},
+        {"length": 99},
+        {"length": 101},
+        {"size": MAX_WHOLE_BYTES, "index": 0, "length": MAX_WHOLE_BYTES},
+        {"size": 0, "index": 0, "length": 0},
+        {"size": MAX_BODY_BYTES + 1},
+        {"size": 2**64 - 1},
+    ],
+)
+def test_a_piece_that_does_not_fit_its_message_is_refused(changes):
+    assert decode_inner(make_piece()).part
+    with pytest.raises(DecodeError):
+        decode_inner(make_piece(**changes))
+
+
+@given(st.sampled_from([1, MAX_WHOLE_BYTES, MAX_WHOLE_BYTES + 1, 2 * PIECE_BYTES, 2 * PIECE_BYTES + 1, MAX_BODY_BYTES]))
+def test_pieces_cover_a_body_without_gap(size):
+    count = piece_count(size)
+    lengths = [piece_length(size, index) for index in (0, count - 2, count - 1) if index >= 0]
+    assert all(lengths)
+    assert (count - 1) * PIECE_BYTES + piece_length(size, count - 1) == size
+
+
+@given(ANY_TEXT, st.binary(max_size=20))
+def test_a_file_keeps_its_content_behind_any_name(name, content):
+    shown, start = split_file_head(file_head(name) + content)
+    assert (file_head(name) + content)[start:] == content
+    assert shown == safe_file_name(shown)
+
+
+@given(ANY_TEXT)
+def test_a_file_name_stays_in_its_folder_and_hides_nothing(name):
+    safe = safe_file_name(name)
+    assert safe
+    assert not set(safe) & set('/\\\0<>:"|?*')
+    assert safe.isprintable()
+    assert safe[0] not in ".-~ "
+    assert safe[-1] not in ". "
+    assert len(safe.encode()) <= 200
+    assert unicodedata.is_normalized("NFC", safe)
+    assert safe_file_name(safe) == safe
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("photo.jpg", "photo.jpg"),
+        ("Übersicht 2025.pdf", "Übersicht 2025.pdf"),
+        ("../../.bashrc", "_bashrc"),
+        ("..", "file"),
+        ("", "file"),
+        ("a/b\\c.txt", "c.txt"),
+        ("/etc/", "file"),
+        ("-rf", "_rf"),
+        ("~root", "_root"),
+        ("gpj.\u202eexe", "gpj._exe"),
+        ("a\x1b[31mb\n", "a_[31mb_"),
+        ("é" * 150, "é" * 100),
+    ],
+)
+def test_file_names_are_changed_no_more_than_needed(name, safe):
+    assert safe_file_name(name) == safe
+
+
+@given(ANY_TEXT)
+def test_a_text_gives_a_terminal_nothing_to_obey(text):
+    shown = safe_text(text)
+    assert not {character for character in shown if unicodedata.category(character) == "Cc"} - {"\n", "\t"}
+    shown.encode()
+    assume("\r\n" not in text)
+    assert len(shown) == len(text)
+
+
+def test_a_text_keeps_the_marks_that_languages_need():
+    text = "می\u200cخواهم\n👩\u200d🚀"  # noqa: RUF001 - Persian
+    assert safe_text(text) == text
+    assert safe_text("a\r\nb\x1b[2J\x9b") == "a\nb�[2J�"

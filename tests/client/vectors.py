@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Makes tests/vectors/payload.json: `python -m tests.client.vectors > tests/vectors/payload.json`."""
+
+import hashlib
+import io
+import json
+import random
+import sys
+
+from nacl.bindings import sodium_pad
+
+from relay.client.body import file_body, text_body
+from relay.client.card import Card
+from relay.client.identity import Identity
+from relay.client.pieces import PIECE_BYTES, Inner, Kind, Part, piece_count
+from relay.client.seal import CAPACITIES, buckets_to_read, expiry_hour, seal
+from relay.client.text import safe_file_name
+from relay.core.envelope import Header, bucket_of_day, decode_envelope, envelope_id, make_tag
+from relay.core.noise import HandshakeState, X
+from tests.client.helpers import DAY, NOW_HOUR
+
+ALICE, BOB = (Identity.generate(random.Random(f"payload vectors {name}").randbytes) for name in ("alice", "bob"))
+MESSAGE_ID = bytes(range(16))
+FILE_NAMES = ("photo.jpg", "../../.bashrc", "", "a/b\\c.txt", "-rf", "gpj.\u202eexe", "é" * 150, "nul\0byte", " x. ")
+
+
+def build():
+    return {
+        "comment": "docs/protocol.md, reference client payload. Bytes in hex. Made by tests/client/vectors.py.",
+        "contacts": [contact(ALICE, ""), contact(BOB, "Bob & Zoë")],
+        "buckets": [
+            {"rendezvous": BOB.rendezvous.hex(), "day": day, "bucket": bucket_of_day(BOB.rendezvous, day)}
+            for day in (0, DAY, DAY + 1)
+        ],
+        "buckets_to_read": {
+            "rendezvous": BOB.rendezvous.hex(),
+            "now_hour": NOW_HOUR,
+            "buckets": list(buckets_to_read(BOB.rendezvous, NOW_HOUR)),
+        },
+        "sealed": [
+            sealed("text", *inners_of(text_body("Grüße über drei Netze"))),
+            sealed("longest text of the smallest envelope", *inners_of(text_body("a" * 92))),
+            sealed("file", *inners_of(file_body(from_bytes(b"content" * 50), "ü.txt"))),
+            sealed("receipt", make_inner(Kind.RECEIPT, None, b"")),
+            *(
+                sealed(f"piece {inner.part.index} of a file", inner)
+                for inner in inners_of(file_body(from_bytes(pattern(PIECE_BYTES + 50)), "large.bin"))
+            ),
+        ],
+        "refused": [{"why": why, "envelope": envelope.hex()} for why, envelope in refused()],
+        "file_names": [{"name": name, "safe": safe_file_name(name)} for name in FILE_NAMES],
+    }
+
+
+def from_bytes(content):
+    return io.BytesIO(content)
+
+
+def pattern(length):
+    """Bytes i = i * 7 mod 251, so that the vectors need not carry them."""
+    return bytes(index * 7 % 251 for index in range(length))
+
+
+def contact(identity, name):
+    card = Card.of(identity)
+    return {
+        "private": identity.static.private.hex(),
+        "public": identity.static.public.hex(),
+        "rendezvous": identity.rendezvous.hex(),
+        "card": card.encode().hex(),
+        "name": name,
+        "uri": card.to_uri(name),
+        "fingerprint": card.fingerprint,
+    }
+
+
+def inners_of(body):
+    is_whole = piece_count(body.size) == 1
+    return [
+        make_inner(body.kind, None if is_whole else Part(index=index, size=body.size, digest=body.digest), data)
+        for index, data in enumerate(body.slices())
+    ]
+
+
+def make_inner(kind, part, data):
+    return Inner(
+        kind=kind,
+        message_id=MESSAGE_ID,
+        reply_rendezvous=ALICE.rendezvous,
+        age_hours=expiry_hour(NOW_HOUR, 3) - NOW_HOUR,
+        part=part,
+        data=data,
+    )
+
+
+def sealed(comment, inner):
+    plaintext = inner.encode()
+    ephemeral, nonce_start = (hashlib.sha256(f"{comment} {what}".encode()).digest() for what in ("e", "nonce"))
+    drawn = iter((ephemeral, nonce_start[:8]))
+    result = seal(
+        plaintext,
+        sender=ALICE.static,
+        recipient=Card.of(BOB),
+        now_hour=NOW_HOUR,
+        expiry_hour=expiry_hour(NOW_HOUR, 3),
+        price=4,
+        random_bytes=lambda count: next(drawn)[:count],
+    )
+    header = decode_envelope(result.envelope)
+    return {
+        "comment": comment,
+        "sender_private": ALICE.static.private.hex(),
+        "recipient_public": BOB.static.public.hex(),
+        "recipient_rendezvous": BOB.rendezvous.hex(),
+        "recipient_private": BOB.static.private.hex(),
+        "ephemeral_private": ephemeral.hex(),
+        "nonce_start": nonce_start[:8].hex(),
+        "now_hour": NOW_HOUR,
+        "expiry_hour": header.expiry_hour,
+        "price": 4,
+        "inner": {
+            "kind": int(inner.kind),
+            "message_id": inner.message_id.hex(),
+            "reply_rendezvous": inner.reply_rendezvous.hex(),
+            "age_hours": inner.age_hours,
+            "index": inner.part.index if inner.part else None,
+            "size": inner.part.size if inner.part else None,
+            "digest": inner.part.digest.hex() if inner.part else None,
+            "data_sha256": hashlib.sha256(inner.data).hexdigest(),
+        },
+        "plaintext": plaintext.hex(),
+        "purge_key": result.purge_key.hex(),
+        "tag": result.tag.hex(),
+        "envelope": result.envelope.hex(),
+        "id": envelope_id(result.envelope).hex(),
+    }
+
+
+def refused():
+    good = make_inner(Kind.TEXT, None, b"refused").encode()
+    intact = dishonest(sodium_pad(good, CAPACITIES[0]))
+    yield "tag of another purge key", dishonest(sodium_pad(good, CAPACITIES[0]), purge_key=bytes(32))
+    yield "expiry changed on the way", intact[:7] + bytes((intact[7] ^ 1,)) + intact[8:]
+    yield "bucket changed on the way", intact[:8] + bytes((intact[8] ^ 1,)) + intact[9:]
+    yield "padding without its mark", dishonest(bytes(CAPACITIES[0]))
+    yield "inner version 2", dishonest(sodium_pad(b"\2" + good[1:], CAPACITIES[0]))
+    yield "kind 3", dishonest(sodium_pad(good[:1] + b"\3" + good[2:], CAPACITIES[0]))
+    yield "receipt with data", dishonest(sodium_pad(good[:1] + b"\2" + good[2:], CAPACITIES[0]))
+    yield "age of 169 hours", dishonest(sodium_pad(good[:34] + b"\xa9" + good[35:], CAPACITIES[0]))
+    yield "file without a name", dishonest(sodium_pad(good[:1] + b"\1" + good[2:35], CAPACITIES[0]))
+    part = (1).to_bytes(4, "big") + (PIECE_BYTES + 7).to_bytes(8, "big") + bytes(32)
+    pieced = good[:1] + b"\x80" + good[2:35]
+    yield "piece shorter than its place", dishonest(sodium_pad(pieced + part + b"short", CAPACITIES[0]))
+    part = (0).to_bytes(4, "big") + (7).to_bytes(8, "big") + hashlib.sha256(b"refused").digest()
+    yield "piece of what fits one envelope", dishonest(sodium_pad(pieced + part + b"refused", CAPACITIES[0]))
+
+
+def dishonest(padded, purge_key=None):
+    """Seal 128 bytes as they are, as a sender could who does not keep to the protocol."""
+    expiry = expiry_hour(NOW_HOUR, 3)
+    bucket = bucket_of_day(BOB.rendezvous, DAY)
+    clear = Header(type=0, size_class=0, expiry_hour=expiry, tag=make_tag(bucket, bytes(32))).encode()[:10]
+    handshake = HandshakeState(
+        X,
+        initiator=True,
+        prologue=b"mesh-relay/1 seal" + clear,
+        static=ALICE.static,
+        remote_static=BOB.static.public,
+        random_bytes=random.Random(padded).randbytes,
+    )
+    payload = handshake.write_message(padded)
+    if purge_key is None:
+        purge_key = handshake.export(b"mesh-relay/1 purge", 32)
+    return clear[:8] + make_tag(bucket, purge_key) + payload + bytes(8)
+
+
+if __name__ == "__main__":
+    json.dump(build(), sys.stdout, indent=1, ensure_ascii=True)
+    print()
