@@ -1,17 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Input of the store's benchmarks."""
+"""Input of the benchmarks."""
 
 from __future__ import annotations
 
 import random
 import struct
 
+from relay.core.envelope import NONCE_BYTES, SIZES, grind
 
-def make_envelopes(count: int, size_class: int = 1) -> list[bytes]:
-    """Return ``count`` different envelopes without work, the same ones every time."""
-    rng = random.Random(1)
-    size = (256, 1024, 4096, 16384)[size_class]
+#: Expiry hours begin here (January 2027): above the build date that relays refuse to go below.
+FIRST_HOUR = 500_000
+
+
+def make_envelopes(
+    count: int, size_class: int = 1, *, hours: int = 168, seed: int = 1, bucket: bytes = b""
+) -> list[bytes]:
+    """Return ``count`` different envelopes that pay for an empty store, the same ones every time."""
+    rng = random.Random(seed)
+    body_bytes = SIZES[size_class] - 8 - len(bucket) - NONCE_BYTES
     return [
-        struct.pack(">BBBBI", 1, 0, size_class, 0, 490_000 + index % 168) + rng.randbytes(size - 8)
+        grind(
+            struct.pack(">BBBBI", 1, 0, size_class, 0, FIRST_HOUR + index % hours) + bucket + rng.randbytes(body_bytes),
+            price=0,
+            random_bytes=rng.randbytes,
+        )
         for index in range(count)
     ]

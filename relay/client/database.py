@@ -26,10 +26,6 @@ SWEEP_ROWS: Final = 64
 """Contents removed in one transaction: a megabyte; 4 GiB at once would fill the log and lock others out."""
 BUSY_TIMEOUT_S: Final = 30
 """Another command's transaction takes milliseconds, on a worn card seconds."""
-_VACUUM_PAGES: Final = 1024
-"""Given back in one transaction: 4 MiB."""
-_MIN_FREE_PAGES: Final = 64
-"""Not worth moving pages for: the next message takes them."""
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
 """What is left of the write-ahead log after a checkpoint."""
 
@@ -192,26 +188,22 @@ class Database:
             self.execute("UPDATE received SET stored_bytes = 0 WHERE id = ?", message)
         if not sent and not received:
             return
-        while (before := self._free_pages()) > _MIN_FREE_PAGES:
-            self.rows(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
-            if self._free_pages() >= before:
-                break
         # Until then the log holds what was removed from the file.
         self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _free_pages(self) -> int:
-        return int(self.rows("PRAGMA freelist_count")[0][0])
-
     def _clear(self, table: Literal["body", "piece"], message: int) -> None:
-        range_of = f"SELECT id FROM {table} WHERE id >= ? AND id < ? LIMIT {SWEEP_ROWS}"  # noqa: S608 - a literal
-        while self.execute(f"DELETE FROM {table} WHERE id IN ({range_of})", *piece_range(message)):  # noqa: S608
-            pass
+        rows = f"SELECT id FROM {table} WHERE id >= ? AND id < ? LIMIT {SWEEP_ROWS}"  # noqa: S608 - two literals
+        while self.execute(f"DELETE FROM {table} WHERE id IN ({rows})", *piece_range(message)):  # noqa: S608
+            with self._errors():
+                # Not execute, which makes one step, and this pragma gives back a page a step.
+                self._connection.executescript("PRAGMA incremental_vacuum")
 
     def _prepare(self) -> None:
         connection = self._connection
+        # First, because another process may create everything in the next moment, in one commit.
+        is_new = not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        is_new = not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
         if application != APPLICATION_ID and not is_new:
             raise DatabaseError(f"{self.path} belongs to another program; move it away")
         if version > SCHEMA_VERSION:
@@ -254,6 +246,11 @@ KEEP_AFTER_EXPIRY_HOURS: Final = 24
 def piece_id(message: int, index: int) -> int:
     """Return the rowid of a piece's content."""
     return message << INDEX_BITS | index
+
+
+def message_of(piece: int) -> int:
+    """Return the message that a piece's content belongs to."""
+    return piece >> INDEX_BITS
 
 
 def piece_range(message: int) -> tuple[int, int]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who the user is: an X25519 key pair and a rendezvous key (docs/protocol.md, reference client payload)."""
+"""Who the user is: an X25519 key pair and a rendezvous key (docs/protocol.md section 12)."""
 
 import base64
 import binascii

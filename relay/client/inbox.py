@@ -21,6 +21,7 @@ from relay.client.database import (
     piece_range,
 )
 from relay.client.identity import Identity
+from relay.client.outbox import note_receipt
 from relay.client.pieces import (
     MAX_BODY_BYTES,
     Inner,
@@ -58,9 +59,9 @@ class Outcome(enum.Enum):
     STORED = "stored"
     """The message is whole now, or a piece nearer to it; on disk."""
     RECEIPT = "receipt"
-    """Says that a message arrived, which is for `Outbox.note_receipt`."""
+    """Says that a message of ours arrived, and `Outbox.progress` says so from now on."""
     DUPLICATE = "duplicate"
-    """Was here before."""
+    """Was here before; or a receipt for nothing that is waiting for one."""
     EXPIRED = "expired"
     """Could come again without end, because what is expired is not remembered."""
     FAR_FUTURE = "far_future"
@@ -143,6 +144,8 @@ class Inbox:
             outcomes = [self._accept(one, now_hour) for one in opened]
             self._bound_seen()
         self._verify_whole()
+        if Outcome.RECEIPT in outcomes:
+            self._database.sweep()
         return outcomes
 
     def unseen(self, identities: Iterable[bytes]) -> list[bytes]:
@@ -216,7 +219,8 @@ class Inbox:
             return Outcome.FAR_FUTURE
         if opened.inner.kind is Kind.RECEIPT:
             self._note_seen(opened.identity, opened.expiry_hour)
-            return Outcome.RECEIPT
+            was_new = note_receipt(self._database, opened.sender, opened.inner.message_id)
+            return Outcome.RECEIPT if was_new else Outcome.DUPLICATE
         outcome = self._store(opened)
         if outcome is not Outcome.FULL:
             self._note_seen(opened.identity, opened.expiry_hour)

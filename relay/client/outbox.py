@@ -7,6 +7,7 @@ not read what was sent. Nothing here keeps the text or the file name.
 
 import enum
 import secrets
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from relay.client.database import (
     SENT_QUEUED,
     SENT_RECEIVED,
     Database,
+    message_of,
     piece_id,
     piece_range,
 )
@@ -186,25 +188,53 @@ class Outbox:
         `at_most` leaves out those that a relay has acknowledged better than that: everything is to be
         offered to a relay not met yet, and only what is not `DURABLE` to one that has it.
         """
+        ids = self.pending_ids(now_s, at_most=at_most)
+        for start in range(0, len(ids), BATCH_PIECES):
+            yield from self.load(ids[start : start + BATCH_PIECES])
+
+    def pending_ids(
+        self,
+        now_s: float,
+        *,
+        at_most: Acknowledged = Acknowledged.DURABLE,
+        purges: bool | None = None,
+    ) -> "array[int]":
+        """Return the IDs of what `pending` yields, in its order; `purges` leaves out all others, or just them."""
         messages = self._database.rows(
-            "SELECT id FROM sent WHERE state = ? AND expiry_hour > ? ORDER BY pieces, id",
+            "SELECT id FROM sent WHERE state = ? AND expiry_hour > ? AND (? IS NULL OR (kind = ?) = ?)"
+            " ORDER BY pieces, id",
             SENT_QUEUED,
             int(now_s // 3600),
+            purges,
+            PURGE,
+            purges,
         )
+        ids = array("q")
         for (message,) in messages:
-            first, end = piece_range(message)
-            while batch := self._database.rows(
-                "SELECT id, acknowledged, data FROM envelope JOIN body USING (id)"
-                " WHERE id >= ? AND id < ? AND acknowledged <= ? AND not_before_s <= ? ORDER BY id LIMIT ?",
-                first,
-                end,
+            rows = self._database.rows(
+                "SELECT id FROM envelope WHERE id >= ? AND id < ? AND acknowledged <= ? AND not_before_s <= ?"
+                " ORDER BY id",
+                *piece_range(message),
                 at_most,
                 int(now_s),
-                BATCH_PIECES,
-            ):
-                for row, acknowledged, data in batch:
-                    yield Pending(id=row, envelope=data, acknowledged=Acknowledged(acknowledged))
-                first = batch[-1][0] + 1
+            )
+            ids.extend(row for (row,) in rows)
+        return ids
+
+    def load(self, ids: Iterable[int]) -> list[Pending]:
+        """Return those of these envelopes that are still to be offered, in their order."""
+        found = []
+        for row in ids:
+            values = self._database.row(
+                "SELECT acknowledged, data FROM envelope JOIN body USING (id) JOIN sent ON sent.id = ?"
+                " WHERE envelope.id = ? AND state = ?",
+                message_of(row),
+                row,
+                SENT_QUEUED,
+            )
+            if values is not None:
+                found.append(Pending(id=row, envelope=values[1], acknowledged=Acknowledged(values[0])))
+        return found
 
     def mark_acknowledged(self, ids: Iterable[int], *, durable: bool) -> None:
         """Keep that a relay has committed these envelopes; a durable acknowledgement is not taken back."""
@@ -223,21 +253,6 @@ class Outbox:
         if row is not None:
             worked = grind(row[0][:-NONCE_BYTES], price=price, random_bytes=self._random_bytes)
             self._database.execute("UPDATE body SET data = ? WHERE id = ?", worked, envelope)
-
-    def note_receipt(self, sender: bytes, message_id: bytes) -> bool:
-        """Stop offering a message whose receipt has come from its recipient; False for any other receipt."""
-        with self._database.transaction():
-            changed = self._database.execute(
-                "UPDATE sent SET state = ? WHERE message_id = ? AND recipient = ? AND kind < ? AND state = ?",
-                SENT_RECEIVED,
-                message_id,
-                sender,
-                Kind.RECEIPT,
-                SENT_QUEUED,
-            )
-        if changed:
-            self._database.sweep()
-        return bool(changed)
 
     def progress(self, message_id: bytes) -> Progress | None:
         """Return how far a message is, or None when the log does not know it (any more)."""
@@ -447,3 +462,20 @@ class Outbox:
         with self._database.transaction():
             self._database.execute("DELETE FROM envelope WHERE id >= ? AND id < ?", *piece_range(message))
             self._database.execute("DELETE FROM sent WHERE id = ?", message)
+
+
+def note_receipt(database: Database, sender: bytes, message_id: bytes) -> bool:
+    """Stop offering a message whose receipt has come from its recipient; False for any other receipt.
+
+    For the inbox, which commits it together with having seen the receipt, and sweeps then.
+    """
+    return bool(
+        database.execute(
+            "UPDATE sent SET state = ? WHERE message_id = ? AND recipient = ? AND kind < ? AND state = ?",
+            SENT_RECEIVED,
+            message_id,
+            sender,
+            Kind.RECEIPT,
+            SENT_QUEUED,
+        )
+    )

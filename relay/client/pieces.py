@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a sealed envelope says inside: a whole message, a piece of a large one, or a receipt.
 
-docs/protocol.md, reference client payload. A message has a *body*: the text, or a file with its name in
+docs/protocol.md section 12. A message has a *body*: the text, or a file with its name in
 front. A body that fits one envelope goes whole; a longer one in pieces of `PIECE_BYTES`, the last of
 which is shorter.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One envelope sealed to one recipient, and opened again (docs/protocol.md, reference client payload).
+"""One envelope sealed to one recipient, and opened again (docs/protocol.md section 12).
 
 The payload is one message of `Noise_X_25519_ChaChaPoly_SHA256` whose prologue holds what the header says
 in clear and whose exporter gives the purge key, so that every bit of the envelope but its nonce is

@@ -84,33 +84,25 @@ class Admission:
 
     def decide(self, *, header: Header, identity: bytes, interface: int, now: float) -> Decision:
         """Decide over a whole envelope that is not a duplicate."""
-        refusal = self._refusal(
-            expiry_hour=header.expiry_hour,
-            size_class=header.size_class,
-            identity=identity,
-            interface=interface,
-            now=now,
-        )
+        price = price_paid(identity, header.size_class)
+        refusal = self._refusal(header.expiry_hour, header.size_class, price, interface, now)
         if refusal is None and self._log.purged(header):
             refusal = Refusal.PURGED
         if refusal is not None:
             return Decision(refusal)
-        return self._place(self._units[header.size_class], price_paid(identity, header.size_class), interface)
+        return self._place(self._units[header.size_class], price, interface)
 
     def refuses_offer(
         self, *, identity: bytes, size_class: int, expiry_hour: int, interface: int, now: float
     ) -> Refusal | None:
         """Tell from an offer whether its envelope would be refused, so that no body moves in vain."""
-        refusal = self._refusal(
-            expiry_hour=expiry_hour, size_class=size_class, identity=identity, interface=interface, now=now
-        )
-        if refusal is None and price_paid(identity, size_class) < self.price(interface):
+        price = price_paid(identity, size_class)
+        refusal = self._refusal(expiry_hour, size_class, price, interface, now)
+        if refusal is None and price < self.price(interface):
             refusal = Refusal.FULL
         return refusal
 
-    def _refusal(
-        self, *, expiry_hour: int, size_class: int, identity: bytes, interface: int, now: float
-    ) -> Refusal | None:
+    def _refusal(self, expiry_hour: int, size_class: int, price: int, interface: int, now: float) -> Refusal | None:
         first, last = self._clock.window(now)
         if expiry_hour < first:
             return Refusal.EXPIRED if self._clock.trusted else Refusal.BELOW_FLOOR
@@ -118,7 +110,7 @@ class Admission:
             return Refusal.FAR_FUTURE
         if not self.policy.classes >> size_class & 1:
             return Refusal.CLASS
-        if price_paid(identity, size_class) < self.policy.min_price:
+        if price < self.policy.min_price:
             return Refusal.UNDERPAID
         hours = self._log.hours.get(interface)
         if hours and len(hours) >= MAX_HOURS_PER_INTERFACE and expiry_hour not in hours:
@@ -162,25 +154,30 @@ class Admission:
     def _free(self) -> int:
         return self.policy.max_bytes - sum(map(int.__mul__, self._log.held, self._units))
 
-    def share(self, interface: int) -> float:
-        """Return the guaranteed share of an interface, in bytes."""
+    def _share(self, interface: int, known: set[int]) -> float:
+        """Return the guaranteed share of one of the ``known`` interfaces, in bytes."""
         shares = self.policy.shares
         if interface in shares:
             return shares[interface] * self.policy.max_bytes
-        unnamed = {*self._log.held_by_interface, interface} - shares.keys()
-        return max(0.0, 1.0 - sum(shares.values())) * self.policy.max_bytes / len(unnamed)
+        return max(0.0, 1.0 - sum(shares.values())) * self.policy.max_bytes / len(known - shares.keys())
+
+    def _known(self, newcomer: int) -> set[int]:
+        """Interfaces that have a share: a newcomer's counts before it holds anything."""
+        return {*self._log.held_by_interface, newcomer}
 
     def _within_share(self, interface: int, units: int) -> bool:
-        return self._used(interface) + units <= self.share(interface)
+        return self._used(interface) + units <= self._share(interface, self._known(interface))
 
     def _furthest_above(self, newcomer: int, units: int, taken: dict[int, int]) -> int:
         """Return the interface with the most beyond its share, the newcomer's envelope included."""
 
+        known = self._known(newcomer)
+
         def above(interface: int) -> float:
             used = self._used(interface) - taken.get(interface, 0) + (units if interface == newcomer else 0)
-            return used - self.share(interface)
+            return used - self._share(interface, known)
 
-        return max({*self._log.held_by_interface, newcomer}, key=lambda interface: (above(interface), interface))
+        return max(known, key=lambda interface: (above(interface), interface))
 
     # -- candidates for eviction ------------------------------------------
 
@@ -201,7 +198,7 @@ class Admission:
                 break
             found = self._log.cheapest(interface, VICTIMS_PER_SCAN + len(excluded))
             self._candidates[interface] = found
-            self._cutoff[interface] = found[-1] if len(found) > VICTIMS_PER_SCAN else _BEYOND
+            self._cutoff[interface] = found[-1] if len(found) >= VICTIMS_PER_SCAN else _BEYOND
         return None
 
     def committed(self, *, seq: int, price: int, expiry_hour: int, interface: int) -> None:
@@ -220,6 +217,6 @@ class Admission:
         self._cutoff.clear()
 
     @property
-    def is_full(self) -> bool:
-        """Whether the largest envelope finds no free room."""
-        return self._free() < max(self._units)
+    def has_candidates(self) -> bool:
+        """Whether :meth:`committed` has to be told of every new entry, lest a cheaper one be passed over."""
+        return any(self._candidates.values())

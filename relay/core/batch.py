@@ -4,10 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 @dataclass(slots=True, kw_only=True)
@@ -21,8 +17,8 @@ class Batch:
     """
 
     inserts: list[tuple[int, bytes, bytes, int, int, bytes | None]] = field(default_factory=list)
-    drop_bodies: Sequence[int] = field(default_factory=list)
-    forget: Sequence[int] = field(default_factory=list)
+    drop_bodies: list[int] = field(default_factory=list)
+    forget: list[int] = field(default_factory=list)
     state: dict[str, int] = field(default_factory=dict)
     interfaces: dict[int, str] = field(default_factory=dict)
 

@@ -25,6 +25,7 @@ class Clock:
     """What this relay knows about time."""
 
     __slots__ = (
+        "_era_offset_s",
         "_era_start_s",
         "_floor_hour",
         "_offset_s",
@@ -47,15 +48,18 @@ class Clock:
         self._start_residence_s = residence_s
         self._era_start_s = residence_s
         self._offset_s: float | None = None
+        self._era_offset_s: float | None = None
 
     def observe(self, *, now: float, wall_s: float, trusted: bool) -> None:
         """Take a reading of the wall clock (Unix seconds) and whether it is trusted.
 
-        A step of over an hour begins a new era: what was admitted before it no
-        longer leaves by the wall clock, only at the end of its residence.
+        A step of over an hour, at once or by and by, begins a new era, and so does
+        the first reading: what was admitted before no longer leaves by the wall
+        clock, only at the end of its residence.
         """
         offset_s = wall_s - now
-        if self._offset_s is not None and abs(offset_s - self._offset_s) > STEP_S:
+        if self._era_offset_s is None or abs(offset_s - self._era_offset_s) > STEP_S:
+            self._era_offset_s = offset_s
             self._era_start_s = self.residence_s(now)
         self._offset_s = offset_s
         self.trusted = trusted
@@ -72,7 +76,8 @@ class Clock:
         """Whole hours since the Unix epoch, or None without a trusted clock."""
         if not self.trusted or self._offset_s is None:
             return None
-        return max(0, int((now + self._offset_s) // HOUR_S))
+        hour = int((now + self._offset_s) // HOUR_S)
+        return min(max(0, hour), LAST_HOUR - MAX_LIFETIME_HOURS - SKEW_HOURS)
 
     @property
     def floor_hour(self) -> int:

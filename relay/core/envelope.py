@@ -51,6 +51,9 @@ class EnvelopeType(enum.IntEnum):
     PURGE = 1
 
 
+_TYPES = tuple(EnvelopeType)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
     """The clear part of an envelope: all that a relay ever learns of it.
@@ -85,7 +88,7 @@ def decode_header(data: bytes) -> Header:
         raise DecodeError("unknown envelope type, class or reserved byte")
     if kind == EnvelopeType.PURGE and size_class:
         raise DecodeError("a purge has 256 bytes")
-    return Header(type=EnvelopeType(kind), size_class=size_class, expiry_hour=expiry_hour, tag=tag)
+    return Header(type=_TYPES[kind], size_class=size_class, expiry_hour=expiry_hour, tag=tag)
 
 
 def decode_envelope(data: bytes) -> Header:
@@ -115,7 +118,7 @@ def cid(identity: bytes) -> str:
 
 def leading_zero_bits(identity: bytes) -> int:
     """Count the leading zero bits of an identity: the work put into it."""
-    return 8 * ID_BYTES - int.from_bytes(identity, "big").bit_length()
+    return 8 * ID_BYTES - int.from_bytes(identity).bit_length()
 
 
 def price_paid(identity: bytes, size_class: int) -> int:

@@ -37,7 +37,7 @@ SLOW_FETCH_BYTES: Final = 24 << 10
 #: A request without any arrival from that neighbour for so long goes to the next offerer.
 REQUEST_TIMEOUT_S: Final = 5.0
 SLOW_REQUEST_TIMEOUT_S: Final = 20.0
-#: A neighbour that let so many requests time out in a row is asked for nothing more.
+#: The session with a neighbour that let requests time out so often in a row ends.
 MAX_STALLS: Final = 3
 #: Others that can be asked for the same envelope.
 MAX_OFFERERS: Final = 8
@@ -168,7 +168,7 @@ class Exchange:
     def next_want(self) -> bytes | None:
         """Return the identity to ask for next while the window of bytes is open."""
         limit = SLOW_FETCH_BYTES if self.slow else FAST_FETCH_BYTES
-        if not self._wants or self.outstanding_bytes >= limit or self.stalls >= MAX_STALLS:
+        if not self._wants or self.outstanding_bytes >= limit:
             return None
         return heapq.heappop(self._wants)[2]
 
@@ -196,6 +196,11 @@ class Exchange:
         self.unsettled_in -= count
         self._credit += count
 
+    @property
+    def window_used(self) -> int:
+        """Offers that this neighbour cannot know to be settled: it was not told yet."""
+        return self.unsettled_in + self._credit
+
     def pull_credit(self) -> int:
         """Return the credit to give now, in steps that are worth a message."""
         if self._credit < CREDIT_STEP and self.unsettled_in:
@@ -219,7 +224,7 @@ class Requests:
     def offered(self, exchange: Exchange, offers: list[Offer], now: float) -> bool:
         """Take offers of a neighbour; False when it exceeds its window."""
         exchange.unsettled_in += len(offers)
-        if exchange.unsettled_in > OFFER_WINDOW:
+        if exchange.window_used > OFFER_WINDOW:
             return False
         for offer in offers:
             exchange.note_peer_has(offer.identity)
@@ -284,10 +289,9 @@ class Requests:
             exchange.answered(request, now)
             self._withdraw(exchange, request)
 
-    def timed_out(self, exchange: Exchange) -> None:
-        """Nothing came for too long: ask others, and this one again unless it keeps stalling."""
+    def timed_out(self, exchange: Exchange) -> bool:
+        """Nothing came for too long: ask others, then this one again; True when it has stalled too often."""
         exchange.stalls += 1
-        given_up = exchange.stalls >= MAX_STALLS
         waiting = list(exchange.outstanding.values())
         exchange.outstanding.clear()
         exchange.outstanding_bytes = 0
@@ -295,17 +299,13 @@ class Requests:
         self._stats.add(Dropped.REQUEST_TIMEOUT, len(waiting))
         for request in waiting:
             request.asked = None
-            if given_up:
-                self._withdraw(exchange, request)
-                continue
             request.offerers.remove(exchange)
             request.offerers.append(exchange)
             request.offerers[0].want(request)
-        if given_up:
-            self.gone(exchange)
+        return exchange.stalls >= MAX_STALLS
 
     def gone(self, exchange: Exchange) -> None:
-        """The neighbour left, or gives nothing: ask others for what it offered."""
+        """The neighbour left: ask others for what it offered."""
         for request in [request for request in self._by_id.values() if exchange in request.offerers]:
             self._withdraw(exchange, request)
         exchange.outstanding.clear()

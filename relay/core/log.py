@@ -14,7 +14,6 @@ from __future__ import annotations
 import enum
 from array import array
 from bisect import bisect_left
-from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -94,8 +93,11 @@ class AdmittedLog:
         self._arrived = array("d")
         self._state = bytearray()
         self._by_id: dict[bytes, int] = {}
-        self._purges: dict[bytes, int] = {}
+        #: Tag to expiry hour to number of purges: one of many leaves without a walk.
+        self._purges: dict[bytes, dict[int, int]] = {}
         self._forgotten = 0
+        #: Counts bodies that left, so that others see whether any did.
+        self.departures = 0
         self.next_seq = 1
         #: Everything below is committed: what cursors may see.
         self.committed_seq = 0
@@ -103,7 +105,7 @@ class AdmittedLog:
         self.held = [0] * len(SIZES)
         self.held_by_interface: dict[int, list[int]] = {}
         #: Held and pending entries by expiry hour, per interface.
-        self.hours: dict[int, Counter[int]] = {}
+        self.hours: dict[int, dict[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -132,8 +134,8 @@ class AdmittedLog:
         self._by_id[identity] = seq
         if state != _GONE:
             self._account(interface, header.expiry_hour, header.size_class, 1)
-            if purge and state == _HELD:
-                self._note_purge(header.tag, header.expiry_hour)
+            if purge:
+                self._note_purge(header.tag, header.expiry_hour, 1)
         return seq
 
     def reload(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool]]) -> None:
@@ -163,22 +165,31 @@ class AdmittedLog:
 
     def _account(self, interface: int, expiry_hour: int, size_class: int, sign: int) -> None:
         self.held[size_class] += sign
-        self.held_by_interface.setdefault(interface, [0] * len(SIZES))[size_class] += sign
-        hours = self.hours.setdefault(interface, Counter())
-        hours[expiry_hour] += sign
-        if not hours[expiry_hour]:
+        held = self.held_by_interface.get(interface)
+        if held is None:
+            held = self.held_by_interface[interface] = [0] * len(SIZES)
+            self.hours[interface] = {}
+        held[size_class] += sign
+        hours = self.hours[interface]
+        count = hours.get(expiry_hour, 0) + sign
+        if count:
+            hours[expiry_hour] = count
+        else:
             del hours[expiry_hour]
 
-    def _note_purge(self, tag: bytes, expiry_hour: int) -> None:
-        self._purges[tag] = max(expiry_hour, self._purges.get(tag, 0))
+    def _note_purge(self, tag: bytes, expiry_hour: int, sign: int) -> None:
+        hours = self._purges.setdefault(tag, {})
+        hours[expiry_hour] = hours.get(expiry_hour, 0) + sign
+        if not hours[expiry_hour]:
+            del hours[expiry_hour]
+        if not hours:
+            del self._purges[tag]
 
     def commit(self, first_seq: int, last_seq: int) -> None:
         """Turn the PENDING entries of a committed batch into HELD ones."""
         for position in range(self._position(first_seq), self._position(last_seq + 1)):
             if self._state[position] == _PENDING:
                 self._state[position] = _HELD
-                if self._kind[position] & _PURGE_FLAG:
-                    self._note_purge(self._tag(position), self._expiry[position])
         self.committed_seq = max(self.committed_seq, last_seq)
 
     def drop_body(self, seq: int) -> None:
@@ -199,14 +210,11 @@ class AdmittedLog:
             self._compact()
 
     def _leave(self, position: int) -> None:
+        self.departures += 1
         kind = self._kind[position]
         self._account(self._interface[position], self._expiry[position], kind & _CLASS_MASK, -1)
         if kind & _PURGE_FLAG:
-            tag = self._tag(position)
-            self._purges.pop(tag, None)
-            for other in self._positions_of_tag(tag):
-                if other != position and self._state[other] == _HELD and self._kind[other] & _PURGE_FLAG:
-                    self._note_purge(tag, self._expiry[other])
+            self._note_purge(self._tag(position), self._expiry[position], -1)
 
     def _compact(self) -> None:
         keep = [position for position, state in enumerate(self._state) if state != _FORGOTTEN]
@@ -294,7 +302,8 @@ class AdmittedLog:
         sequence numbers and where to go on.
         """
         start = self._position(from_seq)
-        stop = min(start + limit, self._position(self.committed_seq + 1))
+        end = self._position(self.committed_seq + 1)
+        stop = min(start + limit, end)
         shift = 16 - prefix_bits
         tags, state, expiry = self._tags, self._state, self._expiry
         found = [
@@ -304,8 +313,7 @@ class AdmittedLog:
             and (tags[TAG_BYTES * p] << 8 | tags[TAG_BYTES * p + 1]) >> shift == prefix
             and expiry[p] > after_hour
         ]
-        next_seq = self._seq[stop - 1] + 1 if stop > start else from_seq
-        return found, next_seq
+        return found, self._seq[stop - 1] + 1 if stop < end else self.committed_seq + 1
 
     def entries(self, *states: EntryState) -> Iterator[Entry]:
         """Yield the entries in any of ``states``, oldest first."""
@@ -352,11 +360,10 @@ class AdmittedLog:
         return found[:count]
 
     def purged(self, header: Header) -> bool:
-        """Tell whether a purge envelope that is held removes this one."""
+        """Tell whether a purge envelope that is here removes this one."""
         if header.type is EnvelopeType.PURGE:
             return False
-        expiry_hour = self._purges.get(header.tag)
-        return expiry_hour is not None and header.expiry_hour <= expiry_hour
+        return header.expiry_hour <= max(self._purges.get(header.tag, ()), default=-1)
 
     def purged_by(self, purges: dict[bytes, int]) -> list[int]:
         """Return held messages that purges (tag to expiry hour) remove, in one pass.

@@ -12,6 +12,7 @@ import hashlib
 import heapq
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from relay.core import session as s
@@ -63,6 +64,12 @@ MAX_PENDING_BYTES_PER_LINK: Final = 4 << 20
 MAX_PENDING_BYTES: Final = 16 << 20
 #: Answers that a client may leave unread before it is no longer read from.
 MAX_UNANSWERED_BYTES: Final = 1 << 20
+#: Anything else that a peer made us say and does not read (missing identities, the
+#: reconciliation's answers), before it is no longer read from.
+MAX_UNREAD_BYTES: Final = 2 << 20
+#: Reconciliations that a neighbour may begin in one session; each costs a walk over
+#: the log. One is usual; another follows when the better of two links breaks.
+MAX_RECONCILIATIONS: Final = 16
 #: Sessions with relays; more are told that we are busy.
 MAX_RELAY_SESSIONS: Final = 64
 #: Envelopes that a neighbour may send unasked (late answers) before the session ends.
@@ -109,8 +116,10 @@ class Link:
         "price_told",
         "ready",
         "reconciler",
+        "reconciliations",
         "serving",
         "session",
+        "timer_at",
         "unwanted",
     )
 
@@ -125,12 +134,15 @@ class Link:
         self.pinned = pinned
         self.exchange: Exchange | None = None
         self.reconciler: Reconciler | None = None
+        self.reconciliations = 0
         self.ready = False
         self.closed = False
         self.close_reason: Reason | None = None
         self.pending_bytes = 0
         self.price_told = 0
         self.unwanted = 0
+        #: The one timer that counts; an earlier one makes it void.
+        self.timer_at: float | None = None
 
     @property
     def role(self) -> Role | None:
@@ -138,13 +150,17 @@ class Link:
         return self.session.peer.role if self.session.peer else None
 
 
+#: Who waits for a commit: link, put number or None, bytes.
+_Waiter = tuple[Link, int | None, int]
+
+
 @dataclass(slots=True)
 class PendingBatch:
     """A batch on its way to the store, and who waits for it."""
 
     batch: Batch = field(default_factory=Batch)
-    #: (link, put number or None, bytes) of each insert, in order.
-    waiters: list[tuple[Link, int | None, int]] = field(default_factory=list)
+    #: Of each insert, in order.
+    waiters: list[_Waiter] = field(default_factory=list)
     purges: dict[bytes, int] = field(default_factory=dict)
     first_seq: int = 0
     last_seq: int = 0
@@ -185,13 +201,16 @@ class Node:
         self._interfaces = dict(interfaces or {OTHER_INTERFACE: "other"})
         self._next_link = 1
         self._pending = PendingBatch()
-        self._duplicates: dict[bytes, list[tuple[Link, int]]] = {}
+        self._duplicates: dict[bytes, list[_Waiter]] = {}
+        self._unsaved_interfaces: dict[int, str] = {}
         self._ready: dict[int, Link] = {}
         self._timers: list[tuple[float, int]] = []
         self._jobs: deque[Link] = deque()
         self.pending_bytes = 0
         self._in_flight = 0
         self.storage_failed = False
+        #: The log knows of envelopes that were never stored.
+        self._stale = False
         self._storage_retry_s = STORAGE_RETRY_S
         self._storage_retry_at = 0.0
         self._price_told_at = 0.0
@@ -293,6 +312,7 @@ class Node:
             link.pending_bytes < MAX_PENDING_BYTES_PER_LINK
             and self.pending_bytes < MAX_PENDING_BYTES
             and link.session.unanswered_bytes < MAX_UNANSWERED_BYTES
+            and link.session.queued_bytes < MAX_UNREAD_BYTES
         )
 
     def data_to_send(self, link: Link, now: float, max_bytes: int = 1 << 18) -> bytes:
@@ -345,10 +365,12 @@ class Node:
 
     def has_output(self, link: Link) -> bool:
         """Whether a further :meth:`data_to_send` may return more."""
-        if link.session.queued_bytes or link.session.unanswered_bytes:
+        if link.session.queued_bytes:
             return True
         if link.session.state is not State.OPEN:
             return False
+        if link.session.unanswered_bytes:
+            return True
         offers = link.exchange is not None and link.exchange.has_offers(self.log)
         return offers or link.serving.has_work()
 
@@ -356,6 +378,9 @@ class Node:
 
     def _handle(self, link: Link, events: list[s.Event], now: float) -> None:
         for event in events:
+            if link.closed:
+                # What came in the same bytes as the reason to close has no claim to be heard.
+                return
             match event:
                 case s.Puts(items):
                     self._puts(link, items, now)
@@ -455,6 +480,7 @@ class Node:
         ours, theirs = link.session.hello, link.session.peer
         if theirs is None:  # pragma: no cover - only established links get here
             raise AssertionError("not established")
+        link.reconciliations += 1
         link.reconciler = Reconciler(
             initiator=link.session.initiator,
             key=link.session.reconcile_key,
@@ -473,6 +499,9 @@ class Node:
         if reconciler is None:
             if link.session.initiator:
                 self._violation(link, SessionError.PROTOCOL, Goodbye.PROTOCOL, now)
+                return
+            if link.reconciliations >= MAX_RECONCILIATIONS:
+                self._violation(link, SessionError.LIMIT_EXCEEDED, Goodbye.LIMIT, now)
                 return
             reconciler = self._make_reconciler(link)
         try:
@@ -543,7 +572,6 @@ class Node:
             if refusal is not None:
                 self.stats.add(REJECTED[refusal])
                 link.session.refuse(number, refusal, price=self.admission.price(link.interface))
-        self._finish_puts()
 
     def _envelopes(self, link: Link, items: list[bytes], now: float) -> None:
         exchange = link.exchange
@@ -562,7 +590,6 @@ class Node:
                 exchange.refuse(identity)
         if link.unwanted > MAX_UNWANTED:
             self._violation(link, SessionError.LIMIT_EXCEEDED, Goodbye.LIMIT, now)
-        self._finish_puts()
 
     def _take(self, link: Link, number: int | None, envelope: bytes, identity: bytes, now: float) -> Refusal | None:
         """Admit an envelope into the pending batch, or say why not."""
@@ -572,7 +599,7 @@ class Node:
             return Refusal.MALFORMED
         if identity in self.log:
             return self._duplicate(link, number, identity, header, now)
-        if self.storage_failed and now < self._storage_retry_at:
+        if self._stale or (self.storage_failed and now < self._storage_retry_at):
             return Refusal.STORAGE
         decision = self.admission.decide(header=header, identity=identity, interface=link.interface, now=now)
         if decision.refusal is not None and decision.refusal is not Refusal.PURGED:
@@ -593,18 +620,20 @@ class Node:
         pending.batch.inserts.append((seq, identity, envelope[:HEADER_BYTES], link.interface, int(arrived_s), body))
         if purged:
             return Refusal.PURGED
-        for victim in decision.victims:
-            self.log.drop_body(victim)
         if decision.victims:
-            pending.batch.drop_bodies = [*pending.batch.drop_bodies, *decision.victims]
+            for victim in decision.victims:
+                self.log.drop_body(victim)
+            pending.batch.drop_bodies.extend(decision.victims)
             self.stats.add(Evicted.PRICE, len(decision.victims))
         if header.type is EnvelopeType.PURGE:
             pending.purges[header.tag] = max(header.expiry_hour, pending.purges.get(header.tag, 0))
-        size = len(envelope)
-        pending.waiters.append((link, number, size))
+        pending.waiters.append(self._waiter(link, number, len(envelope)))
+        return None
+
+    def _waiter(self, link: Link, number: int | None, size: int) -> _Waiter:
         link.pending_bytes += size
         self.pending_bytes += size
-        return None
+        return link, number, size
 
     def _duplicate(self, link: Link, number: int | None, identity: bytes, header: Header, now: float) -> Refusal | None:
         """Answer a put of what was admitted before: it is committed, on its way, or gone."""
@@ -615,22 +644,23 @@ class Node:
         if entry.state is EntryState.HELD:
             link.session.acknowledge(number)
         elif entry.state is EntryState.PENDING:
-            self._duplicates.setdefault(identity, []).append((link, number))
+            if self._stale:
+                return Refusal.STORAGE
+            waiter = self._waiter(link, number, entry.size_bytes)
+            self._duplicates.setdefault(identity, []).append(waiter)
         elif self.clock.expired_by_wall(expiry_hour=header.expiry_hour, now=now):
             return Refusal.EXPIRED
         else:
             return Refusal.PURGED if self.log.purged(header) else Refusal.GONE
         return None
 
-    def _finish_puts(self) -> None:
-        pending = self._pending
+    def _apply_purges(self, pending: PendingBatch) -> None:
         if pending.purges:
             removed = self.log.purged_by(pending.purges)
             for seq in removed:
                 self.log.drop_body(seq)
             self.stats.add(Total.PURGED, len(removed))
-            pending.batch.drop_bodies = [*pending.batch.drop_bodies, *removed]
-            pending.purges = {}
+            pending.batch.drop_bodies.extend(removed)
 
     # -- commits ----------------------------------------------------------
 
@@ -639,36 +669,32 @@ class Node:
         if not self._pending.batch:
             return None
         pending, self._pending = self._pending, PendingBatch()
+        self._apply_purges(pending)
+        pending.batch.interfaces |= self._unsaved_interfaces
+        self._unsaved_interfaces = {}
         self._in_flight += 1
         return pending
 
     def committed(self, pending: PendingBatch, now: float) -> None:
         """The batch is safe: acknowledge it and offer it on."""
         self._in_flight -= 1
-        if not self._in_flight:
+        if not self._in_flight and not self._stale:
             self.storage_failed = False
             self._storage_retry_s = STORAGE_RETRY_S
         if pending.first_seq:
             self.log.commit(pending.first_seq, pending.last_seq)
             self.stats.add(Total.ACCEPTED, len(pending.waiters))
             self._note_candidates(pending)
-        self._settle(pending)
-        for link, number, _ in pending.waiters:
+        for link, number, _ in self._settle(pending):
             if number is not None and not link.closed:
                 link.session.acknowledge(number)
-                self._ready[link.number] = link
-        for _, identity, *_ in pending.batch.inserts if self._duplicates else ():
-            for link, number in self._duplicates.pop(identity, ()):
-                if not link.closed:
-                    link.session.acknowledge(number)
-                    self._ready[link.number] = link
         for link in self.links.values():
             if link.serving.follows or link.exchange is not None:
                 self._ready[link.number] = link
         self._tell_price(now)
 
     def _note_candidates(self, pending: PendingBatch) -> None:
-        if not self.admission.is_full:
+        if not self.admission.has_candidates:
             return
         for seq, *_ in pending.batch.inserts:
             entry = self.log.entry(seq)
@@ -680,38 +706,45 @@ class Node:
     def commit_failed(self, pending: PendingBatch, now: float) -> None:
         """Nothing of the batch is stored: refuse it, and stop admitting for a while.
 
-        The shell calls :meth:`reload` once no batch is in flight any more.
+        The shell calls :meth:`reload` once :attr:`needs_reload` says so, which may
+        be after a later batch; until then nothing is admitted.
         """
         self._in_flight -= 1
-        self.storage_failed = True
+        self.storage_failed = self._stale = True
         self._storage_retry_at = now + self._storage_retry_s
         self._storage_retry_s = min(2 * self._storage_retry_s, STORAGE_RETRY_MAX_S)
-        self._settle(pending)
-        waiting = [(link, number) for link, number, _ in pending.waiters]
-        for _, identity, *_ in pending.batch.inserts:
-            waiting += self._duplicates.pop(identity, ())
+        self._unsaved_interfaces |= pending.batch.interfaces
+        waiting = self._settle(pending)
         self.stats.add(REJECTED[Refusal.STORAGE], len(waiting))
-        for link, number in waiting:
+        for link, number, _ in waiting:
             if number is not None and not link.closed:
                 link.session.refuse(number, Refusal.STORAGE, price=0)
-                self._ready[link.number] = link
 
     @property
     def needs_reload(self) -> bool:
         """Whether memory must be read from the store again after a failed commit."""
-        return self.storage_failed and not self._in_flight and not self._pending.batch.inserts
+        return self._stale and not self._in_flight and not self._pending.batch.inserts
 
     def reload(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool]]) -> None:
         """Forget what was never stored: read everything from the store again."""
         self.log.reload(rows)
         self.admission.forget_candidates()
+        # Found in the log as it was; what is due will be found again.
+        self._pending.batch.drop_bodies, self._pending.batch.forget = [], []
+        self._stale = False
 
-    def _settle(self, pending: PendingBatch) -> None:
-        for link, _, size in pending.waiters:
+    def _settle(self, pending: PendingBatch) -> list[_Waiter]:
+        """Return all who waited for a batch, whatever came of it."""
+        waiters = pending.waiters
+        if self._duplicates:
+            late = (self._duplicates.pop(identity, []) for _, identity, *_ in pending.batch.inserts)
+            waiters = waiters + list(chain.from_iterable(late))
+        for link, _, size in waiters:
             link.pending_bytes -= size
             self.pending_bytes -= size
             if not link.closed:
                 self._ready[link.number] = link
+        return waiters
 
     def _tell_price(self, now: float) -> None:
         if now < self._price_told_at + PRICE_INTERVAL_S:
@@ -736,8 +769,8 @@ class Node:
         """Let envelopes leave whose time has come; ``save_clock`` writes the residence clock too."""
         batch = self._pending.batch
         dropped, forgotten = self._retention.retire(now)
-        batch.drop_bodies = [*batch.drop_bodies, *dropped]
-        batch.forget = [*batch.forget, *forgotten]
+        batch.drop_bodies.extend(dropped)
+        batch.forget.extend(forgotten)
         if save_clock or dropped or forgotten:
             batch.state["residence_s"] = int(self.clock.residence_s(now))
             batch.state["floor_hour"] = self.clock.floor_hour
@@ -752,22 +785,26 @@ class Node:
 
     def _schedule(self, link: Link) -> None:
         deadline = self._link_deadline(link)
-        if deadline is not None:
+        if deadline is not None and (link.timer_at is None or deadline < link.timer_at):
+            link.timer_at = deadline
             heapq.heappush(self._timers, (deadline, link.number))
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
-        due: dict[int, Link] = {}
+        due: list[Link] = []
         while self._timers and self._timers[0][0] <= now:
-            number = heapq.heappop(self._timers)[1]
+            deadline, number = heapq.heappop(self._timers)
             link = self.links.get(number)
-            if link is not None:
-                due[number] = link
-        for link in due.values():
+            if link is not None and link.timer_at == deadline:
+                link.timer_at = None
+                due.append(link)
+        for link in due:
             self._handle(link, link.session.handle_timer(now), now)
             exchange = link.exchange
             if exchange is not None and exchange.deadline is not None and exchange.deadline <= now:
-                self._requests.timed_out(exchange)
+                if self._requests.timed_out(exchange):
+                    # It may be an enemy, or a link that was cut for a while: a new session will tell.
+                    self.close(link, Goodbye.TIMEOUT, SessionError.STALLED, now)
                 self._wake_relays()
             if not link.closed:
                 self._schedule(link)

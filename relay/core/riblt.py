@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 SHORT_ID_BYTES = 6
 SHORT_ID_MASK = (1 << 48) - 1
 #: A sum of several entries passes for a single one with probability 2**-24, and
-#: only if it also maps to the symbol it stands in; a session tests a few
-#: thousand sums, so one in 10,000 sessions meets it, sees a rest that does not
-#: cancel, and falls back to the list of IDs.
+#: only if what it passes for also maps to the symbol it stands in. With 100
+#: differences 90 such sums are tested, with 10,000 some 15,000: fewer than one
+#: session in 190,000, or 1,100, meets one, and pays for it with the list of IDs.
 CHECK_BYTES = 3
 COUNT_BYTES = 1
 SYMBOL_BYTES = SHORT_ID_BYTES + CHECK_BYTES + COUNT_BYTES

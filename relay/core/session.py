@@ -13,6 +13,7 @@ import enum
 import hmac
 from collections import deque
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from relay.core import messages as m
@@ -56,6 +57,10 @@ SLOW_FRAGMENT_BYTES: Final = 480
 MAX_PUTS: Final = 2048
 _LENGTH_BYTES: Final = 2
 _SAME_MULTIPLE: Final = 8
+# Plain integers: attributes of an enum are slow where every envelope passes.
+_PUT: Final = int(MessageType.PUT)
+_ENVELOPE: Final = int(MessageType.ENVELOPE)
+_ENVELOPE_START: Final = bytes([_ENVELOPE])
 #: Handshake messages are at most e, s and two tags; a peer cannot make us keep more.
 _MAX_HANDSHAKE_BYTES: Final = 256
 
@@ -231,6 +236,7 @@ class Session:
         self._last_received = now
         self._pinged = False
         self._puts_sent = 0
+        self._pong_due = False
         self._acks: list[int] = []
         self._refusals: list[tuple[int, m.Refusal]] = []
         self._refusal_price = 0
@@ -366,10 +372,10 @@ class Session:
                     if not self._receive_early(kind, message):
                         break
                     allowed = self._allowed
-                elif kind == _T.PUT:
-                    puts.append(m.decode_put(message))
-                elif kind == _T.ENVELOPE:
+                elif kind == _ENVELOPE:
                     envelopes.append(message[1:])
+                elif kind == _PUT:
+                    puts.append(m.decode_put(message))
                 else:
                     self._receive_message(kind, message)
                     if self.state is State.CLOSED:
@@ -445,7 +451,8 @@ class Session:
                 event = CaughtUp()
             case _T.PING:
                 reader.end()
-                self._writer.push(CONTROL_LANE, bytes([_T.PONG]))
+                # One answer to any number of them: a peer that pings without reading costs no memory.
+                self._pong_due = True
                 return
             case _T.PONG:
                 reader.end()
@@ -466,8 +473,8 @@ class Session:
 
     @property
     def unanswered_bytes(self) -> int:
-        """Bytes that answers to the peer's puts take in memory, about; bounded by not reading on."""
-        return 32 * len(self._acks) + 64 * len(self._refusals)
+        """Bytes that answers to the peer's puts and pings take in memory, about; bounded by not reading on."""
+        return 32 * len(self._acks) + 64 * len(self._refusals) + self._pong_due
 
     def data_to_send(self, max_bytes: int = 1 << 18) -> bytes:
         """Return bytes for the stream, about ``max_bytes`` at most; empty when there are none."""
@@ -489,6 +496,9 @@ class Session:
         return b"".join(parts)
 
     def _flush_answers(self) -> None:
+        if self._pong_due:
+            self._push(CONTROL_LANE, bytes([_T.PONG]))
+            self._pong_due = False
         if self._acks:
             for message in m.encode_acks(durable=self.hello.durable, numbers=self._acks):
                 self._push(CONTROL_LANE, message)
@@ -531,9 +541,20 @@ class Session:
         self._refusals.append((number, reason))
         self._refusal_price = price
 
-    def send_envelope(self, envelope: bytes) -> None:
-        """Send a body that was subscribed to or fetched."""
-        self._push(m.lane_of(len(envelope)), b"\x23" + envelope)
+    def send_envelopes(self, envelopes: Sequence[bytes]) -> None:
+        """Send bodies that were subscribed to or fetched."""
+        self.frames_out += len(envelopes)
+        for size, group in groupby(envelopes, len):
+            if size < FAST_FRAGMENT_BYTES and not self.is_slow:
+                self._writer.push_whole(_ENVELOPE_START, list(group))
+            else:
+                for envelope in group:
+                    self._writer.push(m.lane_of(size), _ENVELOPE_START + envelope)
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether either side says that the link is slow."""
+        return self.hello.slow or (self.peer is not None and self.peer.slow)
 
     def send_missing(self, identities: Sequence[bytes]) -> None:
         """Say that these are not held."""

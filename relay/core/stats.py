@@ -96,6 +96,7 @@ class SessionError(Reason):
     PROTOCOL = "protocol"  # a frame that its state does not allow
     DECODE = "decode"
     TIMEOUT_IDLE = "timeout_idle"
+    STALLED = "stalled"  # gave nothing of what it had offered
     SLOW_READER = "slow_reader"
     LIMIT_EXCEEDED = "limit_exceeded"
     UNWANTED_ENVELOPE = "unwanted_envelope"

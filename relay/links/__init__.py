@@ -51,8 +51,8 @@ class Host(Protocol):
         ``on_closed`` is called once with why the session ended.
         """
 
-    def is_linked(self, peer: str) -> bool:
-        """Whether a session with a relay at this address is open."""
+    def is_linked(self, peer: str, interface: str) -> bool:
+        """Whether a session with a relay at this address is open, on ``interface`` unless that is empty."""
 
     def addresses_gone(self, addresses: frozenset[str]) -> None:
         """End the streams that use one of our addresses that we have no more."""

@@ -17,7 +17,6 @@ from zeroconf import IPVersion, ServiceStateChange
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from relay.core.stats import LinkKind
-from relay.links.interfaces import plain
 from relay.links.targets import Target
 from relay.service.supervisor import supervise
 
@@ -113,9 +112,6 @@ class Discovery:
         )
         if own > info.name:
             await asyncio.sleep(GRACE_S)
-        # Whoever dialled in keeps the link up; look now and then whether it is gone.
-        while any(host.is_linked(plain(address)) for address, _ in addresses):
-            await asyncio.sleep(GRACE_S * (1 + self._random()))
         if addresses:
             await self._dial(host, Target(addresses=addresses))
 

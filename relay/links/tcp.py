@@ -24,6 +24,8 @@ BACKLOG: Final = 128
 CONNECT_TIMEOUT_S: Final = 10.0
 #: A peer that turned us away for good (itself, another mesh) is tried again after this.
 HOPELESS_RETRY_S: Final = 600.0
+#: How often to look whether a peer that dialled us is still linked; jittered up to twice this.
+LINKED_RECHECK_S: Final = 10.0
 HOPELESS: Final = frozenset({HandshakeFailure.SELF, HandshakeFailure.SECRET_REQUIRED, HandshakeFailure.WRONG_KEY})
 LOOPBACK: Final = "lo"
 
@@ -55,6 +57,8 @@ class TcpLink:
         self._on_listening = on_listening
         self._snapshot = Snapshot()
         self._servers: dict[str, asyncio.Server] = {}
+        #: Addresses that a task is dialling or has connected to.
+        self._dialled: set[tuple[str, int]] = set()
         self._discovery = (
             Discovery(random_bytes=random_bytes, dial=self.keep_connected, random=random) if discovery else None
         )
@@ -126,10 +130,19 @@ class TcpLink:
         loop = asyncio.get_running_loop()
         backoff = Backoff(self._random)
         while True:
+            # Whoever dialled in keeps the link up, and so does another name of the same
+            # relay (the one before its restart, say): a second link would be idle.
+            if not self._dialled.isdisjoint(target.addresses) or _is_linked(host, target):
+                await asyncio.sleep(LINKED_RECHECK_S * (1 + self._random()))
+                continue
             began = loop.time()
             reason: Reason | None = None
             for address, port in target.addresses:
-                reason = await self._connect_once(host, address, port, target.pinned)
+                self._dialled.add((address, port))
+                try:
+                    reason = await self._connect_once(host, address, port, target.pinned)
+                finally:
+                    self._dialled.discard((address, port))
                 if reason is not SessionError.CONNECT_FAILED:
                     break
             wait_s = backoff.next(ran_s=loop.time() - began)
@@ -156,6 +169,18 @@ class TcpLink:
             return await closed
         finally:
             transport.abort()
+
+
+def _is_linked(host: Host, target: Target) -> bool:
+    for address, _ in target.addresses:
+        try:
+            literal = plain(address)
+        except ValueError:
+            continue  # a host name, which may mean anybody
+        scope = address.partition("%")[2]
+        if host.is_linked(literal, scope):
+            return True
+    return False
 
 
 def _listening_socket(interface: str, port: int) -> socket.socket:

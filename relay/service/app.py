@@ -6,11 +6,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import hashlib
 import logging
 import os
 import random
-import re
 import secrets
 import signal
 import sys
@@ -21,6 +19,7 @@ from relay.core.admission import Policy
 from relay.core.clock import Clock
 from relay.core.envelope import CLASS_OF_SIZE
 from relay.core.node import Node, NodeConfig
+from relay.core.secret import mesh_secret
 from relay.core.stats import LinkKind, Stats
 from relay.links.foreign import ForeignLink
 from relay.links.targets import Target
@@ -32,7 +31,7 @@ from relay.service.history import History
 from relay.service.notify import Notifier, run_watchdog
 from relay.service.progress import Progress
 from relay.service.supervisor import supervise
-from relay.service.text import startup_summary
+from relay.service.text import program_name, startup_summary
 from relay.service.web import StatusServer
 from relay.store.committer import Committer
 from relay.store.database import Store
@@ -49,22 +48,6 @@ logger = logging.getLogger(__name__)
 SHUTDOWN_S: Final = 4.0
 #: Time for the last bytes to leave after the goodbyes.
 FLUSH_S: Final = 0.2
-_SECRET_SALT: Final = b"mesh-relay/1 secret"
-_HEX_SECRET: Final = re.compile(r"[0-9a-fA-F]{64}")
-
-
-def mesh_secret(text: str) -> bytes | None:
-    """Return the 32-byte pre-shared key of a mesh (docs/protocol.md section 4.3).
-
-    64 hex digits are the key; anything else is a passphrase, stretched by scrypt
-    (RFC 7914: N 16384, r 8, p 1; 16 MiB), because one recorded handshake with a
-    relay of the mesh lets an attacker guess offline.
-    """
-    if not text:
-        return None
-    if _HEX_SECRET.fullmatch(text):
-        return bytes.fromhex(text)
-    return hashlib.scrypt(text.encode(), salt=_SECRET_SALT, n=1 << 14, r=8, p=1, maxmem=1 << 25, dklen=32)
 
 
 def build_hour() -> int:
@@ -114,7 +97,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
             if not engine.ready:
                 engine.ready = True
                 notifier.ready("running")
-                print(startup_summary(engine.status(), config, sys.argv[0], port), flush=True)  # noqa: T201 - a person reads it
+                print(startup_summary(engine.status(), config, program_name(sys.argv[0]), port), flush=True)  # noqa: T201 - a person reads it
 
         links = _make_links(config, on_listening)
         if not config.tcp.enabled:

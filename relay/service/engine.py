@@ -100,10 +100,14 @@ class Engine:
         """Return a protocol for a new stream; see relay.links.Host."""
         return Stream(self, describe, on_closed)
 
-    def is_linked(self, peer: str) -> bool:
-        """Whether a session with a relay at this address is open."""
+    def is_linked(self, peer: str, interface: str) -> bool:
+        """Whether a session with a relay at this address is open; see relay.links.Host."""
         return any(
-            stream.info is not None and stream.info.peer == peer and stream.link is not None and stream.link.ready
+            stream.info is not None
+            and stream.info.peer == peer
+            and interface in ("", stream.info.interface)
+            and stream.link is not None
+            and stream.link.ready
             for stream in self._streams.values()
         )
 
@@ -233,8 +237,8 @@ class Engine:
         else:
             logger.error("the store refused a commit (%s): nothing of it was acknowledged", type(error).__name__)
             self.node.commit_failed(pending, now)
-            if self.node.needs_reload:
-                self.node.reload(self._store.load())
+        if self.node.needs_reload:
+            self.node.reload(self._store.load())
         self.wake()
 
     # -- time -------------------------------------------------------------

@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from relay.service.config import DEFAULT_PORT
 
 if TYPE_CHECKING:
     from relay.service.api import ClockStatus, Status, StoreStatus
@@ -96,15 +101,24 @@ def startup_summary(status: Status, config: Config, program: str, port: int) -> 
     if config.http.enabled:
         rows.append(("status", f"http://{config.http.listen}/ or `{program} status`"))
     summary = "\n".join(f"{name:<{_COLUMN}} {value}" for name, value in rows)
-    return f"{summary}\n\n{first_message(program)}"
+    return f"{summary}\n\n{first_message(program, port)}"
 
 
-def first_message(program: str) -> str:
-    """How to send oneself a first message."""
-    return (
-        "Send a first message, from another terminal:\n"
-        f"  {program} identity                           makes your keys and shows your contact URI\n"
-        f"  {program} contact add '<that URI>' --name me\n"
-        f"  {program} send me 'hello'\n"
-        f"  {program} receive"
+def program_name(argv0: str) -> str:
+    """How a user calls this program again, `argv0` being how it was called; quoted for the shell."""
+    if Path(argv0).name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m relay"
+    return shlex.quote(argv0)
+
+
+def first_message(program: str, port: int) -> str:
+    """How to send oneself a first message; each line can be pasted into a shell as it stands."""
+    where = "" if port == DEFAULT_PORT else f" --relay localhost:{port}"
+    commands = (
+        ("identity", "makes your keys and shows your contact URI"),
+        ("contact add 'URI' --name me", "with that URI"),
+        (f"send{where} me 'hello'", ""),
+        (f"receive{where}", ""),
     )
+    lines = [f"  {program} {command}" + (f"   # {remark}" if remark else "") for command, remark in commands]
+    return "\n".join(["Send a first message, from another terminal:", *lines])

@@ -4,6 +4,7 @@
 import io
 import random
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from relay.client.body import file_body, spool, text_body
 from relay.client.errors import DatabaseError, SendError
 from relay.client.inbox import Outcome
 from relay.client.outbox import BATCH_PIECES, Acknowledged
-from relay.client.pieces import MAX_WHOLE_BYTES, PIECE_BYTES, Kind, piece_count
+from relay.client.pieces import MAX_WHOLE_BYTES, PIECE_BYTES, Inner, Kind, piece_count
+from relay.client.seal import seal
 from relay.core.envelope import (
     NONCE_BYTES,
     SIZES,
@@ -89,9 +91,7 @@ def test_a_file_of_any_size_arrives_as_it_was_in_any_order_with_repetitions(pair
     assert bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S) == 1
     receipts = bob.envelopes()
     assert [len(receipt) for receipt in receipts[-1:]] == [256]
-    opened = alice.inbox.try_open(receipts[-1])
-    assert alice.inbox.accept([opened], NOW_S) == [Outcome.RECEIPT]
-    assert alice.outbox.note_receipt(opened.sender, opened.inner.message_id)
+    assert alice.receive(receipts[-1:] * 2) == [Outcome.RECEIPT, Outcome.DUPLICATE]
     assert alice.envelopes() == []
     assert alice.outbox.progress(message_id).is_received
 
@@ -196,11 +196,37 @@ def test_what_was_looked_at_need_not_be_fetched_again_until_it_expires(alice, bo
 def test_a_receipt_counts_only_from_the_recipient(alice, bob, tmp_path):
     (message_id,) = alice.send_text("hello", bob)
     with Person(tmp_path / "mallory", 9) as mallory:
-        assert not alice.outbox.note_receipt(mallory.identity.static.public, message_id)
-        assert not alice.outbox.note_receipt(bob.identity.static.public, bytes(16))
+        # Mallory claims to have received what she was never sent.
+        forged = forge_receipt(mallory, alice, message_id)
+        assert alice.receive([forged]) == [Outcome.DUPLICATE]
         assert len(alice.envelopes()) == 1
-        assert alice.outbox.note_receipt(bob.identity.static.public, message_id)
-        assert not alice.outbox.note_receipt(bob.identity.static.public, message_id)
+    assert alice.receive([forge_receipt(bob, alice, bytes(16))]) == [Outcome.DUPLICATE]
+    bob.receive(alice.envelopes())
+    bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S)
+    assert alice.receive(bob.envelopes()) == [Outcome.RECEIPT]
+    alice.reopen()
+    assert alice.envelopes() == []
+    assert alice.outbox.progress(message_id).is_received
+    assert alice.database.rows("SELECT * FROM body") == []
+
+
+def forge_receipt(sender, recipient, message_id):
+    inner = Inner(
+        kind=Kind.RECEIPT,
+        message_id=message_id,
+        reply_rendezvous=sender.identity.rendezvous,
+        age_hours=24,
+        data=b"",
+    )
+    return seal(
+        inner.encode(),
+        sender=sender.identity.static,
+        recipient=recipient.card,
+        now_hour=NOW_HOUR,
+        expiry_hour=NOW_HOUR + 24,
+        price=0,
+        random_bytes=sender.random.randbytes,
+    ).envelope
 
 
 def test_someone_who_is_no_contact_gets_a_receipt_too(alice, bob):
@@ -208,13 +234,14 @@ def test_someone_who_is_no_contact_gets_a_receipt_too(alice, bob):
     alice.receive(bob.envelopes())
     assert alice.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S) == 1
     assert bob.receive(alice.envelopes()) == [Outcome.RECEIPT]
+    assert bob.envelopes() == []
 
 
 def test_a_message_to_oneself_arrives_and_is_receipted(alice):
     (message_id,) = alice.send_text("note", alice)
     alice.receive(alice.envelopes())
     alice.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S)
-    assert alice.outbox.note_receipt(alice.identity.static.public, message_id)
+    assert alice.receive(alice.envelopes()) == [Outcome.DUPLICATE, Outcome.RECEIPT]
     assert alice.outbox.progress(message_id).is_received
     assert alice.inbox_contents() == [("", b"note")]
 
@@ -270,7 +297,9 @@ def test_a_purge_goes_out_later_one_by_one_for_every_piece_and_stops_the_message
 def test_a_message_that_arrived_can_still_be_purged(alice, bob):
     (message_id,) = alice.send_text("hello", bob)
     (envelope,) = alice.envelopes()
-    alice.outbox.note_receipt(bob.identity.static.public, message_id)
+    bob.receive([envelope])
+    bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S)
+    alice.receive(bob.envelopes())
     alice.reopen()
     assert alice.outbox.purge(message_id, price=PRICE, now_s=NOW_S) == 1
     (purge,) = alice.envelopes(NOW_S + 3600)
@@ -374,7 +403,7 @@ def test_the_space_of_a_large_message_is_given_back_and_overwritten(alice, bob):
     size = bob.database.path.stat().st_size
     assert size > 2_000_000
     bob.inbox.take(message)
-    assert sum(path.stat().st_size for path in bob.folder.iterdir()) < size / 4
+    assert sum(path.stat().st_size for path in bob.folder.iterdir()) < size / 10
     assert marker not in b"".join(path.read_bytes() for path in bob.folder.iterdir())
 
 
@@ -395,6 +424,28 @@ def test_the_sizes_of_a_text_and_its_group_are_known_before_it_is_sealed(alice, 
 def test_prices_off_the_ladder_are_not_paid(alice, bob):
     with pytest.raises(ValueError, match="price 5"):
         alice.outbox.queue_message([bob.card], text_body("x"), lifetime_days=1, price=5, now_s=NOW_S)
+
+
+def test_commands_at_the_same_time_wait_for_each_other(alice, bob):
+    for number in range(80):
+        alice.send_text(f"{number}", bob)
+    envelopes = alice.envelopes()
+    errors = []
+
+    def receive(part):
+        try:
+            with Person(bob.folder, 2) as again:
+                again.receive(part)
+        except DatabaseError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=receive, args=(envelopes[start::4],)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert sorted(int(text) for _, text in bob.inbox_contents()) == list(range(80))
 
 
 def test_two_commands_use_one_database(alice, bob):

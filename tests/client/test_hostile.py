@@ -176,6 +176,15 @@ def test_expiries_that_no_honest_sender_sets_are_refused_because_they_would_be_r
     ]
 
 
+def test_a_message_is_remembered_until_its_last_piece_has_expired(bob, mallory):
+    envelopes = [piece(mallory, bob, 0, expiry=NOW_HOUR + 96), piece(mallory, bob, 1, expiry=NOW_HOUR + 6)]
+    bob.receive(envelopes)
+    bob.inbox.take(bob.inbox.messages()[0])
+    later_s = NOW_S + 100 * HOUR_S
+    bob.inbox.prune(later_s)
+    assert bob.receive(envelopes, later_s) == [Outcome.DUPLICATE, Outcome.EXPIRED]
+
+
 def test_what_is_remembered_of_others_envelopes_is_bounded(bob, monkeypatch):
     monkeypatch.setattr(inbox_module, "MAX_SEEN", 10)
     identities = [bytes([number] * 32) for number in range(20)]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The vectors are what this client makes, and what a second one written from the text of the protocol reads.
 
-The second one is below: docs/protocol.md, reference client payload, on primitives only, nothing of relay.
+The second one is below: docs/protocol.md section 12, on primitives only, nothing of relay.
 """
 
 import base64

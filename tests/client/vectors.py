@@ -26,7 +26,7 @@ FILE_NAMES = ("photo.jpg", "../../.bashrc", "", "a/b\\c.txt", "-rf", "gpj.\u202e
 
 def build():
     return {
-        "comment": "docs/protocol.md, reference client payload. Bytes in hex. Made by tests/client/vectors.py.",
+        "comment": "docs/protocol.md section 12. Bytes in hex. Made by tests/client/vectors.py.",
         "contacts": [contact(ALICE, ""), contact(BOB, "Bob & Zoë")],
         "buckets": [
             {"rendezvous": BOB.rendezvous.hex(), "day": day, "bucket": bucket_of_day(BOB.rendezvous, day)}

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from relay.core.codec import Reader, Writer
 from relay.core.errors import DecodeError
 from relay.core.reconcile import ReconcileError, Reconciler, ReconcileReason
+from relay.core.reconcile_set import ScalarEntries
 from relay.core.reconcile_wire import MAX_RECONCILE_MESSAGE, MORE_FRAGMENTS, Kind, symbol_cap
-from relay.core.riblt import SHORT_ID_BYTES, SLICE, SYMBOL_BYTES, ScalarEncoder, mix
+from relay.core.riblt import SHORT_ID_BYTES, SLICE, SYMBOL_BYTES, ScalarEncoder, Symbols, indices, mix
 from tests.property.reconciling import (
     HOUR,
     KEY,
@@ -221,6 +222,40 @@ def bombs(count):
         b"\xff" * SYMBOL_BYTES * count,
         own.symbols.encode(0, count),
     ]
+
+
+def altered(symbols, short_id, sign):
+    """A first batch to which an entry was added, or from which one was taken that was not in it."""
+    row = Symbols()
+    row.decode(symbols[1:])
+    for i in indices(short_id, len(row)):
+        row.ids[i] ^= short_id
+        row.checks[i] ^= mix(short_id) >> 40
+        row.counts[i] = (row.counts[i] + sign) % 256
+    return symbols[:1] + row.encode(0, len(row))
+
+
+def test_symbols_that_decode_to_what_cannot_be_are_not_believed():
+    """Only the initiator has what we have too; only we have what we do not have."""
+    rows = entries(range(1000))
+    common = ScalarEntries(columns(rows), WHOLE, KEY)
+    list(common.scan())
+    common.keep({HOUR})
+    for short_id, sign in ((common.listing()[7], 1), (12345, -1)):
+        _, b, symbols = waiting_for_symbols(rows, rows[5:])
+        tell(b, altered(symbols, short_id, sign))
+        assert b.messages_to_send()[0][0] == Kind.LIST
+    _, b, symbols = waiting_for_symbols(rows, rows[5:])
+    tell(b, symbols)
+    assert b.messages_to_send()[0][0] == Kind.WANTS
+
+
+def test_a_list_that_does_not_ascend_is_refused():
+    side, rest = replayed(False, "list at once", 2)
+    message = rest[0]
+    assert message[0] == Kind.LIST
+    with pytest.raises(DecodeError):
+        tell(side, message[:1] + message[7:13] + message[1:7] + message[13:])
 
 
 @pytest.mark.parametrize("number", range(7))

@@ -168,6 +168,15 @@ def test_symbol_bombs_end_and_never_count_as_decoded():
             assert slices <= 20 * length // SLICE, name
 
 
+def test_a_single_entry_in_a_symbol_that_it_does_not_map_to_is_not_believed():
+    away = next(i for i in range(2, 60) if i not in indices(77, 60))
+    decoder = Decoder()
+    drain(decoder.add(bomb(60, lambda s, i: pure(s, i, 77, 1) if i == away else None), row([], 60)))
+    drain(decoder.peel())
+    assert decoder.theirs | decoder.ours == set()
+    assert not decoder.complete
+
+
 def test_an_entry_that_cancels_and_returns_breaks_the_decoder():
     """Twice the same entry on one side is no set; what it cancels must not pass for an answer."""
     once, thrice = row([5, 9], 60), row([9], 60)

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Real relay processes and bare client sessions for the benchmarks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relay.core import session as s
+from relay.core.messages import Hello, Role
+from relay.service.control import ControlClient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+START_S = 60.0
+_HTTP = """
+[http]
+enabled = {http}
+listen = "127.0.0.1:{http_port}"
+"""
+
+
+class RelayProcess:
+    """One `relay run` with a store of its own in ``folder``."""
+
+    def __init__(
+        self, folder: Path, *, peers: tuple[int, ...] = (), discovery: bool = False, http: bool = False, extra: str = ""
+    ) -> None:
+        self.folder = folder
+        self.port = free_port()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._config = folder / "relay.toml"
+        self._config.write_text(
+            f"""
+[store]
+path = "{folder}/store"
+max_bytes = 8_000_000_000
+max_envelopes = 1_000_000
+{extra}
+[tcp]
+port = {self.port}
+interfaces = ["lo"]
+discovery = {str(discovery).lower()}
+peers = {json.dumps([f"127.0.0.1:{port}" for port in peers])}
+[unix]
+path = "{folder}/link.sock"
+[control]
+path = "{folder}/control.sock"
+"""
+            + _HTTP.format(http=str(http).lower(), http_port=free_port())
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "relay", "run", "--config", str(self._config)],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+        )
+        started = time.perf_counter()
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], START_S)
+        assert ready, "relay did not start"
+        os.read(self.process.stdout.fileno(), 1 << 16)
+        self.start_s = time.perf_counter() - started
+
+    def status(self) -> dict[str, Any]:
+        """Return `relay status`."""
+        with ControlClient(self.folder / "control.sock") as control:
+            return control.status()
+
+    def wait(self, condition: Callable[[dict[str, Any]], bool], timeout_s: float = 120.0) -> float:
+        """Wait until ``condition(status)`` holds; return the seconds it took."""
+        started = time.perf_counter()
+        while not condition(self.status()):
+            assert time.perf_counter() - started < timeout_s, self.status()
+            time.sleep(0.05)
+        return time.perf_counter() - started
+
+    def proc(self, name: str) -> str:
+        """Return a file of /proc/PID."""
+        return Path(f"/proc/{self.process.pid}/{name}").read_text()
+
+    def rss_mib(self) -> float:
+        """Return the resident memory in MiB."""
+        [line] = [line for line in self.proc("status").splitlines() if line.startswith("VmRSS")]
+        return int(line.split()[1]) / 1024
+
+    def stop(self) -> None:
+        """Ask it to end, and wait."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(10)
+
+
+@contextlib.contextmanager
+def relay(folder: Path, **options: Any) -> Iterator[RelayProcess]:
+    """Run a relay for the length of a block."""
+    process = RelayProcess(folder, **options)
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+def free_port() -> int:
+    """Return a TCP port that is free now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class BareClient:
+    """One client session on a blocking socket."""
+
+    def __init__(self, port: int) -> None:
+        self.sock = socket.create_connection(("127.0.0.1", port))
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock.settimeout(60)
+        self.session = s.Session(
+            initiator=True, hello=Hello(role=Role.CLIENT), random_bytes=secrets.token_bytes, now=time.monotonic()
+        )
+        self.flush()
+        while self.session.state is not s.State.OPEN:
+            self.read()
+            self.flush()
+
+    def flush(self) -> None:
+        """Send all there is."""
+        while data := self.session.data_to_send():
+            self.sock.sendall(data)
+
+    def read(self) -> list[s.Event]:
+        """Return what the next bytes mean."""
+        data = self.sock.recv(1 << 18)
+        assert data, "the relay closed the connection"
+        return self.session.receive_data(data, time.monotonic())
+
+    def close(self) -> None:
+        """End the connection."""
+        self.sock.close()

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which relays to use: those the user named, else one on this machine, else one on this segment (DNS-SD)."""
+
+import asyncio
+import ipaddress
+from collections.abc import Sequence
+from typing import Final
+
+from relay.client.address import DEFAULT_PORT, RelayAddress
+from relay.client.connection import Connection, Failure, RelayConnectionError
+from relay.client.errors import ClientError
+
+SERVICE_TYPE: Final = "_mesh-relay._tcp.local."
+BROWSE_S: Final = 4.0
+"""A relay answers a query within a second; Wi-Fi loses multicast, so the query is repeated."""
+SETTLE_S: Final = 0.3
+"""After the first relay was found, for others to appear as well."""
+MAX_FOUND: Final = 16
+"""On one segment; whoever announces more is not looking for clients."""
+RESOLVE_TIMEOUT_MS: Final = 2000
+
+LOCAL: Final = RelayAddress(hosts=(("localhost", DEFAULT_PORT),))
+
+
+class NoRelayError(ClientError):
+    """No relay was named and none was found; the text lists what was tried."""
+
+
+class RelayFinder:
+    """Tells which relays to use now."""
+
+    def __init__(self, named: Sequence[RelayAddress] = (), *, secret: bytes | None = None) -> None:
+        """Use the `named` relays, all of them; with none, look for one each time."""
+        self.named = tuple(named)
+        self.secret = secret
+
+    async def find(self) -> tuple[RelayAddress, ...]:
+        """Return the named relays, or one that answers; NoRelayError when none does."""
+        if self.named:
+            return self.named
+        tried: list[str] = []
+        if await self._answers(LOCAL, tried):
+            return (LOCAL,)
+        found = await browse()
+        for address in found:
+            if await self._answers(address, tried):
+                return (address,)
+        if not found:
+            tried.append("multicast DNS: no relay announces itself on this network")
+        raise NoRelayError(
+            "found no relay. Tried:\n"
+            + "".join(f"  - {line}\n" for line in tried)
+            + "Start one with `relay run`, or name one with --relay HOST, the variable MESH_RELAY, or client.toml"
+        )
+
+    async def _answers(self, address: RelayAddress, tried: list[str]) -> bool:
+        try:
+            async with await Connection.open(address, secret=self.secret):
+                return True
+        except RelayConnectionError as error:
+            unreachable = error.failure is Failure.UNREACHABLE
+            tried.append(f"{address}: nothing answers there" if unreachable else str(error))
+            return False
+
+
+async def browse(timeout_s: float = BROWSE_S) -> list[RelayAddress]:
+    """Return the relays that announce themselves on this machine's segments, in random order as they answer."""
+    # Slow to import on a small board, and not needed by those who name their relay.
+    from zeroconf import ServiceStateChange, Zeroconf  # noqa: PLC0415
+    from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf  # noqa: PLC0415
+
+    names: asyncio.Queue[str] = asyncio.Queue(MAX_FOUND)
+
+    def changed(zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:  # noqa: ARG001 - zeroconf passes by name
+        if state_change is ServiceStateChange.Added and not names.full():
+            names.put_nowait(name)
+
+    try:
+        zeroconf = AsyncZeroconf()
+    except OSError:
+        return []  # no network at all
+    found: list[RelayAddress] = []
+    browser = AsyncServiceBrowser(zeroconf.zeroconf, SERVICE_TYPE, handlers=[changed])
+    try:
+        async with asyncio.timeout(timeout_s) as limit:
+            while True:
+                info = AsyncServiceInfo(SERVICE_TYPE, await names.get())
+                if not await info.async_request(zeroconf.zeroconf, RESOLVE_TIMEOUT_MS) or not info.port:
+                    continue
+                hosts = sorted(info.parsed_scoped_addresses(), key=_preference)
+                if hosts:
+                    found.append(RelayAddress(hosts=tuple((host, info.port) for host in hosts)))
+                    limit.reschedule(asyncio.get_running_loop().time() + SETTLE_S)
+    except TimeoutError:
+        pass
+    finally:
+        await browser.async_cancel()
+        await zeroconf.async_close()
+    return found
+
+
+def _preference(host: str) -> tuple[bool, str]:
+    """Link-local IPv6 last: which interface it is on is not always told."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    return address.is_link_local and address.version == 6 and "%" not in host, host

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Relays met before, so that they are not offered everything again, and not asked for everything again.
+
+Kept as salted hashes, for as long as an envelope can live: who takes the file can tell whether one was at a
+relay whose address or key he guesses, but there is no list to read.
+"""
+
+import hashlib
+import json
+import secrets
+from pathlib import Path
+from typing import Any, Final
+
+from relay.client.address import RelayAddress
+from relay.client.errors import PrivateFileError
+from relay.client.files import ensure_private_folder, locked, read_private, replace_private
+from relay.core.envelope import MAX_LIFETIME_HOURS
+from relay.core.messages import ALL_HOURS
+
+FILE_NAME: Final = "relays.json"
+LOCK_NAME: Final = ".relays.lock"
+MAX_FILE_BYTES: Final = 65_536
+MAX_RELAYS: Final = 256
+"""The latest; 140 bytes each."""
+KEEP_S: Final = MAX_LIFETIME_HOURS * 3600
+HOURS_LADDER: Final = (1, 6, 24)
+"""Asked instead of the exact time, which would show a client again that comes with fresh keys."""
+MARGIN_S: Final = 900
+"""Clocks of client and relay do not run at quite the same speed."""
+_SALT_BYTES: Final = 16
+_DELIVERED: Final = "delivered"
+_COLLECTED: Final = "collected"
+
+
+class RelaysMet:
+    """What was last done when with which relay. Times are Unix seconds (UTC)."""
+
+    def __init__(self, folder: Path) -> None:
+        """Keep the file in `folder`."""
+        ensure_private_folder(folder)
+        self._path = folder / FILE_NAME
+        self._lock = folder / LOCK_NAME
+
+    def has_been_given(self, address: RelayAddress, now_s: float) -> bool:
+        """Whether all that was queued has been offered to this relay within the lifetime of an envelope."""
+        given_s = self._time_of(address, _DELIVERED)
+        return given_s is not None and 0 <= now_s - given_s < KEEP_S
+
+    def hours_to_read(self, address: RelayAddress, now_s: float) -> int:
+        """Return how many hours of arrivals to ask for: all, unless the relay is known by its key."""
+        read_s = self._time_of(address, _COLLECTED) if address.pinned else None
+        if read_s is None or now_s < read_s:
+            return ALL_HOURS
+        since_hours = (now_s - read_s + MARGIN_S) / 3600
+        return next((hours for hours in HOURS_LADDER if since_hours <= hours), ALL_HOURS)
+
+    def note_given(self, address: RelayAddress, now_s: float) -> None:
+        """Note that this relay has been offered everything."""
+        self._note(address, _DELIVERED, now_s)
+
+    def note_read(self, address: RelayAddress, began_s: float) -> None:
+        """Note that everything was read from this relay that had arrived by `began_s`."""
+        self._note(address, _COLLECTED, began_s)
+
+    def _time_of(self, address: RelayAddress, what: str) -> float | None:
+        salt, relays = self._read()
+        time_s = relays.get(_name(salt, address), {}).get(what)
+        return float(time_s) if isinstance(time_s, int) else None
+
+    def _note(self, address: RelayAddress, what: str, time_s: float) -> None:
+        with locked(self._lock):
+            salt, relays = self._read()
+            name = _name(salt, address)
+            relays[name] = relays.pop(name, {}) | {what: int(time_s)}
+            recent = {
+                key: times
+                for key, times in list(relays.items())[-MAX_RELAYS:]
+                if any(time_s - KEEP_S < other for other in times.values())
+            }
+            content = {"version": 1, "salt": salt, "relays": recent}
+            replace_private(self._path, json.dumps(content, indent=1).encode() + b"\n")
+
+    def _read(self) -> tuple[str, dict[str, dict[str, int]]]:
+        """Return salt and entries; a damaged file is as good as none, since it only saves traffic."""
+        try:
+            fields: Any = json.loads(read_private(self._path, MAX_FILE_BYTES) or b"{}")
+            relays = {
+                str(name): {what: int(times[what]) for what in (_DELIVERED, _COLLECTED) if what in times}
+                for name, times in fields["relays"].items()
+            }
+            return str(fields["salt"]), relays
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, PrivateFileError):
+            return secrets.token_hex(_SALT_BYTES), {}
+
+
+def _name(salt: str, address: RelayAddress) -> str:
+    what = address.pinned.hex() if address.pinned else str(address)
+    return hashlib.sha256(f"{salt} {what}".encode()).hexdigest()[:32]

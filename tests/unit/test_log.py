@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The log of admitted envelopes against a plain list that does the same."""
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from relay.core import log as log_module
+from relay.core.envelope import SIZES, EnvelopeType, Header, price_paid
+from relay.core.log import AdmittedLog, EntryState
+
+TAGS = [bytes([n // 2, n]) + bytes(14) for n in range(4)]
+headers = st.builds(
+    Header,
+    type=st.just(EnvelopeType.MESSAGE),
+    size_class=st.integers(0, 3),
+    expiry_hour=st.integers(0, 5),
+    tag=st.sampled_from(TAGS),
+) | st.builds(
+    Header,
+    type=st.just(EnvelopeType.PURGE),
+    size_class=st.just(0),
+    expiry_hour=st.integers(0, 5),
+    tag=st.sampled_from(TAGS),
+)
+
+
+class LogMachine(RuleBasedStateMachine):
+    """Rows are [seq, identity, header, interface, arrived_s, state]; what is forgotten is not there."""
+
+    @initialize(seed=st.integers(0, 2**32))
+    def start(self, seed):
+        self.rng = random.Random(seed)
+        self.log = AdmittedLog()
+        self.rows = []
+        self.now = 0.0
+        self.first_pending = 1
+        self.committed = 0
+
+    def in_state(self, *states):
+        return [row for row in self.rows if row[5] in states]
+
+    @rule(header=headers, interface=st.integers(0, 2), gone=st.booleans(), wait=st.integers(0, 3))
+    def append(self, header, interface, gone, wait):
+        self.now += wait
+        state = EntryState.GONE if gone else EntryState.PENDING
+        identity = (self.rng.getrandbits(256) >> self.rng.choice([0, 0, 5, 20])).to_bytes(32, "big")
+        seq = self.log.append(identity=identity, header=header, interface=interface, arrived_s=self.now, state=state)
+        assert seq == self.log.next_seq - 1
+        assert not self.rows or seq > self.rows[-1][0]
+        self.rows.append([seq, identity, header, interface, self.now, state])
+
+    @rule()
+    def commit(self):
+        last = self.log.next_seq - 1
+        if last < self.first_pending:
+            return
+        self.log.commit(self.first_pending, last)
+        for row in self.in_state(EntryState.PENDING):
+            row[5] = EntryState.HELD
+        self.first_pending, self.committed = last + 1, last
+
+    @precondition(lambda self: self.in_state(EntryState.HELD, EntryState.PENDING))
+    @rule(data=st.data())
+    def drop_body(self, data):
+        row = data.draw(st.sampled_from(self.in_state(EntryState.HELD, EntryState.PENDING)))
+        self.log.drop_body(row[0])
+        row[5] = EntryState.GONE
+
+    @precondition(lambda self: self.in_state(EntryState.HELD, EntryState.GONE))
+    @rule(data=st.data(), number=st.integers(1, 6))
+    def forget(self, data, number):
+        for _ in range(number):
+            rows = self.in_state(EntryState.HELD, EntryState.GONE)
+            if rows:
+                row = data.draw(st.sampled_from(rows))
+                self.log.forget(row[0])
+                self.rows.remove(row)
+
+    @rule()
+    def power_cut(self):
+        kept = [row for row in self.rows if row[0] <= self.committed]
+        next_seq = self.log.next_seq
+        self.log.reload(
+            [
+                (seq, identity, header.encode(), interface, int(arrived_s), state == EntryState.HELD)
+                for seq, identity, header, interface, arrived_s, state in kept
+            ]
+        )
+        self.rows = kept
+        assert self.log.next_seq == next_seq
+        self.first_pending, self.committed = next_seq, next_seq - 1
+
+    @rule(hour=st.none() | st.integers(0, 5), era=st.integers(0, 20), drop=st.integers(0, 20), forget=st.integers(0, 20))
+    def due(self, hour, era, drop, forget):
+        due = self.log.due(hour=hour, by_hour_from_s=era, drop_before_s=drop, forget_before_s=forget)
+        over = {r[0] for r in self.rows if hour is not None and r[2].expiry_hour <= hour and r[4] >= era}
+        assert due.drop == [r[0] for r in self.in_state(EntryState.HELD) if r[0] in over or r[4] <= drop]
+        settled = self.in_state(EntryState.HELD, EntryState.GONE)
+        assert due.forget == [r[0] for r in settled if r[0] in over or r[4] <= forget]
+
+    @rule(bits=st.integers(0, 16), prefix=st.integers(0, 65535), after=st.integers(0, 5), limit=st.integers(1, 4))
+    def read_by_prefix(self, bits, prefix, after, limit):
+        prefix >>= 16 - bits
+        found, cursor, turns = [], 1, 0
+        while cursor <= self.log.committed_seq:
+            part, cursor = self.log.held_in_prefix(
+                from_seq=cursor, limit=limit, prefix_bits=bits, prefix=prefix, after_hour=after
+            )
+            found += part
+            turns += 1
+            assert turns <= self.log.next_seq, "the cursor does not move"
+        assert found == [
+            r[0]
+            for r in self.in_state(EntryState.HELD)
+            if r[2].bucket >> (16 - bits) == prefix and r[2].expiry_hour > after
+        ]
+
+    @rule(interface=st.integers(0, 2), count=st.integers(0, 5))
+    def cheapest(self, interface, count):
+        keys = sorted(
+            (price_paid(r[1], r[2].size_class), r[2].expiry_hour, r[0])
+            for r in self.in_state(EntryState.HELD)
+            if r[3] == interface
+        )
+        assert self.log.cheapest(interface, count) == keys[:count]
+
+    @rule(purges=st.dictionaries(st.sampled_from(TAGS), st.integers(0, 5), min_size=1))
+    def find_what_purges_remove(self, purges):
+        assert self.log.purged_by(purges) == [
+            r[0]
+            for r in self.in_state(EntryState.HELD, EntryState.PENDING)
+            if r[2].type is EnvelopeType.MESSAGE and r[2].expiry_hour <= purges.get(r[2].tag, -1)
+        ]
+
+    @rule(header=headers)
+    def ask_whether_purged(self, header):
+        purges = [r[2] for r in self.in_state(EntryState.HELD, EntryState.PENDING) if r[2].type is EnvelopeType.PURGE]
+        assert self.log.purged(header) == (
+            header.type is EnvelopeType.MESSAGE
+            and any(p.tag == header.tag and p.expiry_hour >= header.expiry_hour for p in purges)
+        )
+
+    @rule(count=st.integers(0, 4))
+    def oldest_gone(self, count):
+        assert self.log.oldest_gone(count) == [r[0] for r in self.in_state(EntryState.GONE)][:count]
+
+    @rule(arrived_s=st.integers(0, 30))
+    def seek_by_arrival(self, arrived_s):
+        seq = self.log.seq_arrived_since(arrived_s)
+        later = [r[0] for r in self.rows if r[4] >= arrived_s]
+        assert all(s >= seq for s in later)
+        assert all(r[0] < seq for r in self.rows if r[4] < arrived_s)
+
+    @invariant()
+    def every_count_adds_up(self):
+        if not hasattr(self, "log"):
+            return
+        here = self.in_state(EntryState.HELD, EntryState.PENDING)
+        assert len(self.log) == len(self.rows)
+        assert self.log.held == [sum(r[2].size_class == c for r in here) for c in range(4)]
+        assert self.log.held_count == len(here)
+        assert self.log.held_bytes == sum(SIZES[r[2].size_class] for r in here)
+        for interface, held in self.log.held_by_interface.items():
+            mine = [r for r in here if r[3] == interface]
+            assert held == [sum(r[2].size_class == c for r in mine) for c in range(4)]
+            assert self.log.hours[interface] == Counter(r[2].expiry_hour for r in mine)
+
+    @invariant()
+    def every_entry_is_found_as_it_was(self):
+        if not hasattr(self, "log"):
+            return
+        for seq, identity, header, interface, arrived_s, state in self.rows:
+            entry = self.log.find(identity)
+            assert identity in self.log
+            assert entry == self.log.entry(seq)
+            assert (entry.seq, entry.identity, entry.header, entry.interface) == (seq, identity, header, interface)
+            assert entry.state is state
+            assert int(entry.arrived_s) == int(arrived_s)
+            assert self.log.is_held(seq) == (state is EntryState.HELD)
+        assert [e.seq for e in self.log.entries(*EntryState)] == [
+            r[0] for r in self.rows
+        ] or self.log._forgotten, "forgotten entries may linger, nothing else"
+        known = {r[0] for r in self.rows}
+        assert all(self.log.entry(seq) is None for seq in range(1, self.log.next_seq + 1) if seq not in known)
+
+    @invariant()
+    def reconciliation_sees_what_is_committed(self):
+        if not hasattr(self, "log"):
+            return
+        columns = self.log.columns()
+        rows = [r for r in self.rows if r[0] <= self.log.committed_seq]
+        assert list(columns.seq) == [r[0] for r in rows]
+        assert bytes(columns.ids) == b"".join(r[1] for r in rows)
+        assert list(columns.expiry_hour) == [r[2].expiry_hour for r in rows]
+        assert list(columns.size_class) == [r[2].size_class for r in rows]
+        assert list(columns.price) == [price_paid(r[1], r[2].size_class) for r in rows]
+
+
+@pytest.fixture(autouse=True)
+def _compacts_early(monkeypatch):
+    """Squeezing out the forgotten happens among thousands; here among a few."""
+    monkeypatch.setattr(log_module, "COMPACT_AT_LEAST", 3)
+
+
+LogMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.usefixtures("_compacts_early")
+class TestLog(LogMachine.TestCase):
+    pass
+
+
+def test_a_hundred_thousand_purges_leave_without_a_walk_for_each():
+    """A store filled with purges of one expiry hour would stand still in that hour."""
+    log = AdmittedLog()
+    rng = random.Random(1)
+    for _ in range(20_000):
+        header = Header(type=EnvelopeType.PURGE, size_class=0, expiry_hour=9, tag=rng.randbytes(16))
+        log.append(identity=rng.randbytes(32), header=header, interface=1, arrived_s=0.0, state=EntryState.HELD)
+    walks = []
+    log._positions_of_tag = walks.append
+    for seq in range(1, 20_001):
+        log.drop_body(seq)
+    assert walks == []
+    assert log._purges == {}
