@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from relay import __version__
 from relay.core.errors import RelayError
@@ -44,13 +45,29 @@ def main(argv: list[str] | None = None) -> int:
     return status
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes options anywhere: by default `send NAME --wait TEXT` has a TEXT that nobody expects."""
+
+    _is_intermixed = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as `parse_known_intermixed_args` does, which calls this in turn."""
+        if self._is_intermixed or self._subparsers is not None:
+            return super().parse_known_args(args, namespace)
+        self._is_intermixed = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_intermixed = False
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     from relay.cli import client, operator  # noqa: PLC0415 - only arguments; their work is imported later still
 
     parser = argparse.ArgumentParser(prog="relay", description="Stores and forwards encrypted messages.")
     parser.add_argument("--version", action="version", version=f"relay {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     operator.add_parsers(commands)
     client.add_parsers(commands)
     return parser

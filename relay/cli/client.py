@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`relay identity` and `relay contact`: keys and names, without any network."""
+"""`relay identity` and `relay contact`: keys and names, without any network; and the commands of messages."""
 
 # ruff: noqa: PLC0415 - each command imports what it needs when it runs, so that the others start fast
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import sys
 from typing import TYPE_CHECKING
+
+from relay.cli import messages
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _SubParsersAction
@@ -49,6 +51,8 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     remove = actions.add_parser("remove", help="remove a contact or a group")
     remove.add_argument("name", metavar="NAME")
     remove.set_defaults(func=_contact_remove)
+
+    messages.add_parsers(sub)
 
 
 def own_identity(folder: Path) -> Identity:

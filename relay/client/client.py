@@ -2,7 +2,7 @@
 """A client of the mesh as an asyncio library: what `relay send` and `relay receive` do, for other programs.
 
     async with Client(config_folder, data_folder, RelayFinder([parse_address("relay.example")])) as client:
-        ids = await client.send_text(["Zoë", "choir"], "Tomorrow at nine")
+        await client.send_text(["Zoë", "choir"], "Tomorrow at nine")
         await client.deliver()
         await client.collect()
         for message in await client.messages():
@@ -23,50 +23,48 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Final, Self, TypeVar
+from typing import BinaryIO, Final, Self
 
 import relay
 from relay.client.address import RelayAddress
 from relay.client.body import Body, file_body, spool, text_body
-from relay.client.collection import Collected, Collection, prefix_bits, prefixes_of
-from relay.client.connection import Connection, RelayConnectionError
+from relay.client.collection import Collected
+from relay.client.connection import RelayConnectionError
 from relay.client.contacts import ContactBook
+from relay.client.courier import Courier, retry_delay_s
 from relay.client.database import Database
-from relay.client.delivery import Delivered, Delivery
-from relay.client.errors import ClientError, SendError
-from relay.client.finding import RelayFinder
+from relay.client.delivery import Delivered
+from relay.client.errors import ClientError, DatabaseError, PrivateFileError, SendError
+from relay.client.finding import NoRelayError, RelayFinder
 from relay.client.identity import Identity
 from relay.client.inbox import Inbox, Message, Partial
 from relay.client.met import RelaysMet
-from relay.client.outbox import Acknowledged, Outbox, Progress, Sent
+from relay.client.outbox import Outbox, Progress, Sent
 from relay.client.saving import save
-from relay.client.seal import LIFETIMES_DAYS, PRICE_LADDER, buckets_to_read
+from relay.client.seal import LIFETIMES_DAYS, PRICE_LADDER
 from relay.client.worker import Worker
 
 PATIENCE_S: Final = 60.0
 """How long a relay may owe an answer, and how long a broken connection is tried again without any progress."""
-FIRST_RETRY_S: Final = 0.5
-MAX_RETRY_S: Final = 30.0
 DEFAULT_LIFETIME_DAYS: Final = LIFETIMES_DAYS[-1]
 FIRST_PRICE: Final = PRICE_LADDER[0]
-DAY_S: Final = 86_400
-
-T = TypeVar("T")
+"""Paid until a relay asks for more."""
+DELIVER_EVERY_S: Final = 240.0
+"""Purges that are due, what another command queued, and what a relay refused for the time being."""
+AGAIN_EVERY_S: Final = 3600.0
+"""What a relay has in memory only is offered to it again: it may have restarted."""
+POLL_S: Final = 1.0
+"""Another command of the same user may be the one that takes a receipt in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivering:
-    """How far a delivery to one relay is, in envelopes of all messages together."""
+class Outcome:
+    """What came of one relay: what was `delivered` or `collected`, or the `error` that ended it."""
 
     address: RelayAddress
-    acknowledged: int
-    envelopes: int
-
-
-@dataclass(frozen=True, slots=True)
-class PerRelay(list[tuple[RelayAddress, T | ClientError]]):
-    """Results by relay."""
+    delivered: Delivered | None = None
+    collected: Collected | None = None
+    error: ClientError | None = None
 
 
 class Client:
@@ -92,8 +90,9 @@ class Client:
         self._clock = clock
         self._worker = Worker()
         self._resources = contextlib.ExitStack()
-        self._interrupted = threading.Event()
-        self._random = random.SystemRandom()
+        self._closing = threading.Event()
+        self._delivering = asyncio.Lock()
+        self._outgoing = asyncio.Event()
         self.changed = asyncio.Event()
         """Set when something came that was for us; whoever waits for it clears it."""
 
@@ -106,11 +105,9 @@ class Client:
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Let the call under way in the thread come to an end, and close."""
-        self._interrupted.set()
+        self._closing.set()
         try:
             await self._worker.run(self._resources.close)
         finally:
@@ -126,14 +123,32 @@ class Client:
         database = self._resources.enter_context(Database(self._data_folder))
         self._outbox = Outbox(database, identity)
         self._inbox = Inbox(database, identity, lambda static: self.contacts.name_of(static) is not None)
-        self._met = RelaysMet(self._data_folder)
+        self._courier = Courier(
+            identity=identity,
+            outbox=self._outbox,
+            inbox=self._inbox,
+            met=RelaysMet(self._data_folder),
+            worker=self._worker,
+            secret=self.finder.secret,
+            clock=self._clock,
+            patience_s=self.patience_s,
+            on_change=self._on_change,
+        )
+
+    def _on_change(self) -> None:
+        self.changed.set()
+        # Receipts are due.
+        self._outgoing.set()
 
     # -- messages out -----------------------------------------------------
 
     async def send_text(
         self, names: Sequence[str], text: str, *, lifetime_days: int = DEFAULT_LIFETIME_DAYS
-    ) -> list[bytes]:
-        """Queue a text for contacts and groups; return a message ID for each person. `deliver` takes it on."""
+    ) -> dict[str, bytes]:
+        """Queue a text for contacts and groups; return the message ID by name of the contact.
+
+        `deliver` or `follow` takes it to the relays. ContactError, SendError.
+        """
         return await self._queue(names, lambda: text_body(text), lifetime_days, None)
 
     async def send_file(
@@ -144,7 +159,7 @@ class Client:
         *,
         lifetime_days: int = DEFAULT_LIFETIME_DAYS,
         on_piece: Callable[[int, int], None] | None = None,
-    ) -> list[bytes]:
+    ) -> dict[str, bytes]:
         """Queue an open file (a pipe too) under a name for contacts and groups, as `send_text` does.
 
         `on_piece(done, all)` is called from another thread as envelopes get ready.
@@ -163,19 +178,19 @@ class Client:
         make_body: Callable[[], Body],
         lifetime_days: int,
         on_piece: Callable[[int, int], None] | None,
-    ) -> list[bytes]:
-        cards = list(dict.fromkeys(contact.card for name in names for contact in self.contacts.resolve(name)))
+    ) -> dict[str, bytes]:
+        cards = {contact.name: contact.card for name in names for contact in self.contacts.resolve(name)}
         interrupted = threading.Event()
 
         def ready(done: int, everything: int) -> None:
-            if interrupted.is_set() or self._interrupted.is_set():
+            if interrupted.is_set() or self._closing.is_set():
                 raise SendError("interrupted; nothing of it is sent")
             if on_piece is not None:
                 on_piece(done, everything)
 
         def queue() -> list[bytes]:
             return self._outbox.queue_message(
-                cards,
+                list(cards.values()),
                 make_body(),
                 lifetime_days=lifetime_days,
                 price=FIRST_PRICE,
@@ -185,80 +200,47 @@ class Client:
 
         work = asyncio.ensure_future(self._worker.run(queue))
         try:
-            return await asyncio.shield(work)
+            message_ids = await asyncio.shield(work)
         except asyncio.CancelledError:
             # The file is the caller's and may be closed once this returns.
             interrupted.set()
             await asyncio.wait({work})
             raise
+        self._outgoing.set()
+        return dict(zip(cards, message_ids, strict=True))
 
     async def deliver(
-        self, on_progress: Callable[[Delivering], None] | None = None
-    ) -> list[tuple[RelayAddress, Delivered | ClientError]]:
+        self, on_progress: Callable[[RelayAddress, Delivered], None] | None = None, *, again: bool = True
+    ) -> list[Outcome]:
         """Offer all that is pending to every relay, due receipts and purges too; return what became of it.
 
         A relay not met in the last week is offered everything that no receipt has come for, another one
-        only what no relay has on disk. A connection that breaks is made again, for as long as there is
-        progress now and then; what is left then stays pending. NoRelayError when there is no relay.
+        only what no relay has on disk, and with `again` false only what no relay has at all. A connection
+        that breaks is made again, for as long as there is progress now and then; what is left then stays
+        pending. The list is empty when nothing was pending. NoRelayError when there is no relay.
         """
-        addresses = await self.finder.find()
-        await self._worker.run(self._outbox.queue_due_receipts, price=FIRST_PRICE, now_s=self._clock())
-        # Before any of them acknowledges, lest one relay's acknowledgement keep an envelope from another.
-        plans = [(address, await self._worker.run(self._plan, address)) for address in addresses]
-        results = await asyncio.gather(
-            *(self._deliver_to(address, plan, on_progress) for address, plan in plans), return_exceptions=True
-        )
-        await self._worker.run(self._outbox.prune, self._clock())
-        return _by_relay(addresses, results)
+        async with self._delivering:
+            now_s = self._clock()
+            await self._worker.run(self._outbox.queue_due_receipts, price=FIRST_PRICE, now_s=now_s)
+            if not await self._worker.run(self._outbox.pending_ids, now_s):
+                return []
+            addresses = await self.finder.find()
+            # Before any of them acknowledges, lest what one relay has be kept from another.
+            plans = [await self._worker.run(self._courier.plan, address, again=again) for address in addresses]
 
-    def _plan(self, address: RelayAddress) -> list[Sequence[int]]:
-        """Return what to offer in one session each: messages, and purges if there are any."""
-        now_s = self._clock()
-        given = self._met.has_been_given(address, now_s)
-        at_most = Acknowledged.VOLATILE if given else Acknowledged.DURABLE
-        messages = self._outbox.pending_ids(now_s, at_most=at_most, purges=False)
-        purges = self._outbox.pending_ids(now_s, at_most=at_most, purges=True)
-        return [part for part in (messages, purges) if part]
+            async def deliver_to(index: int) -> Outcome:
+                address = addresses[index]
 
-    async def _deliver_to(
-        self,
-        address: RelayAddress,
-        plan: list[Sequence[int]],
-        on_progress: Callable[[Delivering], None] | None,
-    ) -> Delivered:
-        began_s = self._clock()
-        deliveries: list[Delivery] = []
-        retry = _Retry(self.patience_s)
+                def progressed(result: Delivered) -> None:
+                    if on_progress is not None:
+                        on_progress(address, result)
 
-        def progressed() -> None:
-            retry.progressed()
-            if on_progress is not None:
-                on_progress(
-                    Delivering(
-                        address=address,
-                        acknowledged=sum(one.result.acknowledged for one in deliveries),
-                        envelopes=sum(one.result.envelopes for one in deliveries),
-                    )
-                )
+                delivered = await self._courier.deliver(address, plans[index], progressed)
+                return Outcome(address=address, delivered=delivered)
 
-        deliveries += [
-            Delivery(ids, self._outbox, self._worker, patience_s=self.patience_s, on_progress=progressed)
-            for ids in plan
-        ]
-        for delivery in deliveries:
-            while not delivery.is_done:
-                try:
-                    async with await Connection.open(address, secret=self.finder.secret) as connection:
-                        retry.connected()
-                        await delivery.run(connection)
-                except RelayConnectionError as error:
-                    await retry.wait_after(error)
-        if plan:
-            await self._worker.run(self._met.note_given, address, began_s)
-        total = Delivered()
-        for delivery in deliveries:
-            total += delivery.result
-        return total
+            outcomes = await _each(addresses, deliver_to)
+            await self._worker.run(self._outbox.prune, self._clock())
+            return outcomes
 
     async def progress(self, message_id: bytes) -> Progress | None:
         """Return how far a message is, or None when it is not known (any more)."""
@@ -283,52 +265,17 @@ class Client:
 
     # -- messages in ------------------------------------------------------
 
-    async def collect(self) -> list[tuple[RelayAddress, Collected | ClientError]]:
+    async def collect(self) -> list[Outcome]:
         """Read from every relay what can be for us; return what came of it. NoRelayError when there is no relay."""
         addresses = await self.finder.find()
-        results = await asyncio.gather(*(self._collect_from(address) for address in addresses), return_exceptions=True)
+
+        async def collect_from(index: int) -> Outcome:
+            address = addresses[index]
+            return Outcome(address=address, collected=await self._courier.collect(address))
+
+        outcomes = await _each(addresses, collect_from)
         await self._worker.run(self._inbox.prune, self._clock())
-        return _by_relay(addresses, results)
-
-    async def _collect_from(self, address: RelayAddress) -> Collected:
-        began_s = self._clock()
-        hours = await self._worker.run(self._met.hours_to_read, address, began_s)
-        retry = _Retry(self.patience_s)
-        collection = self._collection(retry.progressed)
-        plan: _Plan | None = None
-        while plan is None or plan.prefixes:
-            try:
-                async with await Connection.open(address, secret=self.finder.secret) as connection:
-                    retry.connected()
-                    if plan is None:
-                        plan = self._reading_plan(connection)
-                    # Whether there are more sessions to come, and which, the relay is not told.
-                    await collection.run(connection, bits=plan.bits, prefix=plan.prefixes[-1], within_hours=hours)
-                    plan.prefixes.pop()
-            except RelayConnectionError as error:
-                await retry.wait_after(error)
-        if not collection.result.full:
-            await self._worker.run(self._met.note_read, address, began_s)
-        return collection.result
-
-    def _collection(self, on_progress: Callable[[], None] = lambda: None) -> Collection:
-        return Collection(
-            self._inbox,
-            self._worker,
-            clock=self._clock,
-            patience_s=self.patience_s,
-            on_progress=on_progress,
-            on_change=self.changed.set,
-        )
-
-    def _reading_plan(self, connection: Connection) -> "_Plan":
-        bits = prefix_bits(connection.hello.stored_log2)
-        buckets = buckets_to_read(self.identity.rendezvous, int(self._clock() // 3600))
-        prefixes = prefixes_of(buckets, bits)
-        today = prefixes[0]
-        # In any fixed order, days could be told from sessions.
-        self._random.shuffle(prefixes)
-        return _Plan(bits=bits, today=today, prefixes=prefixes)
+        return outcomes
 
     async def messages(self) -> list[Message]:
         """Return the messages that are whole, verified and not taken yet."""
@@ -360,22 +307,129 @@ class Client:
 
     # -- both, for as long as the program runs ----------------------------
 
+    async def follow(self, on_trouble: Callable[[ClientError], None] = lambda _: None) -> None:
+        """Receive, deliver, and send receipts and purges when they are due, until cancelled.
+
+        `changed` is set when something came that was for us. Relays that are gone are tried again and
+        again; `on_trouble` hears of each failure.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._keep_delivering(on_trouble))
+                for address in self.finder.named or (None,):
+                    tasks.create_task(self._keep_following(address, on_trouble))
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+
+    async def _keep_following(self, named: RelayAddress | None, on_trouble: Callable[[ClientError], None]) -> None:
+        failures = 0
+        draw = random.SystemRandom()
+
+        def opened() -> None:
+            nonlocal failures
+            failures = 0
+
+        while True:
+            try:
+                address = named or (await self.finder.find())[0]
+                await self._courier.follow(address, opened, on_trouble)
+            except _DISK_ERRORS:
+                raise
+            except ClientError as error:
+                on_trouble(error)
+                await asyncio.sleep(retry_delay_s(failures, draw))
+                failures += 1
+
+    async def _keep_delivering(self, on_trouble: Callable[[ClientError], None]) -> None:
+        loop = asyncio.get_running_loop()
+        again_at = loop.time() + AGAIN_EVERY_S
+        while True:
+            self._outgoing.clear()
+            again = loop.time() >= again_at
+            if again:
+                again_at = loop.time() + AGAIN_EVERY_S
+            with contextlib.suppress(NoRelayError):  # which _keep_following tells
+                for outcome in await self.deliver(again=again):
+                    if outcome.error is not None:
+                        on_trouble(outcome.error)
+            await self._worker.run(self._keep_house)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DELIVER_EVERY_S):
+                    await self._outgoing.wait()
+
+    def _keep_house(self) -> None:
+        self._inbox.prune(self._clock())
+        # Contacts that another command added meanwhile.
+        self.contacts = ContactBook(self._config_folder)
+
+    async def wait_received(
+        self,
+        message_ids: Sequence[bytes],
+        timeout_s: float | None = None,
+        on_trouble: Callable[[ClientError], None] = lambda _: None,
+    ) -> bool:
+        """Follow until a receipt has come for each of these messages; False when the time is over first.
+
+        Also False when one of them expires or is purged meanwhile. What else comes is received as usual.
+        """
+        try:
+            async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as tasks:
+                following = tasks.create_task(self.follow(on_trouble))
+                all_received = await self._watch(message_ids)
+                following.cancel()
+            return all_received
+        except TimeoutError:
+            return False
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+
+    async def _watch(self, message_ids: Sequence[bytes]) -> bool:
+        waiting = list(message_ids)
+        while waiting:
+            self.changed.clear()
+            found = {message_id: await self.progress(message_id) for message_id in waiting}
+            if any(one is None or one.is_expired or one.is_purged for one in found.values()):
+                return False
+            waiting = [message_id for message_id, one in found.items() if one and not one.is_received]
+            if waiting:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_S):
+                        await self.changed.wait()
+        return True
+
     def clock_warning(self) -> str | None:
         """Return what is wrong with the clock, if that is certain."""
         released = dt.datetime.fromisoformat(relay.__released__).replace(tzinfo=dt.UTC)
         if self._clock() >= released.timestamp():
             return None
         return (
-            "this device's clock is wrong: it is before this program was made. "
-            "Set it, or relays refuse what you send and you look for messages of other days"
+            "this device's clock is wrong: it shows a time before this program was made. Set it; "
+            "until then relays refuse what you send, and you look for messages of other days"
         )
 
-    @property
-    def now_s(self) -> float:
-        """The client's time, in Unix seconds."""
-        return self._clock()
 
-    @property
-    def worker(self) -> Worker:
-        """Where everything runs that touches the database."""
-        return self._worker
+_DISK_ERRORS: Final = (DatabaseError, PrivateFileError)
+"""What no other relay and no waiting helps against."""
+
+
+async def _each(addresses: Sequence[RelayAddress], work: Callable[[int], Awaitable[Outcome]]) -> list[Outcome]:
+    """Work with all relays at once; what fails with one does not stop the others."""
+
+    async def one(index: int) -> Outcome:
+        try:
+            return await work(index)
+        except RelayConnectionError as error:
+            return Outcome(address=addresses[index], error=error)
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(one(index)) for index in range(len(addresses))]
+    except BaseExceptionGroup as group:
+        raise _first(group) from None
+    return [task.result() for task in running]
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return one error of a group: the others followed from it or say the same."""
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -62,13 +62,18 @@ class Collection:
         *,
         clock: Callable[[], float],
         patience_s: float,
+        on_progress: Callable[[], None],
         on_change: Callable[[], None],
     ) -> None:
-        """`patience_s`: how long a relay may owe something; `on_change` is told when something was for us."""
+        """`patience_s`: how long a relay may owe something.
+
+        `on_progress` is told when something came, `on_change` when it was for us.
+        """
         self._inbox = inbox
         self._worker = worker
         self._clock = clock
         self._patience_s = patience_s
+        self._on_progress = on_progress
         self._on_change = on_change
         self.result = Collected()
 
@@ -80,7 +85,6 @@ class Collection:
         prefix: int,
         within_hours: int,
         follow_until: float | None = None,
-        on_caught_up: Callable[[], None] = lambda: None,
     ) -> None:
         """Read all that is there of one prefix, and with `follow_until` (loop time) what comes until then.
 
@@ -97,12 +101,8 @@ class Collection:
         )
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._patience_s
-        caught_up = False
         while True:
-            if reading.is_complete and not caught_up:
-                caught_up = True
-                on_caught_up()
-            if caught_up and reading.owes_nothing:
+            if reading.is_complete:
                 if follow_until is None or loop.time() >= follow_until:
                     return
                 events = await self._next(connection, follow_until)
@@ -143,6 +143,7 @@ class Collection:
             raise reading.connection.misbehaved("sends envelopes that nobody asked for")
         if envelopes:
             changed = await self._worker.run(self._keep, envelopes)
+            self._on_progress()
             if changed:
                 self._on_change()
         if offers:

@@ -8,7 +8,9 @@ cannot tell by them that two sessions are of one client.
 import asyncio
 import enum
 import json
+import os
 import secrets
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, Self, cast
@@ -100,19 +102,10 @@ class Connection:
         stream = await _connect(address, session)
         try:
             await stream.wait()
-            if session.peer is None:
-                raise _failure(stream.closed, address, is_open=False, with_secret=secret is not None)
-            if address.pinned is not None and session.peer_static != address.pinned:
-                raise RelayConnectionError(
-                    Failure.WRONG_KEY,
-                    address,
-                    f"the relay at {address} is not the one whose key you noted; "
-                    "if it was set up anew, ask its operator for the new key",
-                )
+            return cls(address, stream, _established(stream, address, with_secret=secret is not None))
         except BaseException:
             await stream.close()
             raise
-        return cls(address, stream, session.peer)
 
     async def __aenter__(self) -> Self:
         """Return the connection itself."""
@@ -352,14 +345,31 @@ async def _connect(address: RelayAddress, session: Session) -> _Stream:
     )
 
 
+def _established(stream: _Stream, address: RelayAddress, *, with_secret: bool) -> Hello:
+    """Return the hello of the relay that was meant; RelayConnectionError otherwise."""
+    if stream.session.peer is None:
+        raise _failure(stream.closed, address, is_open=False, with_secret=with_secret)
+    if address.pinned is not None and stream.session.peer_static != address.pinned:
+        raise RelayConnectionError(
+            Failure.WRONG_KEY,
+            address,
+            f"the relay at {address} is not the one whose key you noted; "
+            "if it was set up anew, ask its operator for the new key",
+        )
+    return stream.session.peer
+
+
 def _os_error(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return f"nothing within {CONNECT_TIMEOUT_S:.0f} s"
-    # Of several addresses of one name, asyncio joins the texts and leaves strerror empty.
-    return error.strerror or str(error)
+    # asyncio writes addresses into strerror; those of a name that is not found are no errno.
+    is_errno = error.errno is not None and not isinstance(error, socket.gaierror)
+    return os.strerror(error.errno) if is_errno else error.strerror or str(error)
 
 
-def _failure(closed: s.Closed | None, address: RelayAddress, *, is_open: bool, with_secret: bool) -> RelayConnectionError:
+def _failure(
+    closed: s.Closed | None, address: RelayAddress, *, is_open: bool, with_secret: bool
+) -> RelayConnectionError:
     if closed is None:  # pragma: no cover - asked only once the session is over
         raise AssertionError("the session is open")
     failure, text = _FAILURES.get(
@@ -371,7 +381,6 @@ def _failure(closed: s.Closed | None, address: RelayAddress, *, is_open: bool, w
     return RelayConnectionError(failure, address, f"the relay at {address} {text}")
 
 
-_SECRET_REMEDY: Final = 'ask its operator for it and put it into client.toml as: secret = "..."'
 _SECRET_DIFFERS: Final = (
     Failure.SECRET,
     "ended the handshake: it does not know the secret in client.toml, or it is no mesh relay; compare the secrets",
@@ -397,7 +406,10 @@ _FAILURES: Final[dict[Goodbye | Reason, tuple[Failure, str]]] = {
     Goodbye.TIMEOUT: _LOST,
     Goodbye.SLOW_READER: (Failure.LOST, "gave up because this device took nothing for too long; try again"),
     Goodbye.DONE: _LOST,
-    Goodbye.SECRET_REQUIRED: (Failure.SECRET, f"asks for the mesh secret; {_SECRET_REMEDY}"),
+    Goodbye.SECRET_REQUIRED: (
+        Failure.SECRET,
+        'asks for the mesh secret; ask its operator for it and put it into client.toml as: secret = "..."',
+    ),
     Goodbye.VERSION: _OTHER_VERSION,
     Goodbye.LIMIT: (Failure.LOST, "says that this client asks too much at a time; try again, and please report this"),
     HandshakeFailure.TRUNCATED: _LOST,

@@ -31,6 +31,7 @@ class Delivered:
     """Offered, or to be."""
     durable: int = 0
     volatile: int = 0
+    acknowledged_bytes: int = 0
     refused: Counter[Refusal] = field(default_factory=Counter)
 
     @property
@@ -51,10 +52,14 @@ class Delivery:
         outbox: Outbox,
         worker: Worker,
         *,
+        result: Delivered,
         patience_s: float,
         on_progress: Callable[[], None],
     ) -> None:
-        """Offer the envelopes `ids`. `patience_s`: how long a relay may leave puts unanswered."""
+        """Offer the envelopes `ids` and count in `result`.
+
+        `patience_s`: how long a relay may leave puts unanswered.
+        """
         self._waiting: deque[int] = deque(ids)
         self._loaded: deque[Pending] = deque()
         self._in_flight: dict[int, Pending] = {}
@@ -64,7 +69,8 @@ class Delivery:
         self._worker = worker
         self._patience_s = patience_s
         self._on_progress = on_progress
-        self.result = Delivered(envelopes=len(self._waiting))
+        self.result = result
+        result.envelopes += len(self._waiting)
 
     @property
     def is_done(self) -> bool:
@@ -109,22 +115,22 @@ class Delivery:
 
     async def _settle(self, events: Iterable[Incoming]) -> bool:
         """Act on answers; False when there was none."""
-        durable: list[int] = []
-        volatile: list[int] = []
+        durable: list[Pending] = []
+        volatile: list[Pending] = []
         refused: list[tuple[Pending, Refusal, int]] = []
         for event in events:
             match event:
                 case Ack():
                     # A number that is answered twice, or was never ours, has nothing in flight.
-                    pendings = [self._in_flight.pop(number, None) for number in event.numbers()]
-                    (durable if event.durable else volatile).extend(pending.id for pending in pendings if pending)
+                    found = (self._in_flight.pop(number, None) for number in event.numbers())
+                    (durable if event.durable else volatile).extend(pending for pending in found if pending)
                 case Refused():
                     for number, reason in event.refusals:
                         if (pending := self._in_flight.pop(number, None)) is not None:
                             refused.append((pending, reason, event.price))
-        for ids, is_durable in ((durable, True), (volatile, False)):
-            if ids:
-                await self._worker.run(self._mark, ids, durable=is_durable)
+        for pendings, is_durable in ((durable, True), (volatile, False)):
+            if pendings:
+                await self._worker.run(self._mark, pendings, durable=is_durable)
         for pending, reason, price in refused:
             if reason in PAYABLE:
                 await self._pay(pending, price, reason)
@@ -137,12 +143,13 @@ class Delivery:
             self._on_progress()
         return bool(durable or volatile or refused)
 
-    def _mark(self, ids: list[int], *, durable: bool) -> None:
-        self._outbox.mark_acknowledged(ids, durable=durable)
+    def _mark(self, pendings: list[Pending], *, durable: bool) -> None:
+        self._outbox.mark_acknowledged((pending.id for pending in pendings), durable=durable)
+        self.result.acknowledged_bytes += sum(len(pending.envelope) for pending in pendings)
         if durable:
-            self.result.durable += len(ids)
+            self.result.durable += len(pendings)
         else:
-            self.result.volatile += len(ids)
+            self.result.volatile += len(pendings)
 
     async def _pay(self, pending: Pending, price: int, reason: Refusal) -> None:
         """Work an envelope anew for at least `price`, to be offered again, or give it up for this relay."""

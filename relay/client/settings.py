@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a user can tell the client once instead of each time: `client.toml` in the folder of the configuration.
 
-    secret = "the mesh's secret"      # only in a closed mesh
+secret = "the mesh's secret"      # only in a closed mesh
 
-    [[relay]]
-    address = "192.0.2.1:4270"
-    key = "64 hexadecimal digits"     # optional: the relay must have this key, and is known again by it
+[[relay]]
+address = "192.0.2.1:4270"
+key = "64 hexadecimal digits"     # optional: the relay must have this key, and is known again by it
 """
 
 import tomllib

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Two relays find out which entries only one of them has admitted.
 
-docs/protocol.md, "Reconciliation". The initiator sends a root; if it differs
+docs/protocol.md section 8. The initiator sends a root; if it differs
 the responder answers with a fingerprint for each hour, the initiator with
 which hours differ and a first batch of rateless symbols over those (riblt.py),
 and the responder asks for more until it can decode, or until a list of short

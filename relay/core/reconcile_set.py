@@ -4,7 +4,7 @@
 Two implementations with one interface: plain Python up to SCALAR_ENTRIES, numpy
 above. Loading numpy costs about 20 MiB and half a second on a small board, in
 which plain Python hashes and encodes that many entries.
-docs/protocol.md, "Reconciliation", sections "Scope" and "Fingerprints".
+docs/protocol.md sections 8.1 and 8.2.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Bytes and bounds of reconciliation messages (docs/protocol.md, "Reconciliation", section "Messages").
+"""Bytes and bounds of reconciliation messages (docs/protocol.md sections 8.3 to 8.8).
 
 A message is a kind byte and a body. A body too long for one message is cut into
 full ones whose kind byte has the top bit set, and a last one without it.

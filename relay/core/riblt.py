@@ -5,8 +5,8 @@ L. Yang, Y. Gilad, M. Alizadeh, "Practical Rateless Set Reconciliation", ACM
 SIGCOMM 2024. A set is an endless row of symbols; entry ``x`` is in symbol ``i``
 with probability 1 / (1 + i/2). The row of one set minus the row of another is
 the row of their difference, and 1.4 to 2 symbols for each different entry
-recover it, however large the sets. Bytes and arithmetic: docs/protocol.md,
-"Reconciliation", section "Symbols".
+recover it, however large the sets. Bytes and arithmetic: docs/protocol.md
+section 8.6.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ def mesh_secret(text: str) -> bytes | None:
     """Return the 32-byte pre-shared key of a mesh, None for the empty text.
 
     64 hex digits are the key; anything else is a passphrase, stretched by scrypt
-    (RFC 7914: N 16384, r 8, p 1; 16 MiB), because one recorded handshake with a
-    relay of the mesh lets an attacker guess offline.
+    (RFC 7914: N 16384, r 8, p 1; 16 MiB), because whoever once answered a relay of
+    the mesh that dialled him can guess offline.
     """
     if not text:
         return None

@@ -585,8 +585,8 @@ class Session:
     def send_same(self, other_link_secrets: Iterable[bytes]) -> None:
         """Show which of our other sessions this peer shares; see :meth:`same_mac`.
 
-        Sorted and filled up with random ones, so that neither their order nor
-        their number tells how many neighbours we have.
+        Sorted and filled up with random ones, so that their order says nothing of our
+        neighbours, and their number only the next multiple of 8.
         """
         macs = [self.same_mac(secret) for secret in other_link_secrets][: m.MAX_SAME_MACS]
         while len(macs) % _SAME_MULTIPLE or not macs:

@@ -86,9 +86,14 @@ async def watch() -> AsyncIterator[Snapshot]:
 
 
 async def _note_changes(netlink: AsyncIPRoute, changed: asyncio.Event) -> None:
-    async for message in netlink.get():
-        if message.get("event") in _CHANGES:
-            changed.set()
+    is_open = True
+    while is_open:
+        is_open = False
+        # Ends after every datagram, and without a message once the socket is closed.
+        async for message in netlink.get():
+            is_open = True
+            if message.get("event") in _CHANGES:
+                changed.set()
 
 
 async def _read() -> Snapshot:

@@ -53,18 +53,20 @@ class TcpLink:
         self._port = port
         self._only = frozenset(interfaces)
         self._peers = peers
+        self._has_discovery = discovery
         self._random = random
+        self._random_bytes = random_bytes
         self._on_listening = on_listening
         self._snapshot = Snapshot()
-        self._servers: dict[str, asyncio.Server] = {}
+        #: By name and index, since an interface that comes again under its name is another one.
+        self._servers: dict[tuple[str, int], asyncio.Server] = {}
         #: Addresses that a task is dialling or has connected to.
         self._dialled: set[tuple[str, int]] = set()
-        self._discovery = (
-            Discovery(random_bytes=random_bytes, dial=self.keep_connected, random=random) if discovery else None
-        )
 
     async def run(self, host: Host) -> None:
         """Serve until cancelled."""
+        # Of this run: its tasks end with it, whatever ends it.
+        discovery = Discovery(random_bytes=self._random_bytes, dial=self.keep_connected, random=self._random)
         try:
             async with asyncio.TaskGroup() as tasks:
                 for peer in self._peers:
@@ -72,11 +74,11 @@ class TcpLink:
                 async for snapshot in watch():
                     gone = _addresses(self._snapshot) - _addresses(snapshot)
                     self._snapshot = snapshot
-                    host.addresses_gone(gone)
+                    host.addresses_gone(frozenset(address for _, address in gone))
                     await self._listen(host)
-                    if self._discovery is not None:
+                    if self._has_discovery:
                         served = [i for i in snapshot.interfaces.values() if self._serves(i.name) and not i.is_loopback]
-                        self._discovery.update(tasks, host, served, self._port)
+                        discovery.update(tasks, host, served, self._port)
         finally:
             for server in self._servers.values():
                 server.close()
@@ -89,14 +91,17 @@ class TcpLink:
 
     async def _listen(self, host: Host) -> None:
         """Have one socket for everything, or one bound to each interface that was named and is there."""
-        wanted = {name for name in self._only | {LOOPBACK} if name in self._snapshot.interfaces} if self._only else {""}
-        for name in self._servers.keys() - wanted:
-            self._servers.pop(name).close()
+        wanted = {("", 0)}
+        if self._only:
+            present = self._snapshot.interfaces
+            wanted = {(name, present[name].index) for name in self._only | {LOOPBACK} if name in present}
+        for server in self._servers.keys() - wanted:
+            self._servers.pop(server).close()
         loop = asyncio.get_running_loop()
-        for name in sorted(wanted - self._servers.keys()):
+        for name, index in sorted(wanted - self._servers.keys()):
             sock = _listening_socket(name, self._port)
             self._port = sock.getsockname()[1]
-            self._servers[name] = await loop.create_server(
+            self._servers[name, index] = await loop.create_server(
                 lambda: host.stream(self._accepted), sock=sock, backlog=BACKLOG
             )
         self._on_listening(self._port)
@@ -201,5 +206,8 @@ def _listening_socket(interface: str, port: int) -> socket.socket:
     return sock
 
 
-def _addresses(snapshot: Snapshot) -> frozenset[str]:
-    return frozenset().union(*(interface.addresses for interface in snapshot.interfaces.values()))
+def _addresses(snapshot: Snapshot) -> frozenset[tuple[int, str]]:
+    """Return every address with the index of its interface."""
+    return frozenset(
+        (interface.index, address) for interface in snapshot.interfaces.values() for address in interface.addresses
+    )

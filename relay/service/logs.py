@@ -81,6 +81,8 @@ def setup(level: str) -> None:
     root.addHandler(handler)
     # Libraries name addresses below error: aiohttp's requests, zeroconf's records.
     root.setLevel(logging.ERROR)
+    # Gives itself a level, and warns of every socket of an interface that went.
+    logging.getLogger("zeroconf").setLevel(logging.ERROR)
     logging.getLogger("relay").setLevel(LEVELS[level])
     # What nobody caught, and what logging itself fails at, would be printed with its values.
     sys.excepthook = _report_uncaught

@@ -100,6 +100,7 @@ DELETE_GONE = RowStatement("DELETE FROM gone WHERE seq IN (", "?", ")")
 PUT_META = "INSERT INTO meta VALUES (?,?) ON CONFLICT(key) DO UPDATE SET value = excluded.value"
 PUT_INTERFACE = "INSERT INTO interface VALUES (?,?) ON CONFLICT(number) DO UPDATE SET name = excluded.name"
 SELECT_BODY = "SELECT envelope FROM body WHERE seq = ?"
+SELECT_RANGE = "SELECT envelope FROM body WHERE seq BETWEEN ? AND ? ORDER BY seq"
 SELECT_BODIES = f"SELECT seq, envelope FROM body WHERE seq IN ({','.join(['?'] * ROWS)})"  # noqa: S608 - only marks
 SELECT_ADMITTED = """
 SELECT a.seq, a.id, a.header, a.interface, a.arrived_s, gone.seq IS NULL

@@ -65,7 +65,7 @@ class Relay:
         self.wait("it is ready", lambda status: status["ready"], START_TIMEOUT_S)
 
     def kill(self):
-        """kill -9: what a power cut leaves of a process."""
+        """End as by `kill -9`: what a power cut leaves of a process."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)
 

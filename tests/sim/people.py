@@ -57,7 +57,7 @@ def write_with_purge(rng: random.Random, *, expiry_hour: int, bucket: int = 7) -
 class Person:
     """A client that talks to one relay at a time.
 
-    ``on_ack(relay name, identity)`` is called the moment an acknowledgement is
+    ``on_ack(relay name, letter)`` is called the moment an acknowledgement is
     read, so that a world can look into that relay's store.
     """
 
@@ -67,7 +67,7 @@ class Person:
         rng: random.Random,
         *,
         bucket: int,
-        on_ack: Callable[[int, bytes], None] = lambda *_: None,
+        on_ack: Callable[[int, Letter], None] = lambda *_: None,
         copies: int = 2,
     ) -> None:
         """``copies``: relays that a letter is handed to, since any one of them may lie."""
@@ -169,7 +169,7 @@ class Person:
         letter.acknowledged_by.append(relay)
         if len(letter.acknowledged_by) >= self._copies:
             self.outbox.remove(letter)
-        self._on_ack(relay, letter.identity)
+        self._on_ack(relay, letter)
 
     def _take(self, items: list[bytes]) -> None:
         for envelope in items:

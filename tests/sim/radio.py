@@ -26,14 +26,15 @@ if TYPE_CHECKING:
 
 #: What a packet carries besides the stream: link, IP and transport headers, about.
 HEADER_BYTES = 48
-#: Packets under way in one direction, and bytes that may wait to become packets.
-WINDOW_PACKETS = 48
-BUFFER_BYTES = 48 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Radio:
-    """How good a contact is; probabilities are per packet, and per acknowledgement."""
+    """How good a contact is; probabilities are per packet, and per acknowledgement.
+
+    ``window_packets`` may be under way in one direction, ``buffer_bytes`` wait to
+    become packets: what a kernel keeps, beyond the relay's say.
+    """
 
     latency_s: float = 0.004
     jitter_s: float = 0.004
@@ -44,6 +45,8 @@ class Radio:
     reorder: float = 0.0
     reorder_s: float = 0.05
     patience_s: float = 12.0
+    window_packets: int = 48
+    buffer_bytes: int = 48 << 10
 
 
 @dataclass(slots=True)
@@ -177,7 +180,7 @@ class Contact:
 
     def room(self, side: int) -> int:
         half = self.halves[side]
-        return 0 if half.ending or self._told[side] else max(0, BUFFER_BYTES - len(half.unsent))
+        return 0 if half.ending or self._told[side] else max(0, self.radio.buffer_bytes - len(half.unsent))
 
     def write(self, side: int, data: bytes) -> None:
         if self._told[side]:
@@ -214,7 +217,7 @@ class Contact:
 
     def _send(self, side: int) -> None:
         half = self.halves[side]
-        while len(half.under_way) < WINDOW_PACKETS and (half.unsent or (half.ending and half.end_number < 0)):
+        while len(half.under_way) < self.radio.window_packets and (half.unsent or (half.ending and half.end_number < 0)):
             data = bytes(half.unsent[: self.radio.packet_bytes])
             del half.unsent[: len(data)]
             number = half.next_number
@@ -291,9 +294,9 @@ class Contact:
         if number == half.end_number:
             self._tell(side)
             return
-        full = len(half.unsent) >= BUFFER_BYTES // 2
+        full = len(half.unsent) >= self.radio.buffer_bytes // 2
         self._send(side)
-        if full > (len(half.unsent) >= BUFFER_BYTES // 2) and not self._told[side]:
+        if full > (len(half.unsent) >= self.radio.buffer_bytes // 2) and not self._told[side]:
             self.ends[side].on_room()
 
     def _arm(self, side: int) -> None:

@@ -29,6 +29,8 @@ DAY_S = 24 * HOUR_S
 MEETING_BYTES = 640
 #: Two pings and two answers of an idle minute, records and all.
 IDLE_BYTES_PER_MINUTE = 110
+#: A bad day of a Bluetooth link; an L2CAP channel keeps a few packets, no more.
+BLUETOOTH = Radio(bytes_per_s=2000, latency_s=0.1, packet_bytes=256, window_packets=8, buffer_bytes=1024)
 
 
 def letters(
@@ -257,7 +259,7 @@ def test_a_slow_neighbour_delays_nobody_and_gets_the_newest_first() -> None:
     world.join(relay.name, fast.name)
     written = letters(world, 120, classes=(2, 3))
     give(world, relay, written)
-    lazy = world.join(relay.name, slow.name, Radio(bytes_per_s=2000, latency_s=0.1, packet_bytes=256), slow=True)
+    lazy = world.join(relay.name, slow.name, BLUETOOTH, slow=True)
     world.run(10)
     assert fast.held() == ids(written)
     [fresh] = letters(world, 1, classes=(0,))
@@ -266,7 +268,7 @@ def test_a_slow_neighbour_delays_nobody_and_gets_the_newest_first() -> None:
     world.visit(person, relay.name)
     person.post(fresh)
     while not slow.store.holds(fresh.identity):
-        assert world.now < start_s + 12, "a small new letter waits behind old large ones"
+        assert world.now < start_s + 60, "a small new letter waits behind old large ones"
         world.run(0.1)
     print(f"the new letter took {world.now - start_s:.1f} s")
     assert fast.store.holds(fresh.identity)

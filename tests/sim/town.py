@@ -295,6 +295,8 @@ class Simulation:
             jitter_s=rng.uniform(0.0, 0.02),
             bytes_per_s=rng.uniform(8_000, 40_000) if slow else rng.uniform(100_000, 1_500_000),
             packet_bytes=1024 if slow else 1400,
+            window_packets=8 if slow else 48,
+            buffer_bytes=(4 if slow else 48) << 10,
             loss=rng.choice((0.0, 0.01, 0.03, 0.08)),
             duplicate=0.01,
             reorder=0.03,

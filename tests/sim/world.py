@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from relay.core.admission import Policy
+from relay.core.envelope import decode_header
 from relay.core.exchange import MAX_PEER_HAS, MAX_REFUSED
 from relay.core.log import EntryState
 from relay.core.messages import OFFER_WINDOW
@@ -26,13 +27,14 @@ from tests.sim.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from relay.core.node import Link
+    from tests.sim.people import Letter
     from tests.sim.radio import Tamper
 
 #: 2026-01-01 in hours; any hour would do.
 START_HOUR = 490_896
 START_WALL_S = START_HOUR * 3600.0
-#: Timers that an open link may have: one that counts, and some that do no more.
-TIMERS_PER_LINK = 4
+#: Timers that an open link may have: one that counts; others have no effect and go by within 100 s.
+TIMERS_PER_LINK = 24
 #: What is read before may_receive() says stop arrives at once: one turn of a stream.
 SLACK_BYTES = 2 << 20
 ROOMY = Policy(max_bytes=64 << 20, max_envelopes=50_000)
@@ -40,9 +42,9 @@ ROOMY = Policy(max_bytes=64 << 20, max_envelopes=50_000)
 
 @dataclass(slots=True)
 class Ledger:
-    """What relays acknowledged: (relay, identity)."""
+    """What relays acknowledged: (relay, letter, when)."""
 
-    acknowledged: list[tuple[int, bytes]] = field(default_factory=list)
+    acknowledged: list[tuple[Relay, Letter, float]] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
 
@@ -139,11 +141,11 @@ class World:
 
     # -- rules ------------------------------------------------------------
 
-    def _acknowledged(self, relay: int, identity: bytes) -> None:
+    def _acknowledged(self, relay: int, letter: Letter) -> None:
         owner = self.relays[relay]
         if isinstance(owner, Relay):
-            self.ledger.acknowledged.append((relay, identity))
-            if identity not in owner.store.by_identity:
+            self.ledger.acknowledged.append((owner, letter, self.now))
+            if letter.identity not in owner.store.by_identity:
                 self.ledger.broken.append(f"relay {relay} acknowledged what its store did not have")
 
     def broken_rules(self) -> list[str]:
@@ -151,11 +153,18 @@ class World:
         broken = list(self.ledger.broken)
         for relay in self.honest():
             broken += broken_rules_of(relay)
-        for name, identity in self.ledger.acknowledged:
-            relay = self.relays[name]
-            if isinstance(relay, Relay) and relay.up and identity not in relay.node.log:
-                broken.append(f"relay {name} forgot what it acknowledged")
+        broken += [
+            f"relay {relay.name} forgot what it acknowledged"
+            for relay, letter, at_s in self.ledger.acknowledged
+            if relay.up and letter.identity not in relay.node.log and not self._may_forget(relay, letter, at_s)
+        ]
         return broken
+
+    def _may_forget(self, relay: Relay, letter: Letter, at_s: float) -> bool:
+        expired = relay.node.clock.expired_by_wall(
+            expiry_hour=decode_header(letter.envelope).expiry_hour, now=self.now
+        )
+        return expired or self.now - at_s >= 2 * relay.policy.residence_s
 
     def unsettled_rules(self) -> list[str]:
         """Return what does not hold and must once nothing is under way any more."""

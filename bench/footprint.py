@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Memory, wake-ups and processor time of a relay that idles, and its memory with a full store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.ingest import put_all
+from bench.peers import BarePeer
+from bench.relays import BareClient, RelayProcess, relay
+from bench.store_input import make_envelopes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+IDLE_S = 60.0
+STORED = 100_000
+PEERS = 10
+
+
+def measure_idle(folder: Path) -> dict[str, float]:
+    """Return memory, processor share and voluntary context switches a second over all threads.
+
+    HTTP, metrics and DNS-SD are on and one relay is connected.
+    """
+    with relay(folder / "other", discovery=True, http=True) as other:
+        with relay(folder / "idle", peers=(other.port,), discovery=True, http=True) as idle:
+            idle.wait(lambda status: any(link["relays"] for link in status["links"]))
+            time.sleep(5)  # announcements of DNS-SD
+            cpu_s, switches = _cpu_s(idle), _switches(idle)
+            time.sleep(IDLE_S)
+            return {
+                "rss_idle_mib": idle.rss_mib(),
+                "idle_cpu_percent": 100 * (_cpu_s(idle) - cpu_s) / IDLE_S,
+                "idle_switches_per_s": (_switches(idle) - switches) / IDLE_S,
+            }
+
+
+def measure_full(folder: Path) -> dict[str, float]:
+    """Return memory with 100,000 envelopes and ten relays that hold the same, and the start-up time."""
+    with relay(folder / "full") as first:
+        put_all(BareClient(first.port), make_envelopes(STORED))
+    with relay(folder / "full", discovery=True, http=True) as full, _peers(folder, full) as peers:
+        full.wait(lambda status: sum(link["relays"] for link in status["links"]) == PEERS)
+        full.wait(lambda status: status["totals"]["total"]["reconciled"] >= PEERS)
+        assert not any(peer.node.wanted() for peer in peers)
+        return {"rss_100k_mib": full.rss_mib(), "start_100k_s": full.start_s}
+
+
+@contextlib.contextmanager
+def _peers(folder: Path, full: RelayProcess) -> Iterator[list[BarePeer]]:
+    # A copy: the relay holds the lock of its own.
+    shutil.copytree(folder / "full/store", folder / "copy")
+    peers = [BarePeer(full.port, folder / "copy/store.sqlite") for _ in range(PEERS)]
+    stop = threading.Event()
+
+    def serve() -> None:
+        while not stop.is_set():
+            for peer in peers:
+                peer.turn()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield peers
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _cpu_s(process: RelayProcess) -> float:
+    fields = process.proc("stat").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _switches(process: RelayProcess) -> int:
+    total = 0
+    for task in Path(f"/proc/{process.process.pid}/task").iterdir():
+        for line in (task / "status").read_text().splitlines():
+            if line.startswith("voluntary_ctxt_switches"):
+                total += int(line.split()[1])
+    return total
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(dir=Path.home()) as place:
+        print(measure_full(Path(place)))
+        print(measure_idle(Path(place)))

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Delay of live forwarding through relays A, B and C, commits included."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from bench.relays import BareClient, relay
+from bench.store_input import make_envelopes
+from relay.core import session as s
+from relay.core.messages import Subscribe
+
+RELAYS = 3
+PER_SECOND = 100
+ENVELOPES = 1500
+#: The first ones find caches cold and links new.
+WARM_UP = 100
+
+
+def measure(folder: Path) -> dict[str, float]:
+    """Return median and 99th percentile of the delay for each relay on the way, in milliseconds.
+
+    The time from the sender's write to the subscriber's read, divided by three.
+    """
+    envelopes = make_envelopes(ENVELOPES)
+    arrived: dict[bytes, float] = {}
+    with (
+        relay(folder / "a") as a,
+        relay(folder / "b", peers=(a.port,)) as b,
+        relay(folder / "c", peers=(b.port,)) as c,
+    ):
+        b.wait(lambda status: sum(link["relays"] for link in status["links"]) == RELAYS - 1)
+        reader = BareClient(c.port)
+        reader.session.subscribe(Subscribe(prefix_bits=0, prefix=0))
+        reader.flush()
+
+        def receive() -> None:
+            while len(arrived) < ENVELOPES:
+                for event in reader.read():
+                    if isinstance(event, s.Envelopes):
+                        now = time.perf_counter()
+                        arrived.update((envelope, now) for envelope in event.items)
+
+        thread = threading.Thread(target=receive)
+        thread.start()
+        sent = _send(BareClient(a.port), envelopes)
+        thread.join()
+    delays_ms = sorted(1000 * (arrived[e] - sent[e]) / RELAYS for e in envelopes[WARM_UP:])
+    return {
+        "hop_median_ms": statistics.median(delays_ms),
+        "hop_p99_ms": delays_ms[len(delays_ms) * 99 // 100],
+    }
+
+
+def _send(client: BareClient, envelopes: list[bytes]) -> dict[bytes, float]:
+    """Put at a steady rate; return when each was written."""
+    sent = {}
+    started = time.perf_counter()
+    for index, envelope in enumerate(envelopes):
+        time.sleep(max(0.0, started + index / PER_SECOND - time.perf_counter()))
+        client.session.put(envelope)
+        sent[envelope] = time.perf_counter()
+        client.flush()
+    return sent
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(dir=Path.home()) as place:
+        print(measure(Path(place)))

@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`relay send`, `relay receive`, `relay sent` and `relay purge`: messages, through relays."""
+
+# ruff: noqa: PLC0415 - each command imports what it needs when it runs, so that the others start fast
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace, _SubParsersAction
+    from collections.abc import Iterable
+    from typing import BinaryIO
+
+    from relay.cli.progress import ProgressBar
+    from relay.client.client import Client, Outcome
+    from relay.client.errors import ClientError
+    from relay.client.finding import RelayFinder
+    from relay.client.inbox import Message
+    from relay.client.outbox import Progress
+
+#: A receipt did not come in time: not an error, and for scripts to tell from one (2 is a wrong option).
+EXIT_NOT_RECEIVED: Final = 3
+#: Longer texts are saved as files: a terminal is no place to read them.
+MAX_SHOWN_BYTES: Final = 65_536
+#: How often to look for what another command has received.
+_LOOK_S: Final = 5.0
+_SHORT_ID: Final = 8
+_STDIN: Final = "-"
+
+
+def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
+    """Add the commands; each sets `func`, which returns the exit status or raises ClientError."""
+    send = sub.add_parser("send", help="send a text or a file to a person or a group")
+    send.add_argument("name", metavar="NAME", help="contact or group; see: relay contact list")
+    send.add_argument("text", metavar="TEXT", nargs="?", help="the text, in quotes; - or none reads standard input")
+    send.add_argument("--file", metavar="PATH", help="a file instead of a text; - is standard input")
+    send.add_argument("--lifetime", type=int, choices=(1, 3, 7), default=7, metavar="DAYS", help="1, 3 or 7 (default)")
+    send.add_argument("--wait", action="store_true", help="wait until it was received")
+    send.add_argument("--timeout", type=_seconds, metavar="S", help=f"... so long; then exit with {EXIT_NOT_RECEIVED}")
+    _add_relay(send)
+    send.set_defaults(func=_send)
+
+    receive = sub.add_parser("receive", help="show and save what was sent to you")
+    receive.add_argument("--follow", action="store_true", help="stay and show what comes, until Ctrl-C")
+    receive.add_argument(
+        "--dir", type=Path, default=Path(), metavar="FOLDER", help="where to save files (default: here)"
+    )
+    _add_relay(receive)
+    receive.set_defaults(func=_receive)
+
+    sent = sub.add_parser("sent", help="list what you sent and how far it is")
+    sent.set_defaults(func=_sent)
+
+    purge = sub.add_parser("purge", help="have relays remove a message that you sent")
+    purge.add_argument("message", metavar="MESSAGE", help="its ID or how it begins; see: relay sent")
+    purge.set_defaults(func=_purge)
+
+
+def _add_relay(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--relay",
+        action="append",
+        metavar="HOST[:PORT]",
+        help="relay to use, may be repeated to use several (default: the variable MESH_RELAY, else client.toml in "
+        "the configuration folder, else this machine's, else one found on this network)",
+    )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError
+    return value
+
+
+def _finder(relays: Iterable[str]) -> RelayFinder:
+    from relay.client.address import parse_address
+    from relay.client.files import config_folder
+    from relay.client.finding import RelayFinder
+    from relay.client.settings import load_settings
+
+    settings = load_settings(config_folder(os.environ))
+    texts = list(relays) or [text for text in os.environ.get("MESH_RELAY", "").split(",") if text.strip()]
+    named = settings.pin([parse_address(text) for text in texts]) or settings.relays
+    return RelayFinder(named, secret=settings.secret)
+
+
+def _client(relays: Iterable[str]) -> Client:
+    from relay.cli.client import own_identity
+    from relay.client.client import Client
+    from relay.client.files import config_folder, data_folder
+
+    own_identity(config_folder(os.environ))
+    client = Client(config_folder(os.environ), data_folder(os.environ), _finder(relays))
+    if warning := client.clock_warning():
+        print(f"Warning: {warning}.", file=sys.stderr)
+    return client
+
+
+# -- send -----------------------------------------------------------------
+
+
+def _send(arguments: Namespace) -> int:
+    from relay.client.errors import SendError
+
+    if arguments.file is not None and arguments.text is not None:
+        raise SendError("give a text or --file, not both")
+    if arguments.timeout is not None and not arguments.wait:
+        raise SendError("--timeout says how long to --wait; give both")
+    with contextlib.ExitStack() as resources:
+        file = None
+        if arguments.file == _STDIN:
+            file = sys.stdin.buffer
+        elif arguments.file is not None:
+            try:
+                file = resources.enter_context(Path(arguments.file).open("rb"))
+            except OSError as error:
+                raise SendError(f"cannot read {arguments.file}: {error.strerror}") from None
+        return asyncio.run(_send_and_report(arguments, file))
+
+
+async def _send_and_report(arguments: Namespace, file: BinaryIO | None) -> int:
+    from relay.cli.progress import ProgressBar
+    from relay.client.errors import ClientError
+    from relay.service.text import human_bytes
+
+    async with _client(arguments.relay or ()) as client:
+        with ProgressBar(sys.stderr) as bar:
+            ids = await _queue(client, arguments, file, bar)
+            outcomes: list[Outcome] = []
+            try:
+                outcomes = await client.deliver(
+                    lambda _, result: bar.show(
+                        "Sending",
+                        result.acknowledged,
+                        result.envelopes,
+                        f"{human_bytes(result.acknowledged_bytes)} acknowledged",
+                    )
+                )
+            except ClientError as error:
+                print(error, file=sys.stderr)
+        _report_relays(outcomes)
+        is_held = True
+        for name, message_id in ids.items():
+            progress = await client.progress(message_id)
+            is_held &= progress is not None and _is_held(progress)
+            print(f"{name}: {_state(progress)}. ID {message_id.hex()[:_SHORT_ID]}", flush=True)
+        if not is_held:
+            print(
+                "It is kept, and offered again with the next `relay send` or `relay receive`, until it expires.",
+                file=sys.stderr,
+            )
+        if not arguments.wait:
+            return 0 if is_held else 1
+        return await _wait(client, ids, arguments.timeout)
+
+
+async def _queue(client: Client, arguments: Namespace, file: BinaryIO | None, bar: ProgressBar) -> dict[str, bytes]:
+    if file is None:
+        return await client.send_text([arguments.name], _text(arguments.text), lifetime_days=arguments.lifetime)
+    return await client.send_file(
+        [arguments.name],
+        file,
+        "stdin" if arguments.file == _STDIN else Path(arguments.file).name,
+        lifetime_days=arguments.lifetime,
+        on_piece=lambda done, everything: bar.show("Sealing", done, everything),
+    )
+
+
+def _text(text: str | None) -> str:
+    if text is not None and text != _STDIN:
+        return text
+    if sys.stdin.isatty():
+        print("Write your message; end it with Ctrl-D on a line of its own.", file=sys.stderr)
+    return sys.stdin.buffer.read().decode(errors="replace").removesuffix("\n")
+
+
+async def _wait(client: Client, ids: dict[str, bytes], timeout_s: float | None) -> int:
+    print("Waiting for the receipt; Ctrl-C stops the waiting, not the message.", file=sys.stderr)
+    received = await client.wait_received(list(ids.values()), timeout_s, _Troubles())
+    for name, message_id in ids.items():
+        progress = await client.progress(message_id)
+        print(f"{name}: {_state(progress)}")
+    return 0 if received else EXIT_NOT_RECEIVED
+
+
+def _is_held(progress: Progress) -> bool:
+    return progress.is_received or progress.durable + progress.volatile == progress.pieces
+
+
+def _state(progress: Progress | None) -> str:
+    """How far a message is, in words."""
+    if progress is None or progress.is_expired:
+        return "expired"
+    if progress.is_purged:
+        return "purged"
+    if progress.is_received:
+        return "received"
+    if progress.durable == progress.pieces:
+        return "a relay has it on disk (durable); not received yet"
+    if _is_held(progress):
+        return "a relay has it in memory (volatile: lost if it restarts, so it is offered again); not received yet"
+    part = progress.durable + progress.volatile
+    return f"not on a relay yet ({part} of {progress.pieces} pieces are)" if part else "not on a relay yet"
+
+
+def _report_relays(outcomes: Iterable[Outcome]) -> None:
+    for outcome in outcomes:
+        if outcome.error is not None:
+            print(outcome.error, file=sys.stderr)
+        if outcome.delivered is not None:
+            for reason, count in outcome.delivered.refused.items():
+                remedy = _REMEDIES.get(reason.name, "")
+                name = reason.name.lower().replace("_", " ")
+                print(f"The relay at {outcome.address} refused {count} ({name}){remedy}.", file=sys.stderr)
+
+
+_REMEDIES: Final = {
+    "EXPIRED": ": its clock or yours is ahead",
+    "FAR_FUTURE": ": its clock is behind or yours is ahead",
+    "BELOW_FLOOR": ": its clock is ahead or yours is behind",
+    "UNDERPAID": ": it asks for more work than is done here",
+    "FULL": ": its store is full; try another relay",
+    "CLASS": ": it does not take messages of that size",
+    "PURGED": ": they were purged before",
+    "GONE": ": it had them and let them go",
+    "STORAGE": ": it cannot write to its disk; tell its operator",
+}
+
+
+# -- receive --------------------------------------------------------------
+
+
+def _receive(arguments: Namespace) -> int:
+    if not arguments.dir.is_dir():
+        from relay.client.errors import ClientError
+
+        raise ClientError(f"there is no folder {arguments.dir}; make it with: mkdir -p {arguments.dir}")
+    work = _follow if arguments.follow else _receive_once
+    return asyncio.run(work(arguments))
+
+
+async def _receive_once(arguments: Namespace) -> int:
+    async with _client(arguments.relay or ()) as client:
+        # What is here already is shown even when no relay is.
+        shown = await _show_new(client, arguments.dir)
+        outcomes = await client.collect()
+        shown += await _show_new(client, arguments.dir)
+        _report_relays(outcomes)
+        # Receipts, and what found no relay before.
+        _report_relays(await client.deliver())
+        if not shown:
+            print("No new messages.", file=sys.stderr)
+        for partial in await client.partials():
+            have = partial.pieces - partial.missing
+            print(f"{_name(client, partial.sender)}: {have} of {partial.pieces} pieces are here", file=sys.stderr)
+        return 0 if any(outcome.error is None for outcome in outcomes) else 1
+
+
+async def _follow(arguments: Namespace) -> int:
+    async with _client(arguments.relay or ()) as client, asyncio.TaskGroup() as tasks:
+        tasks.create_task(client.follow(_Troubles()))
+        print("Waiting for messages; Ctrl-C ends this.", file=sys.stderr)
+        while True:
+            client.changed.clear()
+            await _show_new(client, arguments.dir)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await client.changed.wait()
+
+
+class _Troubles:
+    """Tells of each trouble once, however often it comes again."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, error: ClientError) -> None:
+        if str(error) != self._last:
+            self._last = str(error)
+            print(f"{error}\nTrying again, and again.", file=sys.stderr)
+
+
+async def _show_new(client: Client, folder: Path) -> int:
+    """Print or save what is new; return how many messages."""
+    messages = await client.messages()
+    for message in messages:
+        head = f"{_name(client, message.sender)} ({_when(message.sent_hour)})"
+        print(f"{head}: {await _content(client, message, folder)}", flush=True)
+        # Only now: whoever interrupts before sees it again.
+        await client.take(message)
+    return len(messages)
+
+
+async def _content(client: Client, message: Message, folder: Path) -> str:
+    from relay.client.pieces import Kind
+    from relay.client.text import safe_text
+    from relay.service.text import human_bytes
+
+    if message.kind is Kind.TEXT and message.size <= MAX_SHOWN_BYTES:
+        # Indented, so that no line of a text can pass for a message of somebody else.
+        return safe_text(await client.text(message)).replace("\n", "\n    ")
+    path = await client.save(message, folder)
+    return f"{message.name or 'a long text'}, {human_bytes(message.size)}, saved as {safe_text(str(path))}"
+
+
+def _name(client: Client, sender: bytes) -> str:
+    from hashlib import sha256
+
+    # A name that the user gave, or else one that nobody can choose.
+    return client.name_of(sender) or f"stranger {sha256(sender).hexdigest()[:_SHORT_ID]}"
+
+
+def _when(hour: int) -> str:
+    """Local date and hour; messages tell no more."""
+    return f"{datetime.fromtimestamp(hour * 3600, UTC).astimezone():%Y-%m-%d %H}h"
+
+
+# -- sent and purge -------------------------------------------------------
+
+
+def _sent(_: Namespace) -> int:
+    return asyncio.run(_list_sent())
+
+
+async def _list_sent() -> int:
+    from relay.client.pieces import Kind
+    from relay.service.text import human_bytes
+
+    async with _client(()) as client:
+        for sent, progress in await client.log():
+            kind = "file" if sent.kind == Kind.FILE else "text"
+            print(
+                f"{sent.message_id.hex()[:_SHORT_ID]}  {_when(sent.sent_hour)}  {_name(client, sent.recipient)}: "
+                f"{kind}, {human_bytes(sent.size)}; {_state(progress)}; expires {_when(sent.expiry_hour)}"
+            )
+    return 0
+
+
+def _purge(arguments: Namespace) -> int:
+    return asyncio.run(_purge_one(arguments.message.lower()))
+
+
+async def _purge_one(start: str) -> int:
+    from relay.client.errors import SendError
+
+    async with _client(()) as client:
+        ids = {sent.message_id for sent, _ in await client.log()}
+        found = [message_id for message_id in ids if start and message_id.hex().startswith(start)]
+        if len(found) != 1:
+            problem = f"{len(found)} messages have an ID that begins so" if found else "no message has that ID"
+            raise SendError(f"{problem}; see: relay sent")
+        count = await client.purge(found[0])
+    if not count:
+        print("It was purged before.")
+        return 0
+    print(
+        f"{count} purges are ready, and nothing more of the message is sent. They go out 10 minutes to an hour from "
+        "now, so that\nnobody sees that they belong together: `relay receive --follow` does it, or any later "
+        "`relay send` or `relay receive`."
+    )
+    print("Whoever has received the message keeps it.")
+    return 0
