@@ -67,7 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(prog="relay", description="Stores and forwards encrypted messages.")
     parser.add_argument("--version", action="version", version=f"relay {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    parser_class: type[argparse.ArgumentParser] = _Parser
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=parser_class)
     operator.add_parsers(commands)
     client.add_parsers(commands)
     return parser

@@ -43,7 +43,7 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     send.add_argument("--file", metavar="PATH", help="a file instead of a text; - is standard input")
     send.add_argument("--lifetime", type=int, choices=(1, 3, 7), default=7, metavar="DAYS", help="1, 3 or 7 (default)")
     send.add_argument("--wait", action="store_true", help="wait until it was received")
-    send.add_argument("--timeout", type=_seconds, metavar="S", help=f"... so long; then exit with {EXIT_NOT_RECEIVED}")
+    send.add_argument("--timeout", type=seconds, metavar="S", help=f"... so long; then exit with {EXIT_NOT_RECEIVED}")
     _add_relay(send)
     send.set_defaults(func=_send)
 
@@ -73,7 +73,8 @@ def _add_relay(parser: ArgumentParser) -> None:
     )
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """Read a duration; ValueError when it is none."""
     value = float(text)
     if not 0 <= value < float("inf"):
         raise ValueError

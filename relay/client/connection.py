@@ -363,8 +363,9 @@ def _os_error(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return f"nothing within {CONNECT_TIMEOUT_S:.0f} s"
     # asyncio writes addresses into strerror; those of a name that is not found are no errno.
-    is_errno = error.errno is not None and not isinstance(error, socket.gaierror)
-    return os.strerror(error.errno) if is_errno else error.strerror or str(error)
+    if error.errno is None or isinstance(error, socket.gaierror):
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
 
 
 def _failure(

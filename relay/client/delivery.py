@@ -16,7 +16,7 @@ from relay.core.messages import Ack, Refusal, Refused
 
 PAYABLE: Final = frozenset({Refusal.UNDERPAID, Refusal.FULL})
 """Refusals that more work can turn."""
-PASSING: Final = frozenset({Refusal.STORAGE, Refusal.BUSY})
+PASSING: Final = frozenset({Refusal.STORAGE})
 """Refusals that time can turn."""
 MAX_PAUSES: Final = 4
 FIRST_PAUSE_S: Final = 2.0

@@ -79,6 +79,8 @@ class Admission:
         self._units = [policy.units(size_class) for size_class in range(len(SIZES))]
         self._candidates: dict[int, list[_Key]] = {}
         self._cutoff: dict[int, _Key] = {}
+        #: Best price by hour, per interface that has ever had too many hours.
+        self._hour_prices: dict[int, dict[int, int]] = {}
 
     # -- decisions --------------------------------------------------------
 
@@ -90,7 +92,10 @@ class Admission:
             refusal = Refusal.PURGED
         if refusal is not None:
             return Decision(refusal)
-        return self._place(self._units[header.size_class], price, interface)
+        decision = self._place(self._units[header.size_class], price, interface)
+        if decision.refusal is None:
+            decision = self._note_hour(header.expiry_hour, price, interface, decision)
+        return decision
 
     def refuses_offer(
         self, *, identity: bytes, size_class: int, expiry_hour: int, interface: int, now: float
@@ -112,10 +117,48 @@ class Admission:
             return Refusal.CLASS
         if price < self.policy.min_price:
             return Refusal.UNDERPAID
-        hours = self._log.hours.get(interface)
-        if hours and len(hours) >= MAX_HOURS_PER_INTERFACE and expiry_hour not in hours:
+        if self._is_one_hour_too_many(expiry_hour, interface) and price <= self._weakest_hour(interface)[0]:
             return Refusal.HOURS
         return None
+
+    # -- distinct hours ---------------------------------------------------
+
+    def _is_one_hour_too_many(self, expiry_hour: int, interface: int) -> bool:
+        hours = self._log.hours.get(interface)
+        return hours is not None and len(hours) >= MAX_HOURS_PER_INTERFACE and expiry_hour not in hours
+
+    def _weakest_hour(self, interface: int) -> tuple[int, int]:
+        """Return (price, hour): the hour whose best paid envelope paid least, the latest of these.
+
+        Without a clock anybody can name any hour. Whoever fills the hours with free
+        envelopes must not keep out those who paid.
+        """
+        held = self._log.hours[interface]
+        prices = self._hour_prices.get(interface)
+        if prices is None:
+            found = self._log.held_in_hours(interface)
+            prices = self._hour_prices[interface] = {hour: max(entries)[0] for hour, entries in found.items()}
+        for hour in prices.keys() - held.keys():
+            del prices[hour]
+        return min((price, -hour) for hour, price in prices.items())
+
+    def _note_hour(self, expiry_hour: int, price: int, interface: int, decision: Decision) -> Decision:
+        """Keep the best price of each hour, and let the weakest hour go when there is one too many."""
+        prices = self._hour_prices.get(interface)
+        if prices is None:
+            return decision
+        if self._is_one_hour_too_many(expiry_hour, interface):
+            _, negative = self._weakest_hour(interface)
+            entries = self._log.held_in_hours(interface)[-negative]
+            if not all(self._log.is_held(seq) for _, seq in entries):
+                return Decision(Refusal.HOURS)  # about to be acknowledged: not before its commit
+            decision = Decision(
+                victims=(*decision.victims, *(seq for _, seq in entries if seq not in decision.victims))
+            )
+        prices[expiry_hour] = max(price, prices.get(expiry_hour, price))
+        return decision
+
+    # -- price and room ---------------------------------------------------
 
     def price(self, interface: int) -> int:
         """Return the work per byte that a newcomer on ``interface`` needs now."""
@@ -170,7 +213,6 @@ class Admission:
 
     def _furthest_above(self, newcomer: int, units: int, taken: dict[int, int]) -> int:
         """Return the interface with the most beyond its share, the newcomer's envelope included."""
-
         known = self._known(newcomer)
 
         def above(interface: int) -> float:
@@ -215,6 +257,7 @@ class Admission:
         """Start anew, after the log was loaded again."""
         self._candidates.clear()
         self._cutoff.clear()
+        self._hour_prices.clear()
 
     @property
     def has_candidates(self) -> bool:

@@ -44,6 +44,14 @@ _PURGE_CONTEXT = b"mesh-relay/1 purge tag"
 _BUCKET_CONTEXT = b"mesh-relay/1 bucket"
 
 
+class EnvelopeVersionError(DecodeError):
+    """An envelope of another version of the protocol."""
+
+
+class EnvelopeSizeError(DecodeError):
+    """An envelope whose length is not the one of its class."""
+
+
 class EnvelopeType(enum.IntEnum):
     """What an envelope asks of a relay."""
 
@@ -83,7 +91,7 @@ def decode_header(data: bytes) -> Header:
         raise DecodeError("truncated envelope header")
     version, kind, size_class, reserved, expiry_hour, tag = HEADER.unpack_from(data)
     if version != ENVELOPE_VERSION:
-        raise DecodeError(f"envelope version {version}, expected {ENVELOPE_VERSION}")
+        raise EnvelopeVersionError(f"envelope version {version}, expected {ENVELOPE_VERSION}")
     if kind > EnvelopeType.PURGE or reserved or size_class >= len(SIZES):
         raise DecodeError("unknown envelope type, class or reserved byte")
     if kind == EnvelopeType.PURGE and size_class:
@@ -95,7 +103,7 @@ def decode_envelope(data: bytes) -> Header:
     """Check a whole envelope (length, header, purge body) and return its header."""
     header = decode_header(data)
     if len(data) != SIZES[header.size_class]:
-        raise DecodeError(f"{len(data)} bytes, class says {SIZES[header.size_class]}")
+        raise EnvelopeSizeError(f"{len(data)} bytes, class says {SIZES[header.size_class]}")
     if header.type is EnvelopeType.PURGE:
         key_end = HEADER_BYTES + PURGE_KEY_BYTES
         if any(data[key_end:-NONCE_BYTES]):

@@ -13,6 +13,7 @@ from array import array
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
+from relay.core.clock import HOUR_S, LAST_HOUR
 from relay.core.envelope import SIZES
 from relay.core.log import EntryState
 from relay.core.messages import MAX_OFFERS, OFFER_WINDOW, Hello, Offer, Refusal
@@ -39,6 +40,8 @@ REQUEST_TIMEOUT_S: Final = 5.0
 SLOW_REQUEST_TIMEOUT_S: Final = 20.0
 #: The session with a neighbour that let requests time out so often in a row ends.
 MAX_STALLS: Final = 3
+#: Queued requests of one neighbour, repeated ones included (0.3 MB).
+MAX_WANTS: Final = 4 * OFFER_WINDOW
 #: Others that can be asked for the same envelope.
 MAX_OFFERERS: Final = 8
 #: Entries looked at for one batch of offers: bounds the time of a turn.
@@ -48,10 +51,7 @@ CREDIT_STEP: Final = OFFER_WINDOW // 4
 
 
 #: Counter of each reason that the wire knows.
-REJECTED: Final[dict[Refusal, Rejected]] = {
-    refusal: Rejected[{"STORAGE": "STORAGE_ERROR", "BUSY": "PENDING_LIMIT"}.get(refusal.name, refusal.name)]
-    for refusal in Refusal
-}
+REJECTED: Final[dict[Refusal, Rejected]] = {refusal: Rejected[refusal.name] for refusal in Refusal}
 
 
 class Request:
@@ -70,11 +70,12 @@ class Request:
 class Exchange:
     """Both directions of the offers of one session between relays."""
 
-    def __init__(self, *, session: Session, interface: int, peer: Hello) -> None:
+    def __init__(self, *, session: Session, interface: int, peer: Hello, now: float) -> None:
         self.session = session
         self.interface = interface
         self.peer_price = peer.price
         self._peer = peer
+        self._since = now
         self.slow = peer.slow or session.hello.slow
         # Offering.
         self.cursor: int | None = None
@@ -101,9 +102,9 @@ class Exchange:
         if len(self._peer_has) > MAX_PEER_HAS:
             self._peer_has.popitem(last=False)
 
-    def add_backlog(self, entries: Iterable[Entry]) -> None:
+    def add_backlog(self, log: AdmittedLog, seqs: Iterable[int]) -> None:
         """Offer these too, small ones first, of one size the newest first."""
-        order = sorted((entry.header.size_class, -entry.seq) for entry in entries)
+        order = sorted((entry.header.size_class, -entry.seq) for entry in map(log.entry, seqs) if entry)
         rest = self._backlog[self._backlog_at :]
         self._backlog = rest + array("Q", [-negative for _, negative in order])
         self._backlog_at = 0
@@ -120,33 +121,34 @@ class Exchange:
         waiting = self._backlog_at < len(self._backlog)
         return waiting or (self.cursor is not None and self.cursor <= log.committed_seq)
 
-    def offers(self, log: AdmittedLog, after_hour: int) -> list[Offer]:
+    def offers(self, log: AdmittedLog, after_hour: int, now: float) -> list[Offer]:
         """Return the next offers: what is new goes before what reconciliation found."""
         room = min(OFFER_WINDOW - self._unsettled, MAX_OFFERS)
         offers: list[Offer] = []
+        first, last = self._peer.window
+        # A peer with a clock said its window when the session began; it moved on since.
+        window = (max(first, after_hour + 1), min(last + int((now - self._since) // HOUR_S), LAST_HOUR))
         looked = 0
         while self.cursor is not None and self.cursor <= log.committed_seq and len(offers) < room:
             if looked == SCAN_OFFERS:
                 break
             looked += 1
-            self._add(offers, log.entry(self.cursor), after_hour)
+            self._add(offers, log.entry(self.cursor), window)
             self.cursor += 1
         while self._backlog_at < len(self._backlog) and len(offers) < room:
-            self._add(offers, log.entry(self._backlog[self._backlog_at]), after_hour)
+            self._add(offers, log.entry(self._backlog[self._backlog_at]), window)
             self._backlog_at += 1
         if self._backlog_at == len(self._backlog):
             self._backlog, self._backlog_at = array("Q"), 0
         self._unsettled += len(offers)
         return offers
 
-    def _add(self, offers: list[Offer], entry: Entry | None, after_hour: int) -> None:
+    def _add(self, offers: list[Offer], entry: Entry | None, window: tuple[int, int]) -> None:
         if entry is None or entry.state is not EntryState.HELD or entry.identity in self._peer_has:
             return
         header = entry.header
-        first, last = self._peer.window
         if (
-            header.expiry_hour > after_hour
-            and first <= header.expiry_hour <= last
+            window[0] <= header.expiry_hour <= window[1]
             and self._peer.classes >> header.size_class & 1
             and entry.price >= self.peer_price
         ):
@@ -163,6 +165,10 @@ class Exchange:
     def want(self, request: Request) -> None:
         """Queue a request: small ones first, of one size the latest offered first."""
         self._want_count += 1
+        if len(self._wants) >= MAX_WANTS:
+            # Only requests withdrawn and queued again can pile up so: keep each once.
+            self._wants = list({want[2]: want for want in self._wants}.values())
+            heapq.heapify(self._wants)
         heapq.heappush(self._wants, (request.size_class, -self._want_count, request.identity))
 
     def next_want(self) -> bytes | None:

@@ -96,6 +96,8 @@ class AdmittedLog:
         #: Tag to expiry hour to number of purges: one of many leaves without a walk.
         self._purges: dict[bytes, dict[int, int]] = {}
         self._forgotten = 0
+        #: Changes with the set of committed identities.
+        self.version = 0
         #: Counts bodies that left, so that others see whether any did.
         self.departures = 0
         self.next_seq = 1
@@ -139,11 +141,16 @@ class AdmittedLog:
         return seq
 
     def reload(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool]]) -> None:
-        """Forget everything and :meth:`load`; sequence numbers are not used again."""
-        last_seq = self.next_seq - 1
-        self.__init__()  # type: ignore[misc]
-        self.load(rows)
-        self.reserve(last_seq)
+        """Forget everything and :meth:`load`; sequence numbers are not used again.
+
+        Nothing changes when ``rows`` raises.
+        """
+        fresh = AdmittedLog()
+        fresh.load(rows)
+        fresh.reserve(self.next_seq - 1)
+        fresh.version = self.version + 1
+        fresh.departures = self.departures + 1
+        self.__dict__.update(fresh.__dict__)
 
     def load(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool]]) -> None:
         """Take what the store holds: (seq, id, header, interface, arrived_s, has_body)."""
@@ -191,6 +198,7 @@ class AdmittedLog:
             if self._state[position] == _PENDING:
                 self._state[position] = _HELD
         self.committed_seq = max(self.committed_seq, last_seq)
+        self.version += 1
 
     def drop_body(self, seq: int) -> None:
         """The body left the store: remember the identity only."""
@@ -205,6 +213,7 @@ class AdmittedLog:
             self._leave(position)
         self._state[position] = _FORGOTTEN
         self._forgotten += 1
+        self.version += 1
         del self._by_id[self._id(position)]
         if self._forgotten >= COMPACT_AT_LEAST and self._forgotten * 2 > len(self._seq):
             self._compact()
@@ -294,15 +303,15 @@ class AdmittedLog:
         return self._seq[position] if position < len(self._seq) else self.next_seq
 
     def held_in_prefix(
-        self, *, from_seq: int, limit: int, prefix_bits: int, prefix: int, after_hour: int
+        self, *, from_seq: int, until_seq: int, limit: int, prefix_bits: int, prefix: int, after_hour: int
     ) -> tuple[list[int], int]:
-        """Scan at most ``limit`` committed entries; return held ones under the prefix.
+        """Scan at most ``limit`` entries up to the committed ``until_seq``; return held ones under the prefix.
 
         Those that expire at ``after_hour`` or before are left out. Returns
         sequence numbers and where to go on.
         """
         start = self._position(from_seq)
-        end = self._position(self.committed_seq + 1)
+        end = self._position(until_seq + 1)
         stop = min(start + limit, end)
         shift = 16 - prefix_bits
         tags, state, expiry = self._tags, self._state, self._expiry
@@ -313,7 +322,7 @@ class AdmittedLog:
             and (tags[TAG_BYTES * p] << 8 | tags[TAG_BYTES * p + 1]) >> shift == prefix
             and expiry[p] > after_hour
         ]
-        return found, self._seq[stop - 1] + 1 if stop < end else self.committed_seq + 1
+        return found, self._seq[stop - 1] + 1 if stop < end else until_seq + 1
 
     def entries(self, *states: EntryState) -> Iterator[Entry]:
         """Yield the entries in any of ``states``, oldest first."""
@@ -358,6 +367,14 @@ class AdmittedLog:
         ]
         found.sort()
         return found[:count]
+
+    def held_in_hours(self, interface: int) -> dict[int, list[tuple[int, int]]]:
+        """Return (price, seq) of what ``interface`` holds or is about to, by expiry hour."""
+        found: dict[int, list[tuple[int, int]]] = {}
+        for p, state in enumerate(self._state):
+            if state in (_PENDING, _HELD) and self._interface[p] == interface:
+                found.setdefault(self._expiry[p], []).append((self._price[p], self._seq[p]))
+        return found
 
     def purged(self, header: Header) -> bool:
         """Tell whether a purge envelope that is here removes this one."""

@@ -79,7 +79,8 @@ class Refusal(enum.IntEnum):
     PURGED = 9
     GONE = 10
     STORAGE = 11
-    BUSY = 12
+    WRONG_SIZE = 12
+    VERSION = 13
 
 
 class Goodbye(enum.IntEnum):

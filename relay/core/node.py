@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Final
@@ -21,17 +21,18 @@ from relay.core.batch import Batch
 from relay.core.envelope import (
     HEADER_BYTES,
     SIZES,
+    EnvelopeSizeError,
     EnvelopeType,
+    EnvelopeVersionError,
     Header,
     decode_envelope,
 )
 from relay.core.errors import DecodeError, RelayError
 from relay.core.exchange import REJECTED, Exchange, Requests
 from relay.core.log import AdmittedLog, EntryState
+from relay.core.meetings import Meetings, TooManyError
 from relay.core.messages import ALL_HOURS, OFFER_WINDOW, Ack, Goodbye, Hello, Refusal, Refused, Role, Subscribe
 from relay.core.neighbours import Neighbours
-from relay.core.reconcile import Reconciler
-from relay.core.reconcile_set import Scope
 from relay.core.retention import Retention
 from relay.core.serving import Serving
 from relay.core.session import Session, State
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from relay.core.clock import Clock
     from relay.core.log import Entry
     from relay.core.noise import KeyPair
+    from relay.core.reconcile import Reconciler
 
 #: What waits in a session before more is produced: two records of a fast link, so
 #: that the loop never starves; two small ones of a slow link, so that what is
@@ -67,16 +69,17 @@ MAX_UNANSWERED_BYTES: Final = 1 << 20
 #: Anything else that a peer made us say and does not read (missing identities, the
 #: reconciliation's answers), before it is no longer read from.
 MAX_UNREAD_BYTES: Final = 2 << 20
-#: Reconciliations that a neighbour may begin in one session; each costs a walk over
-#: the log. One is usual; another follows when the better of two links breaks.
-MAX_RECONCILIATIONS: Final = 16
 #: Sessions with relays; more are told that we are busy.
 MAX_RELAY_SESSIONS: Final = 64
+DIALLED_RELAY_SESSIONS: Final = 16
 #: Envelopes that a neighbour may send unasked (late answers) before the session ends.
 MAX_UNWANTED: Final = 256
 #: After a failed commit nothing is admitted for so long; doubles up to the maximum.
 STORAGE_RETRY_S: Final = 2.0
 STORAGE_RETRY_MAX_S: Final = 64.0
+#: The residence clock goes with a batch that is written anyway when it was saved
+#: so long ago: a relay whose plug is pulled every hour still ages what it holds.
+SAVE_CLOCK_S: Final = 600.0
 #: A change of the price is told to neighbours at most this often.
 PRICE_INTERVAL_S: Final = 10.0
 #: Identities remembered for each envelope that the store may hold.
@@ -108,6 +111,7 @@ class Link:
         "close_reason",
         "closed",
         "exchange",
+        "first_reconcile_message",
         "interface",
         "kind_stats",
         "number",
@@ -115,16 +119,26 @@ class Link:
         "pinned",
         "price_told",
         "ready",
+        "reconcile_due",
         "reconciler",
         "reconciliations",
         "serving",
         "session",
+        "since",
         "timer_at",
         "unwanted",
     )
 
     def __init__(
-        self, *, number: int, session: Session, interface: int, stats: LinkStats, serving: Serving, pinned: bytes | None
+        self,
+        *,
+        number: int,
+        session: Session,
+        interface: int,
+        stats: LinkStats,
+        serving: Serving,
+        pinned: bytes | None,
+        now: float,
     ) -> None:
         self.number = number
         self.session = session
@@ -132,9 +146,12 @@ class Link:
         self.kind_stats = stats
         self.serving = serving
         self.pinned = pinned
+        self.since = now
         self.exchange: Exchange | None = None
         self.reconciler: Reconciler | None = None
         self.reconciliations = 0
+        self.reconcile_due: float | None = None
+        self.first_reconcile_message: bytes | None = None
         self.ready = False
         self.closed = False
         self.close_reason: Reason | None = None
@@ -149,6 +166,12 @@ class Link:
         """What the peer is, once it said so."""
         return self.session.peer.role if self.session.peer else None
 
+
+#: What a peer says that makes it pointless to come back soon.
+_HOPELESS: Final[dict[Goodbye, Reason]] = {
+    Goodbye.SELF: HandshakeFailure.SELF,
+    Goodbye.SECRET_REQUIRED: HandshakeFailure.SECRET_REQUIRED,
+}
 
 #: Who waits for a commit: link, put number or None, bytes.
 _Waiter = tuple[Link, int | None, int]
@@ -196,6 +219,7 @@ class Node:
         )
         self._requests = Requests(self.log, self.admission, stats)
         self._neighbours = Neighbours()
+        self._meetings = Meetings(self.log, stats, random_bytes)
         self._random_bytes = random_bytes
         self._read_bodies = read_bodies
         self._interfaces = dict(interfaces or {OTHER_INTERFACE: "other"})
@@ -205,7 +229,6 @@ class Node:
         self._unsaved_interfaces: dict[int, str] = {}
         self._ready: dict[int, Link] = {}
         self._timers: list[tuple[float, int]] = []
-        self._jobs: deque[Link] = deque()
         self.pending_bytes = 0
         self._in_flight = 0
         self.storage_failed = False
@@ -214,6 +237,7 @@ class Node:
         self._storage_retry_s = STORAGE_RETRY_S
         self._storage_retry_at = 0.0
         self._price_told_at = 0.0
+        self._save_due = 0.0
 
     # -- links ------------------------------------------------------------
 
@@ -266,6 +290,7 @@ class Node:
             now=now,
             secret=self.config.secret,
             static=self.config.static,
+            secret_required=not self.config.open_to_clients,
             handshake_timeout_s=self.config.handshake_timeout_s,
         )
         link = Link(
@@ -275,6 +300,7 @@ class Node:
             stats=self.stats.link(kind, interface),
             serving=Serving(self.log, self._read_bodies, self.stats),
             pinned=pinned,
+            now=now,
         )
         link.price_told = price
         self._next_link += 1
@@ -355,7 +381,7 @@ class Node:
             if credit:
                 session.credit(credit)
             while session.queued_bytes < target and exchange.has_offers(self.log):
-                offers = exchange.offers(self.log, after_hour)
+                offers = exchange.offers(self.log, after_hour, now)
                 if offers:
                     session.offer(offers)
         if session.queued_bytes < target and link.serving.has_work():
@@ -388,8 +414,9 @@ class Node:
                     self._envelopes(link, items, now)
                 case s.Established(hello, secret):
                     self._established(link, hello, secret=secret, now=now)
-                case s.Closed(reason, _):
-                    self._closed(link, reason)
+                case s.Closed(reason, goodbye):
+                    link.close_reason = _HOPELESS.get(goodbye, reason) if goodbye else reason
+                    self._closed(link, reason, now)
                 case Subscribe():
                     self._subscribe(link, event, now)
                 case s.Fetch(identities):
@@ -421,7 +448,12 @@ class Node:
             case s.PriceChanged(price):
                 exchange.peer_price = price
             case s.Reconcile(body):
-                self._reconcile(link, body, now)
+                try:
+                    self._meetings.received(link, body, now)
+                except TooManyError:
+                    self._violation(link, SessionError.LIMIT_EXCEEDED, Goodbye.LIMIT, now)
+                except RelayError:
+                    self._violation(link, SessionError.DECODE, Goodbye.DECODE, now)
 
     def _violation(self, link: Link, reason: SessionError, goodbye: Goodbye, now: float) -> None:
         self._handle(link, link.session.close(goodbye, reason), now)
@@ -442,10 +474,12 @@ class Node:
                 self.close(own, Goodbye.SELF, HandshakeFailure.SELF, now)
             self.close(link, Goodbye.SELF, HandshakeFailure.SELF, now)
             return
-        if len(self._neighbours) >= MAX_RELAY_SESSIONS:
+        # Some places are kept for relays that we dial: many that dial us cannot shut out these.
+        places = MAX_RELAY_SESSIONS if link.session.initiator else MAX_RELAY_SESSIONS - DIALLED_RELAY_SESSIONS
+        if len(self._neighbours) >= places:
             self.close(link, Goodbye.BUSY, HandshakeFailure.TOO_MANY, now)
             return
-        link.exchange = Exchange(session=link.session, interface=link.interface, peer=hello)
+        link.exchange = Exchange(session=link.session, interface=link.interface, peer=hello, now=now)
         link.session.send_same(self._neighbours.link_secrets())
         self._neighbours.add(link)
 
@@ -459,9 +493,9 @@ class Node:
             sibling.session.probe(now)
             self._schedule(sibling)
             self._ready[sibling.number] = sibling
-        self._promote(link)
+        self._promote(link, now)
 
-    def _promote(self, link: Link) -> None:
+    def _promote(self, link: Link, now: float) -> None:
         """Let the best of the links to one neighbour carry offers, and only that one."""
         primary = self._neighbours.primary(link)
         for sibling in self._neighbours.siblings(link):
@@ -471,72 +505,22 @@ class Node:
             return
         primary.exchange.cursor = self.log.committed_seq + 1
         if primary.session.initiator:
-            reconciler = self._make_reconciler(primary)
-            reconciler.start()
-            self._jobs.append(primary)
+            self._meetings.begin(primary, now)
+            self._schedule(primary)
         self._ready[primary.number] = primary
-
-    def _make_reconciler(self, link: Link) -> Reconciler:
-        ours, theirs = link.session.hello, link.session.peer
-        if theirs is None:  # pragma: no cover - only established links get here
-            raise AssertionError("not established")
-        link.reconciliations += 1
-        link.reconciler = Reconciler(
-            initiator=link.session.initiator,
-            key=link.session.reconcile_key,
-            columns=self.log.columns(),
-            scope=Scope(
-                first_hour=max(ours.window[0], theirs.window[0]),
-                last_hour=min(ours.window[1], theirs.window[1]),
-                classes=ours.classes & theirs.classes,
-                min_price=max(ours.price, theirs.price),
-            ),
-        )
-        return link.reconciler
-
-    def _reconcile(self, link: Link, body: bytes, now: float) -> None:
-        reconciler = link.reconciler
-        if reconciler is None:
-            if link.session.initiator:
-                self._violation(link, SessionError.PROTOCOL, Goodbye.PROTOCOL, now)
-                return
-            if link.reconciliations >= MAX_RECONCILIATIONS:
-                self._violation(link, SessionError.LIMIT_EXCEEDED, Goodbye.LIMIT, now)
-                return
-            reconciler = self._make_reconciler(link)
-        try:
-            reconciler.receive(body)
-        except RelayError:
-            self._violation(link, SessionError.DECODE, Goodbye.DECODE, now)
-            return
-        if link not in self._jobs:
-            self._jobs.append(link)
 
     @property
     def has_work(self) -> bool:
         """Whether :meth:`run_slice` has something to compute."""
-        return bool(self._jobs)
+        return self._meetings.has_work
 
     def run_slice(self, now: float) -> None:
         """Compute a bounded slice of one reconciliation; slices of several links take turns."""
-        link = self._jobs.popleft()
-        reconciler, exchange = link.reconciler, link.exchange
-        if link.closed or reconciler is None or exchange is None:
-            return
+        link = self._meetings.next_job()
         try:
-            more = reconciler.step()
+            self._meetings.run_slice(link)
         except RelayError:
             self._violation(link, SessionError.DECODE, Goodbye.DECODE, now)
-            return
-        for message in reconciler.messages_to_send():
-            link.session.reconcile(message)
-        if more:
-            self._jobs.append(link)
-        elif reconciler.done:
-            self.stats.add(Total.RECONCILED)
-            entries = (self.log.entry(seq) for seq in reconciler.to_offer or ())
-            exchange.add_backlog(entry for entry in entries if entry is not None)
-            link.reconciler = None
         self._ready[link.number] = link
 
     def _subscribe(self, link: Link, subscription: Subscribe, now: float) -> None:
@@ -546,9 +530,8 @@ class Node:
             arrived_after_s = self.clock.residence_s(now) - 3600.0 * subscription.arrived_within_hours
         link.serving.subscribe(subscription, arrived_after_s=arrived_after_s)
 
-    def _closed(self, link: Link, reason: Reason) -> None:
+    def _closed(self, link: Link, reason: Reason, now: float) -> None:
         link.closed = True
-        link.close_reason = reason
         self.links.pop(link.number, None)
         if isinstance(reason, HandshakeFailure):
             self.stats.add(reason)
@@ -558,9 +541,9 @@ class Node:
             self._requests.gone(link.exchange)
             others = self._neighbours.remove(link)
             link.exchange = None
-            link.reconciler = None
+            self._meetings.forget(link)
             for sibling in others[:1]:
-                self._promote(sibling)
+                self._promote(sibling, now)
             self._wake_relays()
         self._ready[link.number] = link
 
@@ -595,6 +578,10 @@ class Node:
         """Admit an envelope into the pending batch, or say why not."""
         try:
             header = decode_envelope(envelope)
+        except EnvelopeSizeError:
+            return Refusal.WRONG_SIZE
+        except EnvelopeVersionError:
+            return Refusal.VERSION
         except DecodeError:
             return Refusal.MALFORMED
         if identity in self.log:
@@ -602,11 +589,13 @@ class Node:
         if self._stale or (self.storage_failed and now < self._storage_retry_at):
             return Refusal.STORAGE
         decision = self.admission.decide(header=header, identity=identity, interface=link.interface, now=now)
-        if decision.refusal is not None and decision.refusal is not Refusal.PURGED:
+        purged = decision.refusal is Refusal.PURGED
+        # Between relays an identity that was purged counts as admitted, or it would be
+        # offered at every meeting; a client just hears of it.
+        if decision.refusal is not None and not (purged and number is None):
             return decision.refusal
         pending = self._pending
         arrived_s = self.clock.residence_s(now)
-        purged = decision.refusal is Refusal.PURGED
         seq = self.log.append(
             identity=identity,
             header=header,
@@ -618,6 +607,9 @@ class Node:
         pending.last_seq = seq
         body = None if purged else envelope
         pending.batch.inserts.append((seq, identity, envelope[:HEADER_BYTES], link.interface, int(arrived_s), body))
+        pending.waiters.append(self._waiter(link, number, len(envelope)))
+        if now >= self._save_due:
+            self._save_clock(now)
         if purged:
             return Refusal.PURGED
         if decision.victims:
@@ -627,7 +619,6 @@ class Node:
             self.stats.add(Evicted.PRICE, len(decision.victims))
         if header.type is EnvelopeType.PURGE:
             pending.purges[header.tag] = max(header.expiry_hour, pending.purges.get(header.tag, 0))
-        pending.waiters.append(self._waiter(link, number, len(envelope)))
         return None
 
     def _waiter(self, link: Link, number: int | None, size: int) -> _Waiter:
@@ -661,6 +652,7 @@ class Node:
                 self.log.drop_body(seq)
             self.stats.add(Total.PURGED, len(removed))
             pending.batch.drop_bodies.extend(removed)
+        pending.batch.forget.extend(self._retention.trim())
 
     # -- commits ----------------------------------------------------------
 
@@ -718,7 +710,7 @@ class Node:
         self.stats.add(REJECTED[Refusal.STORAGE], len(waiting))
         for link, number, _ in waiting:
             if number is not None and not link.closed:
-                link.session.refuse(number, Refusal.STORAGE, price=0)
+                link.session.refuse(number, Refusal.STORAGE, price=self.admission.price(link.interface))
 
     @property
     def needs_reload(self) -> bool:
@@ -772,15 +764,26 @@ class Node:
         batch.drop_bodies.extend(dropped)
         batch.forget.extend(forgotten)
         if save_clock or dropped or forgotten:
-            batch.state["residence_s"] = int(self.clock.residence_s(now))
-            batch.state["floor_hour"] = self.clock.floor_hour
+            self._save_clock(now)
+
+    def _save_clock(self, now: float) -> None:
+        """Write the clock with the batch that is being made."""
+        self._save_due = now + SAVE_CLOCK_S
+        self._pending.batch.state["residence_s"] = int(self.clock.residence_s(now))
+        self._pending.batch.state["floor_hour"] = self.clock.floor_hour
+        # A full store commits little: without this the price before the last burst would stand.
+        self._tell_price(now)
 
     def next_deadline(self) -> float | None:
         """When :meth:`handle_timer` is due, in monotonic seconds."""
         return self._timers[0][0] if self._timers else None
 
     def _link_deadline(self, link: Link) -> float | None:
-        deadlines = [link.session.next_deadline(), link.exchange.deadline if link.exchange else None]
+        deadlines = [
+            link.session.next_deadline(),
+            link.exchange.deadline if link.exchange else None,
+            link.reconcile_due,
+        ]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _schedule(self, link: Link) -> None:

@@ -44,9 +44,19 @@ class Retention:
         self._stats.add(Total.EXPIRED, len(due.drop))
         for seq in due.forget:
             self._log.forget(seq)
+        return due.drop, due.forget + self.trim()
+
+    def trim(self) -> list[int]:
+        """Forget the oldest that are gone while there are too many; return their sequence numbers.
+
+        A sixteenth more than needed, so that a flood costs a walk over the log now
+        and then and not with every batch.
+        """
         excess = len(self._log) - self._max_admitted
-        early = self._log.oldest_gone(excess) if excess > 0 else []
+        if excess <= 0:
+            return []
+        early = self._log.oldest_gone(excess + self._max_admitted // 16)
         for seq in early:
             self._log.forget(seq)
         self._stats.add(Dropped.ADMITTED_FULL, len(early))
-        return due.drop, due.forget + early
+        return early

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     ReadBodies = Callable[[Sequence[int]], list[bytes | None]]
 
 #: Identities that one peer may have asked for and not got: 4 full FETCH messages
-#: of an honest peer's window, 0.1 MB.
+#: of an honest peer's window, 0.4 MB.
 MAX_FETCHES: Final = 4096
 #: Envelopes read from the store at a time: 1 MiB of the largest.
 READ_ENVELOPES: Final = 64
@@ -80,17 +80,17 @@ class Serving:
         """Queue messages until about ``target_bytes`` wait in the session."""
         while session.queued_bytes < target_bytes:
             if self._fetches:
-                self._answer_fetches(session, residence_s)
+                self._answer_fetches(session, after_hour, residence_s)
             elif not self._pump_subscription(session, after_hour, residence_s):
                 return
 
-    def _answer_fetches(self, session: Session, residence_s: float) -> None:
+    def _answer_fetches(self, session: Session, after_hour: int, residence_s: float) -> None:
         missing: list[bytes] = []
         wanted: list[Entry] = []
         while self._fetches and len(wanted) < READ_ENVELOPES:
             identity = self._fetches.popleft()
             entry = self._log.find(identity)
-            if entry is None or entry.state is not EntryState.HELD:
+            if entry is None or entry.state is not EntryState.HELD or entry.header.expiry_hour <= after_hour:
                 missing.append(identity)
             else:
                 wanted.append(entry)
@@ -110,11 +110,12 @@ class Serving:
             return False
         scanned = not self._matched
         if scanned:
-            if self._cursor > self._log.committed_seq:
-                self._finish_catching_up(session, subscription)
-                return False
+            until_seq = self._subscribed_at if self._is_catching_up else self._log.committed_seq
+            if self._cursor > until_seq:
+                return self._finish_catching_up(session, subscription)
             self._matched, self._cursor = self._log.held_in_prefix(
                 from_seq=self._cursor,
+                until_seq=until_seq,
                 limit=SCAN_ENTRIES,
                 prefix_bits=subscription.prefix_bits,
                 prefix=subscription.prefix,
@@ -137,13 +138,18 @@ class Serving:
                     self._stats.observe(Histogram.FORWARD_LATENCY_S, residence_s - self._log.arrived_s(seq))
         return bool(self._matched) or not scanned
 
-    def _finish_catching_up(self, session: Session, subscription: Subscribe) -> None:
-        """Say so once everything matched is on its way, not only queued behind smaller messages."""
-        if self._is_catching_up and not session.queued_bytes:
-            self._is_catching_up = False
-            session.caught_up()
-            if not subscription.follow:
-                self._subscription = None
+    def _finish_catching_up(self, session: Session, subscription: Subscribe) -> bool:
+        """Say so once everything matched is on its way, not only queued behind smaller messages.
+
+        Only what was there when the subscription came counts, or a busy relay would never say it.
+        """
+        if not self._is_catching_up or session.queued_bytes:
+            return False
+        self._is_catching_up = False
+        session.caught_up()
+        if not subscription.follow:
+            self._subscription = None
+        return True
 
     def _send(self, session: Session, bodies: Sequence[bytes | None]) -> None:
         present = [body for body in bodies if body is not None]

@@ -205,12 +205,14 @@ class Session:
         now: float,
         secret: bytes | None = None,
         static: KeyPair | None = None,
+        secret_required: bool = False,
         handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
     ) -> None:
         """Start a session; an initiator has bytes to send at once.
 
         ``secret`` (32 bytes) makes an initiator speak XXpsk3 and lets a responder
-        answer it; a responder answers plain XX as well and says so in Established.
+        answer it; a responder answers plain XX as well, unless ``secret_required``,
+        and says so in Established.
         ``static`` is for relays whose key others pin; by default it is drawn anew.
         """
         self.initiator = initiator
@@ -218,11 +220,12 @@ class Session:
         self.peer: Hello | None = None
         self.handshake_hash = b""
         self.link_secret = b""
-        self.reconcile_key = b""
+        self._reconcile_secret = b""
         self.peer_static = b""
         self.frames_in = self.frames_out = 0
         self.hello = hello
         self._secret = secret
+        self._secret_required = secret_required and secret is not None
         self._random_bytes = random_bytes
         self._static = static or KeyPair.generate(random_bytes)
         self._inbound = bytearray()
@@ -323,7 +326,7 @@ class Session:
             if version != PROTOCOL_VERSION or pattern not in (PATTERN_XX, PATTERN_XXPSK3):
                 self._fail(HandshakeFailure.VERSION, None)
                 return
-            if pattern == PATTERN_XXPSK3 and self._secret is None:
+            if self._secret_required if pattern == PATTERN_XX else self._secret is None:
                 self._fail(HandshakeFailure.SECRET_REQUIRED, None)
                 return
             self._begin_handshake(pattern)
@@ -344,7 +347,7 @@ class Session:
         self.handshake_hash = handshake.handshake_hash
         self.peer_static = handshake.remote_static or b""
         self.link_secret = handshake.export(_LINK_LABEL)
-        self.reconcile_key = handshake.export(_RECONCILE_LABEL, RECONCILE_KEY_BYTES)
+        self._reconcile_secret = handshake.export(_RECONCILE_LABEL)
         self._encrypt, self._decrypt = handshake.split()
         self._handshake = None
         self.state = State.HELLO
@@ -596,6 +599,10 @@ class Session:
     def same_mac(self, other_link_secret: bytes) -> bytes:
         """Return the MAC by which both ends of another session recognise each other here."""
         return hmac.digest(other_link_secret, self.handshake_hash, "sha256")[: m.SAME_MAC_BYTES]
+
+    def reconcile_key(self, count: int) -> bytes:
+        """Return the 16-byte key of the reconciliation before which this session had ``count`` others."""
+        return hmac.digest(self._reconcile_secret, count.to_bytes(4), "sha256")[:RECONCILE_KEY_BYTES]
 
     # -- end and time -----------------------------------------------------
 

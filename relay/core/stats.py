@@ -54,14 +54,11 @@ class Rejected(Reason):
     BELOW_FLOOR = "below_floor"
     UNDERPAID = "underpaid"
     FULL = "full"
-    SHARE = "share"
     HOURS = "hours"
     CLASS = "class"
     PURGED = "purged"  # a purge that removes it came first
     GONE = "gone"  # admitted once, left since
-    RATE = "rate"
-    PENDING_LIMIT = "pending_limit"
-    STORAGE_ERROR = "storage_error"
+    STORAGE = "storage"  # the disk is full, broken or read-only
 
 
 class Evicted(Reason):
@@ -82,9 +79,9 @@ class HandshakeFailure(Reason):
     SECRET_REQUIRED = "secret_required"  # noqa: S105 - a label, not a secret
     SELF = "self"
     WRONG_KEY = "wrong_key"  # not the static key that the operator pinned
-    DUPLICATE = "duplicate"  # a second link to a neighbour that has one
     TOO_MANY = "too_many"
     BAD_HELLO = "bad_hello"
+    BAD_PREAMBLE = "bad_preamble"  # of a foreign stream
 
 
 class SessionError(Reason):
@@ -108,12 +105,9 @@ class SessionError(Reason):
 class Dropped(Reason):
     """What a bounded queue let go of, to be offered or reconciled again later."""
 
-    OFFERS_FULL = "offers_full"
     REQUEST_TIMEOUT = "request_timeout"
-    REQUESTS_FULL = "requests_full"
+    DISCOVERED_FULL = "discovered_full"  # an announcement beyond the bound of a segment
     ADMITTED_FULL = "admitted_full"  # the identity of what has left, forgotten before its time
-    PARTIAL = "partial"  # an envelope whose last piece never came
-    SEND_FULL = "send_full"
 
 
 class LinkKind(Reason):

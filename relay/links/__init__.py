@@ -57,6 +57,12 @@ class Host(Protocol):
     def addresses_gone(self, addresses: frozenset[str]) -> None:
         """End the streams that use one of our addresses that we have no more."""
 
+    def preamble_refused(self) -> None:
+        """Count a foreign stream whose first line is wrong."""
+
+    def announcement_dropped(self) -> None:
+        """Count a relay that announces itself beyond the bound of its segment."""
+
     def link_failed(self, kind: LinkKind) -> None:
         """Count that part of a link failed and is started again."""
 

@@ -17,6 +17,7 @@ from zeroconf import IPVersion, ServiceStateChange
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from relay.core.stats import LinkKind
+from relay.links.interfaces import plain
 from relay.links.targets import Target
 from relay.service.supervisor import supervise
 
@@ -109,6 +110,8 @@ class Discovery:
         addresses = tuple(
             (scoped(address, interface.name), info.port or 0)
             for address in sorted(info.parsed_scoped_addresses(), key=_preference)
+            # An announcement can name any address; only those of its own segment are dialled.
+            if interface.reaches(address) and plain(address) not in interface.addresses
         )
         if own > info.name:
             await asyncio.sleep(GRACE_S)
@@ -138,7 +141,9 @@ class _Browser:
             # The session, if there is one, ends by itself; only do not dial again.
             if task is not None:
                 self._found.pop(name).cancel()
-        elif task is None and len(self._found) < MAX_FOUND:
+        elif task is None and len(self._found) >= MAX_FOUND:
+            self._host.announcement_dropped()
+        elif task is None:
             self._found[name] = self._dialling.create_task(self._resolve(zeroconf, service_type, name))
 
     async def _resolve(self, zeroconf: Zeroconf, service_type: str, name: str) -> None:

@@ -32,6 +32,8 @@ _KEYS: Final = {"version": int, "interface": str, "initiator": bool, "slow": boo
 
 def decode_preamble(line: bytes) -> StreamInfo:
     """Decode the first line of a foreign stream; raise DecodeError with what is wrong."""
+    if len(line) > MAX_PREAMBLE_BYTES:
+        raise DecodeError(f"the first line has more than {MAX_PREAMBLE_BYTES} bytes")
     try:
         values: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -82,10 +84,15 @@ class _Preamble(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._timeout = asyncio.get_running_loop().call_later(PREAMBLE_TIMEOUT_S, self._transport.abort)
+        self._timeout = asyncio.get_running_loop().call_later(PREAMBLE_TIMEOUT_S, self._give_up)
 
     def connection_lost(self, _: Exception | None) -> None:
         self._stop_timeout()
+
+    def _give_up(self) -> None:
+        self._host.preamble_refused()
+        if self._transport is not None:
+            self._transport.abort()
 
     def _stop_timeout(self) -> None:
         if self._timeout is not None:
@@ -102,10 +109,9 @@ class _Preamble(asyncio.Protocol):
             return
         self._stop_timeout()
         try:
-            if len(line) > MAX_PREAMBLE_BYTES:
-                raise DecodeError(f"the first line has more than {MAX_PREAMBLE_BYTES} bytes")
             info = decode_preamble(line)
         except DecodeError as error:
+            self._host.preamble_refused()
             transport.write(json.dumps({"error": str(error)}).encode() + b"\n")
             transport.close()
             return

@@ -25,12 +25,18 @@ SETTLE_S: Final = 0.3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interface:
-    """One interface that is up. ``addresses`` without their scope."""
+    """One interface that is up. ``addresses`` without their scope; ``networks`` they are in, as prefixes."""
 
     name: str
     index: int
     multicast: bool
     addresses: frozenset[str] = frozenset()
+    networks: frozenset[str] = frozenset()
+
+    def reaches(self, address: str) -> bool:
+        """Whether an address lies on this segment, so that no packet to it leaves by a router."""
+        parsed = ipaddress.ip_address(plain(address))
+        return any(parsed in ipaddress.ip_network(network) for network in self.networks)
 
     @property
     def is_loopback(self) -> bool:
@@ -104,11 +110,14 @@ async def _read() -> Snapshot:
             if message["flags"] & _UP:
                 links[message["index"]] = message
         addresses: dict[int, set[str]] = {index: set() for index in links}
+        networks: dict[int, set[str]] = {index: set() for index in links}
         async for message in await netlink.get_addr():
             address = message.get("IFA_LOCAL") or message.get("IFA_ADDRESS")
             flags = message.get("IFA_FLAGS") or message["flags"]
             if address and message["index"] in addresses and not flags & _TENTATIVE:
                 addresses[message["index"]].add(plain(address))
+                network = ipaddress.ip_network(f"{plain(address)}/{message['prefixlen']}", strict=False)
+                networks[message["index"]].add(str(network))
     return Snapshot(
         {
             link.get("IFLA_IFNAME"): Interface(
@@ -116,6 +125,7 @@ async def _read() -> Snapshot:
                 index=index,
                 multicast=bool(link["flags"] & _MULTICAST),
                 addresses=frozenset(addresses[index]),
+                networks=frozenset(networks[index]),
             )
             for index, link in links.items()
         }

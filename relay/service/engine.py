@@ -14,8 +14,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import relay
+from relay.core.errors import RelayError
 from relay.core.messages import Goodbye, Role
-from relay.core.stats import HandshakeFailure, SessionError
+from relay.core.stats import Dropped, HandshakeFailure, SessionError
 from relay.service.api import (
     ClockRefusedError,
     ClockStatus,
@@ -120,6 +121,14 @@ class Engine:
         for stream in list(self._streams.values()):
             if stream.info is not None and stream.info.local in addresses:
                 stream.abort()
+
+    def preamble_refused(self) -> None:
+        """Count a foreign stream whose first line is wrong."""
+        self.stats.add(HandshakeFailure.BAD_PREAMBLE)
+
+    def announcement_dropped(self) -> None:
+        """Count a relay that announces itself beyond the bound of its segment."""
+        self.stats.add(Dropped.DISCOVERED_FULL)
 
     def link_failed(self, kind: LinkKind) -> None:
         """Count that part of a link failed and is started again."""
@@ -237,9 +246,17 @@ class Engine:
         else:
             logger.error("the store refused a commit (%s): nothing of it was acknowledged", type(error).__name__)
             self.node.commit_failed(pending, now)
-        if self.node.needs_reload:
-            self.node.reload(self._store.load())
+        self._reload()
         self.wake()
+
+    def _reload(self) -> None:
+        """Read from the store again what memory got ahead of; tried again at the next tick if that fails."""
+        if self.node.needs_reload:
+            try:
+                self.node.reload(self._store.load())
+            except RelayError as error:
+                # The text of a store's error holds a path; the type says enough.
+                logger.error("the store cannot be read (%s): nothing new is accepted", type(error).__name__)  # noqa: TRY400
 
     # -- time -------------------------------------------------------------
 
@@ -247,6 +264,7 @@ class Engine:
         """Do what is due rarely: read the wall clock, retire envelopes, save the residence clock."""
         now = self._loop.time()
         self._observe_clock(now)
+        self._reload()
         if now < self._next_retire:
             return
         self._next_retire = now + RETIRE_INTERVAL_S

@@ -71,7 +71,8 @@ class Stream(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on producing."""
         self._writable = True
-        self._disarm()
+        if self.link is None or not self.link.closed:
+            self._disarm()
         self.flush()
 
     def connection_lost(self, _: Exception | None) -> None:

@@ -130,15 +130,18 @@ def test_two_segments_between_two_relays_carry_a_body_once_and_replace_each_othe
 
     primary = ports[carried.index(max(carried))]
     start = loads(ports)
-    again = make_envelopes(2, count, size)
-    client = one.box.client()
-    client.put(again[: count // 2])
-    two.wait("a part has come", lambda status: status["store"]["envelopes"] > count, 10)
-    primary.cut()
-    began = time.monotonic()
-    held = two.status()["store"]["envelopes"]
-    client.put(again[count // 2 :])
-    two.wait_held(2 * count, 150)
+    cut_at = 0
+
+    def cut_in_the_middle(acknowledged):
+        nonlocal cut_at
+        if not cut_at and acknowledged > count // 2:
+            primary.cut()
+            cut_at = time.monotonic()
+
+    one.box.client().put(make_envelopes(2, count, size), on_progress=cut_in_the_middle)
+    held = two.status()["store"]["envelopes"] - count
+    assert 0 < held < count
+    two.wait_held(2 * count, 90)
     carried = [after - before for before, after in zip(start, loads(ports), strict=True)]
-    print(f"cut with {held - count} of {count} over, all there {time.monotonic() - began:.1f} s later, {carried}")
+    print(f"cut with {held} of {count} over, all there {time.monotonic() - cut_at:.1f} s later, {carried}")
     assert sum(carried) < 1.25 * count * size

@@ -207,8 +207,11 @@ class World:
 
 
 def _refused(relay: Relay, link: Link, entry) -> bool:
-    exchange = link.exchange
-    if exchange is None or entry.identity in exchange.refused:
+    exchange, peer = link.exchange, link.session.peer
+    if exchange is None or peer is None or entry.identity in exchange.refused:
+        return True
+    if entry.price < max(peer.price, link.session.hello.price):
+        # Out of the scope of their reconciliation (docs/protocol.md, "Scope").
         return True
     return (
         relay.node.admission.refuses_offer(

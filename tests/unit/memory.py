@@ -31,9 +31,7 @@ def envelope(rng, *, size_class=0, expiry_hour=HOUR, price=0, tag=None):
 def purge(rng, key, *, bucket=7, expiry_hour=HOUR, price=0):
     """The purge envelope of ``key``, and the tag that it removes."""
     tag = make_tag(bucket, key)
-    return make_purge(
-        tag=tag, purge_key=key, expiry_hour=expiry_hour, price=price, random_bytes=rng.randbytes
-    ), tag
+    return make_purge(tag=tag, purge_key=key, expiry_hour=expiry_hour, price=price, random_bytes=rng.randbytes), tag
 
 
 class MemoryStore:
@@ -93,13 +91,16 @@ class Relay:
         self.node.log.load(self.store.load())
 
     def commit(self, now=0.0):
+        """Commit all that waits; tell whether anything did."""
+        busy = False
         while (pending := self.node.take_batch()) is not None:
             self.store.apply(pending.batch)
             self.node.committed(pending, now)
+            busy = True
+        return busy
 
     def work(self, now=0.0):
-        self.commit(now)
-        busy = self.node.has_work
+        busy = self.commit(now) or self.node.has_work
         while self.node.has_work:
             self.node.run_slice(now)
         return busy

@@ -237,7 +237,14 @@ def _price(data):
 
 @pytest.mark.parametrize(
     ("hours", "refusal"),
-    [(-1000, Refusal.EXPIRED), (0, Refusal.EXPIRED), (1, None), (170, None), (171, Refusal.FAR_FUTURE), (10**6, Refusal.FAR_FUTURE)],
+    [
+        (-1000, Refusal.EXPIRED),
+        (0, Refusal.EXPIRED),
+        (1, None),
+        (170, None),
+        (171, Refusal.FAR_FUTURE),
+        (10**6, Refusal.FAR_FUTURE),
+    ],
 )
 def test_with_a_trusted_clock_expired_and_far_future_envelopes_are_refused(hours, refusal):
     relay = Relay(trusted_hour=HOUR)

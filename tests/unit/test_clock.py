@@ -67,7 +67,9 @@ def test_whatever_the_wall_says_the_window_fits_the_wire(wall_s, trusted):
     assert 0 <= strange.floor_hour <= LAST_HOUR
 
 
-@pytest.mark.parametrize("steps", [[7200.0], [-7200.0], [10 * YEAR_S], [-10 * YEAR_S], [0.9 * STEP_S] * 2, [STEP_S / 10] * 11])
+@pytest.mark.parametrize(
+    "steps", [[7200.0], [-7200.0], [10 * YEAR_S], [-10 * YEAR_S], [0.9 * STEP_S] * 2, [STEP_S / 10] * 11]
+)
 def test_a_clock_that_is_set_begins_a_new_era_at_once_or_by_and_by(steps):
     stepped = clock(residence_s=100.0)
     stepped.observe(now=1000.0, wall_s=WALL, trusted=True)

@@ -11,7 +11,11 @@ from relay.core.errors import DecodeError
 WIDTHS = {"u8": 1, "u16": 2, "u32": 4, "u64": 8}
 
 
-@given(st.lists(st.sampled_from(sorted(WIDTHS)).flatmap(lambda k: st.tuples(st.just(k), st.integers(0, 256 ** WIDTHS[k] - 1)))))
+@given(
+    st.lists(
+        st.sampled_from(sorted(WIDTHS)).flatmap(lambda k: st.tuples(st.just(k), st.integers(0, 256 ** WIDTHS[k] - 1)))
+    )
+)
 def test_integers_come_back_as_written(values):
     writer = Writer()
     for kind, value in values:

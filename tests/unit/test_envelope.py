@@ -60,7 +60,9 @@ def test_any_bytes_are_one_header_or_none(data):
     assert header.encode() == data[:HEADER_BYTES]
 
 
-@given(headers, st.sampled_from([0, 24, 255, 256, 257, 1024, 4096, 16383, 16384, 16385]), st.randoms(use_true_random=False))
+@given(
+    headers, st.sampled_from([0, 24, 255, 256, 257, 1024, 4096, 16383, 16384, 16385]), st.randoms(use_true_random=False)
+)
 def test_only_the_length_that_the_class_says_is_an_envelope(header, length, rng):
     data = (header.encode() + rng.randbytes(max(0, length - HEADER_BYTES)))[:length]
     try:
@@ -151,7 +153,10 @@ def test_the_nonce_wraps_around_rather_than_ending():
 
 @given(st.binary(min_size=32, max_size=32), st.integers(0, 2**32 - 1), st.integers(0, 2**16 - 1))
 def test_tags_and_buckets_are_what_the_protocol_says(key, day, bucket):
-    assert make_tag(bucket, key) == bucket.to_bytes(2, "big") + hashlib.sha256(b"mesh-relay/1 purge tag" + key).digest()[:14]
+    assert (
+        make_tag(bucket, key)
+        == bucket.to_bytes(2, "big") + hashlib.sha256(b"mesh-relay/1 purge tag" + key).digest()[:14]
+    )
     assert make_tag(bucket, key)[2:] == purge_tag(key)
     digest = hashlib.sha256(b"mesh-relay/1 bucket" + day.to_bytes(4, "big") + key).digest()
     assert bucket_of_day(key, day) == int.from_bytes(digest[:2], "big")

@@ -7,11 +7,12 @@ import pytest
 
 from relay.core import messages as m
 from relay.core.admission import Policy
-from relay.core.envelope import envelope_id
+from relay.core.envelope import envelope_id, price_paid
 from relay.core.exchange import MAX_STALLS, REQUEST_TIMEOUT_S
 from relay.core.messages import OFFER_WINDOW, Goodbye, MessageType, Offer
-from relay.core.node import MAX_RECONCILIATIONS, MAX_UNWANTED
-from relay.core.session import Credit, Fetch, Missing, Offers, PriceChanged, Reconcile, Same
+from relay.core.meetings import MAX_AT_ONCE as MAX_RECONCILIATIONS
+from relay.core.node import MAX_UNWANTED
+from relay.core.session import Credit, Fetch, Offers, Reconcile, Same
 from relay.core.stats import Dropped, Rejected, SessionError, Total
 from tests.unit.memory import BUILD_HOUR, HOUR, Relay, Wire, client, envelope, neighbour, put_all, settle
 
@@ -48,7 +49,8 @@ def test_envelopes_cross_a_line_of_relays_and_each_wire_once():
 
 def test_relays_that_meet_again_exchange_a_few_hundred_bytes():
     a, b = Relay(1), Relay(2)
-    put_all(a, [envelope(random.Random(2)) for _ in range(200)])
+    rng = random.Random(2)
+    put_all(a, [envelope(rng) for _ in range(200)])
     first = line(a, b)[0]
     assert a.held() == b.held()
     first.lose()
@@ -212,7 +214,8 @@ def test_credit_that_is_not_owed_ends_the_session(count):
 def test_no_more_is_offered_than_the_window_until_credit_comes():
     relay = Relay(policy=Policy(max_bytes=1 << 24, max_envelopes=1 << 14))
     peer, wire = neighbour(relay)
-    put_all(relay, [envelope(random.Random(13)) for _ in range(OFFER_WINDOW + 300)], seed=20)
+    rng = random.Random(13)
+    put_all(relay, [envelope(rng) for _ in range(OFFER_WINDOW + 300)], seed=20)
     settle(wire)
     offered = [item for event in peer.of(Offers) for item in event.items]
     assert len(offered) == OFFER_WINDOW
@@ -227,7 +230,10 @@ def test_a_neighbour_is_offered_only_what_its_hello_and_price_admit():
     peer, wire = neighbour(relay, hello=picky)
     rng = random.Random(14)
     good = envelope(rng)
-    put_all(relay, [good, envelope(rng, size_class=1), envelope(rng, expiry_hour=HOUR - 1), envelope(rng, expiry_hour=HOUR + 2)])
+    put_all(
+        relay,
+        [good, envelope(rng, size_class=1), envelope(rng, expiry_hour=HOUR - 1), envelope(rng, expiry_hour=HOUR + 2)],
+    )
     settle(wire)
     assert [item for event in peer.of(Offers) for item in event.items] == [offer(good)]
     peer.say(bytes([MessageType.PRICE, 250]))
@@ -327,10 +333,22 @@ def test_a_responder_may_not_begin_a_reconciliation():
 
 
 def test_a_change_of_price_is_told_and_taken():
-    relay = Relay(policy=Policy(max_bytes=4 << 10, max_envelopes=16))
-    peer, wire = neighbour(relay, seed=7, interface="eth1")
+    a = Relay(1, policy=Policy(max_bytes=16 << 14, max_envelopes=16))
+    b = Relay(2)
+    wire = Wire(a, b)
+    settle(wire)
     rng = random.Random(19)
-    put_all(relay, [envelope(rng) for _ in range(16)], interface="eth1", seed=40, now=20.0)
+    put_all(a, [envelope(rng, size_class=3, price=2) for _ in range(16)], interface="eth0", seed=40, now=20.0)
     settle(wire, now=20.0)
-    assert peer.of(PriceChanged)
-    assert peer.of(Missing) == []
+    a.node.retire(30.0, save_clock=False)
+    settle(wire, now=30.0)
+    assert b.node.log.held_count == 16
+    asked = wire.far.exchange.peer_price
+    assert asked > 2
+    before = wire.bytes_back
+    cheap = envelope(rng, size_class=3)
+    while price_paid(envelope_id(cheap), 3) >= asked:
+        cheap = envelope(rng, size_class=3)
+    put_all(b, [cheap], seed=41, now=31.0)
+    settle(wire, now=31.0)
+    assert wire.bytes_back == before, "what a full neighbour would refuse is not even offered"

@@ -84,9 +84,18 @@ def test_lanes_take_turns_so_that_none_starves():
     assert records <= 20
 
 
-@given(st.lists(st.binary(max_size=600) | st.builds(
-    lambda lane, data, more: frame(lane, data, more=more), st.integers(0, 9), st.binary(max_size=300), st.booleans()
-), max_size=8))
+@given(
+    st.lists(
+        st.binary(max_size=600)
+        | st.builds(
+            lambda lane, data, more: frame(lane, data, more=more),
+            st.integers(0, 9),
+            st.binary(max_size=300),
+            st.booleans(),
+        ),
+        max_size=8,
+    )
+)
 def test_any_records_give_messages_or_a_decode_error_and_bounded_memory(records):
     reader = FrameReader()
     for record in records:
@@ -130,7 +139,9 @@ def test_a_message_that_never_ends_is_cut_off_at_the_bound():
         reader.read_record(piece)
 
 
-@given(st.lists(st.tuples(st.integers(1, 200), st.sampled_from([1, 256, 1024, 4096]), st.integers(0, 6000)), max_size=6))
+@given(
+    st.lists(st.tuples(st.integers(1, 200), st.sampled_from([1, 256, 1024, 4096]), st.integers(0, 6000)), max_size=6)
+)
 def test_messages_sent_by_the_dozen_arrive_as_if_sent_one_by_one(groups):
     writer, reader = FrameWriter(record_bytes=MAX_RECORD_PLAINTEXT_BYTES, fragment_bytes=4352), FrameReader()
     sent, others = [], []

@@ -95,7 +95,9 @@ class LogMachine(RuleBasedStateMachine):
         assert self.log.next_seq == next_seq
         self.first_pending, self.committed = next_seq, next_seq - 1
 
-    @rule(hour=st.none() | st.integers(0, 5), era=st.integers(0, 20), drop=st.integers(0, 20), forget=st.integers(0, 20))
+    @rule(
+        hour=st.none() | st.integers(0, 5), era=st.integers(0, 20), drop=st.integers(0, 20), forget=st.integers(0, 20)
+    )
     def due(self, hour, era, drop, forget):
         due = self.log.due(hour=hour, by_hour_from_s=era, drop_before_s=drop, forget_before_s=forget)
         over = {r[0] for r in self.rows if hour is not None and r[2].expiry_hour <= hour and r[4] >= era}
@@ -182,9 +184,9 @@ class LogMachine(RuleBasedStateMachine):
             assert entry.state is state
             assert int(entry.arrived_s) == int(arrived_s)
             assert self.log.is_held(seq) == (state is EntryState.HELD)
-        assert [e.seq for e in self.log.entries(*EntryState)] == [
-            r[0] for r in self.rows
-        ] or self.log._forgotten, "forgotten entries may linger, nothing else"
+        assert [e.seq for e in self.log.entries(*EntryState)] == [r[0] for r in self.rows] or self.log._forgotten, (
+            "forgotten entries may linger, nothing else"
+        )
         known = {r[0] for r in self.rows}
         assert all(self.log.entry(seq) is None for seq in range(1, self.log.next_seq + 1) if seq not in known)
 

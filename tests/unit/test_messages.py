@@ -54,7 +54,9 @@ def test_a_subscription_comes_back(subscription):
 @given(subscriptions, st.integers(0, 65535))
 def test_a_prefix_matches_the_buckets_that_begin_with_its_bits(subscription, bucket):
     bits = f"{bucket:016b}"[: subscription.prefix_bits]
-    assert subscription.matches(bucket) == (bits == f"{subscription.prefix:0{subscription.prefix_bits or 1}b}"[: len(bits)])
+    assert subscription.matches(bucket) == (
+        bits == f"{subscription.prefix:0{subscription.prefix_bits or 1}b}"[: len(bits)]
+    )
 
 
 @given(u32, st.binary(min_size=1, max_size=300))
@@ -115,7 +117,9 @@ def test_an_acknowledgement_is_durable_or_volatile_and_nothing_between():
         m.decode_ack(Reader(bytes.fromhex("02 00000000 01")), max_number=5)
 
 
-@given(st.lists(st.tuples(st.integers(0, 999), st.sampled_from(m.Refusal)), min_size=1, max_size=30), st.integers(0, 255))
+@given(
+    st.lists(st.tuples(st.integers(0, 999), st.sampled_from(m.Refusal)), min_size=1, max_size=30), st.integers(0, 255)
+)
 def test_refusals_come_back_with_the_price(refusals, price):
     [message] = m.encode_refusals(refusals, price=price)
     assert m.decode_refuse(body(message), max_number=1000) == m.Refused(price=price, refusals=refusals)
@@ -168,14 +172,24 @@ def test_every_decoder_gives_a_value_or_a_decode_error(name, data):
 
 @pytest.mark.parametrize(
     ("name", "length"),
-    [("ids", 32 * 257), ("ids", 0), ("ids", 33), ("offers", 37 * 401), ("offers", 0), ("offers", 36), ("macs", 16 * 33)],
+    [
+        ("ids", 32 * 257),
+        ("ids", 0),
+        ("ids", 33),
+        ("offers", 37 * 401),
+        ("offers", 0),
+        ("offers", 36),
+        ("macs", 16 * 33),
+    ],
 )
 def test_lists_that_are_empty_too_long_or_cut_are_refused(name, length):
     with pytest.raises(DecodeError):
         DECODERS[name](Reader(bytes(length)))
 
 
-@pytest.mark.parametrize("data", ["11 0000 ffff 00", "01 0002 ffff 00", "00 0001 ffff 00", "00 0000 ffff 04", "00 0000 ffff 00 00"])
+@pytest.mark.parametrize(
+    "data", ["11 0000 ffff 00", "01 0002 ffff 00", "00 0001 ffff 00", "00 0000 ffff 04", "00 0000 ffff 00 00"]
+)
 def test_prefixes_that_do_not_fit_their_bits_are_refused(data):
     with pytest.raises(DecodeError):
         m.decode_subscribe(Reader(bytes.fromhex(data)))

@@ -25,7 +25,9 @@ def retire(relay, now):
 
 @pytest.mark.parametrize("trusted", [False, True])
 @given(
-    steps=st.lists(st.tuples(st.floats(0, 7200), st.sampled_from([-60, -30, -1, -0.001, 0, 0.001, 1, 14, 60])), max_size=8),
+    steps=st.lists(
+        st.tuples(st.floats(0, 7200), st.sampled_from([-60, -30, -1, -0.001, 0, 0.001, 1, 14, 60])), max_size=8
+    ),
     observed_before=st.booleans(),
 )
 def test_a_clock_set_back_and_forth_by_years_deletes_nothing_before_its_residence(steps, trusted, observed_before):

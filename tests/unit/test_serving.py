@@ -164,7 +164,8 @@ def test_what_left_between_two_reads_is_neither_sent_nor_an_error(monkeypatch):
 
     monkeypatch.setattr(log_module, "COMPACT_AT_LEAST", 1)
     relay = Relay(policy=Policy(max_bytes=1 << 24, max_envelopes=1000, residence_s=100.0))
-    put_all(relay, [envelope(random.Random(8), size_class=2) for _ in range(200)])
+    rng = random.Random(8)
+    put_all(relay, [envelope(rng, size_class=2) for _ in range(200)])
     peer, wire = client(relay, seed=5)
     peer.session.subscribe(EVERYTHING)
     relay.node.receive(wire.link, peer.session.data_to_send(), 0.0)

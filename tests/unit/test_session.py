@@ -188,7 +188,9 @@ def test_a_message_of_an_allowed_type_with_a_wrong_body_ends_the_session(sender,
     if kind not in ALLOWED[sender, receiver] or kind in {MessageType.ENVELOPE, MessageType.RECONCILE}:
         return  # refused by its type above; or its body is checked further up
     a, b = pair(sender, receiver)
-    a.say(bytes([kind]) if kind not in {MessageType.PING, MessageType.PONG, MessageType.CAUGHT_UP} else bytes([kind, 0]))
+    a.say(
+        bytes([kind]) if kind not in {MessageType.PING, MessageType.PONG, MessageType.CAUGHT_UP} else bytes([kind, 0])
+    )
     b.receive(a.session.data_to_send())
     assert b.meant == [Closed(SessionError.DECODE)]
     a.receive(b.session.data_to_send())
@@ -228,8 +230,8 @@ def test_both_sides_learn_the_hello_of_the_other(sender, receiver, sender_dials,
     assert b.events == [Established(Hello(role=sender), secret=False)]
     assert a.session.handshake_hash == b.session.handshake_hash
     assert a.session.link_secret == b.session.link_secret
-    assert a.session.reconcile_key == b.session.reconcile_key
-    assert len({a.session.link_secret, a.session.reconcile_key, a.session.handshake_hash}) == 3
+    assert a.session.reconcile_key(0) == b.session.reconcile_key(0) != a.session.reconcile_key(1)
+    assert len({a.session.link_secret, a.session.reconcile_key(0), a.session.handshake_hash}) == 3
     c = Side(hello=Hello(role=Role.RELAY, slow=slow), initiator=True, seed=5)
     d = Side(hello=Hello(role=Role.RELAY, durable=True, price=9, window=(3, 4), max_puts=7), initiator=False, seed=6)
     exchange(c, d)
@@ -463,7 +465,10 @@ def test_any_first_bytes_end_in_a_counted_reason_or_wait_within_bounds(chunks):
         (b"\x00\x00\x00", SessionError.GARBAGE_FRAME),
         (b"\x00\xff\xffx", SessionError.GARBAGE_FRAME),
         (b"\x7f\x00\x01x", SessionError.GARBAGE_FRAME),
-        (b"\x01" + (MAX_MESSAGE_BYTES + 1).to_bytes(2, "big") + bytes(MAX_MESSAGE_BYTES + 1), SessionError.OVERSIZED_FRAME),
+        (
+            b"\x01" + (MAX_MESSAGE_BYTES + 1).to_bytes(2, "big") + bytes(MAX_MESSAGE_BYTES + 1),
+            SessionError.OVERSIZED_FRAME,
+        ),
         (b"\x81\xff\x00" + bytes(0xFF00), SessionError.OVERSIZED_FRAME),
         (b"\x00\x00\x01\xee", SessionError.PROTOCOL),
         (b"\x00\x00\x02\x10\x00", SessionError.DECODE),
@@ -570,7 +575,9 @@ def test_a_probed_peer_has_a_few_seconds():
     assert b.session.next_deadline() == pytest.approx(6.0 + s.PING_AFTER_S)
 
 
-@pytest.mark.parametrize(("state", "reason"), [("open", SessionError.CONNECTION_LOST), ("early", HandshakeFailure.TRUNCATED)])
+@pytest.mark.parametrize(
+    ("state", "reason"), [("open", SessionError.CONNECTION_LOST), ("early", HandshakeFailure.TRUNCATED)]
+)
 def test_a_stream_that_ends_is_counted(state, reason):
     b = pair()[1] if state == "open" else Side(initiator=False, seed=2)
     assert b.session.connection_lost() == [Closed(reason)]

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Real relays on loopback, people with folders of their own, and relays that misbehave."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import secrets
+import subprocess
+import sys
+import threading
+import time
+
+from relay.client.address import parse_address
+from relay.client.card import Card
+from relay.client.client import Client
+from relay.client.contacts import ContactBook
+from relay.client.finding import RelayFinder
+from relay.client.identity import Identity
+from relay.core.messages import Hello, Role
+from relay.core.session import Session, State
+from relay.service.control import ControlClient
+
+START_S = 20.0
+
+
+class RelayProcess:
+    """`relay run` in a folder; keeps its port and its store from one start to the next."""
+
+    def __init__(self, folder, **sections):
+        self.folder = folder
+        folder.mkdir(parents=True)
+        self.port = 0
+        self.output = ""
+        self._sections = {"log": {"level": "info"}, **sections}
+        self._errors = (folder / "stderr").open("ab")
+
+    def start(self):
+        sections = {
+            "store": {"path": str(self.folder / "store")},
+            "tcp": {"port": self.port, "discovery": False, "interfaces": ["lo"]},
+            "unix": {"enabled": False},
+            "http": {"enabled": False},
+            "control": {"path": str(self.folder / "control")},
+        }
+        for name, values in self._sections.items():
+            sections[name] = sections.get(name, {}) | values
+        lines = []
+        for name, values in sections.items():
+            lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+        config = self.folder / "relay.toml"
+        config.write_text("\n".join(lines) + "\n")
+        config.chmod(0o600)
+        command = [sys.executable, "-m", "relay", "run", "--config", str(config)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._errors, text=True)
+        alarm = threading.Timer(START_S, self._process.kill)
+        alarm.start()
+        said = []
+        for line in self._process.stdout:
+            said.append(line)
+            if "receive" in line:
+                break
+        alarm.cancel()
+        self.output = "".join(said)
+        found = re.search(r"port (\d+)", self.output)
+        if not found:
+            self._wait()
+            self._errors.close()
+            raise AssertionError(f"the relay did not start: {self.output!r} {self.errors!r}")
+        self.port = int(found[1])
+        return self
+
+    @property
+    def address(self):
+        return f"localhost:{self.port}"
+
+    @property
+    def errors(self):
+        return (self.folder / "stderr").read_text()
+
+    def totals(self):
+        with ControlClient(self.folder / "control") as control:
+            return control.status()["totals"]
+
+    def kill(self):
+        self._process.kill()
+        self._wait()
+
+    def stop(self):
+        if self._process.poll() is None:
+            self._process.terminate()
+            assert self._wait() == 0
+        self._errors.close()
+
+    def _wait(self):
+        status = self._process.wait(10)
+        self._process.stdout.close()
+        return status
+
+
+class User:
+    """One user's folders; `client` opens the library on them, `run` is the command line."""
+
+    def __init__(self, folder, name):
+        self.name = name
+        self.home = folder / name
+        self.config = self.home / "config" / "mesh-relay"
+        self.data = self.home / "data" / "mesh-relay"
+        self.inbox = self.home / "files"
+        self.inbox.mkdir(parents=True)
+        self.identity = Identity.generate(secrets.token_bytes)
+        self.identity.save(self.config)
+
+    @property
+    def card(self):
+        return Card.of(self.identity)
+
+    def knows(self, *others):
+        for other in others:
+            ContactBook(self.config).add(other.card, other.name)
+
+    def client(self, *relays, secret=None, clock=time.time, patience_s=10.0):
+        finder = RelayFinder([parse_address(str(relay)) for relay in relays], secret=secret)
+        return Client(self.config, self.data, finder, clock=clock, patience_s=patience_s)
+
+    def environ(self, *relays):
+        return os.environ | {
+            "HOME": str(self.home),
+            "XDG_CONFIG_HOME": str(self.home / "config"),
+            "XDG_DATA_HOME": str(self.home / "data"),
+            "MESH_RELAY": ",".join(relays),
+        }
+
+    def start(self, *arguments, relays=()):
+        command = [sys.executable, "-m", "relay", *arguments]
+        return subprocess.Popen(
+            command, env=self.environ(*relays), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def run(self, *arguments, relays=(), stdin=""):
+        command = [sys.executable, "-m", "relay", *arguments]
+        return subprocess.run(
+            command, env=self.environ(*relays), input=stdin, capture_output=True, text=True, check=False, timeout=60
+        )
+
+    async def texts(self, client):
+        return [await client.text(message) for message in await client.messages()]
+
+
+class FakeRelay:
+    """Speaks the session as a relay does, and answers as the methods of a subclass have it.
+
+    `sessions` keeps what each session was, for tests about what a relay gets to know.
+    """
+
+    hello = Hello(role=Role.RELAY, durable=True, max_puts=2048)
+
+    def __init__(self):
+        self.sessions = []
+
+    def on_event(self, session, event):
+        """Answer one event; `session` is a relay.core.session.Session."""
+
+    @contextlib.asynccontextmanager
+    async def serving(self):
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        async with server:
+            yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    async def _serve(self, reader, writer):
+        loop = asyncio.get_running_loop()
+        session = Session(initiator=False, hello=self.hello, random_bytes=secrets.token_bytes, now=loop.time())
+        seen = []
+        self.sessions.append((session, seen))
+        while session.state is not State.CLOSED:
+            data = await reader.read(65_536)
+            events = session.receive_data(data, loop.time()) if data else session.connection_lost()
+            for event in events:
+                seen.append(event)
+                if session.state is State.OPEN:
+                    self.on_event(session, event)
+            while out := session.data_to_send():
+                writer.write(out)
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()

@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Relays that lie, withhold and flood: a client neither hangs nor loses nor keeps what it should not."""
+
+import asyncio
+import random
+import time
+
+import pytest
+
+from relay.client.address import parse_address
+from relay.client.body import text_body
+from relay.client.connection import Connection, Failure
+from relay.client.database import Database
+from relay.client.outbox import Outbox
+from relay.core import session as s
+from relay.core.codec import Writer
+from relay.core.envelope import EnvelopeType, Header, decode_envelope, envelope_id
+from relay.core.messages import Hello, MessageType, Offer, Refusal, Role, Subscribe
+from tests.client.online import FakeRelay, User
+
+PATIENCE_S = 1.0
+#: A client that waits for ever fails here and not in the test's own time limit.
+HANG_S = 30.0
+
+
+@pytest.fixture
+def alice(tmp_path):
+    return User(tmp_path, "alice")
+
+
+@pytest.fixture
+def bob(tmp_path, alice):
+    person = User(tmp_path, "bob")
+    person.knows(alice)
+    alice.knows(person)
+    return person
+
+
+def sealed_to(sender, recipient, *texts):
+    """Envelopes as the sender's outbox has them."""
+    with Database(sender.home / "elsewhere") as database:
+        outbox = Outbox(database, sender.identity)
+        for text in texts:
+            outbox.queue_message([recipient.card], text_body(text), lifetime_days=3, price=4, now_s=time.time())
+        return [pending.envelope for pending in outbox.pending(time.time())]
+
+
+def offer_of(envelope, identity=None):
+    header = decode_envelope(envelope)
+    return Offer(identity or envelope_id(envelope), header.size_class, header.expiry_hour)
+
+
+def collect(user, relay):
+    """Read from a fake relay; return the one outcome and the texts that came."""
+
+    async def run():
+        async with (
+            asyncio.timeout(HANG_S),
+            relay.serving() as address,
+            user.client(address, patience_s=PATIENCE_S) as client,
+        ):
+            (outcome,) = await client.collect()
+            return outcome, await user.texts(client)
+
+    return asyncio.run(run())
+
+
+def send(user, relay, *texts, pieces=0):
+    """Send texts, or a file of many pieces, to bob by a fake relay; return the one outcome and how far they are."""
+
+    async def run():
+        async with (
+            asyncio.timeout(HANG_S),
+            relay.serving() as address,
+            user.client(address, patience_s=PATIENCE_S) as client,
+        ):
+            ids = [message_id for text in texts for message_id in (await client.send_text(["bob"], text)).values()]
+            if pieces:
+                path = user.home / "file"
+                path.write_bytes(random.Random(1).randbytes(pieces * 16_000))
+                with path.open("rb") as file:
+                    ids += (await client.send_file(["bob"], file, "file")).values()
+            (outcome,) = await client.deliver()
+            return outcome, [await client.progress(message_id) for message_id in ids]
+
+    return asyncio.run(run())
+
+
+class Holding(FakeRelay):
+    """Honest: holds envelopes, offers and gives them."""
+
+    def __init__(self, envelopes=()):
+        super().__init__()
+        self.held = {envelope_id(envelope): envelope for envelope in envelopes}
+
+    def offers(self):
+        return [offer_of(envelope) for envelope in self.held.values()]
+
+    def on_event(self, session, event):
+        match event:
+            case Subscribe():
+                session.offer(self.offers())
+                session.caught_up()
+            case s.Fetch(identities):
+                for identity in identities:
+                    self.give(session, identity)
+            case s.Puts(items):
+                for number, envelope in items:
+                    self.take(session, number, envelope)
+
+    def give(self, session, identity):
+        session.send_envelope(self.held[identity])
+
+    def take(self, session, number, envelope):
+        self.held[envelope_id(envelope)] = envelope
+        session.acknowledge(number)
+
+
+def test_the_stand_in_is_believed_when_it_is_honest(alice, bob):
+    relay = Holding()
+    outcome, (progress,) = send(alice, relay, "hello")
+    assert (outcome.error, progress.durable) == (None, 1)
+    outcome, texts = collect(bob, relay)
+    assert (outcome.error, texts) == (None, ["hello"])
+
+
+def test_envelopes_that_nobody_asked_for_are_not_kept(alice, bob):
+    mail = sealed_to(alice, bob, *"abc")
+
+    class Pushing(Holding):
+        def offers(self):
+            return []
+
+        def on_event(self, session, event):
+            if isinstance(event, Subscribe):
+                for envelope in mail:
+                    session.send_envelope(envelope)
+            super().on_event(session, event)
+
+    outcome, texts = collect(bob, Pushing())
+    assert (outcome.error, outcome.collected.envelopes, texts) == (None, 0, [])
+    # ... and are no reason not to take them from an honest relay.
+    assert sorted(collect(bob, Holding(mail))[1]) == ["a", "b", "c"]
+
+
+def test_a_flood_of_them_ends_the_session(alice, bob):
+    class Flooding(Holding):
+        def on_event(self, session, event):
+            if isinstance(event, Subscribe):
+                for _ in range(1000):
+                    session.send_envelope(mail)
+
+    (mail,) = sealed_to(alice, bob, "a")
+    outcome, texts = collect(bob, Flooding())
+    assert (outcome.error.failure, texts) == (Failure.MISBEHAVED, [])
+
+
+def test_other_bytes_than_were_offered_are_not_kept_and_the_relay_is_left(alice, bob):
+    wanted, other = sealed_to(alice, bob, "wanted", "other")
+
+    class Swapping(Holding):
+        def give(self, session, identity):  # noqa: ARG002 - whatever was asked for
+            session.send_envelope(other)
+
+    outcome, texts = collect(bob, Swapping([wanted]))
+    assert (outcome.error.failure, texts) == (Failure.STALLED, [])
+    assert collect(bob, Holding([wanted]))[1] == ["wanted"]
+
+
+def test_a_relay_that_offers_and_withholds_does_not_hold_a_client(alice, bob):
+    class Withholding(Holding):
+        def give(self, session, identity):
+            pass
+
+    outcome, _ = collect(bob, Withholding(sealed_to(alice, bob, "a")))
+    assert outcome.error.failure is Failure.STALLED
+
+
+def test_a_relay_that_never_says_that_this_is_all_does_not_either(bob):
+    outcome, _ = collect(bob, FakeRelay())
+    assert outcome.error.failure is Failure.STALLED
+
+
+def test_what_a_relay_no_longer_has_is_not_waited_for(alice, bob):
+    class Forgetful(Holding):
+        def give(self, session, identity):
+            session.send_missing([identity])
+
+    outcome, texts = collect(bob, Forgetful(sealed_to(alice, bob, "a")))
+    assert (outcome.error, texts) == (None, [])
+
+
+def test_more_offers_than_anybody_needs_cost_neither_memory_nor_an_end(bob):
+    count = 70_000
+
+    class Bragging(Holding):
+        def offers(self):
+            rng = random.Random(1)
+            return [Offer(rng.randbytes(32), 0, 2**32 - 1) for _ in range(count)]
+
+        def give(self, session, identity):
+            session.send_missing([identity])
+
+    outcome, _ = collect(bob, Bragging())
+    assert (outcome.error, outcome.collected.envelopes) == (None, 0)
+
+
+def test_what_has_the_right_identity_and_is_no_envelope_is_looked_at_once(bob):
+    junk = bytes(256)
+
+    class Junk(Holding):
+        def offers(self):
+            return [Offer(identity, 0, 2**32 - 1) for identity in self.held]
+
+    relay = Junk([junk])
+    assert [collect(bob, relay)[0].collected.envelopes for _ in range(2)] == [1, 0]
+
+
+def test_a_false_expiry_does_not_fill_the_memory_of_what_was_seen_for_years(bob):
+    header = Header(type=EnvelopeType.MESSAGE, size_class=0, expiry_hour=2**32 - 1, tag=bytes(16)).encode()
+    relay = Holding([header + bytes(256 - len(header))])
+    assert collect(bob, relay)[0].collected.envelopes == 1
+    with Database(bob.data) as database:
+        ((expiry_hour,),) = database.rows("SELECT expiry_hour FROM seen")
+    assert expiry_hour < time.time() / 3600 + 200
+
+
+def test_an_acknowledgement_of_what_was_not_put_is_not_believed(alice, bob):  # noqa: ARG001 - alice writes to bob
+    class Overeager(Holding):
+        def take(self, session, number, envelope):  # noqa: ARG002
+            session.acknowledge(number + 1000)
+
+    outcome, (progress,) = send(alice, Overeager(), "a")
+    assert (outcome.error.failure, progress.durable) == (Failure.MISBEHAVED, 0)
+    # It is still there for an honest one.
+    outcome, _ = send(alice, Holding(), "b")
+    assert outcome.delivered.durable == 2
+
+
+def test_a_put_that_is_answered_twice_counts_once(alice, bob):  # noqa: ARG001
+    class Stuttering(Holding):
+        def take(self, session, number, envelope):
+            super().take(session, number, envelope)
+            for message in (Writer().u8(MessageType.ACK).u8(1).u32(number).varint(1), Writer().u8(MessageType.PONG)):
+                session._push(0, bytes(message))
+
+    outcome, progresses = send(alice, Stuttering(), *"abc")
+    assert (outcome.error, outcome.delivered.durable) == (None, 3)
+    assert [progress.durable for progress in progresses] == [1, 1, 1]
+
+
+def test_a_relay_that_never_acknowledges_does_not_hold_a_client(alice, bob):  # noqa: ARG001
+    class Silent(Holding):
+        def take(self, session, number, envelope):  # noqa: ARG002
+            session.announce_price(number % 3)
+
+    outcome, progresses = send(alice, Silent(), *"abc")
+    assert outcome.error.failure is Failure.STALLED
+    assert [progress.durable + progress.volatile for progress in progresses] == [0, 0, 0]
+
+
+def test_a_relay_that_hangs_up_at_each_put_is_given_up(alice, bob):  # noqa: ARG001
+    class HangingUp(Holding):
+        def take(self, session, number, envelope):  # noqa: ARG002
+            session.connection_lost()
+
+    relay = HangingUp()
+    outcome, _ = send(alice, relay, "a")
+    assert outcome.error.failure is Failure.LOST
+    assert 1 < len(relay.sessions) < 20
+
+
+@pytest.mark.parametrize("max_puts", [0, 1, 65_535])
+def test_the_window_of_a_relay_is_kept(alice, bob, max_puts):  # noqa: ARG001
+    most = []
+
+    class Narrow(Holding):
+        hello = Hello(role=Role.RELAY, durable=False, max_puts=max_puts)
+
+        def on_event(self, session, event):
+            if isinstance(event, s.Puts):
+                waiting.extend(event.items)
+                most.append(len(waiting))
+                for number, _ in waiting:
+                    session.acknowledge(number)
+                waiting.clear()
+
+    waiting = []
+    outcome, (progress,) = send(alice, Narrow(), pieces=20)
+    assert (outcome.error, progress.volatile) == (None, progress.pieces)
+    assert max(most) <= max(1, max_puts)
+
+
+def test_a_price_that_nobody_pays_leaves_the_envelope_as_it_is(alice, bob):  # noqa: ARG001
+    class Greedy(Holding):
+        def take(self, session, number, envelope):  # noqa: ARG002
+            session.refuse(number, Refusal.UNDERPAID, price=255)
+
+    outcome, (progress,) = send(alice, Greedy(), "a")
+    assert (outcome.error, dict(outcome.delivered.refused), progress.durable) == (None, {Refusal.UNDERPAID: 1}, 0)
+    held = Holding()
+    send(alice, held, "b")
+    assert len(held.held) == 2
+
+
+def test_messages_purges_and_each_prefix_go_in_sessions_of_their_own(alice, bob):
+    class Crowded(Holding):
+        # A lie: as if there were 2^200 envelopes to tell apart.
+        hello = Hello(role=Role.RELAY, durable=True, max_puts=2048, stored_log2=200)
+
+        def offers(self):
+            return []
+
+    relay = Crowded()
+    send(alice, relay, "a", "b")
+
+    async def purge():
+        async with relay.serving() as address:
+            async with alice.client(address) as client:
+                for sent, _ in await client.log():
+                    await client.purge(sent.message_id)
+            async with alice.client(address, clock=lambda: time.time() + 7200) as client:
+                await client.send_text(["bob"], "c")
+                await client.deliver()
+
+    asyncio.run(purge())
+    puts = [
+        [decode_envelope(one).type for event in seen if isinstance(event, s.Puts) for _, one in event.items]
+        for _, seen in relay.sessions
+    ]
+    assert sorted(map(sorted, puts)) == [[EnvelopeType.MESSAGE], [EnvelopeType.MESSAGE] * 2, [EnvelopeType.PURGE] * 2]
+
+    relay.sessions.clear()
+    outcome, _ = collect(bob, relay)
+    assert outcome.error is None
+    asked = [[event for event in seen if isinstance(event, Subscribe)] for _, seen in relay.sessions]
+    assert [len(each) for each in asked] == [1] * len(asked)
+    assert {each[0].prefix_bits for each in asked} == {8}
+    prefixes = [each[0].prefix for each in asked]
+    assert len(set(prefixes)) == len(prefixes) > 1
+    keys = {session.peer_static for session, _ in relay.sessions}
+    assert len(keys) == len(relay.sessions)
+
+
+def test_a_small_relay_is_told_nothing_of_the_bucket(bob):
+    relay = Holding()
+    assert collect(bob, relay)[0].error is None
+    ((_, seen),) = relay.sessions
+    (asked,) = [event for event in seen if isinstance(event, Subscribe)]
+    assert (asked.prefix_bits, asked.prefix, asked.arrived_within_hours) == (0, 0, 0xFFFF)
+
+
+def test_a_client_that_is_slow_to_take_makes_the_relay_wait(alice, bob):
+    (mail,) = sealed_to(alice, bob, "x" * 16_000)
+
+    class Streaming(FakeRelay):
+        def on_event(self, session, event):
+            if isinstance(event, Subscribe):
+                for _ in range(1000):
+                    session.send_envelope(mail)
+                session.caught_up()
+
+    async def run():
+        async with (
+            Streaming().serving() as address,
+            await Connection.open(parse_address(address)) as connection,
+        ):
+            connection.subscribe(Subscribe(prefix_bits=0, prefix=0))
+            count, most = 0, 0
+            while count < 1000:
+                await asyncio.sleep(0.01)
+                events = await connection.events(5.0)
+                batch = sum(len(event.items) for event in events if isinstance(event, s.Envelopes))
+                count, most = count + batch, max(most, batch)
+            return most * len(mail)
+
+    # What one read of the socket brings may lie on top of the bound.
+    assert asyncio.run(run()) < 2 * 1024 * 1024

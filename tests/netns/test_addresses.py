@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Interfaces and addresses that come, go and change; networks without IPv4 and without multicast."""
+
+import time
+
+import pytest
+
+from tests.netns.rawclient import make_envelopes
+from tests.netns.relays import PORT, linked
+
+#: From the moment that an address is usable to an open session, on an idle machine 1 to 12 s.
+RECONNECT_S = 40
+
+
+def starts(relays):
+    for relay in relays:
+        relay.spawn()
+    for relay in relays:
+        relay.wait_linked(1)
+
+
+def carries(one, two, seed):
+    """Prove that what is put at one relay comes to the other."""
+    held = two.status()["store"]["envelopes"]
+    one.box.client().put(make_envelopes(seed, 20))
+    two.wait_held(held + 20, 20)
+
+
+def no_ipv6(box):
+    box.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
+
+
+def test_an_ipv4_address_that_changes_costs_seconds(lab):
+    segment = lab.segment()
+    relays = []
+    for name in "ab":
+        box = lab.box(name)
+        no_ipv6(box)
+        box.plug(segment, "eth0")
+        relays.append(box.relay(start=False))
+    starts(relays)
+    one, two = relays
+    port = one.box.ports["eth0"]
+    port.address("delete", f"{port.ipv4}/24")
+    one.wait("it noticed", lambda status: not linked(status), 10)
+    port.address("add", f"10.0.{segment.subnet}.77/24")
+    for relay in relays:
+        took_s = relay.wait_linked(1, RECONNECT_S)
+        print(f"IPv4: linked again {took_s:.1f} s after the new address")
+    held = two.status()["store"]["envelopes"]
+    one.box.client("127.0.0.1").put(make_envelopes(1, 20))
+    two.wait_held(held + 20, 20)
+
+
+def test_an_ipv6_address_that_changes_costs_seconds(lab):
+    segment = lab.segment()
+    boxes = [lab.box(name, segment, has_ipv4=False, detects_duplicates=True) for name in "ab"]
+    relays = [box.relay(start=False) for box in boxes]
+    starts(relays)
+    port = boxes[0].ports["eth0"]
+    # In the worst order: the new one is there before the old one goes, and both within a moment.
+    old = port.link_local()
+    port.address("add", "fe80::1234/64")
+    port.address("delete", f"{old}/64")
+    began = time.monotonic()
+    relays[0].wait("it noticed", lambda status: not linked(status), 10)
+    for relay in relays:
+        relay.wait_linked(1, RECONNECT_S)
+        print(f"IPv6: linked again {time.monotonic() - began:.1f} s after the change")
+    carries(*relays, seed=2)
+
+
+def test_relays_find_each_other_with_ipv6_link_local_addresses_and_no_ipv4_anywhere(lab):
+    segment = lab.segment()
+    boxes = [lab.box(name, segment, has_ipv4=False, detects_duplicates=True) for name in "ab"]
+    for box in boxes:
+        box.run("ip", "address", "delete", "127.0.0.1/8", "dev", "lo")
+        assert "inet " not in box.run("ip", "address")
+    relays = [box.relay(start=False) for box in boxes]
+    began = time.monotonic()
+    starts(relays)
+    print(f"linked {time.monotonic() - began:.1f} s after the start")
+    carries(*relays, seed=3)
+    # A client finds its relay on that segment just so.
+    address = boxes[0].ports["eth0"].link_local()
+    phone = lab.box("phone", segment, has_ipv4=False)
+    assert len(phone.client(address, interface="eth0").fetch_all()) == 20
+
+
+@pytest.mark.parametrize("first", ["with the peer's address", "with nobody's address"])
+def test_where_multicast_is_blocked_a_static_peer_is_found_in_either_order_of_boot(lab, first):
+    segment = lab.segment()
+    caller, called = lab.box("caller", segment), lab.box("called", segment)
+    for box in (caller, called):
+        rule = "table inet lab { chain input { type filter hook input priority 0; udp dport 5353 drop; }; }"
+        box.run("nft", rule)
+        box.run("nft", "add chain inet lab output { type filter hook output priority 0; }")
+        box.run("nft", "add rule inet lab output udp dport 5353 drop")
+    peer = f"{called.ports['eth0'].ipv4}:{PORT}"
+    relays = [caller.relay(start=False, tcp={"peers": [peer]}), called.relay(start=False)]
+    if first == "with nobody's address":
+        relays[1].start()
+        relays[0].spawn()
+    else:
+        relays[0].start()
+        relays[0].wait(
+            "it tried in vain",
+            lambda status: sum(link["errors"].get("connect_failed", 0) for link in status["links"]) >= 2,
+            20,
+        )
+        relays[1].spawn()
+    began = time.monotonic()
+    for relay in relays:
+        relay.wait_linked(1, RECONNECT_S)
+    print(f"linked {time.monotonic() - began:.1f} s after the second one was started")
+    carries(*relays, seed=4)
+
+
+def test_interfaces_come_and_go_and_change_their_names_while_relays_run(lab):
+    first, second = lab.segment(), lab.segment()
+    relays = [lab.box(name, first).relay(start=False) for name in "ab"]
+    starts(relays)
+    one, two = relays
+
+    # A second segment appears on both: a second session, on it.
+    for relay in relays:
+        relay.box.plug(second, "usb0")
+    for relay in relays:
+        relay.wait("linked on both", lambda status: linked(status, "eth0") and linked(status, "usb0"), RECONNECT_S)
+    carries(one, two, seed=5)
+
+    # The first goes, and what is sent takes the second.
+    one.box.ports["eth0"].delete()
+    one.wait("eth0 is empty", lambda status: not linked(status, "eth0"), 10)
+    carries(one, two, seed=6)
+
+    # It comes back: another adapter, with another address, in the same socket.
+    port = one.box.plug(first, "eth0")
+    one.wait("linked on eth0 again", lambda status: linked(status, "eth0"), RECONNECT_S)
+
+    # Renamed, as udev does, and the other one unplugged for good.
+    port.set("down")
+    port.set("name", "lan0")
+    port.interface = "lan0"
+    port.set("up")
+    one.wait("linked on lan0", lambda status: linked(status, "lan0"), RECONNECT_S)
+    one.box.ports["usb0"].delete()
+    one.wait("usb0 is empty", lambda status: not linked(status, "usb0"), 10)
+    carries(two, one, seed=7)
+    assert one.status()["links"][0]["restarts"] == 0
+
+
+def test_only_the_interfaces_named_are_served_also_those_that_come_later(lab):
+    inside, outside = lab.segment(), lab.segment()
+    box = lab.box("relay", outside)
+    relay = box.relay(tcp={"interfaces": ["mesh0"]})
+    guest, member = lab.box("guest", outside), lab.box("member", inside)
+    stranger = guest.relay()
+
+    mesh = box.plug(inside, "mesh0")
+    port = box.ports["eth0"]
+    friend = member.relay()
+    friend.wait_linked(1, RECONNECT_S)
+    assert len(member.client(mesh.ipv4).fetch_all()) == 0
+    with pytest.raises(ConnectionRefusedError):
+        guest.connect(port.ipv4)
+    with pytest.raises(ConnectionRefusedError):
+        guest.connect(port.link_local(), interface="eth0")
+
+    # Deleted and there again under the same name, within a moment.
+    mesh.delete()
+    mesh = box.plug(inside, "mesh0")
+    friend.wait("linked again", lambda status: linked(status) == 1, RECONNECT_S)
+    relay.wait_linked(1, RECONNECT_S)
+    member.client(mesh.ipv4).put(make_envelopes(8, 5))
+    with pytest.raises(ConnectionRefusedError):
+        guest.connect(port.ipv4)
+    assert linked(stranger.status()) == 0

@@ -1,0 +1,486 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Makes the vectors by which somebody writes a client in another language.
+
+`python -m tests.vectors.make` writes them anew; a change of one is a change of
+the protocol. Bytes are in hex. payload.json and reconcile.json have makers of
+their own (tests/client/vectors.py, tests/unit/test_reconcile_vectors.py).
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from relay.core import messages as m
+from relay.core.envelope import (
+    HEADER_BYTES,
+    SIZES,
+    EnvelopeType,
+    Header,
+    bucket_of_day,
+    cid,
+    decode_header,
+    envelope_id,
+    grind,
+    leading_zero_bits,
+    make_purge,
+    make_tag,
+    price_paid,
+    purge_tag,
+)
+from relay.core.frames import LANES, MAX_MESSAGE_BYTES, FrameWriter
+from relay.core.messages import Ack, Hello, MessageType, Offer, Refusal, Refused, Role, Subscribe
+from relay.core.noise import KeyPair
+from relay.core.session import SLOW_FRAGMENT_BYTES, SLOW_RECORD_BYTES, Session
+
+FOLDER = Path(__file__).parent
+HOUR = 490_000
+DAY = HOUR // 24
+#: Payloads are these bytes over and over, so that they need not be in the files.
+PATTERN = bytes(range(251))
+
+
+def pattern(length):
+    return (PATTERN * (length // len(PATTERN) + 1))[:length]
+
+
+def from_label(label, length=32):
+    return hashlib.sha256(label.encode()).digest()[:length]
+
+
+def make_envelope(size_class, *, tag, expiry_hour=HOUR, price=0, nonce=bytes(8)):
+    header = Header(type=EnvelopeType.MESSAGE, size_class=size_class, expiry_hour=expiry_hour, tag=tag).encode()
+    payload = pattern(SIZES[size_class] - HEADER_BYTES - 8)
+    return grind(header + payload, price=price, random_bytes=lambda _: nonce)
+
+
+# -- envelope.json, tags.json, purge.json ----------------------------------
+
+
+def envelopes():
+    tag = make_tag(0xBEEF, from_label("purge key"))
+    made = [make_envelope(size_class, tag=tag, price=price) for size_class in range(4) for price in (0, 6)]
+    made.append(make_envelope(0, tag=bytes(16), expiry_hour=2**32 - 1))
+    good = made[0]
+    return {
+        "about": (
+            "The payload is the bytes 0 to 250 over and over. header || payload || nonce is the envelope; the nonce "
+            "is the first from 0 on that pays the price. id is SHA2-256 of the whole."
+        ),
+        "envelopes": [describe(data) for data in made],
+        "refused": [
+            {"why": why, "envelope": data.hex()}
+            for why, data in (
+                ("version 0", b"\x00" + good[1:]),
+                ("version 2", b"\x02" + good[1:]),
+                ("type 2", good[:1] + b"\x02" + good[2:]),
+                ("size class 4", good[:2] + b"\x04" + good[3:]),
+                ("size class 1 in 256 bytes", good[:2] + b"\x01" + good[3:]),
+                ("reserved byte not zero", good[:3] + b"\x01" + good[4:]),
+                ("one byte short", good[:-1]),
+                ("one byte long", good + b"\x00"),
+                ("a header only", good[:HEADER_BYTES]),
+                ("nothing", b""),
+            )
+        ],
+    }
+
+
+def describe(data):
+    header, identity = decode_header(data), envelope_id(data)
+    return {
+        "size_class": header.size_class,
+        "length": len(data),
+        "expiry_hour": header.expiry_hour,
+        "tag": header.tag.hex(),
+        "bucket": header.bucket,
+        "header": data[:HEADER_BYTES].hex(),
+        "nonce": data[-8:].hex(),
+        "id": identity.hex(),
+        "cid": cid(identity),
+        "leading_zero_bits": leading_zero_bits(identity),
+        "price_paid": price_paid(identity, header.size_class),
+    }
+
+
+def tags():
+    keys = [from_label(f"rendezvous {n}") for n in range(3)] + [bytes(32), b"\xff" * 32]
+    return {
+        "about": (
+            'bucket: first 16 bits of SHA2-256("mesh-relay/1 bucket" || day as u32 || rendezvous key). purge part: '
+            'first 14 bytes of SHA2-256("mesh-relay/1 purge tag" || purge key). tag: bucket || purge part.'
+        ),
+        "buckets": [
+            {"rendezvous_key": key.hex(), "day": day, "bucket": bucket_of_day(key, day)}
+            for key in keys
+            for day in (0, 1, DAY, DAY + 1, 2**32 - 1)
+        ],
+        "tags": [
+            {
+                "purge_key": key.hex(),
+                "purge_part": purge_tag(key).hex(),
+                "bucket": bucket,
+                "tag": make_tag(bucket, key).hex(),
+            }
+            for key in keys
+            for bucket in (0, 0xBEEF)
+        ],
+        "prefixes": [
+            {"prefix_bits": bits, "prefix": prefix, "bucket": bucket, "matches": subscription.matches(bucket)}
+            for bits, prefix in ((0, 0), (1, 1), (4, 0xB), (16, 0xBEEF), (16, 0xBEEE))
+            for subscription in (Subscribe(prefix_bits=bits, prefix=prefix),)
+            for bucket in (0, 0xBEEF, 0xBEEE, 0xFFFF, 0x7FFF)
+        ],
+    }
+
+
+def purges():
+    key = from_label("purge key")
+    tag = make_tag(0xBEEF, key)
+    made = [make_purge(tag=tag, purge_key=key, expiry_hour=HOUR, price=price, random_bytes=bytes) for price in (0, 8)]
+    good = made[0]
+    other_bucket = make_tag(0xBEEE, key)
+    return {
+        "about": "header (type 1, class 0) || purge key (32) || zeros (192) || nonce (8).",
+        "purges": [{**describe(data), "purge_key": key.hex(), "envelope": data.hex()} for data in made],
+        "removes": [
+            {"of": of, "tag": its.hex(), "expiry_hour": hour, "type": kind, "removed": removed}
+            for of, its, hour, kind, removed in (
+                ("same hour", tag, HOUR, 0, True),
+                ("an hour earlier", tag, HOUR - 1, 0, True),
+                ("an hour later", tag, HOUR + 1, 0, False),
+                ("another bucket", other_bucket, HOUR, 0, False),
+                ("another purge", tag, HOUR, 1, False),
+            )
+        ],
+        "refused": [
+            {"why": why, "envelope": data.hex()}
+            for why, data in (
+                ("key of another tag", good[:24] + bytes(32) + good[56:]),
+                ("padding not zero", good[:100] + b"\x01" + good[101:]),
+                ("a purge of 1,024 bytes", good[:2] + b"\x01" + good[3:] + bytes(768)),
+            )
+        ],
+    }
+
+
+# -- frames.json -----------------------------------------------------------
+
+
+def frames():
+    queue = [(6, pattern(2000)), (3, b"small"), (0, b"control"), (3, b"second small")]
+    writer = FrameWriter(record_bytes=SLOW_RECORD_BYTES, fragment_bytes=SLOW_FRAGMENT_BYTES)
+    for lane, message in queue:
+        writer.push(lane, message)
+    records = []
+    while (record := writer.pull_record()) is not None:
+        records.append({"plaintext": record.hex(), "frames": split(record)})
+    return {
+        "about": (
+            "A frame is u8 lane (bit 7: more of this message follows), u16 length, bytes. messages are queued in this "
+            "order on a slow link (records of 976 bytes, turns of 480); how lanes take turns is the sender's business, "
+            "and a receiver takes any order. The message of 2,000 bytes is 0 to 250 over and over."
+        ),
+        "lanes": LANES,
+        "max_message_bytes": MAX_MESSAGE_BYTES,
+        "messages": [{"lane": lane, "length": len(message), "sha256": sha256(message)} for lane, message in queue],
+        "records": records,
+        "refused": [
+            {"why": why, "plaintext": data, "then_zeros": zeros}
+            for why, data, zeros in (
+                ("lane 8", "0800017a", 0),
+                ("no bytes in the frame", "000000", 0),
+                ("cut in the header", "0000", 0),
+                ("shorter than its length", "0000027a", 0),
+                ("a message of 16,641 bytes", "014101", 16_641),
+            )
+        ],
+    }
+
+
+def split(record):
+    parts, offset = [], 0
+    while offset < len(record):
+        size = int.from_bytes(record[offset + 1 : offset + 3])
+        parts.append({"lane": record[offset] & 0x7F, "more": bool(record[offset] & 0x80), "length": size})
+        offset += 3 + size
+    return parts
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+# -- messages.json ---------------------------------------------------------
+
+
+def messages():
+    return {
+        "about": (
+            "One message or more of each type: type byte and body. from: who sends it to whom. puts: how many puts the "
+            "receiver of ACK or REFUSE had sent. Envelopes are 256 bytes: 0 to 250 over and over."
+        ),
+        "messages": [
+            {"type": MessageType(data[0]).name, "from": sides, "fields": fields, "message": data.hex()}
+            for sides, fields, data in typical_messages()
+        ],
+        "refused": [
+            {"why": why, "message": data, "then_zeros": sum(zeros)} for why, data, *zeros in refused_messages()
+        ],
+    }
+
+
+BOTH = "client to relay, relay to client, relay to relay"
+
+
+def typical_messages():
+    ids = [from_label(f"envelope {n}") for n in range(2)]
+    body = pattern(256)
+    yield "client to relay", {"role": 0}, Hello(role=Role.CLIENT).encode()
+    hello = Hello(
+        role=Role.RELAY, durable=True, slow=True, price=7, classes=0b0111, window=(HOUR, HOUR + 170), stored_log2=17,
+        max_puts=2048,
+    )  # fmt: skip
+    fields = {name: getattr(hello, name) for name in Hello.__dataclass_fields__}
+    yield "relay to client, relay to relay", fields, hello.encode()
+    yield BOTH, {"reason": m.Goodbye.DONE}, bytes([MessageType.GOODBYE, m.Goodbye.DONE])
+    yield BOTH, {}, bytes([MessageType.PING])
+    yield BOTH, {}, bytes([MessageType.PONG])
+    macs = [from_label(f"mac {n}", 16) for n in range(8)]
+    yield "relay to relay", {"macs": hexes(macs)}, bytes([MessageType.SAME]) + b"".join(macs)
+    yield "relay to client, relay to relay", {"price": 9}, bytes([MessageType.PRICE, 9])
+    yield "client to relay", {"number": 258, "envelope_length": 256}, m.encode_put(258, body)
+    numbers = [0, 1, 2, 7, *range(100, 400)]
+    for durable in (True, False):
+        [ack] = m.encode_acks(durable=durable, numbers=numbers)
+        fields = {"durable": durable, "ranges": m.to_ranges(numbers), "puts": 400}
+        yield "relay to client", fields, ack
+    refusals = [(3, Refusal.UNDERPAID), (4, Refusal.FULL)]
+    [refuse] = m.encode_refusals(refusals, price=11)
+    yield "relay to client", {"price": 11, "refusals": refusals, "puts": 400}, refuse
+    for subscription in (
+        Subscribe(prefix_bits=0, prefix=0),
+        Subscribe(prefix_bits=9, prefix=0x17D, arrived_within_hours=48, offers_only=True, follow=False),
+    ):
+        fields = {name: getattr(subscription, name) for name in Subscribe.__dataclass_fields__}
+        yield "client to relay", fields, subscription.encode()
+    yield "relay to client", {}, bytes([MessageType.CAUGHT_UP])
+    [fetch], [missing] = (m.encode_ids(kind, ids) for kind in (MessageType.FETCH, MessageType.MISSING))
+    yield "client to relay, relay to relay", {"ids": hexes(ids)}, fetch
+    yield "relay to client, relay to relay", {"envelope_length": 256}, bytes([MessageType.ENVELOPE]) + body
+    yield "relay to client, relay to relay", {"ids": hexes(ids)}, missing
+    offers = [Offer(ids[0], 0, HOUR), Offer(ids[1], 3, HOUR + 5)]
+    [offer] = m.encode_offers(offers)
+    fields = {
+        "offers": [{"id": o.identity.hex(), "size_class": o.size_class, "expiry_hour": o.expiry_hour} for o in offers]
+    }
+    yield "relay to client, relay to relay", fields, offer
+    yield "relay to relay", {"body": "0102"}, bytes([MessageType.RECONCILE, 1, 2])
+    yield "relay to relay", {"count": 256}, bytes([MessageType.CREDIT, 1, 0])
+
+
+def hexes(items):
+    return [item.hex() for item in items]
+
+
+def refused_messages():
+    yield "HELLO of role 2", "0102" + "00" * 14
+    yield "HELLO cut", "0101000f"
+    yield "GOODBYE without reason", "02"
+    yield "PING with a body", "0300"
+    yield "SAME without MACs", "05"
+    yield "SAME with part of a MAC", "05", 15
+    yield "SAME with 33 MACs", "05", 528
+    yield "PUT without envelope", "1000000000"
+    yield "ACK without ranges", "1101"
+    yield "ACK neither volatile nor durable", "11020000000001"
+    yield "ACK of put 400 of 400", "11010000019001"
+    yield "ACK of an empty range", "11010000000000"
+    yield "ACK of overlapping ranges", "110100000000020000000101"
+    yield "ACK with a count not in its shortest form", "1101000000008100"
+    yield "REFUSE without refusals", "1200"
+    yield "REFUSE of put 400 of 400", "12000000019005"
+    yield "SUBSCRIBE to 17 bits", "20110000ffff00"
+    yield "SUBSCRIBE to a prefix longer than its bits", "20010002ffff00"
+    yield "SUBSCRIBE with unknown flags", "20000000ffff04"
+    yield "FETCH of nothing", "22"
+    yield "FETCH of part of an id", "22", 33
+    yield "FETCH of 257", "22", 8224
+    yield "OFFER of size class 4", "30" + "00" * 32 + "0400000000"
+    yield "OFFER cut", "30", 36
+    yield "CREDIT with a body too long", "32000100"
+
+
+# -- session.json ----------------------------------------------------------
+
+
+class Side:
+    """A session whose keys are fixed and whose records are written down."""
+
+    def __init__(self, name, *, initiator, hello, secret=None):
+        keys = [from_label(f"{name} static"), from_label(f"{name} ephemeral")]
+        self.name = name
+        self.static, self.ephemeral = keys
+        self.session = Session(
+            initiator=initiator,
+            hello=hello,
+            static=KeyPair.from_private(keys[0]),
+            random_bytes=_Once(keys[1]),
+            now=0.0,
+            secret=secret,
+        )
+        self.plaintexts = []
+        self.tapped = False
+
+    def say(self):
+        """Return the bytes that go out now, and the plaintext of each record in them."""
+        session = self.session
+        if session.handshake_hash and not self.tapped:
+            self.tapped, encrypt = True, session._encrypt.encrypt
+            session._encrypt = _Tap(encrypt, self.plaintexts)
+        data = session.data_to_send()
+        plaintexts, self.plaintexts[:] = list(self.plaintexts), []
+        return data, plaintexts
+
+
+class _Once:
+    def __init__(self, value):
+        self.value = value
+
+    def __call__(self, length):
+        value, self.value = self.value, b""
+        if len(value) != length:
+            raise AssertionError(f"{length} random bytes more than the vectors say")
+        return value
+
+
+class _Tap:
+    def __init__(self, encrypt, into):
+        self._encrypt, self._into = encrypt, into
+
+    def encrypt(self, plaintext):
+        self._into.append(bytes(plaintext))
+        return self._encrypt(plaintext)
+
+
+RELAY_HELLO = Hello(role=Role.RELAY, durable=True, window=(HOUR, HOUR + 170), stored_log2=3, max_puts=2048)
+
+
+def session():
+    return {
+        "about": (
+            "stream: bytes on the wire, as they come. A record is u16 length and a Noise message; the first message "
+            "of a session begins with version and pattern (0: XX, 3: XXpsk3). Private keys are SHA2-256 of the "
+            'labels "client static", "client ephemeral" and so on. The prologue is "mesh-relay/1 session" || version '
+            "|| pattern. link_secret is the export (docs/protocol.md section 4.2) under the label "
+            '"mesh-relay/1 link"; reconcile_keys are those of the first reconciliations of the session; same_mac is what this session says of another whose '
+            "link_secret is 32 bytes of 0x42."
+        ),
+        "sessions": [transcript("XX", None), transcript("XXpsk3", from_label("mesh secret"))],
+        "refused_first_bytes": [
+            {"why": why, "stream": data}
+            for why, data in (
+                ("version 2", "00220200" + "07" * 32),
+                ("pattern 1", "00220101" + "07" * 32),
+                ("key of low order", "00220100" + "00" * 32),
+                ("a payload in the first message", "00230100" + "07" * 33),
+                ("longer than any handshake message", "0101"),
+                ("HTTP", b"GET / HTTP/1.1\r\n".hex()),
+            )
+        ],
+    }
+
+
+def transcript(name, secret):
+    client = Side("client", initiator=True, hello=Hello(role=Role.CLIENT), secret=secret)
+    relay = Side("relay", initiator=False, hello=RELAY_HELLO, secret=secret)
+    purge_key = from_label("purge key")
+    put = [make_envelope(0, tag=make_tag(0xBEEF, purge_key)), make_envelope(1, tag=make_tag(0xBE00, purge_key))]
+    steps = []
+
+    def exchange(what):
+        while True:
+            spoke = False
+            for speaker, listener in ((client, relay), (relay, client)):
+                data, plaintexts = speaker.say()
+                if data:
+                    spoke = True
+                    steps.append(
+                        {
+                            "what": what,
+                            "from": speaker.name,
+                            "stream": data.hex(),
+                            "plaintexts": hexes(plaintexts),
+                            "events": [event_name(e) for e in listener.session.receive_data(data, 0.0)],
+                        }
+                    )
+            if not spoke:
+                return
+
+    exchange("handshake and hellos")
+    for data in put:
+        client.session.put(data)
+    exchange("put twice")
+    relay.session.acknowledge(0)
+    relay.session.refuse(1, Refusal.FULL, price=5)
+    exchange("one acknowledged, one refused")
+    client.session.subscribe(Subscribe(prefix_bits=8, prefix=0xBE))
+    exchange("subscribe to bucket prefix BE")
+    relay.session.send_envelopes([put[0]])
+    relay.session.caught_up()
+    exchange("what is there, and caught up")
+    client.session.fetch([bytes(32)])
+    exchange("fetch by id")
+    relay.session.send_missing([bytes(32)])
+    exchange("missing")
+    client.session.close(m.Goodbye.DONE, None)
+    exchange("goodbye")
+    session = client.session
+    return {
+        "pattern": name,
+        "secret": secret.hex() if secret else None,
+        "keys": {
+            side.name: {"static": side.static.hex(), "ephemeral": side.ephemeral.hex()} for side in (client, relay)
+        },
+        "hellos": {"client": Hello(role=Role.CLIENT).encode().hex(), "relay": RELAY_HELLO.encode().hex()},
+        "envelopes": hexes(put),
+        "handshake_hash": session.handshake_hash.hex(),
+        "link_secret": session.link_secret.hex(),
+        "reconcile_keys": [session.reconcile_key(count).hex() for count in range(3)],
+        "same_mac": session.same_mac(b"\x42" * 32).hex(),
+        "steps": steps,
+    }
+
+
+def event_name(event):
+    """The name, and the numbers that matter."""
+    match event:
+        case Ack(durable=durable):
+            return f"Ack {'durable' if durable else 'volatile'} {list(event.numbers())}"
+        case Refused(price=price, refusals=refusals):
+            return f"Refused price {price} {[(number, reason.name) for number, reason in refusals]}"
+        case _:
+            return type(event).__name__
+
+
+MAKERS = {
+    "envelope.json": envelopes,
+    "tags.json": tags,
+    "purge.json": purges,
+    "frames.json": frames,
+    "messages.json": messages,
+    "session.json": session,
+}
+
+
+def text(name):
+    """The content of one file."""
+    return json.dumps(MAKERS[name](), indent=1) + "\n"
+
+
+def main():
+    for name in MAKERS:
+        (FOLDER / name).write_text(text(name), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
