@@ -93,6 +93,17 @@ def _bytes_written() -> int:
     return next(int(line.split()[1]) for line in counters.splitlines() if line.startswith("write_bytes"))
 
 
+def measure(folder: Path) -> dict[str, float]:
+    """Bytes the kernel writes for each byte stored, in groups of 64 and one by one, checkpoints included."""
+    figures = measure_disk(folder)
+    return {
+        "disk_bytes_per_byte": figures.bytes_per_byte,
+        "disk_lone_bytes_per_byte": figures.lone_bytes_per_byte,
+        "disk_file_bytes_per_byte": figures.file_bytes_per_byte,
+        "disk_start_s": figures.start_s,
+    }
+
+
 def main(folder: Path) -> None:
     """Print the figures."""
     figures = measure_disk(folder)

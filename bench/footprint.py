@@ -30,17 +30,19 @@ def measure_idle(folder: Path) -> dict[str, float]:
 
     HTTP, metrics and DNS-SD are on and one relay is connected.
     """
-    with relay(folder / "other", discovery=True, http=True) as other:
-        with relay(folder / "idle", peers=(other.port,), discovery=True, http=True) as idle:
-            idle.wait(lambda status: any(link["relays"] for link in status["links"]))
-            time.sleep(5)  # announcements of DNS-SD
-            cpu_s, switches = _cpu_s(idle), _switches(idle)
-            time.sleep(IDLE_S)
-            return {
-                "rss_idle_mib": idle.rss_mib(),
-                "idle_cpu_percent": 100 * (_cpu_s(idle) - cpu_s) / IDLE_S,
-                "idle_switches_per_s": (_switches(idle) - switches) / IDLE_S,
-            }
+    with (
+        relay(folder / "other", discovery=True, http=True) as other,
+        relay(folder / "idle", peers=(other.port,), discovery=True, http=True) as idle,
+    ):
+        idle.wait(lambda status: any(link["relays"] for link in status["links"]))
+        time.sleep(5)  # announcements of DNS-SD
+        cpu_s, switches = _cpu_s(idle), _switches(idle)
+        time.sleep(IDLE_S)
+        return {
+            "rss_idle_mib": idle.rss_mib(),
+            "idle_cpu_percent": 100 * (_cpu_s(idle) - cpu_s) / IDLE_S,
+            "idle_switches_per_s": (_switches(idle) - switches) / IDLE_S,
+        }
 
 
 def measure_full(folder: Path) -> dict[str, float]:

@@ -35,7 +35,13 @@ class RelayProcess:
     """One `relay run` with a store of its own in ``folder``."""
 
     def __init__(
-        self, folder: Path, *, peers: tuple[int, ...] = (), discovery: bool = False, http: bool = False, extra: str = ""
+        self,
+        folder: Path,
+        *,
+        peers: tuple[int, ...] = (),
+        discovery: bool = False,
+        http: bool = False,
+        limits: str = "max_bytes = 8_000_000_000\nmax_envelopes = 1_000_000",
     ) -> None:
         self.folder = folder
         self.port = free_port()
@@ -45,9 +51,7 @@ class RelayProcess:
             f"""
 [store]
 path = "{folder}/store"
-max_bytes = 8_000_000_000
-max_envelopes = 1_000_000
-{extra}
+{limits}
 [tcp]
 port = {self.port}
 interfaces = ["lo"]

@@ -36,6 +36,7 @@ class Plan:
     """IDs of the envelopes to offer, each part in a session of its own."""
 
     parts: tuple[Sequence[int], ...]
+    has_everything: bool
 
 
 @dataclass(slots=True)
@@ -113,17 +114,18 @@ class Courier:
     # -- out --------------------------------------------------------------
 
     def plan(self, address: RelayAddress, *, again: bool) -> Plan:
-        """Return what to offer a relay: everything when it is new to us. Runs in the worker.
+        """Return what to offer a relay: everything when it was not today already. Runs in the worker.
 
         `again` offers a relay that we know also what relays have only in memory.
         """
         now_s = self._clock()
-        if not self._met.has_been_given(address, now_s):
+        has_everything = not self._met.has_been_given(address, now_s)
+        if has_everything:
             at_most = Acknowledged.DURABLE
         else:
             at_most = Acknowledged.VOLATILE if again else Acknowledged.NO
         parts = (self._outbox.pending_ids(now_s, at_most=at_most, purges=purges) for purges in (False, True))
-        return Plan(tuple(part for part in parts if part))
+        return Plan(parts=tuple(part for part in parts if part), has_everything=has_everything)
 
     async def deliver(self, address: RelayAddress, plan: Plan, on_progress: Callable[[Delivered], None]) -> Delivered:
         """Offer all of a plan; RelayConnectionError when the relay is gone for longer than patience."""
@@ -149,7 +151,7 @@ class Courier:
                         await delivery.run(connection)
                 except RelayConnectionError as error:
                     await retry.wait_after(error)
-        if deliveries:
+        if plan.has_everything:
             await self._worker.run(self._met.note_given, address, began_s)
         return result
 

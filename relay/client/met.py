@@ -23,6 +23,8 @@ MAX_FILE_BYTES: Final = 65_536
 MAX_RELAYS: Final = 256
 """The latest; 140 bytes each."""
 KEEP_S: Final = MAX_LIFETIME_HOURS * 3600
+OFFER_AGAIN_S: Final = 86_400
+"""A relay that acknowledged an envelope may have evicted it by then."""
 HOURS_LADDER: Final = (1, 6, 24)
 """Asked instead of the exact time, which would show a client again that comes with fresh keys."""
 MARGIN_S: Final = 900
@@ -42,9 +44,9 @@ class RelaysMet:
         self._lock = folder / LOCK_NAME
 
     def has_been_given(self, address: RelayAddress, now_s: float) -> bool:
-        """Whether all that was queued has been offered to this relay within the lifetime of an envelope."""
+        """Whether everything has been offered to this relay in the last day."""
         given_s = self._time_of(address, _DELIVERED)
-        return given_s is not None and 0 <= now_s - given_s < KEEP_S
+        return given_s is not None and 0 <= now_s - given_s < OFFER_AGAIN_S
 
     def hours_to_read(self, address: RelayAddress, now_s: float) -> int:
         """Return how many hours of arrivals to ask for: all, unless the relay is known by its key."""

@@ -384,6 +384,9 @@ class Node:
                 offers = exchange.offers(self.log, after_hour, now)
                 if offers:
                     session.offer(offers)
+                    if session.is_doubtful(now):
+                        session.probe(now)
+                        self._schedule(link)
         if session.queued_bytes < target and link.serving.has_work():
             link.serving.pump(
                 session, target_bytes=target, after_hour=after_hour, residence_s=self.clock.residence_s(now)

@@ -109,7 +109,7 @@ class Holding(FakeRelay):
                     self.take(session, number, envelope)
 
     def give(self, session, identity):
-        session.send_envelope(self.held[identity])
+        session.send_envelopes([self.held[identity]])
 
     def take(self, session, number, envelope):
         self.held[envelope_id(envelope)] = envelope
@@ -134,7 +134,7 @@ def test_envelopes_that_nobody_asked_for_are_not_kept(alice, bob):
         def on_event(self, session, event):
             if isinstance(event, Subscribe):
                 for envelope in mail:
-                    session.send_envelope(envelope)
+                    session.send_envelopes([envelope])
             super().on_event(session, event)
 
     outcome, texts = collect(bob, Pushing())
@@ -148,7 +148,7 @@ def test_a_flood_of_them_ends_the_session(alice, bob):
         def on_event(self, session, event):
             if isinstance(event, Subscribe):
                 for _ in range(1000):
-                    session.send_envelope(mail)
+                    session.send_envelopes([mail])
 
     (mail,) = sealed_to(alice, bob, "a")
     outcome, texts = collect(bob, Flooding())
@@ -160,7 +160,7 @@ def test_other_bytes_than_were_offered_are_not_kept_and_the_relay_is_left(alice,
 
     class Swapping(Holding):
         def give(self, session, identity):  # noqa: ARG002 - whatever was asked for
-            session.send_envelope(other)
+            session.send_envelopes([other])
 
     outcome, texts = collect(bob, Swapping([wanted]))
     assert (outcome.error.failure, texts) == (Failure.STALLED, [])
@@ -357,7 +357,7 @@ def test_a_client_that_is_slow_to_take_makes_the_relay_wait(alice, bob):
         def on_event(self, session, event):
             if isinstance(event, Subscribe):
                 for _ in range(1000):
-                    session.send_envelope(mail)
+                    session.send_envelopes([mail])
                 session.caught_up()
 
     async def run():

@@ -6,9 +6,11 @@ from __future__ import annotations
 #: Of the letters that some honest relay acknowledged, with a fifth of an hour and
 #: more to arrive, between people who walk; measured 0.97 to 1 over ten seeds.
 LEAST_DELIVERED = 0.85
-#: Bodies received by honest relays for each body stored: a late answer and an
-#: offerer's replacement may both arrive, a broken connection's half comes again.
-MOST_BODIES_FOR_EACH = 1.10
+#: Bodies sent to relays for each body stored: an answer that is late crosses another
+#: one, and what a broken connection swallowed comes again.
+MOST_SENT_FOR_EACH = 1.10
+#: Bodies that came although nobody, or somebody else, was asked for them.
+MOST_UNWANTED_FOR_EACH = 0.05
 
 
 def faults(report: dict) -> list[str]:
@@ -19,8 +21,11 @@ def faults(report: dict) -> list[str]:
         found.append(f"delivered only {report['delivered']} of {report['acknowledged']}")
     if report["lacking"]:
         found.append(f"{report['lacking']} envelopes never reached a connected neighbour")
-    accepted = counters.get("total.accepted", 0)
-    bodies = accepted + counters.get("total.duplicate", 0) + counters.get("session.unwanted_envelope", 0)
-    if bodies > MOST_BODIES_FOR_EACH * accepted:
-        found.append(f"{bodies} bodies were received for {accepted} stored")
+    stored = counters.get("total.accepted", 0)
+    sent = counters.get("total.forwarded", 0) - report["taken_by_people"]
+    if sent > MOST_SENT_FOR_EACH * stored:
+        found.append(f"{sent} bodies were sent to relays for {stored} stored")
+    unwanted = counters.get("session.unwanted_envelope", 0)
+    if unwanted > MOST_UNWANTED_FOR_EACH * stored:
+        found.append(f"{unwanted} bodies came unwanted beside {stored} stored")
     return found

@@ -49,6 +49,7 @@ def make_report(simulation: Simulation) -> dict:
         "delivered": last.delivered,
         "delivery_ratio": round(last.delivered / last.written, 4) if last.written else None,
         "delay_s": {f"p{percent}": _rounded(percentile(last.delays_s, percent)) for percent in PERCENTILES},
+        "taken_by_people": sum(len(person.received) + person.again for person in world.people),
         "air": {name: getattr(world.air, name) for name in world.air.__slots__},
         "stream_bytes": dict(sorted(streams.items())),
         "lacking": world.lacking(),

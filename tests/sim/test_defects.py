@@ -151,7 +151,7 @@ DEFECTS: list[tuple[Callable[[pytest.MonkeyPatch], None], Town, str]] = [
     (requests_never_time_out, TOWN, "delivered only"),
     (pending_bytes_are_never_given_back, TOWN, "pending"),
     (reconciliation_finds_nothing, TOWN, "never reached a connected neighbour"),
-    (bodies_are_sent_unasked, TOWN, "bodies were received"),
+    (bodies_are_sent_unasked, TOWN, "came unwanted"),
     (refusals_and_neighbours_are_forgotten, TOWN, "too many peer_has"),
 ]
 
