@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from relay.cli.progress import ProgressBar
-    from relay.client.client import Client, Outcome
+    from relay.client.client import Client, RelayOutcome
     from relay.client.errors import ClientError
     from relay.client.finding import RelayFinder
     from relay.client.inbox import Message
@@ -135,7 +135,7 @@ async def _send_and_report(arguments: Namespace, file: BinaryIO | None) -> int:
     async with _client(arguments.relay or ()) as client:
         with ProgressBar(sys.stderr) as bar:
             ids = await _queue(client, arguments, file, bar)
-            outcomes: list[Outcome] = []
+            outcomes: list[RelayOutcome] = []
             try:
                 outcomes = await client.deliver(
                     lambda _, result: bar.show(
@@ -212,7 +212,7 @@ def _state(progress: Progress | None) -> str:
     return f"not on a relay yet ({part} of {progress.pieces} pieces are)" if part else "not on a relay yet"
 
 
-def _report_relays(outcomes: Iterable[Outcome]) -> None:
+def _report_relays(outcomes: Iterable[RelayOutcome]) -> None:
     for outcome in outcomes:
         if outcome.error is not None:
             print(outcome.error, file=sys.stderr)
@@ -266,15 +266,22 @@ async def _receive_once(arguments: Namespace) -> int:
 
 
 async def _follow(arguments: Namespace) -> int:
-    async with _client(arguments.relay or ()) as client, asyncio.TaskGroup() as tasks:
-        tasks.create_task(client.follow(_Troubles()))
-        print("Waiting for messages; Ctrl-C ends this.", file=sys.stderr)
-        while True:
-            client.changed.clear()
-            await _show_new(client, arguments.dir)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S):
-                    await client.changed.wait()
+    async with _client(arguments.relay or ()) as client:
+        following = asyncio.ensure_future(client.follow(_Troubles()))
+        try:
+            print("Waiting for messages; Ctrl-C ends this.", file=sys.stderr)
+            while not following.done():
+                client.changed.clear()
+                await _show_new(client, arguments.dir)
+                changed = asyncio.ensure_future(client.changed.wait())
+                await asyncio.wait({changed, following}, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+            # It ends by an error only.
+            following.result()
+        finally:
+            following.cancel()
+            await asyncio.wait({following})
+    return 0
 
 
 class _Troubles:

@@ -58,7 +58,7 @@ POLL_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class RelayOutcome:
     """What came of one relay: what was `delivered` or `collected`, or the `error` that ended it."""
 
     address: RelayAddress
@@ -211,7 +211,7 @@ class Client:
 
     async def deliver(
         self, on_progress: Callable[[RelayAddress, Delivered], None] | None = None, *, again: bool = True
-    ) -> list[Outcome]:
+    ) -> list[RelayOutcome]:
         """Offer all that is pending to every relay, due receipts and purges too; return what became of it.
 
         A relay that was not in the last day is offered everything that no receipt has come for, another
@@ -222,13 +222,14 @@ class Client:
         async with self._delivering:
             now_s = self._clock()
             await self._worker.run(self._outbox.queue_due_receipts, price=FIRST_PRICE, now_s=now_s)
+            await self._worker.run(self._outbox.prune, now_s)
             if not await self._worker.run(self._outbox.pending_ids, now_s):
                 return []
             addresses = await self.finder.find()
             # Before any of them acknowledges, lest what one relay has be kept from another.
             plans = [await self._worker.run(self._courier.plan, address, again=again) for address in addresses]
 
-            async def deliver_to(index: int) -> Outcome:
+            async def deliver_to(index: int) -> RelayOutcome:
                 address = addresses[index]
 
                 def progressed(result: Delivered) -> None:
@@ -236,11 +237,9 @@ class Client:
                         on_progress(address, result)
 
                 delivered = await self._courier.deliver(address, plans[index], progressed)
-                return Outcome(address=address, delivered=delivered)
+                return RelayOutcome(address=address, delivered=delivered)
 
-            outcomes = await _each(addresses, deliver_to)
-            await self._worker.run(self._outbox.prune, self._clock())
-            return outcomes
+            return await _each(addresses, deliver_to)
 
     async def progress(self, message_id: bytes) -> Progress | None:
         """Return how far a message is, or None when it is not known (any more)."""
@@ -265,13 +264,13 @@ class Client:
 
     # -- messages in ------------------------------------------------------
 
-    async def collect(self) -> list[Outcome]:
+    async def collect(self) -> list[RelayOutcome]:
         """Read from every relay what can be for us; return what came of it. NoRelayError when there is no relay."""
         addresses = await self.finder.find()
 
-        async def collect_from(index: int) -> Outcome:
+        async def collect_from(index: int) -> RelayOutcome:
             address = addresses[index]
-            return Outcome(address=address, collected=await self._courier.collect(address))
+            return RelayOutcome(address=address, collected=await self._courier.collect(address))
 
         outcomes = await _each(addresses, collect_from)
         await self._worker.run(self._inbox.prune, self._clock())
@@ -412,14 +411,16 @@ _DISK_ERRORS: Final = (DatabaseError, PrivateFileError)
 """What no other relay and no waiting helps against."""
 
 
-async def _each(addresses: Sequence[RelayAddress], work: Callable[[int], Awaitable[Outcome]]) -> list[Outcome]:
+async def _each(
+    addresses: Sequence[RelayAddress], work: Callable[[int], Awaitable[RelayOutcome]]
+) -> list[RelayOutcome]:
     """Work with all relays at once; what fails with one does not stop the others."""
 
-    async def one(index: int) -> Outcome:
+    async def one(index: int) -> RelayOutcome:
         try:
             return await work(index)
         except RelayConnectionError as error:
-            return Outcome(address=addresses[index], error=error)
+            return RelayOutcome(address=addresses[index], error=error)
 
     try:
         async with asyncio.TaskGroup() as tasks:

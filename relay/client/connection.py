@@ -388,7 +388,10 @@ _SECRET_DIFFERS: Final = (
 )
 _TURNED_AWAY: Final = (
     Failure.BUSY,
-    "closed the connection without a word: it has too many already (try again in a minute), or it is no mesh relay",
+    (
+        "closed the connection without a word. Either it has too many already: try again in a minute. Or its mesh is "
+        'closed: ask its operator for the secret and put it into client.toml as: secret = "..." Or it is no mesh relay'
+    ),
 )
 _NOT_A_RELAY: Final = (
     Failure.NOT_A_RELAY,

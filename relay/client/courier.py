@@ -120,10 +120,8 @@ class Courier:
         """
         now_s = self._clock()
         has_everything = not self._met.has_been_given(address, now_s)
-        if has_everything:
-            at_most = Acknowledged.DURABLE
-        else:
-            at_most = Acknowledged.VOLATILE if again else Acknowledged.NO
+        known = Acknowledged.VOLATILE if again else Acknowledged.NO
+        at_most = Acknowledged.DURABLE if has_everything else known
         parts = (self._outbox.pending_ids(now_s, at_most=at_most, purges=purges) for purges in (False, True))
         return Plan(parts=tuple(part for part in parts if part), has_everything=has_everything)
 

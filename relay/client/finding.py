@@ -66,7 +66,7 @@ class RelayFinder:
 async def browse(timeout_s: float = BROWSE_S) -> list[RelayAddress]:
     """Return the relays that announce themselves on this machine's segments, in random order as they answer."""
     # Slow to import on a small board, and not needed by those who name their relay.
-    from zeroconf import ServiceStateChange, Zeroconf  # noqa: PLC0415
+    from zeroconf import IPVersion, ServiceStateChange, Zeroconf  # noqa: PLC0415
     from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf  # noqa: PLC0415
 
     names: asyncio.Queue[str] = asyncio.Queue(MAX_FOUND)
@@ -76,7 +76,7 @@ async def browse(timeout_s: float = BROWSE_S) -> list[RelayAddress]:
             names.put_nowait(name)
 
     try:
-        zeroconf = AsyncZeroconf()
+        zeroconf = AsyncZeroconf(ip_version=IPVersion.All)
     except OSError:
         return []  # no network at all
     found: list[RelayAddress] = []

@@ -195,7 +195,10 @@ class Admission:
         return sum(map(int.__mul__, held, self._units)) if held else 0
 
     def _free(self) -> int:
-        return self.policy.max_bytes - sum(map(int.__mul__, self._log.held, self._units))
+        # Spelled out: every envelope passes here.
+        held, units = self._log.held, self._units
+        used = held[0] * units[0] + held[1] * units[1] + held[2] * units[2] + held[3] * units[3]
+        return self.policy.max_bytes - used
 
     def _share(self, interface: int, known: set[int]) -> float:
         """Return the guaranteed share of one of the ``known`` interfaces, in bytes."""

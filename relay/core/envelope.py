@@ -10,8 +10,7 @@ import base64
 import enum
 import hashlib
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from relay.core.errors import DecodeError
 
@@ -62,8 +61,7 @@ class EnvelopeType(enum.IntEnum):
 _TYPES = tuple(EnvelopeType)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
+class Header(NamedTuple):
     """The clear part of an envelope: all that a relay ever learns of it.
 
     ``size_class`` indexes SIZES, ``expiry_hour`` counts whole hours since the
@@ -92,11 +90,11 @@ def decode_header(data: bytes) -> Header:
     version, kind, size_class, reserved, expiry_hour, tag = HEADER.unpack_from(data)
     if version != ENVELOPE_VERSION:
         raise EnvelopeVersionError(f"envelope version {version}, expected {ENVELOPE_VERSION}")
-    if kind > EnvelopeType.PURGE or reserved or size_class >= len(SIZES):
+    if kind >= len(_TYPES) or reserved or size_class >= len(SIZES):
         raise DecodeError("unknown envelope type, class or reserved byte")
-    if kind == EnvelopeType.PURGE and size_class:
+    if kind and size_class:
         raise DecodeError("a purge has 256 bytes")
-    return Header(type=_TYPES[kind], size_class=size_class, expiry_hour=expiry_hour, tag=tag)
+    return Header(_TYPES[kind], size_class, expiry_hour, tag)
 
 
 def decode_envelope(data: bytes) -> Header:

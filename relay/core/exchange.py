@@ -46,6 +46,9 @@ MAX_WANTS: Final = 4 * OFFER_WINDOW
 MAX_OFFERERS: Final = 8
 #: Entries looked at for one batch of offers: bounds the time of a turn.
 SCAN_OFFERS: Final = 2048
+#: A neighbour that says nothing so long after offers may be gone: it is probed, lest
+#: they wait in a dead stream while another one leads to it.
+DOUBT_AFTER_S: Final = 4.0
 #: Credit is given back in steps of this, or when nothing is under way.
 CREDIT_STEP: Final = OFFER_WINDOW // 4
 
@@ -82,6 +85,7 @@ class Exchange:
         self._backlog: array[int] = array("Q")
         self._backlog_at = 0
         self._unsettled = 0
+        self.doubt_at: float | None = None
         self._peer_has: OrderedDict[bytes, None] = OrderedDict()
         # Wanting.
         self.refused: OrderedDict[bytes, None] = OrderedDict()

@@ -378,9 +378,8 @@ class AdmittedLog:
 
     def purged(self, header: Header) -> bool:
         """Tell whether a purge envelope that is here removes this one."""
-        if header.type is EnvelopeType.PURGE:
-            return False
-        return header.expiry_hour <= max(self._purges.get(header.tag, ()), default=-1)
+        hours = self._purges.get(header.tag)
+        return hours is not None and header.type is not EnvelopeType.PURGE and header.expiry_hour <= max(hours)
 
     def purged_by(self, purges: dict[bytes, int]) -> list[int]:
         """Return held messages that purges (tag to expiry hour) remove, in one pass.

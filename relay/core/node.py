@@ -28,7 +28,7 @@ from relay.core.envelope import (
     decode_envelope,
 )
 from relay.core.errors import DecodeError, RelayError
-from relay.core.exchange import REJECTED, Exchange, Requests
+from relay.core.exchange import DOUBT_AFTER_S, REJECTED, Exchange, Requests
 from relay.core.log import AdmittedLog, EntryState
 from relay.core.meetings import Meetings, TooManyError
 from relay.core.messages import ALL_HOURS, OFFER_WINDOW, Ack, Goodbye, Hello, Refusal, Refused, Role, Subscribe
@@ -384,8 +384,8 @@ class Node:
                 offers = exchange.offers(self.log, after_hour, now)
                 if offers:
                     session.offer(offers)
-                    if session.is_doubtful(now):
-                        session.probe(now)
+                    if exchange.doubt_at is None:
+                        exchange.doubt_at = now + DOUBT_AFTER_S
                         self._schedule(link)
         if session.queued_bytes < target and link.serving.has_work():
             link.serving.pump(
@@ -592,10 +592,10 @@ class Node:
         if self._stale or (self.storage_failed and now < self._storage_retry_at):
             return Refusal.STORAGE
         decision = self.admission.decide(header=header, identity=identity, interface=link.interface, now=now)
-        purged = decision.refusal is Refusal.PURGED
+        purged = decision.refusal is not None
         # Between relays an identity that was purged counts as admitted, or it would be
         # offered at every meeting; a client just hears of it.
-        if decision.refusal is not None and not (purged and number is None):
+        if purged and not (decision.refusal is Refusal.PURGED and number is None):
             return decision.refusal
         pending = self._pending
         arrived_s = self.clock.residence_s(now)
@@ -785,6 +785,7 @@ class Node:
         deadlines = [
             link.session.next_deadline(),
             link.exchange.deadline if link.exchange else None,
+            link.exchange.doubt_at if link.exchange else None,
             link.reconcile_due,
         ]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
@@ -812,6 +813,14 @@ class Node:
                     # It may be an enemy, or a link that was cut for a while: a new session will tell.
                     self.close(link, Goodbye.TIMEOUT, SessionError.STALLED, now)
                 self._wake_relays()
+            if exchange is not None and exchange.doubt_at is not None and exchange.doubt_at <= now:
+                if link.session.was_silent_since(exchange.doubt_at - DOUBT_AFTER_S):
+                    link.session.probe(now)
+                exchange.doubt_at = None
+            if link.reconcile_due is not None and link.reconcile_due <= now:
+                link.reconcile_due = None
+                if exchange is not None and exchange.cursor is not None and not link.closed:
+                    self._meetings.begin(link, now)
             if not link.closed:
                 self._schedule(link)
                 self._ready[link.number] = link

@@ -46,9 +46,6 @@ PING_AFTER_S: Final = 40.0
 DEAD_AFTER_S: Final = 100.0
 #: ... or so long after a probe, when there is reason to doubt it.
 PROBE_TIMEOUT_S: Final = 8.0
-#: A peer silent for so long may be gone: offers to it are followed by a probe, lest
-#: they wait in a dead stream while another one leads to it.
-DOUBT_AFTER_S: Final = 10.0
 #: Records of a fast link: as large as Noise allows, so that a burst of envelopes
 #: shares one encryption. A turn of 4,352 bytes holds a 4 KiB envelope whole.
 FAST_RECORD_BYTES: Final = MAX_RECORD_PLAINTEXT_BYTES
@@ -57,7 +54,7 @@ FAST_FRAGMENT_BYTES: Final = 4352
 SLOW_RECORD_BYTES: Final = 976
 SLOW_FRAGMENT_BYTES: Final = 480
 #: Puts that a client may have unanswered; the relay says its own number in its hello.
-MAX_PUTS: Final = 2048
+MAX_PUTS: Final = 8192
 _LENGTH_BYTES: Final = 2
 _SAME_MULTIPLE: Final = 8
 # Plain integers: attributes of an enum are slow where every envelope passes.
@@ -641,9 +638,9 @@ class Session:
             self._last_received = min(self._last_received, now + PROBE_TIMEOUT_S - DEAD_AFTER_S)
             self._push(CONTROL_LANE, bytes([_T.PING]))
 
-    def is_doubtful(self, now: float) -> bool:
-        """Whether the peer was silent so long that it should be probed, and was not."""
-        return not self._pinged and now - self._last_received > DOUBT_AFTER_S
+    def was_silent_since(self, since: float) -> bool:
+        """Whether nothing came from the peer since then (monotonic seconds)."""
+        return self._last_received < since
 
     def handle_timer(self, now: float) -> list[Event]:
         """Do what is due: ask a silent peer, or give it up."""

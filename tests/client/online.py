@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 
-from relay.client.address import parse_address
+from relay.client.address import RelayAddress, parse_address
 from relay.client.card import Card
 from relay.client.client import Client
 from relay.client.contacts import ContactBook
@@ -121,7 +121,8 @@ class User:
             ContactBook(self.config).add(other.card, other.name)
 
     def client(self, *relays, secret=None, clock=time.time, patience_s=10.0):
-        finder = RelayFinder([parse_address(str(relay)) for relay in relays], secret=secret)
+        addresses = [relay if isinstance(relay, RelayAddress) else parse_address(relay) for relay in relays]
+        finder = RelayFinder(addresses, secret=secret)
         return Client(self.config, self.data, finder, clock=clock, patience_s=patience_s)
 
     def environ(self, *relays):
@@ -155,6 +156,7 @@ class FakeRelay:
     """
 
     hello = Hello(role=Role.RELAY, durable=True, max_puts=2048)
+    static = None
 
     def __init__(self):
         self.sessions = []
@@ -170,7 +172,13 @@ class FakeRelay:
 
     async def _serve(self, reader, writer):
         loop = asyncio.get_running_loop()
-        session = Session(initiator=False, hello=self.hello, random_bytes=secrets.token_bytes, now=loop.time())
+        session = Session(
+            initiator=False,
+            hello=self.hello,
+            random_bytes=secrets.token_bytes,
+            now=loop.time(),
+            static=self.static,
+        )
         seen = []
         self.sessions.append((session, seen))
         while session.state is not State.CLOSED:

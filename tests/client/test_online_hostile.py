@@ -4,6 +4,7 @@
 import asyncio
 import random
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,8 @@ from relay.client.outbox import Outbox
 from relay.core import session as s
 from relay.core.codec import Writer
 from relay.core.envelope import EnvelopeType, Header, decode_envelope, envelope_id
-from relay.core.messages import Hello, MessageType, Offer, Refusal, Role, Subscribe
+from relay.core.messages import ALL_HOURS, Hello, MessageType, Offer, Refusal, Role, Subscribe
+from relay.core.noise import KeyPair
 from tests.client.online import FakeRelay, User
 
 PATIENCE_S = 1.0
@@ -348,6 +350,27 @@ def test_a_small_relay_is_told_nothing_of_the_bucket(bob):
     ((_, seen),) = relay.sessions
     (asked,) = [event for event in seen if isinstance(event, Subscribe)]
     assert (asked.prefix_bits, asked.prefix, asked.arrived_within_hours) == (0, 0, 0xFFFF)
+
+
+def test_a_relay_is_asked_for_less_again_only_if_its_key_is_known(alice, bob):
+    class Known(Holding):
+        static = KeyPair.generate(random.Random(1).randbytes)
+
+    relay = Known(sealed_to(alice, bob, "a"))
+
+    async def hours(pinned):
+        relay.sessions.clear()
+        async with relay.serving() as text:
+            address = replace(parse_address(text), pinned=pinned)
+            for later_s in (0, 3 * 3600, 100 * 3600):
+                clock = lambda later_s=later_s: time.time() + later_s  # noqa: E731
+                async with bob.client(address, clock=clock) as client:
+                    (outcome,) = await client.collect()
+                    assert outcome.error is None
+        return [event.arrived_within_hours for _, seen in relay.sessions for event in seen if type(event) is Subscribe]
+
+    assert asyncio.run(hours(None)) == [ALL_HOURS] * 3
+    assert asyncio.run(hours(relay.static.public)) == [ALL_HOURS, 6, ALL_HOURS]
 
 
 def test_a_client_that_is_slow_to_take_makes_the_relay_wait(alice, bob):

@@ -146,7 +146,7 @@ def test_times_are_understood_and_guesses_are_not():
 
 def test_a_fresh_relay_says_where_it_is_and_how_to_send_a_first_message(engine, tmp_path):
     config = parse_config(b"[tcp]\npeers = ['192.0.2.1']\n", tmp_path / "relay.toml", {"HOME": "/home/user"})
-    text = startup_summary(engine.status(), config, program=".venv/bin/relay")
+    text = startup_summary(engine.status(), config, program=".venv/bin/relay", port=4270)
     assert "port 4270 on every interface" in text
     assert "http://127.0.0.1:9470/" in text
     assert "192.0.2.1" not in text

@@ -148,7 +148,7 @@ DEFECTS: list[tuple[Callable[[pytest.MonkeyPatch], None], Town, str]] = [
     (acknowledged_before_the_commit, TOWN, "acknowledged what its store did not have"),
     (acknowledged_ones_vanish_uncounted, TOWN, "uncounted"),
     (what_left_is_taken_again, CRAMPED, "admitted twice"),
-    (requests_never_time_out, TOWN, "delivered only"),
+    (requests_never_time_out, TOWN, "never reached a connected neighbour"),
     (pending_bytes_are_never_given_back, TOWN, "pending"),
     (reconciliation_finds_nothing, TOWN, "never reached a connected neighbour"),
     (bodies_are_sent_unasked, TOWN, "came unwanted"),

@@ -1,0 +1,471 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is fuzzed: each decoder, sessions and whole relays, as functions of bytes that must return.
+
+A target that raises has found a bug. Everything is deterministic, so that an
+input tells the same each time.
+"""
+
+from array import array
+from dataclasses import dataclass
+
+from relay.client.card import parse_uri
+from relay.client.errors import ClientError
+from relay.client.pieces import decode_inner, split_file_head
+from relay.client.text import safe_file_name, safe_text
+from relay.core import messages as m
+from relay.core.codec import Reader, Writer
+from relay.core.envelope import HEADER_BYTES, SIZES, EnvelopeType, decode_envelope, decode_header
+from relay.core.errors import DecodeError, RelayError
+from relay.core.frames import LANES, MAX_MESSAGE_BYTES, FrameReader
+from relay.core.messages import Hello, Role
+from relay.core.noise import HandshakeState, KeyPair, XX
+from relay.core.reconcile import AdmittedColumns, Reconciler, Scope
+from relay.core.reconcile_wire import (
+    MAX_HOURS,
+    HourStatus,
+    ReconcileError,
+    decode_fingerprints,
+    decode_hours,
+    decode_marks,
+    decode_number,
+    decode_short_ids,
+    encode_fingerprints,
+    encode_hours,
+    encode_number,
+    encode_short_ids,
+)
+from relay.core.riblt import SYMBOL_BYTES, Decoder, Symbols
+from relay.core.session import Closed, Session, State
+from relay.links.foreign import decode_preamble
+from tests.fuzz.plain import plain_session
+from tests.fuzz.relay import run_relay
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """``weight``: its part of all inputs; cheap targets get more."""
+
+    run: object
+    weight: int
+    max_bytes: int
+
+
+def check(holds, why):
+    """As assert, which -O would leave out."""
+    if not holds:
+        raise AssertionError(why)
+
+
+def same(encoded, data):
+    check(encoded == data, "another encoding of the same value was taken")
+
+
+def codec(data):
+    reader = Reader(data)
+    try:
+        value = reader.varint()
+    except DecodeError:
+        return
+    same(bytes(Writer().varint(value)), data[: len(data) - reader.remaining])
+
+
+def envelope(data):
+    # The class says how long an envelope has to be: grown to that, so that whole ones are met.
+    if len(data) > 2 and data[2] < len(SIZES):
+        data = data[: SIZES[data[2]]].ljust(SIZES[data[2]] - (data[-1] == 1), b"\0")
+    try:
+        header = decode_envelope(data)
+    except DecodeError:
+        return
+    same(header.encode(), data[:HEADER_BYTES])
+    check(len(data) == SIZES[header.size_class], "wrong length")
+    check(header.type is EnvelopeType.MESSAGE or len(data) == SIZES[0], "long purge")
+
+
+def header(data):
+    try:
+        value = decode_header(data)
+    except DecodeError:
+        return
+    same(value.encode(), data[:HEADER_BYTES])
+
+
+def frames(data):
+    """Records, each after its length in two bytes, all to one reader."""
+    reader, heard, offset = FrameReader(), 0, 0
+    while offset + 2 <= len(data):
+        size = int.from_bytes(data[offset : offset + 2], "big")
+        record = data[offset + 2 : offset + 2 + size]
+        offset += 2 + size
+        try:
+            messages = reader.read_record(record)
+        except DecodeError:
+            return
+        check(all(0 < len(message) <= MAX_MESSAGE_BYTES for message in messages), "length of a message")
+        heard += sum(map(len, messages))
+    kept = sum(len(partial) for partial in reader._partial if partial)
+    check(heard + kept <= len(data), "more came out than went in")
+    check(kept <= LANES * MAX_MESSAGE_BYTES, "keeps too much")
+
+
+def hello(data):
+    try:
+        value = m.decode_hello(Reader(data))
+    except DecodeError:
+        return
+    check(m.decode_hello(Reader(value.encode()[1:])) == value, "round trip")
+
+
+def subscribe(data):
+    try:
+        value = m.decode_subscribe(Reader(data))
+    except DecodeError:
+        return
+    same(value.encode()[1:], data)
+    check(value.matches(0xFFFF) in {True, False}, "matches")
+
+
+def ack(data):
+    try:
+        value = m.decode_ack(Reader(data), max_number=5000)
+    except DecodeError:
+        return
+    numbers = list(value.numbers())
+    check(numbers == sorted(set(numbers)) and max(numbers) < 5000, "numbers")
+
+
+def refuse(data):
+    try:
+        value = m.decode_refuse(Reader(data), max_number=5000)
+    except DecodeError:
+        return
+    [again] = m.encode_refusals(value.refusals, price=value.price)
+    check(m.decode_refuse(Reader(again[1:]), max_number=5000) == value, "round trip")
+
+
+def ids(data):
+    try:
+        value = m.decode_ids(Reader(data))
+    except DecodeError:
+        return
+    [again] = m.encode_ids(m.MessageType.FETCH, value)
+    same(again[1:], data)
+
+
+def offers(data):
+    try:
+        value = m.decode_offers(Reader(data))
+    except DecodeError:
+        return
+    [again] = m.encode_offers(value)
+    same(again[1:], data)
+
+
+def macs(data):
+    try:
+        value = m.decode_macs(Reader(data))
+    except DecodeError:
+        return
+    same(b"".join(value), data)
+
+
+def put(data):
+    try:
+        number, body = m.decode_put(data)
+    except DecodeError:
+        return
+    same(m.encode_put(number, body)[1:], data[1:])
+
+
+def fingerprints(data):
+    try:
+        count, prints = decode_fingerprints(data, 1000, 1_000_000)
+    except (DecodeError, ReconcileError):
+        return
+    check(len(prints) <= MAX_HOURS and len(prints) <= count, "hours")
+    of = {hour: (int.from_bytes(value, "big"), 0) for hour, value in prints.items()}
+    if of:
+        first = next(iter(of))
+        of[first] = (of[first][0], count)
+    again = encode_fingerprints(list(of), of, 1000)
+    # Runs that touch may be written as two; one encoding is not promised here.
+    check(decode_fingerprints(again, 1000, 1_000_000) == (count, prints), "round trip")
+
+
+def hours(data):
+    if not data:
+        return
+    number = data[0]
+    try:
+        kept, statuses = decode_hours(data[1:], number)
+    except DecodeError:
+        return
+    check(len(statuses) == number and set(statuses) <= set(HourStatus), "statuses")
+    same(encode_hours(kept, statuses), data[1:])
+
+
+def number(data):
+    try:
+        value = decode_number(data)
+    except DecodeError:
+        return
+    same(encode_number(value), data)
+
+
+def short_ids(data):
+    into, again = array("Q"), bytearray()
+    try:
+        for _ in decode_short_ids(data, into):
+            pass
+    except DecodeError:
+        return
+    for _ in encode_short_ids(into, again):
+        pass
+    same(bytes(again), data)
+
+
+def marks(data):
+    if not data:
+        return
+    listed = array("Q", range(data[0]))
+    try:
+        chosen = decode_marks(data[1:], listed)
+    except DecodeError:
+        return
+    bits = sum(1 << (8 * len(data[1:]) - 1 - i) for i in chosen)
+    same(bits.to_bytes(len(data[1:]), "big"), data[1:])
+
+
+def symbols(data):
+    """Any symbols are peeled in bounded time, and none of ours is made up."""
+    theirs, ours = Symbols(), Symbols()
+    whole = data[: len(data) // SYMBOL_BYTES * SYMBOL_BYTES]
+    theirs.decode(whole)
+    same(theirs.encode(0, len(theirs)), whole)
+    ours.grow(len(theirs))
+    decoder = Decoder()
+    for _ in decoder.add(theirs, ours):
+        pass
+    for _ in decoder.peel():
+        pass
+    decoder.estimate(len(data))
+
+
+WHOLE = Scope(first_hour=1000, last_hour=1200, classes=15, min_price=-6)
+
+
+def _reconciler(*, initiator, entries):
+    identities = [bytes([n]) * 32 for n in range(entries)]
+    return Reconciler(
+        initiator=initiator,
+        key=bytes(16),
+        columns=AdmittedColumns(
+            ids=b"".join(identities),
+            expiry_hour=array("I", [1000 + n % 7 for n in range(entries)]),
+            size_class=array("B", [0] * entries),
+            price=array("b", [0] * entries),
+            seq=array("Q", range(1, entries + 1)),
+        ),
+        scope=WHOLE,
+    )
+
+
+def reconcile(data):
+    """A peer's messages, each after its length in two bytes; between them an honest partner where bit 7 says so."""
+    if not data:
+        return
+    initiator = bool(data[0] & 1)
+    own = _reconciler(initiator=initiator, entries=data[0] >> 2 & 0x1F)
+    partner = _reconciler(initiator=not initiator, entries=12)
+    if initiator:
+        own.start()
+    elif data[0] & 2:
+        partner.start()
+    offset = 1
+    try:
+        for _ in range(200):
+            while own.step() or partner.step():
+                pass
+            if data[0] & 2:
+                # An honest conversation until the input has something to say.
+                for message in own.messages_to_send():
+                    partner.receive(message)
+                    while partner.step():
+                        pass
+                said = partner.messages_to_send()
+            else:
+                own.messages_to_send()
+                said = []
+            if offset + 2 <= len(data):
+                size = int.from_bytes(data[offset : offset + 2], "big") & 0x0FFF
+                if size:
+                    said = [data[offset + 2 : offset + 2 + size]]
+                offset += 2 + size
+            elif not said:
+                break
+            for message in said:
+                own.receive(message)
+                while own.step():
+                    pass
+    except RelayError:
+        return
+    if own.done:
+        check(set(own.to_offer) <= set(range(1, 32)), "offers what it never had")
+
+
+FIXED = KeyPair.from_private(bytes(range(32)))
+
+
+def handshake(data):
+    """Bytes of a stranger to a fresh session; the first byte says which one."""
+    if not data:
+        return
+    session = Session(
+        initiator=bool(data[0] & 1),
+        hello=Hello(role=Role.RELAY),
+        random_bytes=lambda length: bytes(range(1, length + 1)),
+        now=0.0,
+        static=FIXED,
+        secret=bytes(32) if data[0] & 2 else None,
+    )
+    step = 1 + (data[0] >> 2)
+    events = []
+    for start in range(1, len(data), step):
+        events += session.receive_data(data[start : start + step], 0.0)
+        session.data_to_send()
+    check(len(events) <= 1, "events before a session")
+    check((session.state is State.CLOSED) == bool(events), "closed without a word")
+    check(len(session._inbound) <= 258 + step, "keeps more than a handshake")
+    events += session.connection_lost()
+    check(isinstance(events[-1], Closed), "does not end")
+
+
+def noise(data):
+    """A Noise message of a stranger, first or second."""
+    state = HandshakeState(
+        XX,
+        initiator=bool(data[:1] == b"\1"),
+        prologue=b"",
+        static=FIXED,
+        random_bytes=lambda length: bytes(range(2, length + 2)),
+    )
+    if data[:1] == b"\1":
+        state.write_message()
+    try:
+        state.read_message(data[1:])
+    except RelayError:
+        return
+    check(len(data) >= 33, "a message without a key")
+
+
+ROLES = [(Role.CLIENT, Role.RELAY), (Role.RELAY, Role.CLIENT), (Role.RELAY, Role.RELAY)]
+
+
+def session(data):
+    """What a peer with keys says: plaintexts of records, each after its length in two bytes."""
+    if not data:
+        return
+    peer, own = ROLES[data[0] % 3]
+    receiver = plain_session(own)
+    if data[0] & 4:
+        receiver._puts_sent = 100
+    hello = Hello(role=peer, slow=bool(data[0] & 8)).encode()
+    events = [] if data[0] & 16 else receiver.receive_data(plain_record(b"\0\0\x10" + hello), 0.0)
+    offset = 1
+    while offset + 2 <= len(data):
+        size = int.from_bytes(data[offset : offset + 2], "big")
+        events += receiver.receive_data(plain_record(data[offset + 2 : offset + 2 + size]), 0.0)
+        offset += 2 + size
+        receiver.data_to_send()
+    closed = [event for event in events if isinstance(event, Closed)]
+    check(len(closed) <= 1 and events[-1:] == (closed or events[-1:]), "something after the end")
+    check((receiver.state is State.CLOSED) == bool(closed), "closed without a word")
+    check(receiver.queued_bytes < 1000, "answers pile up")
+
+
+def plain_record(plaintext):
+    plaintext = plaintext[:65_000]
+    return len(plaintext).to_bytes(2, "big") + plaintext
+
+
+def inner(data):
+    """The plaintext of a sealed envelope: from a contact, who need not be honest."""
+    try:
+        value = decode_inner(data)
+    except DecodeError:
+        return
+    same(value.encode(), data)
+
+
+def names(data):
+    """File names and texts of strangers."""
+    text = data.decode(errors="replace")
+    name = safe_file_name(text)
+    check(name not in {"", ".", ".."} and "/" not in name and "\0" not in name, "a name that is a path")
+    safe_text(text)
+    try:
+        split_file_head(data)
+    except DecodeError:
+        return
+
+
+def contact(data):
+    """A contact URI, typed or scanned; the prefix is given, for a fuzzer does not guess checksums."""
+    for text in (data.decode(errors="replace"), PREFIX + data.decode("latin-1")):
+        try:
+            parse_uri(text)
+        except ClientError:
+            continue
+
+
+PREFIX = "mesh-relay:contact/"
+
+
+def preamble(data):
+    """First line of a foreign stream."""
+    try:
+        decode_preamble(data)
+    except DecodeError:
+        return
+
+
+def planted(data):
+    """A decoder with a bug of the kind that is looked for; only to prove that it would be found."""
+    try:
+        value = m.decode_hello(Reader(data))
+    except DecodeError:
+        return
+    if value.role is Role.RELAY and value.price == 0x5A and value.window[0] > value.window[1] and value.slow:
+        raise IndexError("planted")
+
+
+TARGETS = {
+    "codec": Target(run=codec, weight=8, max_bytes=16),
+    "header": Target(run=header, weight=12, max_bytes=32),
+    "envelope": Target(run=envelope, weight=8, max_bytes=300),
+    "frames": Target(run=frames, weight=10, max_bytes=20_000),
+    "hello": Target(run=hello, weight=6, max_bytes=64),
+    "subscribe": Target(run=subscribe, weight=6, max_bytes=16),
+    "ack": Target(run=ack, weight=6, max_bytes=6_000),
+    "refuse": Target(run=refuse, weight=6, max_bytes=6_000),
+    "ids": Target(run=ids, weight=3, max_bytes=9_000),
+    "offers": Target(run=offers, weight=8, max_bytes=16_000),
+    "macs": Target(run=macs, weight=6, max_bytes=600),
+    "put": Target(run=put, weight=8, max_bytes=300),
+    "fingerprints": Target(run=fingerprints, weight=3, max_bytes=2_000),
+    "hours": Target(run=hours, weight=5, max_bytes=100),
+    "number": Target(run=number, weight=3, max_bytes=16),
+    "short_ids": Target(run=short_ids, weight=8, max_bytes=600),
+    "marks": Target(run=marks, weight=6, max_bytes=64),
+    "symbols": Target(run=symbols, weight=2, max_bytes=1_000),
+    "reconcile": Target(run=reconcile, weight=2, max_bytes=2_000),
+    "noise": Target(run=noise, weight=1, max_bytes=200),
+    "handshake": Target(run=handshake, weight=1, max_bytes=600),
+    "session": Target(run=session, weight=3, max_bytes=4_000),
+    "relay": Target(run=run_relay, weight=1, max_bytes=4_000),
+    "inner": Target(run=inner, weight=4, max_bytes=400),
+    "names": Target(run=names, weight=3, max_bytes=400),
+    "contact": Target(run=contact, weight=3, max_bytes=400),
+    "preamble": Target(run=preamble, weight=6, max_bytes=600),
+}
+"""By name; the planted one is not among them."""
