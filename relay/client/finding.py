@@ -2,6 +2,7 @@
 """Which relays to use: those the user named, else one on this machine, else one on this segment (DNS-SD)."""
 
 import asyncio
+import contextlib
 import ipaddress
 from collections.abc import Sequence
 from typing import Final
@@ -64,7 +65,7 @@ class RelayFinder:
 
 
 async def browse(timeout_s: float = BROWSE_S) -> list[RelayAddress]:
-    """Return the relays that announce themselves on this machine's segments, in random order as they answer."""
+    """Return the relays that announce themselves on this machine's segments, in the order in which they answer."""
     # Slow to import on a small board, and not needed by those who name their relay.
     from zeroconf import IPVersion, ServiceStateChange, Zeroconf  # noqa: PLC0415
     from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf  # noqa: PLC0415
@@ -75,10 +76,13 @@ async def browse(timeout_s: float = BROWSE_S) -> list[RelayAddress]:
         if state_change is ServiceStateChange.Added and not names.full():
             names.put_nowait(name)
 
-    try:
-        zeroconf = AsyncZeroconf(ip_version=IPVersion.All)
-    except OSError:
-        return []  # no network at all
+    for version in (IPVersion.All, IPVersion.V4Only):
+        # Without IPv6 in the kernel the first fails; without any network both do.
+        with contextlib.suppress(OSError):
+            zeroconf = AsyncZeroconf(ip_version=version)
+            break
+    else:
+        return []
     found: list[RelayAddress] = []
     browser = AsyncServiceBrowser(zeroconf.zeroconf, SERVICE_TYPE, handlers=[changed])
     try:

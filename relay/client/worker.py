@@ -19,7 +19,8 @@ class Worker:
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function` in the thread and return its result; a cancelled caller does not stop it."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, lambda: function(*args, **kwargs))
+        # Shielded, since what was cancelled before its turn came would not be done at all.
+        return await asyncio.shield(loop.run_in_executor(self._executor, lambda: function(*args, **kwargs)))
 
     def close(self) -> None:
         """Wait for the call under way and end the thread."""

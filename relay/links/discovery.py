@@ -17,7 +17,6 @@ from zeroconf import IPVersion, ServiceStateChange
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from relay.core.stats import LinkKind
-from relay.links.interfaces import plain
 from relay.links.targets import Target
 from relay.service.supervisor import supervise
 
@@ -111,7 +110,7 @@ class Discovery:
             (scoped(address, interface.name), info.port or 0)
             for address in sorted(info.parsed_scoped_addresses(), key=_preference)
             # An announcement can name any address; only those of its own segment are dialled.
-            if interface.reaches(address) and plain(address) not in interface.addresses
+            if interface.reaches(address)
         )
         if own > info.name:
             await asyncio.sleep(GRACE_S)

@@ -240,19 +240,30 @@ class Box:
         }
         return self.start(sys.executable, *arguments, cwd=self.folder, env=environment, **options)
 
-    def cli(self, *arguments, stdin=b"", timeout_s=60):
-        """Run a `relay` command here and return its standard output (bytes); fail when it does."""
-        process = self.python(
-            "-m", "relay", *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+    def start_cli(self, *arguments):
+        """Start a `relay` command here; hand it to `finish_cli`."""
+        pipe = subprocess.PIPE
+        return self.python("-m", "relay", *arguments, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
+
+    @staticmethod
+    def finish_cli(process, timeout_s=60):
+        """Return the standard output of a `relay` command as text; fail when it does, or takes too long."""
+        name = " ".join(process.args[process.args.index("relay") :][:2])
         try:
-            out, err = process.communicate(stdin, timeout_s)
+            out, err = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             process.kill()
             out, err = process.communicate()
-            raise LabError(f"relay {arguments[0]} took over {timeout_s} s\n{out[-500:]}\n{err[-2000:]}") from None
+            raise LabError(f"`{name}` took over {timeout_s} s\n{out[-500:]}\n{err[-2000:]}") from None
         if process.returncode:
-            raise LabError(f"relay {arguments[0]} exited {process.returncode}\n{out[-500:]}\n{err[-2000:]}")
+            raise LabError(f"`{name}` exited {process.returncode}\n{out[-500:]}\n{err[-2000:]}")
+        return out.decode()
+
+    def cli(self, *arguments, timeout_s=60):
+        """Run a `relay` command here and return its standard output as text."""
+        began = time.monotonic()
+        out = self.finish_cli(self.start_cli(*arguments), timeout_s)
+        print(f"{self.name}: relay {arguments[0]} took {time.monotonic() - began:.1f} s")
         return out
 
     def relay(self, name="relay", *, start=True, **sections):

@@ -86,6 +86,10 @@ class Relay:
         if self.process is not None and self.process.poll() is None:
             self.kill()
 
+    def cli(self, *arguments):
+        """Run one of the operator's commands for this relay."""
+        return self.box.cli(*arguments, "--config", str(self._config))
+
     # -- what it says -----------------------------------------------------
 
     def output(self):

@@ -61,11 +61,20 @@ class Hostile:
             )
             self._flood += (letter.envelope, *write_with_purge(self.rng, expiry_hour=expiry_hour))
         self._heard: dict[bytes, Offer] = {}
+        self._visits: list[_Visit] = []
 
-    def attach(self, end: End, *, initiator: bool, **_) -> _Visit:
+    def attach(self, end: End, *, initiator: bool, **_) -> None:
         """Open a session; flooders come as clients when they come first."""
         as_client = initiator and self.kind is Kind.FLOOD and self.rng.random() < 0.5
-        return _Visit(self, end, initiator=initiator, as_client=as_client)
+        self._visits = [visit for visit in self._visits if not visit.over]
+        self._visits.append(_Visit(self, end, initiator=initiator, as_client=as_client))
+
+    def hear(self, offers: list[Offer]) -> None:
+        """Tell everybody at once about what one neighbour offered."""
+        if len(self._heard) < 8 * OFFER_WINDOW:
+            self._heard.update((offer.identity, offer) for offer in offers)
+        for visit in self._visits:
+            visit.attack()
 
     def retire(self) -> None:
         """Nothing ever leaves."""
@@ -107,7 +116,7 @@ class _Visit:
         )
         end.on_bytes = self._on_bytes
         end.on_room = self._flush
-        end.on_lost = lambda: None
+        end.on_lost = self._session.connection_lost
         if owner.kind is Kind.GARBAGE and owner.rng.random() < 0.5:
             end.write(owner.rng.randbytes(owner.rng.randrange(1, 3000)))
             end.close()
@@ -133,9 +142,7 @@ class _Visit:
                         session.put(envelope)
             case s.Offers(items):
                 session.credit(len(items))
-                if len(owner.heard) < 8 * OFFER_WINDOW:
-                    owner.heard.update((offer.identity, offer) for offer in items)
-                self._attack()
+                owner.hear(items)
             case s.Reconcile(body) if body and body[0] == 1:
                 session.reconcile(bytes([2]))  # "we have the same"
             case s.Fetch(identities):
@@ -162,6 +169,16 @@ class _Visit:
         elif owner.kind is Kind.GARBAGE:
             for identity in identities[:4]:
                 session.send_envelopes([identity * 8])
+
+    @property
+    def over(self) -> bool:
+        """Whether this session has ended."""
+        return self._session.state is State.CLOSED
+
+    def attack(self) -> None:
+        """Do it now, without waiting for the other side to say something."""
+        self._attack()
+        self._flush()
 
     def _attack(self) -> None:
         owner, session = self._owner, self._session

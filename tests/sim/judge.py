@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-#: Of the letters that some honest relay acknowledged, with a fifth of an hour and
-#: more to arrive, between people who walk; measured 0.97 to 1 over ten seeds.
+#: Of the letters that some honest relay acknowledged, with two fifths of the time and
+#: more to arrive, between people who walk. A thousand relays deliver 0.95, sixty
+#: nearly all; a few dozen depend on who happens to walk where.
 LEAST_DELIVERED = 0.85
 #: Bodies sent to relays for each body stored: an answer that is late crosses another
 #: one, and what a broken connection swallowed comes again.
@@ -13,11 +14,11 @@ MOST_SENT_FOR_EACH = 1.10
 MOST_UNWANTED_FOR_EACH = 0.05
 
 
-def faults(report: dict) -> list[str]:
+def faults(report: dict, *, least_delivered: float = LEAST_DELIVERED) -> list[str]:
     """Return what is wrong with a report; nothing, if the relays did their job."""
     counters = report["counters"]
     found = list(report["broken_rules"])
-    if not report["acknowledged"] or report["delivery_ratio"] < LEAST_DELIVERED:
+    if not report["acknowledged"] or report["delivery_ratio"] < least_delivered:
         found.append(f"delivered only {report['delivered']} of {report['acknowledged']}")
     if report["lacking"]:
         found.append(f"{report['lacking']} envelopes never reached a connected neighbour")
