@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Commands of whoever runs a relay: run, check-config, status, clock, store."""
+"""Commands of whoever runs a relay: run, check-config, status, clock, key, store."""
 # ruff: noqa: PLC0415 - each command imports what it needs when it runs, so that the others start fast
 
 from __future__ import annotations
@@ -56,6 +56,10 @@ def add_parsers(commands: Commands) -> None:
         help="`now` (this machine's clock), seconds since 1970 as @1700000000, or 2026-05-01T12:00Z",
     )
     clock_set.set_defaults(func=_clock_set)
+
+    key = commands.add_parser("key", help="print the public key by which others can recognise this relay")
+    _add_config(key)
+    key.set_defaults(func=_key)
 
     store = commands.add_parser("store", help="look after a store").add_subparsers(metavar="COMMAND", required=True)
     store_check = store.add_parser("check", help="verify every envelope; changes nothing")
@@ -149,6 +153,28 @@ def parse_time(text: str) -> int:
     if moment.tzinfo is None:
         raise UsageError(f'"{text}" has no zone; write {text}Z for UTC, or its offset such as {text}+02:00')
     return int(moment.timestamp())
+
+
+def _key(arguments: argparse.Namespace) -> int:
+    from relay.service import paths
+    from relay.service.config import load_config
+    from relay.service.keyfile import load_key
+    from relay.service.text import key_text
+
+    config = load_config(arguments.config)
+    key = load_key(config.store.key_file)
+    if key is None and arguments.config is None:
+        # The relay of the system, unless this user runs one.
+        key = load_key(paths.SYSTEM_STATE / config.store.key_file.name)
+    if key is None:
+        raise UsageError(
+            f"{config.store.key_file}: no key there; set static_key = true in the section [mesh] of relay.toml "
+            "and start the relay, which makes one. Without it each session has a fresh key, and there is none to note"
+        )
+    if not config.mesh.static_key:
+        print("This key is not in use: static_key is false in the section [mesh] of relay.toml.", file=sys.stderr)
+    print(key_text(key.public, config.tcp.port))
+    return 0
 
 
 def _store_check(arguments: argparse.Namespace) -> int:

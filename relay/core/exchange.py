@@ -35,6 +35,9 @@ MAX_REFUSED: Final = 4 * OFFER_WINDOW
 #: Bytes of bodies asked for and not yet arrived.
 FAST_FETCH_BYTES: Final = 1 << 20
 SLOW_FETCH_BYTES: Final = 24 << 10
+#: Up to this size an envelope is asked for beside a full window, a quarter more, so
+#: that it does not wait for large ones to arrive.
+SMALL_BYTES: Final = 1024
 #: A request without any arrival from that neighbour for so long goes to the next offerer.
 REQUEST_TIMEOUT_S: Final = 5.0
 SLOW_REQUEST_TIMEOUT_S: Final = 20.0
@@ -178,6 +181,8 @@ class Exchange:
     def next_want(self) -> bytes | None:
         """Return the identity to ask for next while the window of bytes is open."""
         limit = SLOW_FETCH_BYTES if self.slow else FAST_FETCH_BYTES
+        if self._wants and SIZES[self._wants[0][0]] <= SMALL_BYTES:
+            limit += limit // 4
         if not self._wants or self.outstanding_bytes >= limit:
             return None
         return heapq.heappop(self._wants)[2]

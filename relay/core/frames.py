@@ -72,6 +72,10 @@ class FrameWriter:
             self._lanes[WHOLE_LANE].append(block)
             self.queued_bytes += len(block)
 
+    def is_idle(self, lane: int) -> bool:
+        """Whether nothing waits on ``lane``."""
+        return not self._lanes[lane]
+
     def pull_record(self) -> bytes | None:
         """Return the plaintext of the next record, or None when nothing is queued."""
         if not self.queued_bytes:

@@ -31,7 +31,7 @@ from relay.core.envelope import (
 from relay.core.reconcile_set import AdmittedColumns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 class EntryState(enum.IntEnum):
@@ -288,10 +288,24 @@ class AdmittedLog:
         seq = self._by_id.get(identity)
         return None if seq is None else self.entry(seq)
 
+    def size_class(self, identity: bytes) -> int:
+        """Return the size class of an identity, the smallest if it is not known."""
+        seq = self._by_id.get(identity)
+        return 0 if seq is None else self._kind[self._position(seq)] & _CLASS_MASK
+
     def is_held(self, seq: int) -> bool:
         """Tell whether the body of ``seq`` is committed and here."""
         position = self._position(seq)
         return position < len(self._seq) and self._seq[position] == seq and self._state[position] == _HELD
+
+    def count_within(self, seqs: Sequence[int], max_bytes: int) -> int:
+        """Return how many known ``seqs``, from the first on, have bodies of ``max_bytes`` together; one at least."""
+        left = max_bytes
+        for count, seq in enumerate(seqs):
+            left -= SIZES[self._kind[self._position(seq)] & _CLASS_MASK]
+            if left < 0:
+                return max(count, 1)
+        return len(seqs)
 
     def arrived_s(self, seq: int) -> float:
         """Return the residence time at which a known ``seq`` arrived."""

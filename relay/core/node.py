@@ -31,7 +31,18 @@ from relay.core.errors import DecodeError, RelayError
 from relay.core.exchange import DOUBT_AFTER_S, REJECTED, Exchange, Requests
 from relay.core.log import AdmittedLog, EntryState
 from relay.core.meetings import Meetings, TooManyError
-from relay.core.messages import ALL_HOURS, OFFER_WINDOW, Ack, Goodbye, Hello, Refusal, Refused, Role, Subscribe
+from relay.core.messages import (
+    ALL_HOURS,
+    OFFER_LANE,
+    OFFER_WINDOW,
+    Ack,
+    Goodbye,
+    Hello,
+    Refusal,
+    Refused,
+    Role,
+    Subscribe,
+)
 from relay.core.neighbours import Neighbours
 from relay.core.retention import Retention
 from relay.core.serving import Serving
@@ -94,7 +105,8 @@ class NodeConfig:
     """What the operator decides about the protocol.
 
     ``secret`` (32 bytes) closes the mesh between relays; ``open_to_clients``
-    lets clients in without it. ``static`` is this relay's key if others pin it.
+    lets clients in without it. ``static`` is the key shown to whoever connects,
+    if others pin it; one that dials shows a fresh one to whom it may find there.
     """
 
     durable: bool
@@ -184,6 +196,8 @@ class PendingBatch:
     batch: Batch = field(default_factory=Batch)
     #: Of each insert, in order.
     waiters: list[_Waiter] = field(default_factory=list)
+    #: Inserts with a body.
+    accepted: int = 0
     purges: dict[bytes, int] = field(default_factory=dict)
     first_seq: int = 0
     last_seq: int = 0
@@ -222,7 +236,7 @@ class Node:
         self._meetings = Meetings(self.log, stats, random_bytes)
         self._random_bytes = random_bytes
         self._read_bodies = read_bodies
-        self._interfaces = dict(interfaces or {OTHER_INTERFACE: "other"})
+        self._interfaces = {OTHER_INTERFACE: "other"} | (interfaces or {})
         self._next_link = 1
         self._pending = PendingBatch()
         self._duplicates: dict[bytes, list[_Waiter]] = {}
@@ -289,7 +303,7 @@ class Node:
             random_bytes=self._random_bytes,
             now=now,
             secret=self.config.secret,
-            static=self.config.static,
+            static=None if initiator else self.config.static,
             secret_required=not self.config.open_to_clients,
             handshake_timeout_s=self.config.handshake_timeout_s,
         )
@@ -380,14 +394,16 @@ class Node:
             credit = exchange.pull_credit()
             if credit:
                 session.credit(credit)
-            while session.queued_bytes < target and exchange.has_offers(self.log):
+            while exchange.has_offers(self.log) and (
+                session.queued_bytes < target or (slow and session.is_lane_idle(OFFER_LANE))
+            ):
                 offers = exchange.offers(self.log, after_hour, now)
                 if offers:
                     session.offer(offers)
                     if exchange.doubt_at is None:
                         exchange.doubt_at = now + DOUBT_AFTER_S
                         self._schedule(link)
-        if session.queued_bytes < target and link.serving.has_work():
+        if (slow or session.queued_bytes < target) and link.serving.has_work():
             link.serving.pump(
                 session, target_bytes=target, after_hour=after_hour, residence_s=self.clock.residence_s(now)
             )
@@ -620,6 +636,7 @@ class Node:
                 self.log.drop_body(victim)
             pending.batch.drop_bodies.extend(decision.victims)
             self.stats.add(Evicted.PRICE, len(decision.victims))
+        pending.accepted += 1
         if header.type is EnvelopeType.PURGE:
             pending.purges[header.tag] = max(header.expiry_hour, pending.purges.get(header.tag, 0))
         return None
@@ -678,7 +695,7 @@ class Node:
             self._storage_retry_s = STORAGE_RETRY_S
         if pending.first_seq:
             self.log.commit(pending.first_seq, pending.last_seq)
-            self.stats.add(Total.ACCEPTED, len(pending.waiters))
+            self.stats.add(Total.ACCEPTED, pending.accepted)
             self._note_candidates(pending)
         for link, number, _ in self._settle(pending):
             if number is not None and not link.closed:
@@ -768,14 +785,14 @@ class Node:
         batch.forget.extend(forgotten)
         if save_clock or dropped or forgotten:
             self._save_clock(now)
+        # A full store commits little: without this the price before the last burst would stand.
+        self._tell_price(now)
 
     def _save_clock(self, now: float) -> None:
         """Write the clock with the batch that is being made."""
         self._save_due = now + SAVE_CLOCK_S
         self._pending.batch.state["residence_s"] = int(self.clock.residence_s(now))
         self._pending.batch.state["floor_hour"] = self.clock.floor_hour
-        # A full store commits little: without this the price before the last burst would stand.
-        self._tell_price(now)
 
     def next_deadline(self) -> float | None:
         """When :meth:`handle_timer` is due, in monotonic seconds."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from relay.core.envelope import SIZES
 from relay.core.log import EntryState
-from relay.core.messages import Offer, Subscribe
+from relay.core.messages import Offer, Subscribe, lane_of
 from relay.core.stats import Histogram, Total
 
 if TYPE_CHECKING:
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 #: Identities that one peer may have asked for and not got: 4 full FETCH messages
 #: of an honest peer's window, 0.4 MB.
 MAX_FETCHES: Final = 4096
-#: Envelopes read from the store at a time: 1 MiB of the largest.
+#: Envelopes read from the store at a time, and their bytes: what lies in memory for
+#: each peer that does not read, 32 MiB for 256 of them.
 READ_ENVELOPES: Final = 64
+READ_BYTES: Final = 128 << 10
 #: Entries of the log looked at before others get their turn: under 5 ms on a small board.
 SCAN_ENTRIES: Final = 4096
 #: What counts as forwarding; later deliveries are storage (the histogram's last bound).
@@ -42,7 +44,9 @@ class Serving:
         self._log = log
         self._read_bodies = read_bodies
         self._stats = stats
-        self._fetches: deque[bytes] = deque()
+        #: Identities asked for, by size class, so that a small one passes the large.
+        self._fetches: list[deque[bytes]] = [deque() for _ in SIZES]
+        self._fetch_count = 0
         self._subscription: Subscribe | None = None
         self._cursor = 0
         self._is_catching_up = False
@@ -52,9 +56,11 @@ class Serving:
 
     def fetch(self, identities: Sequence[bytes]) -> bool:
         """Queue identities that the peer wants; False when it asks for more than the bound."""
-        if len(self._fetches) + len(identities) > MAX_FETCHES:
+        self._fetch_count += len(identities)
+        if self._fetch_count > MAX_FETCHES:
             return False
-        self._fetches.extend(identities)
+        for identity in identities:
+            self._fetches[self._log.size_class(identity)].append(identity)
         return True
 
     def subscribe(self, subscription: Subscribe, *, arrived_after_s: float) -> None:
@@ -72,28 +78,41 @@ class Serving:
 
     def has_work(self) -> bool:
         """Whether :meth:`pump` would find something to do now."""
-        if self._fetches or self._matched:
+        if self._fetch_count or self._matched:
             return True
         return self._subscription is not None and (self._cursor <= self._log.committed_seq or self._is_catching_up)
 
     def pump(self, session: Session, *, target_bytes: int, after_hour: int, residence_s: float) -> None:
         """Queue messages until about ``target_bytes`` wait in the session."""
-        while session.queued_bytes < target_bytes:
-            if self._fetches:
-                self._answer_fetches(session, after_hour, residence_s)
-            elif not self._pump_subscription(session, after_hour, residence_s):
+        while True:
+            has_room = session.queued_bytes < target_bytes
+            if (fetches := self._next_fetches(session, has_room=has_room)) is not None:
+                self._answer_fetches(session, fetches, after_hour, residence_s)
+            elif not has_room or not self._pump_subscription(session, after_hour, residence_s):
                 return
 
-    def _answer_fetches(self, session: Session, after_hour: int, residence_s: float) -> None:
+    def _next_fetches(self, session: Session, *, has_room: bool) -> deque[bytes] | None:
+        """Return the fetches to answer next: on a slow link a lane that is idle need not wait for the others."""
+        for size_class, fetches in enumerate(self._fetches) if self._fetch_count else ():
+            if fetches and (has_room or (session.is_slow and session.is_lane_idle(lane_of(SIZES[size_class])))):
+                return fetches
+        return None
+
+    def _answer_fetches(self, session: Session, fetches: deque[bytes], after_hour: int, residence_s: float) -> None:
         missing: list[bytes] = []
         wanted: list[Entry] = []
-        while self._fetches and len(wanted) < READ_ENVELOPES:
-            identity = self._fetches.popleft()
+        # What a slow link takes in is gone from reach: nothing can pass it any more.
+        limit = 1 if session.is_slow else READ_ENVELOPES
+        room = READ_BYTES
+        while fetches and len(wanted) < limit and room > 0:
+            identity = fetches.popleft()
+            self._fetch_count -= 1
             entry = self._log.find(identity)
             if entry is None or entry.state is not EntryState.HELD or entry.header.expiry_hour <= after_hour:
                 missing.append(identity)
             else:
                 wanted.append(entry)
+                room -= entry.size_bytes
         bodies = self._read_bodies([entry.seq for entry in wanted])
         missing += [entry.identity for entry, body in zip(wanted, bodies, strict=True) if body is None]
         self._send(session, bodies)
@@ -126,7 +145,8 @@ class Serving:
             # What left since may be forgotten here and still lie in the store.
             self._matched = [seq for seq in self._matched if self._log.is_held(seq)]
             self._matched_at_departure = self._log.departures
-        seqs, self._matched = self._matched[:READ_ENVELOPES], self._matched[READ_ENVELOPES:]
+        count = self._log.count_within(self._matched[:READ_ENVELOPES], READ_BYTES)
+        seqs, self._matched = self._matched[:count], self._matched[count:]
         if subscription.offers_only:
             entries = [entry for entry in map(self._log.entry, seqs) if entry]
             session.offer([Offer(e.identity, e.header.size_class, e.header.expiry_hour) for e in entries])
@@ -155,7 +175,3 @@ class Serving:
         present = [body for body in bodies if body is not None]
         session.send_envelopes(present)
         self._stats.add(Total.FORWARDED, len(present))
-
-
-if max(SIZES) * READ_ENVELOPES > 1 << 20:  # pragma: no cover
-    raise AssertionError("READ_ENVELOPES reads more than 1 MiB at a time")

@@ -559,6 +559,10 @@ class Session:
         """Whether either side says that the link is slow."""
         return self.hello.slow or (self.peer is not None and self.peer.slow)
 
+    def is_lane_idle(self, lane: int) -> bool:
+        """Whether nothing waits on a lane, so that a message on it would share the link at once."""
+        return self._writer.is_idle(lane)
+
     def send_missing(self, identities: Sequence[bytes]) -> None:
         """Say that these are not held."""
         for message in m.encode_ids(_T.MISSING, identities):

@@ -69,8 +69,8 @@ class TcpLink:
         discovery = Discovery(random_bytes=self._random_bytes, dial=self.keep_connected, random=self._random)
         try:
             async with asyncio.TaskGroup() as tasks:
-                for peer in self._peers:
-                    tasks.create_task(self.keep_connected(host, peer))
+                # Dialled once the interfaces are known: a session belongs to one of them.
+                undialled = list(self._peers)
                 async for snapshot in watch():
                     gone = _addresses(self._snapshot) - _addresses(snapshot)
                     self._snapshot = snapshot
@@ -79,6 +79,8 @@ class TcpLink:
                     if self._has_discovery:
                         served = [i for i in snapshot.interfaces.values() if self._serves(i.name) and not i.is_loopback]
                         discovery.update(tasks, host, served, self._port)
+                    while undialled:
+                        tasks.create_task(self.keep_connected(host, undialled.pop()))
         finally:
             for server in self._servers.values():
                 server.close()
@@ -137,7 +139,8 @@ class TcpLink:
         while True:
             # Whoever dialled in keeps the link up, and so does another name of the same
             # relay (the one before its restart, say): a second link would be idle.
-            if not self._dialled.isdisjoint(target.addresses) or _is_linked(host, target):
+            # Not so where a key is pinned: only dialling proves who is there.
+            if target.pinned is None and (not self._dialled.isdisjoint(target.addresses) or _is_linked(host, target)):
                 await asyncio.sleep(LINKED_RECHECK_S * (1 + self._random()))
                 continue
             began = loop.time()

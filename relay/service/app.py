@@ -28,6 +28,7 @@ from relay.service import logs
 from relay.service.control import ControlServer
 from relay.service.engine import Engine
 from relay.service.history import History
+from relay.service.keyfile import load_or_make_key
 from relay.service.notify import Notifier, run_watchdog
 from relay.service.progress import Progress
 from relay.service.supervisor import supervise
@@ -135,6 +136,7 @@ def _make_node(config: Config, store: Store, now: float) -> Node:
         config=NodeConfig(
             durable=config.store.durable,
             secret=mesh_secret(config.mesh.secret),
+            static=load_or_make_key(config.store.key_file, secrets.token_bytes) if config.mesh.static_key else None,
             open_to_clients=config.mesh.open_to_clients,
             handshake_timeout_s=config.limits.handshake_timeout_s,
         ),
@@ -172,7 +174,10 @@ def _make_links(config: Config, on_listening: Callable[[int], None]) -> Sequence
                 TcpLink(
                     port=config.tcp.port,
                     interfaces=config.tcp.interfaces,
-                    peers=[Target(addresses=((peer.host, peer.port),)) for peer in config.tcp.peers],
+                    peers=[
+                        Target(addresses=((peer.address.host, peer.address.port),), pinned=peer.key)
+                        for peer in config.tcp.peers
+                    ],
                     discovery=config.tcp.discovery,
                     random=random.random,
                     random_bytes=secrets.token_bytes,

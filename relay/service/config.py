@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from relay.core.envelope import SIZES
 from relay.core.errors import RelayError
 from relay.service import paths, settings, tomlfile
-from relay.service.settings import Address, BadValueError, setting
+from relay.service.settings import Address, BadValueError, Peer, setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -79,6 +79,11 @@ class StoreConfig:
         """The store's file."""
         return self.path / "store.sqlite"
 
+    @property
+    def key_file(self) -> Path:
+        """The relay's lasting key, where ``mesh.static_key`` asks for one."""
+        return self.path / "relay.key"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TcpConfig:
@@ -87,7 +92,7 @@ class TcpConfig:
     enabled: bool = setting(True, settings.boolean)
     port: int = setting(DEFAULT_PORT, settings.integer(0, 65535))
     interfaces: tuple[str, ...] = setting((), settings.interfaces)
-    peers: tuple[Address, ...] = setting((), settings.peers(DEFAULT_PORT))
+    peers: tuple[Peer, ...] = setting((), settings.peers(DEFAULT_PORT))
     discovery: bool = setting(True, settings.boolean)
 
 
@@ -110,6 +115,7 @@ class MeshConfig:
     """Who may take part and at what price; ``classes`` in bytes per envelope."""
 
     secret: str = setting("", settings.secret, secret=True)
+    static_key: bool = setting(False, settings.boolean)
     open_to_clients: bool = setting(True, settings.boolean)
     min_price: int = setting(0, settings.integer(0, 32))
     classes: tuple[int, ...] = setting(SIZES, settings.classes)

@@ -145,8 +145,9 @@ class Engine:
         info = stream.info
         if info is None:
             return None
-        too_many = len(self._streams) >= self._max_connections
-        if too_many or (info.peer and not info.initiator and self._addresses[info.peer] >= self._max_per_address):
+        taken = self._addresses[info.peer] if info.peer else 0
+        too_many = not info.initiator and taken >= self._max_per_address
+        if too_many or (len(self._streams) >= self._max_connections and not self._make_room(taken)):
             self.stats.add(HandshakeFailure.TOO_MANY)
             return None
         link = self.node.connect(
@@ -160,6 +161,30 @@ class Engine:
         self._streams[link.number] = stream
         self._addresses[info.peer] += 1
         return link
+
+    def _make_room(self, taken: int) -> bool:
+        """End a connection for a newcomer whose address has ``taken`` so many; False when none has less right to stay.
+
+        Whoever opens connections until the relay is full must not keep others out: the
+        address with the most gives one up, of these one without a session if there is any.
+        Where all have as few as the newcomer, only one without a session goes.
+        """
+        accepted = [
+            (self._addresses[stream.info.peer], stream.link.session.peer is None, -stream.link.number, stream)
+            for stream in self._streams.values()
+            if stream.info is not None and stream.link is not None and stream.info.peer and not stream.info.initiator
+        ]
+        if not accepted:
+            return False
+        count, is_unproven, _, stream = max(accepted, key=lambda candidate: candidate[:3])
+        if count < taken + 1 or (count == taken + 1 and not is_unproven):
+            return False
+        stream.evict()
+        return True
+
+    def evict(self, link: Link) -> None:
+        """End a session to make room for another one."""
+        self.node.close(link, Goodbye.BUSY, HandshakeFailure.TOO_MANY, self._loop.time())
 
     def received(self, link: Link, data: bytes) -> None:
         """Hand bytes of a stream to the core."""

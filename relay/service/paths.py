@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 NAME = "mesh-relay"
 SYSTEM_CONFIG = Path("/etc") / NAME / "relay.toml"
+SYSTEM_STATE = Path("/var/lib") / NAME
 SYSTEM_RUNTIME = Path("/run") / NAME
 
 

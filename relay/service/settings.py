@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from relay.core.envelope import SIZES
 from relay.core.errors import RelayError
+from relay.core.noise import KEY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +30,7 @@ MAX_PEERS = 64
 MIN_PASSPHRASE_CHARS = 12
 
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
+_KEY = re.compile(rf"[0-9a-fA-F]{{{2 * KEY_BYTES}}}")
 _INTERFACE = re.compile(rf"[^\s/:%]{{1,{MAX_INTERFACE_CHARS}}}")
 
 
@@ -49,6 +51,14 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A relay to connect to, and the public key (32 bytes) that it has to show, if any."""
+
+    address: Address
+    key: bytes | None = None
 
 
 def setting(default: T, parse: Callable[[object], T], *, secret: bool = False) -> T:
@@ -134,22 +144,28 @@ def interfaces(value: object) -> tuple[str, ...]:
     return names
 
 
-def peers(default_port: int) -> Callable[[object], tuple[Address, ...]]:
-    """A list of addresses to connect to; ``default_port`` is for those that name none."""
+def peers(default_port: int) -> Callable[[object], tuple[Peer, ...]]:
+    """A list of addresses to connect to, each with or without `#key`; ``default_port`` is for those without one."""
 
-    def parse(value: object) -> tuple[Address, ...]:
+    def parse(value: object) -> tuple[Peer, ...]:
         texts = _strings(value, 'write a list such as ["192.0.2.1:4270", "[fe80::1%eth0]:4270"]')
         if len(texts) > MAX_PEERS:
             raise BadValueError(f"at most {MAX_PEERS} peers; let relays find each other with tcp.discovery")
         found = []
-        for text in texts:
+        for entry in texts:
+            text, mark, digits = entry.partition("#")
             address = _address(text, default_port)
             if address.host.lower().startswith("fe80") and ":" in address.host and "%" not in address.host:
                 remedy = f'"{text}" is link-local and needs its interface: "[{address.host}%eth0]:{address.port}"'
                 raise BadValueError(remedy)
             if address.port == 0:
                 raise BadValueError(f'"{text}" needs a port from 1 to 65535')
-            found.append(address)
+            if mark and not _KEY.fullmatch(digits):
+                raise BadValueError(
+                    f'"{text}": after # stands the key of that relay, {2 * KEY_BYTES} hexadecimal digits; '
+                    "`relay key` prints it there"
+                )
+            found.append(Peer(address, bytes.fromhex(digits) if mark else None))
         return tuple(found)
 
     return parse

@@ -89,6 +89,16 @@ class Stream(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def evict(self) -> None:
+        """End the session to make room; its place is free when this returns."""
+        if self.link is not None:
+            self._engine.evict(self.link)
+            self.flush()
+            if self._transport is not None and self._transport.get_write_buffer_size():
+                # What it did not read would stay in memory, and room is what there is none of.
+                self._transport.abort()
+            self._engine.lost(self)
+
     def flush(self) -> None:
         """Write what the session has to say, and read on or pause as the store keeps up."""
         link, transport = self.link, self._transport

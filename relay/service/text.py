@@ -104,6 +104,27 @@ def startup_summary(status: Status, config: Config, program: str, port: int) -> 
     return f"{summary}\n\n{first_message(program, port)}"
 
 
+def key_text(public: bytes, port: int) -> str:
+    """`relay key`: the key alone on the first line, then where others put it. ``port``: 0 if it is not fixed."""
+    digits = public.hex()
+    where = f"HOST:{port or 'PORT'}"
+    lines = (
+        digits,
+        "",
+        "With HOST for this relay's address, in the relay.toml of a relay that is to connect to this one:",
+        "",
+        "  [tcp]",
+        f'  peers = ["{where}#{digits}"]',
+        "",
+        "In the client.toml (~/.config/mesh-relay, mode 0600) of somebody who uses this relay:",
+        "",
+        "  [[relay]]",
+        f'  address = "{where}"',
+        f'  key = "{digits}"',
+    )
+    return "\n".join(lines)
+
+
 def program_name(argv0: str) -> str:
     """How a user calls this program again, `argv0` being how it was called; quoted for the shell."""
     if Path(argv0).name == "__main__.py":

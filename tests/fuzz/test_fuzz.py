@@ -3,6 +3,7 @@
 
 import pytest
 
+from tests.fuzz.__main__ import run
 from tests.fuzz.replay import inputs
 from tests.fuzz.targets import TARGETS, planted
 
@@ -20,8 +21,6 @@ def test_what_fuzzing_found_interesting_is_still_taken_or_refused(name):
 def test_a_planted_bug_is_found(tmp_path):
     """A decoder that raises IndexError for one relation of four fields of a hello, among 2**128."""
     pytest.importorskip("atheris", reason="the fuzzer is an optional part of the development environment")
-    from tests.fuzz.__main__ import run
-
     _, code = run("planted", 1, ["-runs=3000000", "-max_total_time=90"], corpus=tmp_path / "none", build=tmp_path)
     assert code != 0
     assert "IndexError: planted" in (tmp_path / "planted.log").read_text(encoding="utf-8", errors="replace")

@@ -77,7 +77,7 @@ def test_what_was_acknowledged_is_there_after_the_relay_ended_under_load(lab, en
     box, phone = lab.box("relay", segment), lab.box("phone", segment)
     relay = box.relay()
     address = box.ports["eth0"].ipv4
-    sent = make_envelopes(1, 30_000, 256)
+    sent = make_envelopes(1, 8000, 4096)
     acknowledged = set()
     ended = []
 
@@ -95,7 +95,7 @@ def test_what_was_acknowledged_is_there_after_the_relay_ended_under_load(lab, en
     else:
         relay.kill()
     worker.wait(30)
-    assert 1000 < len(acknowledged) < len(sent)
+    assert 100 < len(acknowledged) < len(sent)
     if end == "stop":
         assert "SHUTTING_DOWN" in str(ended)
     relay.start()

@@ -13,7 +13,7 @@ from relay.service.config import (
     load_config,
     parse_config,
 )
-from relay.service.settings import Address
+from relay.service.settings import Address, Peer
 
 HOME = {"HOME": "/home/user"}
 
@@ -86,11 +86,20 @@ def test_sections_of_other_processes_are_left_alone():
 def test_peers_may_be_names_and_addresses_of_both_kinds():
     config = parse('[tcp]\npeers = ["[fe80::1%eth0]:4270", "192.0.2.1:99", "relay.example", "[2001:db8::1]"]\n')
     assert config.tcp.peers == (
-        Address("fe80::1%eth0", 4270),
-        Address("192.0.2.1", 99),
-        Address("relay.example", 4270),
-        Address("2001:db8::1", 4270),
+        Peer(Address("fe80::1%eth0", 4270)),
+        Peer(Address("192.0.2.1", 99)),
+        Peer(Address("relay.example", 4270)),
+        Peer(Address("2001:db8::1", 4270)),
     )
+
+
+def test_a_peers_key_stands_after_its_address_in_either_case():
+    texts = ("192.0.2.1", "192.0.2.1:99", "[fe80::1%eth0]", "[2001:db8::1]:99", "relay.example")
+    for digits in ("0a" * 32, "0A" * 32):
+        entries = ", ".join(f'"{text}#{digits}"' for text in texts)
+        peers = parse(f"[tcp]\npeers = [{entries}]\n").tcp.peers
+        assert [peer.key for peer in peers] == [b"\n" * 32] * len(texts)
+        assert [peer.address.port for peer in peers] == [4270, 99, 4270, 99, 4270]
 
 
 def test_shares_are_by_interface():
@@ -161,7 +170,14 @@ def test_the_error_reads_as_file_line_remedy():
         ("[http]\nlisten = 'localhost:9470'\n", 2, "IP address and a port"),
         ("[http]\nlisten = '127.0.0.1'\n", 2, "lacks the port"),
         ("[http]\nhosts = ['http://x']\n", 2, "without scheme"),
-        ("[limits]\nidle_timeout_s = nan\n", 2, "from 10"),
+        ("[tcp]\npeers = ['relay#']\n", 2, "64 hexadecimal digits"),
+        (f"[tcp]\npeers = ['relay#{'0' * 63}']\n", 2, "64 hexadecimal digits.*`relay key`"),
+        (f"[tcp]\npeers = ['relay#{'0' * 65}']\n", 2, "64 hexadecimal digits"),
+        (f"[tcp]\npeers = ['relay#{'0' * 63}g']\n", 2, "64 hexadecimal digits"),
+        (f"[tcp]\npeers = ['relay#{'0' * 64}#']\n", 2, "64 hexadecimal digits"),
+        (f"[tcp]\npeers = ['#{'0' * 64}']\n", 2, "no address"),
+        ("[mesh]\nstatic_key = 'yes'\n", 2, "true or false"),
+        ("[limits]\nhandshake_timeout_s = nan\n", 2, "from 1 to 120"),
         ("[clock]\ntrust = ['system']\n", 2, '"none" or "system"'),
         ("tcp = 1\n", 1, r"write \[tcp\]"),
     ],

@@ -217,7 +217,9 @@ class Contact:
 
     def _send(self, side: int) -> None:
         half = self.halves[side]
-        while len(half.under_way) < self.radio.window_packets and (half.unsent or (half.ending and half.end_number < 0)):
+        while len(half.under_way) < self.radio.window_packets and (
+            half.unsent or (half.ending and half.end_number < 0)
+        ):
             data = bytes(half.unsent[: self.radio.packet_bytes])
             del half.unsent[: len(data)]
             number = half.next_number

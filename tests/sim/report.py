@@ -81,14 +81,14 @@ def digest(report: dict) -> str:
 def as_text(report: dict) -> str:
     """Write a report for people."""
     delay = report["delay_s"]
+    air = report["air"]
     lines = [
-        f"seed {report['seed']}: {report['relays']} relays ({report['hostile']} hostile), {report['minutes']:g} min, "
+        f"seed {report['seed']}: {report['relays']} relays ({report['hostile']} hostile), {report['minutes']:g} min",
         f"{report['contacts']} contacts, {report['visits']} visits, {report['crashes']} power cuts",
-        f"delivered {report['delivered']} of {report['acknowledged']} ({report['delivery_ratio']}), "
+        f"delivered {report['delivered']} of {report['acknowledged']} acknowledged: {report['delivery_ratio']}",
         f"delay p50 {delay['p50']} s, p90 {delay['p90']} s, p99 {delay['p99']} s",
-        f"on the air {report['air']['bytes'] / 1e6:.1f} MB in {report['air']['packets']} packets, "
-        f"{report['air']['lost']} lost, {report['air']['doubled']} doubled, {report['air']['overtaken']} overtaken, "
-        f"{report['air']['broken']} connections broken",
+        f"on the air {air['bytes'] / 1e6:.1f} MB in {air['packets']} packets: {air['lost']} lost, "
+        f"{air['doubled']} doubled, {air['overtaken']} overtaken; {air['broken']} connections broken",
         "   minute   air MB  delivered  of acknowledged   p50 s   p90 s   p99 s",
     ]
     lines += [
@@ -116,7 +116,7 @@ def as_svg(simulation: Simulation) -> str:
 
 
 def _chart(points: list[tuple[float, float]], left: int, x_label: str, y_label: str) -> str:
-    x_max = max(max(x for x, _ in points), 1e-9)
+    x_max = max(1e-9, *(x for x, _ in points))
     width, height = WIDTH - 1.5 * MARGIN, HEIGHT - 1.6 * MARGIN
     x0, y0 = left + MARGIN, HEIGHT - MARGIN
     line = " ".join(f"{x0 + x / x_max * width:.1f},{y0 - y * height:.1f}" for x, y in points)

@@ -14,9 +14,9 @@ from relay.core.retention import Retention
 from relay.core.session import Session
 from tests.sim.hostile import Kind
 from tests.sim.judge import faults
-from tests.sim.report import make_report
 from tests.sim.radio import Radio
-from tests.sim.test_rest import give, ids, letters
+from tests.sim.report import make_report
+from tests.sim.steps import give, ids, letters
 from tests.sim.town import Simulation, Town, town_of
 from tests.sim.world import World
 

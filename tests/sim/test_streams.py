@@ -8,7 +8,7 @@ import pytest
 from relay.core.session import DEAD_AFTER_S
 from relay.core.stats import HandshakeFailure, SessionError
 from tests.sim.radio import Tamper
-from tests.sim.test_rest import give, ids, letters
+from tests.sim.steps import give, ids, letters
 from tests.sim.world import World
 
 DAMAGES = {

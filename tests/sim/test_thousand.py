@@ -31,6 +31,7 @@ def live(town: Town) -> tuple[Simulation, dict]:
     return simulation, make_report(simulation)
 
 
+@pytest.mark.timeout(900)  # for RELAY_SIM_RELAYS=1000; sixty take seconds
 def test_a_town_delivers_its_letters_and_comes_to_rest(tmp_path: Path) -> None:
     simulation, report = live(town_of(RELAYS, minutes=MINUTES, seed=SEED))
     print(as_text(report))

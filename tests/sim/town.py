@@ -13,17 +13,18 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from relay.core.admission import Policy
 from tests.sim.hostile import Kind
 from tests.sim.people import Letter, Person, write_letter
 from tests.sim.radio import Radio, Tamper
-from tests.sim.relays import Relay
 from tests.sim.world import START_HOUR, World
 
 if TYPE_CHECKING:
     from tests.sim.radio import Contact
+    from tests.sim.relays import Relay
 
 TICK_S = 5.0
 REACH_M = 60.0
@@ -156,7 +157,7 @@ class Simulation:
                 near = sorted((self._distance(self.places[name], self.places[other]), other) for other in group)
                 pairs |= {(min(name, other), max(name, other)) for _, other in near[1 : 1 + MESH_LINKS - 1]}
             # A chain through the group, so that a cluster is one mesh.
-            pairs |= set(zip(group, group[1:], strict=False))
+            pairs |= set(pairwise(group))
         self._fixed = sorted(pairs)
 
     def _plan(self) -> None:

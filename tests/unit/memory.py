@@ -11,9 +11,9 @@ import random
 from relay.core.admission import Policy
 from relay.core.clock import Clock
 from relay.core.envelope import SIZES, EnvelopeType, Header, decode_envelope, grind, make_purge, make_tag
-from relay.core.messages import Hello, Refused, Role
+from relay.core.messages import Ack, Hello, Refused, Role
 from relay.core.node import Node, NodeConfig
-from relay.core.session import Closed, Established, Session
+from relay.core.session import Closed, Envelopes, Established, Session
 from relay.core.stats import FAMILIES, LinkKind, SessionError, Stats
 
 BUILD_HOUR = 490_000
@@ -149,8 +149,6 @@ class Peer:
 
     @property
     def acknowledged(self):
-        from relay.core.messages import Ack
-
         return {number for ack in self.of(Ack) for number in ack.numbers()}
 
     @property
@@ -159,8 +157,6 @@ class Peer:
 
     @property
     def received(self):
-        from relay.core.session import Envelopes
-
         return [body for event in self.of(Envelopes) for body in event.items]
 
     @property

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from relay.core import admission as admission_module
 from relay.core.admission import MAX_HOURS_PER_INTERFACE, Admission, Policy
 from relay.core.clock import Clock
-from relay.core.envelope import SIZES, EnvelopeType, Header
+from relay.core.envelope import CLASS_OF_SIZE, SIZES, EnvelopeType, Header, envelope_id, price_paid
 from relay.core.log import AdmittedLog, EntryState
 from relay.core.messages import Refusal
 from relay.core.stats import Evicted, Rejected, Total
@@ -230,8 +230,6 @@ def test_each_wrong_envelope_is_refused_with_its_reason_and_counted(kwargs, refu
 
 
 def _price(data):
-    from relay.core.envelope import CLASS_OF_SIZE, envelope_id, price_paid
-
     return price_paid(envelope_id(data), CLASS_OF_SIZE[len(data)])
 
 
@@ -255,17 +253,29 @@ def test_with_a_trusted_clock_expired_and_far_future_envelopes_are_refused(hours
         assert relay.count(Rejected[refusal.name]) == 1
 
 
-@pytest.mark.parametrize("data", [b"", b"x", bytes(255), bytes(256), bytes(16_385), b"\x02" + bytes(255)])
-def test_what_is_no_envelope_is_refused_as_malformed_and_the_session_goes_on(data):
+@pytest.mark.parametrize(
+    ("data", "refusal"),
+    [
+        (b"\x01", Refusal.MALFORMED),
+        (b"\x01\x07" + bytes(254), Refusal.MALFORMED),
+        (b"\x01\x01" + bytes(254), Refusal.MALFORMED),
+        (b"\x01" + bytes(254), Refusal.WRONG_SIZE),
+        (b"\x01" + bytes(1023), Refusal.WRONG_SIZE),
+        (b"\x01\x00\x03" + bytes(16_382), Refusal.WRONG_SIZE),
+        (b"\x02" + bytes(255), Refusal.VERSION),
+        (bytes(256), Refusal.VERSION),
+    ],
+)
+def test_what_is_no_envelope_is_refused_with_its_reason_and_the_session_goes_on(data, refusal):
     relay = Relay()
     peer, wire = client(relay)
     good = envelope(random.Random(3))
-    peer.session.put(data or b"\x00")
+    peer.session.put(data)
     peer.session.put(good)
     settle(wire)
-    assert peer.refused == {0: Refusal.MALFORMED}
+    assert peer.refused == {0: refusal}
     assert peer.acknowledged == {1}
-    assert relay.count(Rejected.MALFORMED) == 1
+    assert relay.count(Rejected[refusal.name]) == 1
 
 
 def test_the_number_of_distinct_hours_of_an_interface_is_bounded():

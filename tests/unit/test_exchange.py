@@ -2,6 +2,7 @@
 """Offers and requests between relays: what moves, once, and what a lying neighbour gets."""
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -9,12 +10,12 @@ from relay.core import messages as m
 from relay.core.admission import Policy
 from relay.core.envelope import envelope_id, price_paid
 from relay.core.exchange import MAX_STALLS, REQUEST_TIMEOUT_S
-from relay.core.messages import OFFER_WINDOW, Goodbye, MessageType, Offer
 from relay.core.meetings import MAX_AT_ONCE as MAX_RECONCILIATIONS
+from relay.core.messages import OFFER_WINDOW, Goodbye, MessageType, Offer
 from relay.core.node import MAX_UNWANTED
 from relay.core.session import Credit, Fetch, Offers, Reconcile, Same
 from relay.core.stats import Dropped, Rejected, SessionError, Total
-from tests.unit.memory import BUILD_HOUR, HOUR, Relay, Wire, client, envelope, neighbour, put_all, settle
+from tests.unit.memory import BUILD_HOUR, HOUR, Relay, Wire, client, envelope, neighbour, purge, put_all, settle
 
 
 def offer(body, size_class=0, expiry_hour=HOUR):
@@ -26,7 +27,7 @@ def fetched(peer):
 
 
 def line(*relays):
-    wires = [Wire(a, b) for a, b in zip(relays, relays[1:], strict=False)]
+    wires = [Wire(a, b) for a, b in pairwise(relays)]
     settle(*wires)
     return wires
 
@@ -146,7 +147,7 @@ def test_a_body_that_is_not_what_the_offer_said_is_judged_by_itself():
     relay = Relay(policy=Policy(max_bytes=1 << 20, max_envelopes=100, classes=0b0001))
     peer, wire = neighbour(relay)
     large = envelope(random.Random(8), size_class=1)
-    garbage = bytes(256)
+    garbage = b"\x01\x07" + bytes(254)
     stale = envelope(random.Random(9), expiry_hour=BUILD_HOUR - 5)
     peer.session.offer([offer(large), offer(garbage), offer(stale)])
     settle(wire)
@@ -158,6 +159,25 @@ def test_a_body_that_is_not_what_the_offer_said_is_judged_by_itself():
     peer.session.offer([offer(large)])
     settle(wire)
     assert len(fetched(peer)) == 3, "what was refused is not asked for again in this session"
+
+
+def test_what_a_purge_forbids_is_remembered_as_gone_and_counted_as_refused_only():
+    relay = Relay()
+    rng = random.Random(21)
+    killer, tag = purge(rng, rng.randbytes(32))
+    put_all(relay, [killer])
+    peer, wire = neighbour(relay)
+    body = envelope(rng, tag=tag)
+    for _ in range(2):
+        peer.session.offer([offer(body)])
+        settle(wire)
+        if len(peer.of(Fetch)) == 1 and relay.count(Rejected.PURGED) == 0:
+            peer.session.send_envelopes([body])
+            settle(wire)
+    assert fetched(peer) == [envelope_id(body)]
+    assert relay.held() == {killer}
+    assert envelope_id(body) in relay.node.log
+    assert (relay.count(Rejected.PURGED), relay.count(Total.ACCEPTED)) == (1, 1)
 
 
 def test_offers_that_would_be_refused_are_settled_without_a_fetch():
@@ -326,10 +346,10 @@ def test_garbage_in_a_reconciliation_ends_the_session(body):
 def test_a_responder_may_not_begin_a_reconciliation():
     relay = Relay()
     peer, wire = neighbour(relay, initiator=False)
-    wire.link.reconciler = None
+    assert peer.of(Reconcile), "the side that dialled begins"
     peer.session.reconcile(b"\x01" + bytes(16) + b"\x00")
     settle(wire)
-    assert wire.link.closed
+    assert peer.goodbye is Goodbye.DECODE
 
 
 def test_a_change_of_price_is_told_and_taken():

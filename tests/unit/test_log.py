@@ -111,7 +111,12 @@ class LogMachine(RuleBasedStateMachine):
         found, cursor, turns = [], 1, 0
         while cursor <= self.log.committed_seq:
             part, cursor = self.log.held_in_prefix(
-                from_seq=cursor, limit=limit, prefix_bits=bits, prefix=prefix, after_hour=after
+                from_seq=cursor,
+                until_seq=self.log.committed_seq,
+                limit=limit,
+                prefix_bits=bits,
+                prefix=prefix,
+                after_hour=after,
             )
             found += part
             turns += 1

@@ -13,17 +13,20 @@ from relay.core.admission import Policy
 from relay.core.envelope import envelope_id
 from relay.core.messages import Ack, Goodbye, Hello, Refusal, Role, Subscribe
 from relay.core.node import (
+    DIALLED_RELAY_SESSIONS,
     MAX_PENDING_BYTES_PER_LINK,
     MAX_RELAY_SESSIONS,
     MAX_UNANSWERED_BYTES,
+    MAX_UNREAD_BYTES,
     STORAGE_RETRY_MAX_S,
     STORAGE_RETRY_S,
     NodeConfig,
 )
 from relay.core.noise import KeyPair
-from relay.core.session import DEAD_AFTER_S, HANDSHAKE_TIMEOUT_S, PriceChanged
+from relay.core.session import DEAD_AFTER_S, HANDSHAKE_TIMEOUT_S, MAX_PUTS, PriceChanged
 from relay.core.stats import Evicted, HandshakeFailure, LinkKind, Rejected, SessionError, Total
 from tests.unit.memory import HOUR, MemoryStore, Peer, Relay, Wire, client, envelope, neighbour, purge, put_all, settle
+from tests.unit.test_session import VALID
 
 SECRET = b"s" * 32
 
@@ -127,6 +130,10 @@ def test_a_batch_that_succeeds_after_one_that_failed_does_not_hide_the_failure()
     second = relay.node.take_batch()
     relay.node.commit_failed(first, 0.0)
     assert not relay.node.needs_reload
+    late, its_wire = client(relay, seed=6, now=100.0)
+    late.session.put(envelope(rng))
+    settle(its_wire, now=100.0, commit=False)
+    assert late.refused == {0: Refusal.STORAGE}, "memory is wrong until it was read anew, however long ago it failed"
     relay.store.apply(second.batch)
     relay.node.committed(second, 0.0)
     settle(wire, commit=False)
@@ -159,13 +166,17 @@ def test_a_store_that_keeps_failing_is_tried_ever_less_often():
     assert max(waits) == STORAGE_RETRY_MAX_S
 
 
-def test_what_was_to_leave_in_a_failed_batch_is_here_again_and_leaves_later():
+def test_what_was_to_leave_after_a_failed_batch_is_here_again_and_leaves_later():
     relay = Relay(policy=Policy(max_bytes=1 << 20, max_envelopes=100, residence_s=100.0))
     body = envelope(random.Random(6))
     put_all(relay, [body])
-    relay.node.retire(150.0, save_clock=False)
-    relay.node.commit_failed(relay.node.take_batch(), 150.0)
-    relay.node.retire(150.0, save_clock=False)  # found before the memory was read anew
+    peer, wire = client(relay, seed=5, now=150.0)
+    peer.session.put(envelope(random.Random(7)))
+    settle(wire, now=150.0, commit=False)
+    pending = relay.node.take_batch()
+    relay.node.retire(150.0, save_clock=False)  # goes into the next batch
+    relay.node.commit_failed(pending, 150.0)
+    assert relay.node.needs_reload
     relay.node.reload(relay.store.load())
     relay.commit(150.0)
     assert relay.held() == {body}
@@ -177,9 +188,7 @@ def test_what_was_to_leave_in_a_failed_batch_is_here_again_and_leaves_later():
 
 def test_the_name_of_an_interface_outlives_the_failed_commit_that_carried_it():
     relay = Relay()
-    peer, wire = client(relay, interface="usb0")
-    peer.session.put(envelope(random.Random(7)))
-    settle(wire, commit=False)
+    settle(Wire(relay, Peer(), interface="usb0"), commit=False)
     relay.node.commit_failed(relay.node.take_batch(), 0.0)
     relay.node.reload(relay.store.load())
     put_all(relay, [envelope(random.Random(8))], interface="usb0", now=10.0)
@@ -207,7 +216,7 @@ class CommitMachine(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 1), numbers=st.lists(st.integers(0, 11), min_size=1, max_size=5))
     def put(self, which, numbers):
-        peer, wire = self.clients[which]
+        peer, _ = self.clients[which]
         for number in numbers:
             self.sent[which].append(self.bodies[number])
             assert peer.session.put(self.bodies[number]) == len(self.sent[which]) - 1
@@ -353,20 +362,24 @@ def test_the_mesh_secret_keeps_relays_out_and_clients_if_so_configured(role, sec
     welcome = secret is not None or (role is Role.CLIENT and open_to_clients)
     assert wire.link.closed is not welcome
     if not welcome:
-        assert peer.goodbye is Goodbye.SECRET_REQUIRED
+        # Closed to clients too, there is nothing to say to anybody without the secret.
+        assert peer.goodbye is (Goodbye.SECRET_REQUIRED if open_to_clients else None)
         assert relay.count(HandshakeFailure.SECRET_REQUIRED) == 1
 
 
-def test_what_an_unwelcome_client_says_in_the_same_breath_as_its_hello_is_not_heard():
-    relay = Relay(config=NodeConfig(durable=True, secret=SECRET, open_to_clients=False))
-    peer = Peer()
-    wire = Wire(relay, peer)
+@pytest.mark.parametrize("role", Role)
+def test_what_an_unwelcome_peer_says_in_the_same_breath_as_its_hello_is_not_heard(role):
+    wanted = KeyPair.generate(random.Random(99).randbytes)
+    relay = Relay()
+    peer = Peer(role=role)
+    wire = Wire(relay, peer, pinned=wanted.public)
     send(relay, peer, wire)
     peer.events += peer.session.receive_data(relay.node.data_to_send(wire.link, 0.0), 0.0)
-    peer.session.put(envelope(random.Random(12)))
+    if role is Role.CLIENT:
+        peer.session.put(envelope(random.Random(12)))
     peer.session.fetch([bytes(32)])
     settle(wire)
-    assert peer.goodbye is Goodbye.SECRET_REQUIRED
+    assert relay.counted() == {HandshakeFailure.WRONG_KEY: 1}
     assert relay.held() == set()
     assert relay.store.rows == {}
     assert not relay.node.has_output(wire.link)
@@ -430,12 +443,16 @@ def test_a_relay_that_dials_itself_notices_and_hangs_up():
 
 def test_more_relays_than_there_is_room_for_are_told_so():
     relay = Relay()
-    peers = [neighbour(relay, seed=n) for n in range(100, 100 + MAX_RELAY_SESSIONS + 1)]
-    assert [wire.link.closed for _, wire in peers] == [False] * MAX_RELAY_SESSIONS + [True]
+    room = MAX_RELAY_SESSIONS - DIALLED_RELAY_SESSIONS
+    peers = [neighbour(relay, seed=n) for n in range(100, 100 + room + 1)]
+    assert [wire.link.closed for _, wire in peers] == [False] * room + [True]
     assert peers[-1][0].goodbye is Goodbye.BUSY
     assert relay.count(HandshakeFailure.TOO_MANY) == 1
-    peers[0][1].lose()
-    assert not neighbour(relay, seed=99)[1].link.closed
+    dialled = [neighbour(relay, seed=n, initiator=False) for n in range(200, 200 + DIALLED_RELAY_SESSIONS + 1)]
+    assert [wire.link.closed for _, wire in dialled] == [False] * DIALLED_RELAY_SESSIONS + [True]
+    for _, wire in (peers[0], dialled[0]):
+        wire.lose()
+    assert not neighbour(relay, seed=99, initiator=False)[1].link.closed
 
 
 # -- hostile clients -------------------------------------------------------
@@ -464,6 +481,18 @@ def test_a_client_that_pings_and_never_reads_costs_no_memory():
             peer.say(b"\x03")
         send(relay, peer, wire)
     assert wire.link.session.queued_bytes + wire.link.session.unanswered_bytes < 100
+
+
+def test_whatever_else_a_peer_makes_us_say_and_does_not_read_stops_us_reading_from_it():
+    relay = Relay()
+    peer, wire = neighbour(relay)
+    for _ in range(1 + MAX_UNREAD_BYTES // 16_000):
+        assert relay.node.may_receive(wire.link)
+        wire.link.session.reconcile(bytes(16_000))
+    assert not relay.node.may_receive(wire.link)
+    while data := relay.node.data_to_send(wire.link, 0.0):
+        peer.session.receive_data(data, 0.0)
+    assert relay.node.may_receive(wire.link)
 
 
 def test_a_store_slower_than_its_peers_stops_them_rather_than_filling_memory():
@@ -520,8 +549,6 @@ def test_a_peer_that_falls_silent_is_asked_and_then_given_up():
 @pytest.mark.parametrize("seed", range(20))
 def test_a_relay_outlives_whatever_a_peer_with_keys_says_and_serves_the_others(seed):
     """Random valid and broken messages of both roles, in any order, under every limit."""
-    from tests.unit.test_session import VALID
-
     print("seed", seed)
     rng = random.Random(seed)
     relay = Relay(policy=Policy(max_bytes=1 << 16, max_envelopes=64))
@@ -600,7 +627,7 @@ def test_everybody_hears_of_a_new_price_but_not_of_every_change():
     relay = Relay(policy=Policy(max_bytes=16 << 14, max_envelopes=16))
     peer, wire = client(relay, interface="eth1")
     assert wire.link.session.hello == Hello(
-        role=Role.RELAY, durable=True, window=relay.node.clock.window(0.0), max_puts=2048, classes=15
+        role=Role.RELAY, durable=True, window=relay.node.clock.window(0.0), max_puts=MAX_PUTS, classes=15
     )
     rng = random.Random(19)
     for number in range(30):

@@ -23,6 +23,7 @@ from relay.core.noise import KeyPair
 from relay.core.session import Closed, Session
 from relay.core.stats import HandshakeFailure, SessionError
 from tests.unit.memory import Relay, put_all
+from tests.unit.test_session import pair
 from tests.vectors.make import FOLDER, MAKERS, event_name, from_label, pattern, text
 
 VECTORS = {name: json.loads((FOLDER / name).read_text(encoding="utf-8")) for name in MAKERS}
@@ -122,8 +123,6 @@ SIDES["relay to relay"] = (Role.RELAY, Role.RELAY)
 
 def opened(sender, receiver, puts):
     """Two sessions in state OPEN, of which the receiver has put so often."""
-    from tests.unit.test_session import pair
-
     a, b = pair(sender, receiver)
     if puts:
         for _ in range(puts):

@@ -372,8 +372,8 @@ def session():
             "of a session begins with version and pattern (0: XX, 3: XXpsk3). Private keys are SHA2-256 of the "
             'labels "client static", "client ephemeral" and so on. The prologue is "mesh-relay/1 session" || version '
             "|| pattern. link_secret is the export (docs/protocol.md section 4.2) under the label "
-            '"mesh-relay/1 link"; reconcile_keys are those of the first reconciliations of the session; same_mac is what this session says of another whose '
-            "link_secret is 32 bytes of 0x42."
+            '"mesh-relay/1 link"; reconcile_keys are those of the first reconciliations of the session; same_mac is '
+            "what this session says of another whose link_secret is 32 bytes of 0x42."
         ),
         "sessions": [transcript("XX", None), transcript("XXpsk3", from_label("mesh secret"))],
         "refused_first_bytes": [
