@@ -550,7 +550,7 @@ TARGETS = {
     "relay": Target(run=run_relay, weight=1, max_bytes=4_000),
     "inner": Target(run=inner, weight=4, max_bytes=400),
     "names": Target(run=names, weight=3, max_bytes=400),
-    "contact": Target(run=contact, weight=3, max_bytes=400),
+    "contact": Target(run=contact, weight=3, max_bytes=1_200),
     "preamble": Target(run=preamble, weight=6, max_bytes=600),
 }
 """By name; the planted one is not among them."""

@@ -216,10 +216,8 @@ class Contact:
     # -- packets ----------------------------------------------------------
 
     def _send(self, side: int) -> None:
-        half = self.halves[side]
-        while len(half.under_way) < self.radio.window_packets and (
-            half.unsent or (half.ending and half.end_number < 0)
-        ):
+        half, window = self.halves[side], self.radio.window_packets
+        while len(half.under_way) < window and (half.unsent or (half.ending and half.end_number < 0)):
             data = bytes(half.unsent[: self.radio.packet_bytes])
             del half.unsent[: len(data)]
             number = half.next_number

@@ -87,8 +87,8 @@ def as_text(report: dict) -> str:
         f"{report['contacts']} contacts, {report['visits']} visits, {report['crashes']} power cuts",
         f"delivered {report['delivered']} of {report['acknowledged']} acknowledged: {report['delivery_ratio']}",
         f"delay p50 {delay['p50']} s, p90 {delay['p90']} s, p99 {delay['p99']} s",
-        f"on the air {air['bytes'] / 1e6:.1f} MB in {air['packets']} packets: {air['lost']} lost, "
-        f"{air['doubled']} doubled, {air['overtaken']} overtaken; {air['broken']} connections broken",
+        f"on the air {air['bytes'] / 1e6:.1f} MB in {air['packets']} packets",
+        f"{air['lost']} lost, {air['doubled']} doubled, {air['overtaken']} overtaken, {air['broken']} breaks",
         "   minute   air MB  delivered  of acknowledged   p50 s   p90 s   p99 s",
     ]
     lines += [
