@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 
 from relay.core.clock import HOUR_S, LAST_HOUR
 from relay.core.envelope import SIZES
-from relay.core.log import EntryState
 from relay.core.messages import MAX_OFFERS, OFFER_WINDOW, Hello, Offer, Refusal
 from relay.core.stats import Dropped, Rejected
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from relay.core.admission import Admission
-    from relay.core.log import AdmittedLog, Entry
+    from relay.core.log import AdmittedLog
     from relay.core.session import Session
     from relay.core.stats import Stats
 
@@ -56,6 +55,8 @@ DOUBT_AFTER_S: Final = 4.0
 CREDIT_STEP: Final = OFFER_WINDOW // 4
 
 
+#: Refusals that an hour later may be none: the next reconciliation offers again.
+PASSING: Final = frozenset({Refusal.FULL, Refusal.HOURS, Refusal.STORAGE})
 #: Counter of each reason that the wire knows.
 REJECTED: Final[dict[Refusal, Rejected]] = {refusal: Rejected[refusal.name] for refusal in Refusal}
 
@@ -111,7 +112,7 @@ class Exchange:
 
     def add_backlog(self, log: AdmittedLog, seqs: Iterable[int]) -> None:
         """Offer these too, small ones first, of one size the newest first."""
-        order = sorted((entry.header.size_class, -entry.seq) for entry in map(log.entry, seqs) if entry)
+        order = sorted((log.terms(seq)[0], -seq) for seq in seqs if log.is_held(seq))
         rest = self._backlog[self._backlog_at :]
         self._backlog = rest + array("Q", [-negative for _, negative in order])
         self._backlog_at = 0
@@ -140,31 +141,30 @@ class Exchange:
             if looked == SCAN_OFFERS:
                 break
             looked += 1
-            self._add(offers, log.entry(self.cursor), window)
+            self._add(offers, log, self.cursor, window)
             self.cursor += 1
         while self._backlog_at < len(self._backlog) and len(offers) < room:
-            self._add(offers, log.entry(self._backlog[self._backlog_at]), window)
+            self._add(offers, log, self._backlog[self._backlog_at], window)
             self._backlog_at += 1
         if self._backlog_at == len(self._backlog):
             self._backlog, self._backlog_at = array("Q"), 0
         self._unsettled += len(offers)
         return offers
 
-    def _add(self, offers: list[Offer], entry: Entry | None, window: tuple[int, int]) -> None:
-        if entry is None or entry.state is not EntryState.HELD or entry.identity in self._peer_has:
+    def _add(self, offers: list[Offer], log: AdmittedLog, seq: int, window: tuple[int, int]) -> None:
+        identity = log.held_identity(seq)
+        if identity is None or identity in self._peer_has:
             return
-        header = entry.header
-        if (
-            window[0] <= header.expiry_hour <= window[1]
-            and self._peer.classes >> header.size_class & 1
-            and entry.price >= self.peer_price
-        ):
-            offers.append(Offer(entry.identity, header.size_class, header.expiry_hour))
+        size_class, expiry_hour, price = log.terms(seq)
+        if window[0] <= expiry_hour <= window[1] and self._peer.classes >> size_class & 1 and price >= self.peer_price:
+            offers.append(Offer(identity, size_class, expiry_hour))
 
     # -- wanting ----------------------------------------------------------
 
-    def refuse(self, identity: bytes) -> None:
-        """Take this identity no more in this session."""
+    def refuse(self, identity: bytes, refusal: Refusal) -> None:
+        """Take this identity no more in this session, unless what kept it out may pass."""
+        if refusal in PASSING:
+            return
         self.refused[identity] = None
         if len(self.refused) > MAX_REFUSED:
             self.refused.popitem(last=False)
@@ -263,7 +263,7 @@ class Requests:
             )
             if refusal is not None:
                 self._stats.add(REJECTED[refusal])
-                exchange.refuse(identity)
+                exchange.refuse(identity, refusal)
                 return False
             request = Request(identity, offer.size_class)
             self._by_id[identity] = request

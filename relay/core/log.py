@@ -295,8 +295,7 @@ class AdmittedLog:
 
     def is_held(self, seq: int) -> bool:
         """Tell whether the body of ``seq`` is committed and here."""
-        position = self._position(seq)
-        return position < len(self._seq) and self._seq[position] == seq and self._state[position] == _HELD
+        return self.held_identity(seq) is not None
 
     def count_within(self, seqs: Sequence[int], max_bytes: int) -> int:
         """Return how many known ``seqs``, from the first on, have bodies of ``max_bytes`` together; one at least."""
@@ -306,6 +305,18 @@ class AdmittedLog:
             if left < 0:
                 return max(count, 1)
         return len(seqs)
+
+    def held_identity(self, seq: int) -> bytes | None:
+        """Return the identity of ``seq`` if its body is committed and here."""
+        position = self._position(seq)
+        if position == len(self._seq) or self._seq[position] != seq or self._state[position] != _HELD:
+            return None
+        return self._id(position)
+
+    def terms(self, seq: int) -> tuple[int, int, int]:
+        """Return size class, expiry hour and price of a known ``seq``."""
+        position = self._position(seq)
+        return self._kind[position] & _CLASS_MASK, self._expiry[position], self._price[position]
 
     def arrived_s(self, seq: int) -> float:
         """Return the residence time at which a known ``seq`` arrived."""

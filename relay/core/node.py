@@ -83,8 +83,14 @@ MAX_UNREAD_BYTES: Final = 2 << 20
 #: Sessions with relays; more are told that we are busy.
 MAX_RELAY_SESSIONS: Final = 64
 DIALLED_RELAY_SESSIONS: Final = 16
-#: Envelopes that a neighbour may send unasked (late answers) before the session ends.
+#: Envelopes that a neighbour may send unasked (late answers) before the session ends,
+#: at once, and one more for each further ten seconds.
 MAX_UNWANTED: Final = 256
+UNWANTED_ALLOWANCE_S: Final = 10.0
+#: Whoever dialled a relay ends the session after this time, give or take a quarter,
+#: and dials again: fresh keys, and fresh hellos, whose windows and prices bound what
+#: is reconciled.
+MAX_SESSION_S: Final = 86_400.0
 #: After a failed commit nothing is admitted for so long; doubles up to the maximum.
 STORAGE_RETRY_S: Final = 2.0
 STORAGE_RETRY_MAX_S: Final = 64.0
@@ -94,7 +100,7 @@ SAVE_CLOCK_S: Final = 600.0
 #: A change of the price is told to neighbours at most this often.
 PRICE_INTERVAL_S: Final = 10.0
 #: Identities remembered for each envelope that the store may hold.
-ADMITTED_PER_ENVELOPE: Final = 4
+ADMITTED_PER_ENVELOPE: Final = 2
 #: Interface number of links beyond the bound on interfaces.
 OTHER_INTERFACE: Final = 0
 MAX_INTERFACES: Final = 64
@@ -138,6 +144,7 @@ class Link:
         "session",
         "since",
         "timer_at",
+        "until",
         "unwanted",
     )
 
@@ -170,6 +177,8 @@ class Link:
         self.pending_bytes = 0
         self.price_told = 0
         self.unwanted = 0
+        #: When the side that dialled ends a session between relays.
+        self.until: float | None = None
         #: The one timer that counts; an earlier one makes it void.
         self.timer_at: float | None = None
 
@@ -498,6 +507,8 @@ class Node:
         if len(self._neighbours) >= places:
             self.close(link, Goodbye.BUSY, HandshakeFailure.TOO_MANY, now)
             return
+        if link.session.initiator:
+            link.until = now + MAX_SESSION_S * (0.75 + self._random_bytes(1)[0] / 512)
         link.exchange = Exchange(session=link.session, interface=link.interface, peer=hello, now=now)
         link.session.send_same(self._neighbours.link_secrets())
         self._neighbours.add(link)
@@ -589,8 +600,8 @@ class Node:
             refusal = self._take(link, None, envelope, identity, now)
             if refusal is not None:
                 self.stats.add(REJECTED[refusal])
-                exchange.refuse(identity)
-        if link.unwanted > MAX_UNWANTED:
+                exchange.refuse(identity, refusal)
+        if link.unwanted > MAX_UNWANTED + (now - link.since) / UNWANTED_ALLOWANCE_S:
             self._violation(link, SessionError.LIMIT_EXCEEDED, Goodbye.LIMIT, now)
 
     def _take(self, link: Link, number: int | None, envelope: bytes, identity: bytes, now: float) -> Refusal | None:
@@ -804,6 +815,7 @@ class Node:
             link.exchange.deadline if link.exchange else None,
             link.exchange.doubt_at if link.exchange else None,
             link.reconcile_due,
+            link.until,
         ]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
@@ -838,6 +850,8 @@ class Node:
                 link.reconcile_due = None
                 if exchange is not None and exchange.cursor is not None and not link.closed:
                     self._meetings.begin(link, now)
+            if link.until is not None and link.until <= now:
+                self.close(link, Goodbye.DONE, SessionError.GOODBYE, now)
             if not link.closed:
                 self._schedule(link)
                 self._ready[link.number] = link

@@ -122,6 +122,7 @@ def test_nothing_that_a_relay_says_names_a_message_a_key_a_file_or_an_address(la
     two.start()
     markers |= addresses_of(one_box)
     assert len(markers) > 1000
+    assert occurrences(markers, f"cannot connect to {address}: timeout") == [address]
 
     said = {
         "status": json.dumps(one.status()),

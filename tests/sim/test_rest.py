@@ -11,6 +11,7 @@ import pytest
 from relay.core.admission import Policy
 from relay.core.envelope import SIZES
 from relay.core.log import EntryState
+from relay.core.retention import FORGET_RESIDENCES
 from relay.core.stats import Evicted, Total
 from tests.sim.people import write_with_purge
 from tests.sim.radio import Radio
@@ -119,6 +120,22 @@ def test_relays_of_different_prices_classes_and_limits_find_rest() -> None:
     assert world.unsettled_rules() == []
 
 
+def test_a_ring_that_meets_only_before_each_residence_ends_is_empty_in_the_end() -> None:
+    """With a memory of two residences the first had forgotten when the third still held."""
+    world = World("rare ring")
+    stay_s = 7 * DAY_S
+    policy = Policy(max_bytes=64 << 20, max_envelopes=50_000, residence_s=stay_s)
+    ring = [world.add_relay(clock=False, policy=policy) for _ in range(3)]
+    give(world, ring[0], letters(world, 20))
+    for meeting in range(7):
+        meet(world, ring[meeting % 3], ring[(meeting + 1) % 3])
+        for _ in range(9):
+            world.run(stay_s / 10)
+            for relay in ring:
+                relay.retire()
+    assert not any(relay.held() for relay in ring)
+
+
 @pytest.mark.parametrize("meetings", ["always", "in turn"])
 def test_a_ring_without_clocks_is_empty_in_the_end(meetings: str) -> None:
     world = World(f"ring {meetings}")
@@ -137,7 +154,7 @@ def test_a_ring_without_clocks_is_empty_in_the_end(meetings: str) -> None:
         assert all(relay.held() == ids(written) for relay in ring)
     spread_s = 2 * HOUR_S if meetings == "always" else 3 * DAY_S
     received: dict[int, int] = {}
-    for hour in range(int((2 * stay_s + spread_s) / HOUR_S) + 2):
+    for hour in range(int((FORGET_RESIDENCES * stay_s + spread_s) / HOUR_S) + 2):
         for relay in ring:
             relay.retire()
         if meetings == "in turn" and hour % 20 == 0:

@@ -17,6 +17,7 @@ from relay.core.exchange import MAX_PEER_HAS, MAX_REFUSED
 from relay.core.log import EntryState
 from relay.core.messages import OFFER_WINDOW
 from relay.core.node import MAX_PENDING_BYTES, MAX_PENDING_BYTES_PER_LINK, MAX_RELAY_SESSIONS
+from relay.core.retention import FORGET_RESIDENCES
 from relay.core.serving import MAX_FETCHES
 from relay.core.session import MAX_PUTS
 from relay.core.stats import Evicted
@@ -162,7 +163,7 @@ class World:
 
     def _may_forget(self, relay: Relay, letter: Letter, at_s: float) -> bool:
         expired = relay.node.clock.expired_by_wall(expiry_hour=decode_header(letter.envelope).expiry_hour, now=self.now)
-        return expired or self.now - at_s >= 2 * relay.policy.residence_s
+        return expired or self.now - at_s >= FORGET_RESIDENCES * relay.policy.residence_s
 
     def unsettled_rules(self) -> list[str]:
         """Return what does not hold and must once nothing is under way any more."""

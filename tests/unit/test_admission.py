@@ -200,6 +200,50 @@ class TestAdmission(AdmissionMachine.TestCase):
     pass
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_hours_are_few_and_go_to_those_who_paid(seed, monkeypatch):
+    """Whoever names every hour keeps out nobody who paid more, and nobody leaves before it was stored."""
+    print("seed", seed)
+    monkeypatch.setattr(admission_module, "MAX_HOURS_PER_INTERFACE", 3)
+    rng = random.Random(seed)
+    log = AdmittedLog()
+    admission = Admission(Policy(max_bytes=1 << 20, max_envelopes=1000), log, Clock(now=0.0, build_hour=BUILD_HOUR))
+    first_pending, best = 1, {}
+    for _ in range(300):
+        if rng.random() < 0.3 and log.next_seq > first_pending:
+            log.commit(first_pending, log.next_seq - 1)
+            first_pending = log.next_seq
+        if rng.random() < 0.1 and (held := list(log.entries(EntryState.HELD))):
+            log.drop_body(rng.choice(held).seq)
+        hour, price = HOUR + rng.randrange(7), rng.randrange(6)
+        identity = identity_of_price(rng, price, 0)
+        here = list(log.entries(EntryState.HELD, EntryState.PENDING))
+        decision = admission.decide(header=header(expiry_hour=hour), identity=identity, interface=0, now=0.0)
+        crowded = len(log.hours.get(0, ())) >= 3 and hour not in log.hours[0]
+        if not crowded:
+            assert (decision.refusal, decision.victims) == (None, ())
+        elif decision.refusal is None:
+            gone = [entry for entry in here if entry.seq in decision.victims]
+            assert len({entry.header.expiry_hour for entry in gone}) == 1
+            assert len(gone) == len(decision.victims)
+            assert all(entry.state is EntryState.HELD and entry.price < price for entry in gone)
+        else:
+            assert decision.refusal is Refusal.HOURS
+            best = {}
+            for entry in here:
+                its = entry.header.expiry_hour
+                best[its] = max(best.get(its, -9), entry.price)
+            settled = first_pending == log.next_seq
+            assert not settled or min(best.values()) >= price or log.departures
+            continue
+        for seq in decision.victims:
+            log.drop_body(seq)
+        log.append(
+            identity=identity, header=header(expiry_hour=hour), interface=0, arrived_s=0.0, state=EntryState.PENDING
+        )
+        assert len(log.hours[0]) <= 3
+
+
 # -- what senders and operators see, on whole relays -----------------------
 
 

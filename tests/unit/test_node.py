@@ -577,7 +577,7 @@ def test_a_ring_of_relays_without_clocks_forgets_everything_in_the_end():
     relays = [Relay(n, policy=policy) for n in range(3)]
     put_all(relays[0], [envelope(random.Random(17)) for _ in range(10)])
     now, sent = 0.0, []
-    for _ in range(40):
+    for _ in range(60):
         wires = [Wire(relays[n], relays[(n + 1) % 3], now=now) for n in range(3)]
         settle(*wires, now=now)
         sent.append(sum(wire.bytes_there + wire.bytes_back for wire in wires))

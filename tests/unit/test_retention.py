@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from relay.core.admission import Policy
 from relay.core.envelope import envelope_id
 from relay.core.messages import Refusal
+from relay.core.node import ADMITTED_PER_ENVELOPE
+from relay.core.retention import FORGET_RESIDENCES
 from relay.core.stats import Dropped, Histogram, Total
 from tests.unit.memory import BUILD_HOUR, Relay, client, envelope, purge, put_all, settle
 
@@ -64,7 +66,7 @@ def test_with_a_trusted_clock_an_envelope_leaves_at_its_hour_and_its_identity_wi
     assert relay.stats.distribution(Histogram.RESIDENCE_S).sum == pytest.approx(3 * 3600)
 
 
-def test_without_a_clock_it_leaves_after_its_residence_and_is_not_taken_again_for_another():
+def test_without_a_clock_it_leaves_after_its_residence_and_is_not_taken_again_for_three_more():
     relay = Relay(policy=Policy(max_bytes=1 << 20, max_envelopes=1000, residence_s=1000.0))
     one = envelope(random.Random(3))
     put_all(relay, [one], now=5.0)
@@ -73,11 +75,11 @@ def test_without_a_clock_it_leaves_after_its_residence_and_is_not_taken_again_fo
     retire(relay, 1006.0)
     assert relay.held() == set()
     assert put_all(relay, [one], now=1500.0).refused == {0: Refusal.GONE}
-    retire(relay, 2004.0)
+    retire(relay, 1004.0 + (FORGET_RESIDENCES - 1) * 1000.0)
     assert envelope_id(one) in relay.node.log
-    retire(relay, 2006.0)
+    retire(relay, 1006.0 + (FORGET_RESIDENCES - 1) * 1000.0)
     assert len(relay.node.log) == 0
-    assert put_all(relay, [one], now=2010.0).acknowledged == {0}
+    assert put_all(relay, [one], now=9010.0).acknowledged == {0}
 
 
 def test_residence_goes_on_after_a_restart_as_if_the_relay_had_been_off_for_no_time():
@@ -94,16 +96,17 @@ def test_residence_goes_on_after_a_restart_as_if_the_relay_had_been_off_for_no_t
 
 def test_memory_of_what_left_is_bounded_and_what_is_forgotten_early_is_counted():
     relay = Relay(policy=Policy(max_bytes=40 << 10, max_envelopes=40))
+    remembered = ADMITTED_PER_ENVELOPE * 40
     rng = random.Random(5)
     for _ in range(12):
         key = rng.randbytes(32)
         killer, tag = purge(rng, key)
         put_all(relay, [envelope(rng, tag=tag) for _ in range(18)] + [killer])
         retire(relay, 1.0)
-        assert len(relay.node.log) <= 4 * 40
+        assert len(relay.node.log) <= remembered
     forgotten = relay.count(Dropped.ADMITTED_FULL)
     assert 12 * 19 - forgotten == len(relay.node.log)
-    assert 12 * 19 - 4 * 40 <= forgotten <= 12 * 19 - 4 * 40 * 7 // 8
+    assert 12 * 19 - remembered <= forgotten <= 12 * 19 - remembered * 7 // 8
     assert len(relay.store.rows) == len(relay.node.log)
 
 
