@@ -66,6 +66,7 @@ def _load(a: RelayProcess, b: RelayProcess, until: float) -> list[float]:
             client.flush()
             for _ in range(RECONNECT_EVERY):
                 client.read()
+                client.flush()  # answers to pings
                 if stop.is_set():
                     break
             client.close()

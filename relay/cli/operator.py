@@ -115,8 +115,10 @@ def _connect(arguments: argparse.Namespace) -> ControlClient:
         return ControlClient(arguments.socket)
     configured = load_config(arguments.config).control.path
     system = paths.SYSTEM_RUNTIME / configured.name
-    # The relay of the system, unless this user runs one.
-    return ControlClient(configured if arguments.config or configured.exists() or not system.exists() else system)
+    # The relay of the system, unless this user runs one. (A folder that may not be
+    # looked into makes Path.exists raise; os.path.lexists says no.)
+    own = bool(arguments.config) or os.path.lexists(configured) or not os.path.lexists(system)
+    return ControlClient(configured if own else system)
 
 
 def _status(arguments: argparse.Namespace) -> int:

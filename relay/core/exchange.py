@@ -51,6 +51,8 @@ SCAN_OFFERS: Final = 2048
 #: A neighbour that says nothing so long after offers may be gone: it is probed, lest
 #: they wait in a dead stream while another one leads to it.
 DOUBT_AFTER_S: Final = 4.0
+#: Each answer doubles the time to the next probe, up to this, until there is something new to offer.
+MAX_DOUBT_AFTER_S: Final = 64.0
 #: Credit is given back in steps of this, or when nothing is under way.
 CREDIT_STEP: Final = OFFER_WINDOW // 4
 
@@ -90,6 +92,7 @@ class Exchange:
         self._backlog_at = 0
         self._unsettled = 0
         self.doubt_at: float | None = None
+        self._doubt_s = DOUBT_AFTER_S
         self._peer_has: OrderedDict[bytes, None] = OrderedDict()
         # Wanting.
         self.refused: OrderedDict[bytes, None] = OrderedDict()
@@ -150,6 +153,24 @@ class Exchange:
             self._backlog, self._backlog_at = array("Q"), 0
         self._unsettled += len(offers)
         return offers
+
+    def expect_answer(self, now: float) -> None:
+        """Note that something was offered, so that this neighbour has reason to speak."""
+        if self.doubt_at is None or self._doubt_s > DOUBT_AFTER_S:
+            self._doubt_s = DOUBT_AFTER_S
+            self.doubt_at = now + self._doubt_s
+
+    def handle_doubt(self, now: float) -> None:
+        """Probe a neighbour that is silent although it has offers to settle; due at ``doubt_at``."""
+        if self.doubt_at is None or now < self.doubt_at:
+            return
+        if not self._unsettled:
+            self.doubt_at = None
+            return
+        if self.session.was_silent_since(self.doubt_at - self._doubt_s):
+            self.session.probe(now)
+            self._doubt_s = min(2 * self._doubt_s, MAX_DOUBT_AFTER_S)
+        self.doubt_at = now + self._doubt_s
 
     def _add(self, offers: list[Offer], log: AdmittedLog, seq: int, window: tuple[int, int]) -> None:
         identity = log.held_identity(seq)

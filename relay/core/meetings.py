@@ -18,14 +18,20 @@ from relay.core.stats import Total
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from relay.core.link import Link
     from relay.core.log import AdmittedLog
-    from relay.core.node import Link
     from relay.core.reconcile_set import AdmittedColumns
     from relay.core.stats import Stats
 
-#: Reconciliations at once; others wait. Each keeps about 30 bytes an entry beside
-#: the snapshot they share: 12 MB for 100,000 entries.
+#: Reconciliations at once that we began, and as many that neighbours began; others
+#: wait. Apart, because who answers never waits for anybody's turn but the asker's, so
+#: relays cannot wait for each other in a ring. Each keeps up to 76 bytes an entry
+#: beside the snapshot they share (46): 65 MB for 100,000 entries if all eight are at
+#: their worst, and nothing once they are done.
 MAX_ACTIVE: Final = 4
+#: A neighbour that says nothing for so long in the middle of one gives its place up,
+#: and the session with it.
+STALLED_S: Final = 120.0
 #: Neighbours reconcile again after this time, give or take a quarter: what a full
 #: store or a failing disk refused may be welcome now. Costs 100 bytes if nothing is.
 INTERVAL_S: Final = 3600.0
@@ -46,46 +52,52 @@ class Meetings:
         self._log = log
         self._stats = stats
         self._random_bytes = random_bytes
-        self._active: set[int] = set()
+        #: Numbers of links, by whether we began.
+        self._active: dict[bool, set[int]] = {True: set(), False: set()}
         self._jobs: deque[Link] = deque()
         #: Links whose turn has not come, with the peer's first message if it began.
-        self._waiting: deque[tuple[Link, bytes | None]] = deque()
+        self._waiting: dict[bool, deque[tuple[Link, bytes | None]]] = {True: deque(), False: deque()}
         self._snapshot: tuple[int, AdmittedColumns] | None = None
 
     def begin(self, link: Link, now: float) -> None:
         """Begin a reconciliation from the side that dialled."""
         jitter = 0.75 + self._random_bytes(1)[0] / 512
         link.reconcile_due = now + INTERVAL_S * jitter
-        if link.number not in self._active and not any(waiting is link for waiting, _ in self._waiting):
-            self._waiting.append((link, None))
-            self._fill()
+        if link.number not in self._active[True] and not self._waits(link):
+            self._waiting[True].append((link, None))
+            self._fill(now)
+
+    def _waits(self, link: Link) -> bool:
+        return any(waiting is link for waiting, _ in self._waiting[link.session.initiator])
 
     def received(self, link: Link, body: bytes, now: float) -> None:
         """Take a message of the neighbour; raise RelayError when it must not be."""
         if link.reconciler is None:
             allowed = MAX_AT_ONCE + (now - link.since) / ALLOWANCE_S
-            waiting = any(waiting is link for waiting, _ in self._waiting)
-            if link.session.initiator or waiting or link.reconciliations >= allowed:
+            if link.session.initiator or self._waits(link) or link.reconciliations >= allowed:
                 raise TooManyError("reconciliation out of turn")
-            self._waiting.append((link, body))
-            self._fill()
+            self._waiting[False].append((link, body))
+            self._fill(now)
             return
+        link.reconcile_by = now + STALLED_S
         link.reconciler.receive(body)
         if link not in self._jobs:
             self._jobs.append(link)
 
-    def _fill(self) -> None:
-        while self._waiting and len(self._active) < MAX_ACTIVE:
-            link, body = self._waiting.popleft()
-            if link.closed:
-                continue
-            self._active.add(link.number)
-            link.reconciler = self._make(link)
-            if body is None:
-                link.reconciler.start()
-            else:
-                link.first_reconcile_message = body
-            self._jobs.append(link)
+    def _fill(self, now: float) -> None:
+        for began, waiting in self._waiting.items():
+            while waiting and len(self._active[began]) < MAX_ACTIVE:
+                link, body = waiting.popleft()
+                if link.closed:
+                    continue
+                self._active[began].add(link.number)
+                link.reconciler = self._make(link)
+                link.reconcile_by = now + STALLED_S
+                if body is None:
+                    link.reconciler.start()
+                else:
+                    link.first_reconcile_message = body
+                self._jobs.append(link)
 
     def _make(self, link: Link) -> Reconciler:
         ours, theirs = link.session.hello, link.session.peer
@@ -119,7 +131,7 @@ class Meetings:
         """Return the link whose slice :meth:`run_slice` computes next; links take turns."""
         return self._jobs.popleft()
 
-    def run_slice(self, link: Link) -> None:
+    def run_slice(self, link: Link, now: float) -> None:
         """Compute a bounded slice; raise RelayError when the neighbour broke the rules."""
         reconciler, exchange = link.reconciler, link.exchange
         if link.closed or reconciler is None or exchange is None:
@@ -137,12 +149,13 @@ class Meetings:
             if reconciler.used_list:
                 self._stats.add(Total.RECONCILE_FALLBACK)
             exchange.add_backlog(self._log, reconciler.to_offer or ())
-            self.forget(link)
+            self.forget(link, now)
 
-    def forget(self, link: Link) -> None:
+    def forget(self, link: Link, now: float) -> None:
         """The link is done, or gone: let the next one begin."""
         link.reconciler = None
-        self._active.discard(link.number)
-        if not self._active:
+        link.reconcile_by = None
+        self._active[link.session.initiator].discard(link.number)
+        if not any(self._active.values()):
             self._snapshot = None
-        self._fill()
+        self._fill(now)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from relay.core.node import Link
+    from relay.core.link import Link
 
 
 class Neighbours:

@@ -11,24 +11,18 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import Counter
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from relay.core import session as s
 from relay.core.admission import Admission, Policy
-from relay.core.batch import Batch
 from relay.core.envelope import (
-    HEADER_BYTES,
     SIZES,
-    EnvelopeSizeError,
-    EnvelopeType,
-    EnvelopeVersionError,
-    Header,
-    decode_envelope,
 )
-from relay.core.errors import DecodeError, RelayError
-from relay.core.exchange import DOUBT_AFTER_S, REJECTED, Exchange, Requests
+from relay.core.errors import RelayError
+from relay.core.exchange import REJECTED, Exchange, Requests
+from relay.core.intake import Intake, PendingBatch
+from relay.core.link import Link
 from relay.core.log import AdmittedLog, EntryState
 from relay.core.meetings import Meetings, TooManyError
 from relay.core.messages import (
@@ -48,14 +42,11 @@ from relay.core.retention import Retention
 from relay.core.serving import Serving
 from relay.core.session import Session, State
 from relay.core.stats import (
-    Evicted,
     HandshakeFailure,
     LinkKind,
-    LinkStats,
     Reason,
     SessionError,
     Stats,
-    Total,
 )
 
 if TYPE_CHECKING:
@@ -64,7 +55,6 @@ if TYPE_CHECKING:
     from relay.core.clock import Clock
     from relay.core.log import Entry
     from relay.core.noise import KeyPair
-    from relay.core.reconcile import Reconciler
 
 #: What waits in a session before more is produced: two records of a fast link, so
 #: that the loop never starves; two small ones of a slow link, so that what is
@@ -91,12 +81,6 @@ UNWANTED_ALLOWANCE_S: Final = 10.0
 #: and dials again: fresh keys, and fresh hellos, whose windows and prices bound what
 #: is reconciled.
 MAX_SESSION_S: Final = 86_400.0
-#: After a failed commit nothing is admitted for so long; doubles up to the maximum.
-STORAGE_RETRY_S: Final = 2.0
-STORAGE_RETRY_MAX_S: Final = 64.0
-#: The residence clock goes with a batch that is written anyway when it was saved
-#: so long ago: a relay whose plug is pulled every hour still ages what it holds.
-SAVE_CLOCK_S: Final = 600.0
 #: A change of the price is told to neighbours at most this often.
 PRICE_INTERVAL_S: Final = 10.0
 #: Identities remembered for each envelope that the store may hold.
@@ -122,94 +106,11 @@ class NodeConfig:
     handshake_timeout_s: float = s.HANDSHAKE_TIMEOUT_S
 
 
-class Link:
-    """One session and what belongs to it."""
-
-    __slots__ = (
-        "close_reason",
-        "closed",
-        "exchange",
-        "first_reconcile_message",
-        "interface",
-        "kind_stats",
-        "number",
-        "pending_bytes",
-        "pinned",
-        "price_told",
-        "ready",
-        "reconcile_due",
-        "reconciler",
-        "reconciliations",
-        "serving",
-        "session",
-        "since",
-        "timer_at",
-        "until",
-        "unwanted",
-    )
-
-    def __init__(
-        self,
-        *,
-        number: int,
-        session: Session,
-        interface: int,
-        stats: LinkStats,
-        serving: Serving,
-        pinned: bytes | None,
-        now: float,
-    ) -> None:
-        self.number = number
-        self.session = session
-        self.interface = interface
-        self.kind_stats = stats
-        self.serving = serving
-        self.pinned = pinned
-        self.since = now
-        self.exchange: Exchange | None = None
-        self.reconciler: Reconciler | None = None
-        self.reconciliations = 0
-        self.reconcile_due: float | None = None
-        self.first_reconcile_message: bytes | None = None
-        self.ready = False
-        self.closed = False
-        self.close_reason: Reason | None = None
-        self.pending_bytes = 0
-        self.price_told = 0
-        self.unwanted = 0
-        #: When the side that dialled ends a session between relays.
-        self.until: float | None = None
-        #: The one timer that counts; an earlier one makes it void.
-        self.timer_at: float | None = None
-
-    @property
-    def role(self) -> Role | None:
-        """What the peer is, once it said so."""
-        return self.session.peer.role if self.session.peer else None
-
-
 #: What a peer says that makes it pointless to come back soon.
 _HOPELESS: Final[dict[Goodbye, Reason]] = {
     Goodbye.SELF: HandshakeFailure.SELF,
     Goodbye.SECRET_REQUIRED: HandshakeFailure.SECRET_REQUIRED,
 }
-
-#: Who waits for a commit: link, put number or None, bytes.
-_Waiter = tuple[Link, int | None, int]
-
-
-@dataclass(slots=True)
-class PendingBatch:
-    """A batch on its way to the store, and who waits for it."""
-
-    batch: Batch = field(default_factory=Batch)
-    #: Of each insert, in order.
-    waiters: list[_Waiter] = field(default_factory=list)
-    #: Inserts with a body.
-    accepted: int = 0
-    purges: dict[bytes, int] = field(default_factory=dict)
-    first_seq: int = 0
-    last_seq: int = 0
 
 
 class Node:
@@ -233,12 +134,18 @@ class Node:
         self.log = AdmittedLog()
         self.admission = Admission(policy, self.log, clock)
         self.links: dict[int, Link] = {}
-        self._retention = Retention(
-            self.log,
-            clock,
-            stats,
-            residence_s=policy.residence_s,
-            max_admitted=ADMITTED_PER_ENVELOPE * policy.max_envelopes,
+        self.intake = Intake(
+            log=self.log,
+            admission=self.admission,
+            clock=clock,
+            stats=stats,
+            retention=Retention(
+                self.log,
+                clock,
+                stats,
+                residence_s=policy.residence_s,
+                max_admitted=ADMITTED_PER_ENVELOPE * policy.max_envelopes,
+            ),
         )
         self._requests = Requests(self.log, self.admission, stats)
         self._neighbours = Neighbours()
@@ -247,20 +154,9 @@ class Node:
         self._read_bodies = read_bodies
         self._interfaces = {OTHER_INTERFACE: "other"} | (interfaces or {})
         self._next_link = 1
-        self._pending = PendingBatch()
-        self._duplicates: dict[bytes, list[_Waiter]] = {}
-        self._unsaved_interfaces: dict[int, str] = {}
         self._ready: dict[int, Link] = {}
         self._timers: list[tuple[float, int]] = []
-        self.pending_bytes = 0
-        self._in_flight = 0
-        self.storage_failed = False
-        #: The log knows of envelopes that were never stored.
-        self._stale = False
-        self._storage_retry_s = STORAGE_RETRY_S
-        self._storage_retry_at = 0.0
         self._price_told_at = 0.0
-        self._save_due = 0.0
 
     # -- links ------------------------------------------------------------
 
@@ -273,7 +169,7 @@ class Node:
             return OTHER_INTERFACE
         number = max(self._interfaces) + 1
         self._interfaces[number] = name
-        self._pending.batch.interfaces[number] = name
+        self.intake.name_interface(number, name)
         return number
 
     def interface_name(self, number: int) -> str:
@@ -359,7 +255,7 @@ class Node:
         """Whether to read on; False while the store or the peer's own reading lags."""
         return (
             link.pending_bytes < MAX_PENDING_BYTES_PER_LINK
-            and self.pending_bytes < MAX_PENDING_BYTES
+            and self.intake.pending_bytes < MAX_PENDING_BYTES
             and link.session.unanswered_bytes < MAX_UNANSWERED_BYTES
             and link.session.queued_bytes < MAX_UNREAD_BYTES
         )
@@ -395,7 +291,7 @@ class Node:
         after_hour = self.clock.hour(now) or 0
         exchange = link.exchange
         if exchange is not None:
-            if self.pending_bytes < MAX_PENDING_BYTES // 2:
+            if self.intake.pending_bytes < MAX_PENDING_BYTES // 2:
                 wanted = self._requests.next_fetches(exchange, now)
                 if wanted:
                     session.fetch(wanted)
@@ -409,9 +305,8 @@ class Node:
                 offers = exchange.offers(self.log, after_hour, now)
                 if offers:
                     session.offer(offers)
-                    if exchange.doubt_at is None:
-                        exchange.doubt_at = now + DOUBT_AFTER_S
-                        self._schedule(link)
+                    exchange.expect_answer(now)
+                    self._schedule(link)
         if (slow or session.queued_bytes < target) and link.serving.has_work():
             link.serving.pump(
                 session, target_bytes=target, after_hour=after_hour, residence_s=self.clock.residence_s(now)
@@ -548,9 +443,11 @@ class Node:
         """Compute a bounded slice of one reconciliation; slices of several links take turns."""
         link = self._meetings.next_job()
         try:
-            self._meetings.run_slice(link)
+            self._meetings.run_slice(link, now)
         except RelayError:
             self._violation(link, SessionError.DECODE, Goodbye.DECODE, now)
+        if not link.closed:
+            self._schedule(link)
         self._ready[link.number] = link
 
     def _subscribe(self, link: Link, subscription: Subscribe, now: float) -> None:
@@ -571,7 +468,7 @@ class Node:
             self._requests.gone(link.exchange)
             others = self._neighbours.remove(link)
             link.exchange = None
-            self._meetings.forget(link)
+            self._meetings.forget(link, now)
             for sibling in others[:1]:
                 self._promote(sibling, now)
             self._wake_relays()
@@ -581,7 +478,7 @@ class Node:
 
     def _puts(self, link: Link, items: list[tuple[int, bytes]], now: float) -> None:
         for number, envelope in items:
-            refusal = self._take(link, number, envelope, hashlib.sha256(envelope).digest(), now)
+            refusal = self.intake.take(link, number, envelope, hashlib.sha256(envelope).digest(), now)
             if refusal is not None:
                 self.stats.add(REJECTED[refusal])
                 link.session.refuse(number, refusal, price=self.admission.price(link.interface))
@@ -597,134 +494,29 @@ class Node:
                 link.unwanted += 1
                 link.kind_stats.error(SessionError.UNWANTED_ENVELOPE)
                 continue
-            refusal = self._take(link, None, envelope, identity, now)
+            refusal = self.intake.take(link, None, envelope, identity, now)
             if refusal is not None:
                 self.stats.add(REJECTED[refusal])
                 exchange.refuse(identity, refusal)
         if link.unwanted > MAX_UNWANTED + (now - link.since) / UNWANTED_ALLOWANCE_S:
             self._violation(link, SessionError.LIMIT_EXCEEDED, Goodbye.LIMIT, now)
 
-    def _take(self, link: Link, number: int | None, envelope: bytes, identity: bytes, now: float) -> Refusal | None:
-        """Admit an envelope into the pending batch, or say why not."""
-        try:
-            header = decode_envelope(envelope)
-        except EnvelopeSizeError:
-            return Refusal.WRONG_SIZE
-        except EnvelopeVersionError:
-            return Refusal.VERSION
-        except DecodeError:
-            return Refusal.MALFORMED
-        if identity in self.log:
-            return self._duplicate(link, number, identity, header, now)
-        if self._stale or (self.storage_failed and now < self._storage_retry_at):
-            return Refusal.STORAGE
-        decision = self.admission.decide(header=header, identity=identity, interface=link.interface, now=now)
-        purged = decision.refusal is not None
-        # Between relays an identity that was purged counts as admitted, or it would be
-        # offered at every meeting; a client just hears of it.
-        if purged and not (decision.refusal is Refusal.PURGED and number is None):
-            return decision.refusal
-        pending = self._pending
-        arrived_s = self.clock.residence_s(now)
-        seq = self.log.append(
-            identity=identity,
-            header=header,
-            interface=link.interface,
-            arrived_s=arrived_s,
-            state=EntryState.GONE if purged else EntryState.PENDING,
-        )
-        pending.first_seq = pending.first_seq or seq
-        pending.last_seq = seq
-        body = None if purged else envelope
-        pending.batch.inserts.append((seq, identity, envelope[:HEADER_BYTES], link.interface, int(arrived_s), body))
-        pending.waiters.append(self._waiter(link, number, len(envelope)))
-        if now >= self._save_due:
-            self._save_clock(now)
-        if purged:
-            return Refusal.PURGED
-        if decision.victims:
-            for victim in decision.victims:
-                self.log.drop_body(victim)
-            pending.batch.drop_bodies.extend(decision.victims)
-            self.stats.add(Evicted.PRICE, len(decision.victims))
-        pending.accepted += 1
-        if header.type is EnvelopeType.PURGE:
-            pending.purges[header.tag] = max(header.expiry_hour, pending.purges.get(header.tag, 0))
-        return None
-
-    def _waiter(self, link: Link, number: int | None, size: int) -> _Waiter:
-        link.pending_bytes += size
-        self.pending_bytes += size
-        return link, number, size
-
-    def _duplicate(self, link: Link, number: int | None, identity: bytes, header: Header, now: float) -> Refusal | None:
-        """Answer a put of what was admitted before: it is committed, on its way, or gone."""
-        self.stats.add(Total.DUPLICATE)
-        entry = self.log.find(identity)
-        if number is None or entry is None:
-            return None
-        if entry.state is EntryState.HELD:
-            link.session.acknowledge(number)
-        elif entry.state is EntryState.PENDING:
-            if self._stale:
-                return Refusal.STORAGE
-            waiter = self._waiter(link, number, entry.size_bytes)
-            self._duplicates.setdefault(identity, []).append(waiter)
-        elif self.clock.expired_by_wall(expiry_hour=header.expiry_hour, now=now):
-            return Refusal.EXPIRED
-        else:
-            return Refusal.PURGED if self.log.purged(header) else Refusal.GONE
-        return None
-
-    def _apply_purges(self, pending: PendingBatch) -> None:
-        if pending.purges:
-            removed = self.log.purged_by(pending.purges)
-            for seq in removed:
-                self.log.drop_body(seq)
-            self.stats.add(Total.PURGED, len(removed))
-            pending.batch.drop_bodies.extend(removed)
-        pending.batch.forget.extend(self._retention.trim())
-
     # -- commits ----------------------------------------------------------
 
     def take_batch(self) -> PendingBatch | None:
         """Return what is to be committed now; hand it to :meth:`committed` or :meth:`commit_failed`."""
-        if not self._pending.batch:
-            return None
-        pending, self._pending = self._pending, PendingBatch()
-        self._apply_purges(pending)
-        pending.batch.interfaces |= self._unsaved_interfaces
-        self._unsaved_interfaces = {}
-        self._in_flight += 1
-        return pending
+        return self.intake.take_batch()
 
     def committed(self, pending: PendingBatch, now: float) -> None:
         """The batch is safe: acknowledge it and offer it on."""
-        self._in_flight -= 1
-        if not self._in_flight and not self._stale:
-            self.storage_failed = False
-            self._storage_retry_s = STORAGE_RETRY_S
-        if pending.first_seq:
-            self.log.commit(pending.first_seq, pending.last_seq)
-            self.stats.add(Total.ACCEPTED, pending.accepted)
-            self._note_candidates(pending)
-        for link, number, _ in self._settle(pending):
-            if number is not None and not link.closed:
+        for link, number in self.intake.committed(pending):
+            if number is not None:
                 link.session.acknowledge(number)
+            self._ready[link.number] = link
         for link in self.links.values():
             if link.serving.follows or link.exchange is not None:
                 self._ready[link.number] = link
         self._tell_price(now)
-
-    def _note_candidates(self, pending: PendingBatch) -> None:
-        if not self.admission.has_candidates:
-            return
-        for seq, *_ in pending.batch.inserts:
-            entry = self.log.entry(seq)
-            if entry is not None and entry.state is EntryState.HELD:
-                self.admission.committed(
-                    seq=seq, price=entry.price, expiry_hour=entry.header.expiry_hour, interface=entry.interface
-                )
 
     def commit_failed(self, pending: PendingBatch, now: float) -> None:
         """Nothing of the batch is stored: refuse it, and stop admitting for a while.
@@ -732,42 +524,30 @@ class Node:
         The shell calls :meth:`reload` once :attr:`needs_reload` says so, which may
         be after a later batch; until then nothing is admitted.
         """
-        self._in_flight -= 1
-        self.storage_failed = self._stale = True
-        self._storage_retry_at = now + self._storage_retry_s
-        self._storage_retry_s = min(2 * self._storage_retry_s, STORAGE_RETRY_MAX_S)
-        self._unsaved_interfaces |= pending.batch.interfaces
-        waiting = self._settle(pending)
-        self.stats.add(REJECTED[Refusal.STORAGE], len(waiting))
-        for link, number, _ in waiting:
-            if number is not None and not link.closed:
+        for link, number in self.intake.commit_failed(pending, now):
+            if number is not None:
                 link.session.refuse(number, Refusal.STORAGE, price=self.admission.price(link.interface))
+            self._ready[link.number] = link
+
+    @property
+    def storage_failed(self) -> bool:
+        """Whether the last commit failed, so that nothing is admitted for a while."""
+        return self.intake.storage_failed
 
     @property
     def needs_reload(self) -> bool:
         """Whether memory must be read from the store again after a failed commit."""
-        return self._stale and not self._in_flight and not self._pending.batch.inserts
+        return self.intake.needs_reload
 
     def reload(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool]]) -> None:
         """Forget what was never stored: read everything from the store again."""
-        self.log.reload(rows)
-        self.admission.forget_candidates()
-        # Found in the log as it was; what is due will be found again.
-        self._pending.batch.drop_bodies, self._pending.batch.forget = [], []
-        self._stale = False
+        self.intake.reload(rows)
 
-    def _settle(self, pending: PendingBatch) -> list[_Waiter]:
-        """Return all who waited for a batch, whatever came of it."""
-        waiters = pending.waiters
-        if self._duplicates:
-            late = (self._duplicates.pop(identity, []) for _, identity, *_ in pending.batch.inserts)
-            waiters = waiters + list(chain.from_iterable(late))
-        for link, _, size in waiters:
-            link.pending_bytes -= size
-            self.pending_bytes -= size
-            if not link.closed:
-                self._ready[link.number] = link
-        return waiters
+    def retire(self, now: float, *, save_clock: bool) -> None:
+        """Let envelopes leave whose time has come; ``save_clock`` writes the residence clock too."""
+        self.intake.retire(now, save_clock=save_clock)
+        # A full store commits little: without this the price before the last burst would stand.
+        self._tell_price(now)
 
     def _tell_price(self, now: float) -> None:
         if now < self._price_told_at + PRICE_INTERVAL_S:
@@ -788,23 +568,6 @@ class Node:
         """Take a reading of the wall clock; see relay.core.clock."""
         self.clock.observe(now=now, wall_s=wall_s, trusted=trusted)
 
-    def retire(self, now: float, *, save_clock: bool) -> None:
-        """Let envelopes leave whose time has come; ``save_clock`` writes the residence clock too."""
-        batch = self._pending.batch
-        dropped, forgotten = self._retention.retire(now)
-        batch.drop_bodies.extend(dropped)
-        batch.forget.extend(forgotten)
-        if save_clock or dropped or forgotten:
-            self._save_clock(now)
-        # A full store commits little: without this the price before the last burst would stand.
-        self._tell_price(now)
-
-    def _save_clock(self, now: float) -> None:
-        """Write the clock with the batch that is being made."""
-        self._save_due = now + SAVE_CLOCK_S
-        self._pending.batch.state["residence_s"] = int(self.clock.residence_s(now))
-        self._pending.batch.state["floor_hour"] = self.clock.floor_hour
-
     def next_deadline(self) -> float | None:
         """When :meth:`handle_timer` is due, in monotonic seconds."""
         return self._timers[0][0] if self._timers else None
@@ -815,6 +578,7 @@ class Node:
             link.exchange.deadline if link.exchange else None,
             link.exchange.doubt_at if link.exchange else None,
             link.reconcile_due,
+            link.reconcile_by,
             link.until,
         ]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
@@ -842,14 +606,14 @@ class Node:
                     # It may be an enemy, or a link that was cut for a while: a new session will tell.
                     self.close(link, Goodbye.TIMEOUT, SessionError.STALLED, now)
                 self._wake_relays()
-            if exchange is not None and exchange.doubt_at is not None and exchange.doubt_at <= now:
-                if link.session.was_silent_since(exchange.doubt_at - DOUBT_AFTER_S):
-                    link.session.probe(now)
-                exchange.doubt_at = None
+            if exchange is not None:
+                exchange.handle_doubt(now)
             if link.reconcile_due is not None and link.reconcile_due <= now:
                 link.reconcile_due = None
                 if exchange is not None and exchange.cursor is not None and not link.closed:
                     self._meetings.begin(link, now)
+            if link.reconcile_by is not None and link.reconcile_by <= now:
+                self.close(link, Goodbye.TIMEOUT, SessionError.STALLED, now)
             if link.until is not None and link.until <= now:
                 self.close(link, Goodbye.DONE, SessionError.GOODBYE, now)
             if not link.closed:

@@ -32,7 +32,9 @@ from relay.service.streams import Stream
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from relay.core.node import Link, Node, PendingBatch
+    from relay.core.intake import PendingBatch
+    from relay.core.link import Link
+    from relay.core.node import Node
     from relay.core.stats import LinkKind, LinkStats, Reason, Stats
     from relay.links import StreamInfo
     from relay.service.progress import Progress

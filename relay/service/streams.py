@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, cast
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from relay.core.node import Link
+    from relay.core.link import Link
     from relay.core.stats import Reason
     from relay.links import StreamInfo
     from relay.service.engine import Engine

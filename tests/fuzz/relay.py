@@ -146,7 +146,7 @@ class World:
                 self.finish(fails=False)
             for number in range(LINKS):
                 self.pull(number)
-            if not self.node.has_work and not self.node._pending.batch:
+            if not self.node.has_work and not self.node.intake.pending.batch:
                 return
 
     def verify(self):
@@ -156,7 +156,7 @@ class World:
         self.node.handle_timer(self.now)
         self.settle()
         check(set(self.bodies) == {e.seq for e in log.entries(EntryState.HELD)}, "memory and store differ")
-        check(self.node.pending_bytes == 0, "bytes pending for ever")
+        check(self.node.intake.pending_bytes == 0, "bytes pending for ever")
         check(all(link.pending_bytes == 0 for link in self.node.links.values()), "bytes of a link pending for ever")
         self.node.lost(self.links[0].link, self.now)
         self.connect(0)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from relay.core.clock import Clock
 from relay.core.log import EntryState
-from relay.core.node import Node, NodeConfig, PendingBatch
+from relay.core.node import Node, NodeConfig
 from relay.core.session import State
 from relay.core.stats import Evicted, LinkKind, Stats, Total
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from relay.core.admission import Policy
-    from relay.core.node import Link
+    from relay.core.intake import PendingBatch
+    from relay.core.link import Link
     from tests.sim.radio import End
     from tests.sim.scheduler import Scheduler
 

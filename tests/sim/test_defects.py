@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from relay.core.exchange import Exchange
+from relay.core.intake import Intake
 from relay.core.log import AdmittedLog, EntryState
 from relay.core.node import Node
 from relay.core.retention import Retention
@@ -80,15 +81,15 @@ def every_third_offer_is_skipped(patch: pytest.MonkeyPatch) -> None:
 
 
 def acknowledged_before_the_commit(patch: pytest.MonkeyPatch) -> None:
-    original = Node._take
+    original = Intake.take
 
-    def take(self: Node, link, number, *arguments):
+    def take(self: Intake, link, number, *arguments):
         refusal = original(self, link, number, *arguments)
         if refusal is None and number is not None:
             link.session.acknowledge(number)
         return refusal
 
-    patch.setattr(Node, "_take", take)
+    patch.setattr(Intake, "take", take)
     patch.setattr(Node, "committed", _without_acknowledgements(Node.committed))
 
 
@@ -143,15 +144,15 @@ def _without_deadline(answered: Callable) -> Callable:
 
 
 def pending_bytes_are_never_given_back(patch: pytest.MonkeyPatch) -> None:
-    original = Node._settle
+    original = Intake._settle
 
-    def settle(self: Node, pending):
+    def settle(self: Intake, pending):
         before = self.pending_bytes
         waiters = original(self, pending)
         self.pending_bytes = before
         return waiters
 
-    patch.setattr(Node, "_settle", settle)
+    patch.setattr(Intake, "_settle", settle)
 
 
 def reconciliation_finds_nothing(patch: pytest.MonkeyPatch) -> None:

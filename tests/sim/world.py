@@ -20,7 +20,7 @@ from relay.core.node import MAX_PENDING_BYTES, MAX_PENDING_BYTES_PER_LINK, MAX_R
 from relay.core.retention import FORGET_RESIDENCES
 from relay.core.serving import MAX_FETCHES
 from relay.core.session import MAX_PUTS
-from relay.core.stats import Evicted
+from relay.core.stats import Dropped, Evicted
 from tests.sim.hostile import Hostile, Kind
 from tests.sim.people import Person
 from tests.sim.radio import Air, Contact, Radio
@@ -28,8 +28,9 @@ from tests.sim.relays import Relay
 from tests.sim.scheduler import Scheduler
 
 if TYPE_CHECKING:
+    from relay.core.link import Link
     from relay.core.log import Entry
-    from relay.core.node import Link
+    from relay.core.node import Node
     from tests.sim.people import Letter
     from tests.sim.radio import Tamper
 
@@ -154,10 +155,15 @@ class World:
         broken = list(self.ledger.broken)
         for relay in self.honest():
             broken += broken_rules_of(relay)
-        broken += [
-            f"relay {relay.name} forgot what it acknowledged"
+        forgotten = Counter(
+            relay.name
             for relay, letter, at_s in self.ledger.acknowledged
             if relay.up and letter.identity not in relay.node.log and not self._may_forget(relay, letter, at_s)
+        )
+        broken += [
+            f"relay {name} forgot {count} that it acknowledged, uncounted"
+            for name, count in forgotten.items()
+            if count > self.relays[name].counted(Dropped.ADMITTED_FULL)
         ]
         return broken
 
@@ -169,8 +175,8 @@ class World:
         """Return what does not hold and must once nothing is under way any more."""
         broken = self.broken_rules()
         for relay in self.honest():
-            if relay.up and relay.node.pending_bytes:
-                broken.append(f"relay {relay.name}: {relay.node.pending_bytes} bytes are pending for ever")
+            if relay.up and relay.node.intake.pending_bytes:
+                broken.append(f"relay {relay.name}: {relay.node.intake.pending_bytes} bytes are pending for ever")
             broken += [
                 f"relay {relay.name}: bytes of a link are pending for ever"
                 for link, _ in relay.ends.values()
@@ -239,7 +245,7 @@ def broken_rules_of(relay: Relay) -> list[str]:
 
     held = relay.held()
     stored = {row.identity for row in store.rows.values() if row.body is not None}
-    leaving = {store.rows[seq].identity for seq in node._pending.batch.drop_bodies if seq in store.rows}
+    leaving = {store.rows[seq].identity for seq in node.intake.pending.batch.drop_bodies if seq in store.rows}
     if not relay._committing:
         rule("the log holds what the store does not", holds=held <= stored)
         rule("the store holds what the log does not", holds=stored - leaving <= held)
@@ -251,7 +257,7 @@ def broken_rules_of(relay: Relay) -> list[str]:
     rule("wants more than was offered", holds=node.wanted() <= OFFER_WINDOW * len(exchanges))
     timers = Counter(number for _, number in node._timers if number in node.links)
     rule("too many timers", holds=max(timers.values(), default=0) <= TIMERS_PER_LINK)
-    rule("too much pending", holds=node.pending_bytes <= MAX_PENDING_BYTES + SLACK_BYTES)
+    rule("too much pending", holds=node.intake.pending_bytes <= MAX_PENDING_BYTES + SLACK_BYTES)
     for link in links:
         rule("too much pending of a link", holds=link.pending_bytes <= MAX_PENDING_BYTES_PER_LINK + SLACK_BYTES)
         rule("too many fetches", holds=link.serving._fetch_count <= MAX_FETCHES)
@@ -260,5 +266,9 @@ def broken_rules_of(relay: Relay) -> list[str]:
         rule("too many refusals", holds=len(exchange.refused) <= MAX_REFUSED)
         rule("too many wants", holds=len(exchange._wants) <= 4 * OFFER_WINDOW)
         rule("too many unsettled", holds=0 <= exchange.unsettled_in <= OFFER_WINDOW)
-    rule("too many duplicates wait", holds=sum(map(len, node._duplicates.values())) <= MAX_PUTS * (len(links) + 1))
+    rule("too many duplicates wait", holds=_waiting_twice(node) <= MAX_PUTS * (len(links) + 1))
     return broken
+
+
+def _waiting_twice(node: Node) -> int:
+    return sum(map(len, node.intake.duplicates.values()))

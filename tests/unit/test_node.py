@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from relay.core.admission import Policy
 from relay.core.envelope import envelope_id
+from relay.core.intake import STORAGE_RETRY_MAX_S, STORAGE_RETRY_S
 from relay.core.messages import Ack, Goodbye, Hello, Refusal, Role, Subscribe
 from relay.core.node import (
     DIALLED_RELAY_SESSIONS,
@@ -18,8 +19,6 @@ from relay.core.node import (
     MAX_RELAY_SESSIONS,
     MAX_UNANSWERED_BYTES,
     MAX_UNREAD_BYTES,
-    STORAGE_RETRY_MAX_S,
-    STORAGE_RETRY_S,
     NodeConfig,
 )
 from relay.core.noise import KeyPair
@@ -83,7 +82,7 @@ def test_duplicates_while_the_commit_is_under_way_wait_for_it_with_bounded_memor
     settle(first, second)
     assert one.acknowledged == {0}
     assert len(two.acknowledged) == MAX_PENDING_BYTES_PER_LINK // 256
-    assert relay.node.pending_bytes == first.link.pending_bytes == second.link.pending_bytes == 0
+    assert relay.node.intake.pending_bytes == first.link.pending_bytes == second.link.pending_bytes == 0
     assert relay.node.may_receive(second.link)
 
 
@@ -110,7 +109,7 @@ def test_a_failed_commit_acknowledges_nothing_refuses_all_and_recovers():
     assert peer.refused == dict.fromkeys((0, 1, 2, 3), Refusal.STORAGE)
     assert relay.count(Rejected.STORAGE) == 4
     assert relay.held() == {before}
-    assert relay.node.pending_bytes == 0
+    assert relay.node.intake.pending_bytes == 0
     now = STORAGE_RETRY_S
     assert put_all(relay, [lost, late], seed=6, now=now).acknowledged == {0, 1}
     assert not relay.node.storage_failed
@@ -259,13 +258,13 @@ class CommitMachine(RuleBasedStateMachine):
     def come_to_rest(self):
         """In the end every put is answered, and a put of anything is taken."""
         for _ in range(4):
-            while self.flight or self.relay.node._pending.batch:
+            while self.flight or self.relay.node.intake.pending.batch:
                 self.take()
                 self.finish(fails=False)
             self.now += STORAGE_RETRY_MAX_S
         for (peer, _), sent in zip(self.clients, self.sent, strict=True):
             assert peer.acknowledged | peer.refused.keys() == set(range(len(sent)))
-        assert self.relay.node.pending_bytes == 0
+        assert self.relay.node.intake.pending_bytes == 0
         assert not self.relay.node.needs_reload
         assert put_all(self.relay, self.bodies, seed=self.rng.getrandbits(32), now=self.now).acknowledged == set(
             range(12)

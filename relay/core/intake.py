@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Envelopes on their way into the store (docs/protocol.md sections 9 and 10).
+
+What is admitted waits in a batch until the shell says that it is committed; only
+then is anybody told so. A batch that fails leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING, Final
+
+from relay.core.batch import Batch
+from relay.core.envelope import (
+    HEADER_BYTES,
+    EnvelopeSizeError,
+    EnvelopeType,
+    EnvelopeVersionError,
+    Header,
+    decode_envelope,
+)
+from relay.core.errors import DecodeError
+from relay.core.exchange import REJECTED
+from relay.core.link import Link
+from relay.core.log import EntryState
+from relay.core.messages import Refusal
+from relay.core.stats import Evicted, Total
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from relay.core.admission import Admission
+    from relay.core.clock import Clock
+    from relay.core.log import AdmittedLog
+    from relay.core.retention import Retention
+    from relay.core.stats import Stats
+
+#: After a failed commit nothing is admitted for so long; doubles up to the maximum.
+STORAGE_RETRY_S: Final = 2.0
+STORAGE_RETRY_MAX_S: Final = 64.0
+#: The residence clock goes with a batch that is written anyway when it was saved
+#: so long ago: a relay whose plug is pulled every hour still ages what it holds.
+SAVE_CLOCK_S: Final = 600.0
+#: Who waits for a commit: link, put number or None, bytes.
+Waiter = tuple[Link, int | None, int]
+
+
+@dataclass(slots=True)
+class PendingBatch:
+    """A batch on its way to the store, and who waits for it."""
+
+    batch: Batch = field(default_factory=Batch)
+    #: Of each insert, in order.
+    waiters: list[Waiter] = field(default_factory=list)
+    #: Inserts with a body.
+    accepted: int = 0
+    purges: dict[bytes, int] = field(default_factory=dict)
+    first_seq: int = 0
+    last_seq: int = 0
+
+
+class Intake:
+    """The way from a session to the store."""
+
+    def __init__(
+        self, *, log: AdmittedLog, admission: Admission, clock: Clock, stats: Stats, retention: Retention
+    ) -> None:
+        self._log = log
+        self._admission = admission
+        self._clock = clock
+        self._stats = stats
+        self._retention = retention
+        #: What the next commit takes.
+        self.pending = PendingBatch()
+        #: Who put again what is on its way, by identity.
+        self.duplicates: dict[bytes, list[Waiter]] = {}
+        self.pending_bytes = 0
+        self.storage_failed = False
+        self._unsaved_interfaces: dict[int, str] = {}
+        self._in_flight = 0
+        #: The log knows of envelopes that were never stored.
+        self._stale = False
+        self._storage_retry_s = STORAGE_RETRY_S
+        self._storage_retry_at = 0.0
+        self._save_due = 0.0
+
+    def name_interface(self, number: int, name: str) -> None:
+        """Store the name of a new interface."""
+        self.pending.batch.interfaces[number] = name
+
+    def take(self, link: Link, number: int | None, envelope: bytes, identity: bytes, now: float) -> Refusal | None:
+        """Admit an envelope into the pending batch, or say why not."""
+        try:
+            header = decode_envelope(envelope)
+        except EnvelopeSizeError:
+            return Refusal.WRONG_SIZE
+        except EnvelopeVersionError:
+            return Refusal.VERSION
+        except DecodeError:
+            return Refusal.MALFORMED
+        if identity in self._log:
+            return self._duplicate(link, number, identity, header, now)
+        if self._stale or (self.storage_failed and now < self._storage_retry_at):
+            return Refusal.STORAGE
+        decision = self._admission.decide(header=header, identity=identity, interface=link.interface, now=now)
+        purged = decision.refusal is not None
+        # Between relays an identity that was purged counts as admitted, or it would be
+        # offered at every meeting; a client just hears of it.
+        if purged and not (decision.refusal is Refusal.PURGED and number is None):
+            return decision.refusal
+        pending = self.pending
+        arrived_s = self._clock.residence_s(now)
+        seq = self._log.append(
+            identity=identity,
+            header=header,
+            interface=link.interface,
+            arrived_s=arrived_s,
+            state=EntryState.GONE if purged else EntryState.PENDING,
+        )
+        pending.first_seq = pending.first_seq or seq
+        pending.last_seq = seq
+        body = None if purged else envelope
+        pending.batch.inserts.append((seq, identity, envelope[:HEADER_BYTES], link.interface, int(arrived_s), body))
+        pending.waiters.append(self._waiter(link, number, len(envelope)))
+        if now >= self._save_due:
+            self._save_clock(now)
+        if purged:
+            return Refusal.PURGED
+        if decision.victims:
+            for victim in decision.victims:
+                self._log.drop_body(victim)
+            pending.batch.drop_bodies.extend(decision.victims)
+            self._stats.add(Evicted.PRICE, len(decision.victims))
+        pending.accepted += 1
+        if header.type is EnvelopeType.PURGE:
+            pending.purges[header.tag] = max(header.expiry_hour, pending.purges.get(header.tag, 0))
+        return None
+
+    def _waiter(self, link: Link, number: int | None, size: int) -> Waiter:
+        link.pending_bytes += size
+        self.pending_bytes += size
+        return link, number, size
+
+    def _duplicate(self, link: Link, number: int | None, identity: bytes, header: Header, now: float) -> Refusal | None:
+        """Answer a put of what was admitted before: it is committed, on its way, or gone."""
+        self._stats.add(Total.DUPLICATE)
+        entry = self._log.find(identity)
+        if number is None or entry is None:
+            return None
+        if entry.state is EntryState.HELD:
+            link.session.acknowledge(number)
+        elif entry.state is EntryState.PENDING:
+            if self._stale:
+                return Refusal.STORAGE
+            waiter = self._waiter(link, number, entry.size_bytes)
+            self.duplicates.setdefault(identity, []).append(waiter)
+        elif self._clock.expired_by_wall(expiry_hour=header.expiry_hour, now=now):
+            return Refusal.EXPIRED
+        else:
+            return Refusal.PURGED if self._log.purged(header) else Refusal.GONE
+        return None
+
+    def _apply_purges(self, pending: PendingBatch) -> None:
+        if pending.purges:
+            removed = self._log.purged_by(pending.purges)
+            for seq in removed:
+                self._log.drop_body(seq)
+            self._stats.add(Total.PURGED, len(removed))
+            pending.batch.drop_bodies.extend(removed)
+        pending.batch.forget.extend(self._retention.trim())
+
+    def take_batch(self) -> PendingBatch | None:
+        """Return what is to be committed now; hand it to :meth:`committed` or :meth:`commit_failed`."""
+        if not self.pending.batch:
+            return None
+        pending, self.pending = self.pending, PendingBatch()
+        self._apply_purges(pending)
+        pending.batch.interfaces |= self._unsaved_interfaces
+        self._unsaved_interfaces = {}
+        self._in_flight += 1
+        return pending
+
+    def committed(self, pending: PendingBatch) -> list[tuple[Link, int | None]]:
+        """The batch is safe; return whom to tell: open links and put numbers (None for a relay's envelope)."""
+        self._in_flight -= 1
+        if not self._in_flight and not self._stale:
+            self.storage_failed = False
+            self._storage_retry_s = STORAGE_RETRY_S
+        if pending.first_seq:
+            self._log.commit(pending.first_seq, pending.last_seq)
+            self._stats.add(Total.ACCEPTED, pending.accepted)
+            self._note_candidates(pending)
+        return self._settle(pending)
+
+    def _note_candidates(self, pending: PendingBatch) -> None:
+        if not self._admission.has_candidates:
+            return
+        for seq, *_ in pending.batch.inserts:
+            entry = self._log.entry(seq)
+            if entry is not None and entry.state is EntryState.HELD:
+                self._admission.committed(
+                    seq=seq, price=entry.price, expiry_hour=entry.header.expiry_hour, interface=entry.interface
+                )
+
+    def commit_failed(self, pending: PendingBatch, now: float) -> list[tuple[Link, int | None]]:
+        """Nothing of the batch is stored; return whom to tell. Admits nothing until :meth:`reload`, and a while."""
+        self._in_flight -= 1
+        self.storage_failed = self._stale = True
+        self._storage_retry_at = now + self._storage_retry_s
+        self._storage_retry_s = min(2 * self._storage_retry_s, STORAGE_RETRY_MAX_S)
+        self._unsaved_interfaces |= pending.batch.interfaces
+        waiting = self._settle(pending)
+        self._stats.add(REJECTED[Refusal.STORAGE], len(waiting))
+        return waiting
+
+    @property
+    def needs_reload(self) -> bool:
+        """Whether memory must be read from the store again after a failed commit."""
+        return self._stale and not self._in_flight and not self.pending.batch.inserts
+
+    def reload(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool]]) -> None:
+        """Forget what was never stored: read everything from the store again."""
+        self._log.reload(rows)
+        self._admission.forget_candidates()
+        # Found in the log as it was; what is due will be found again.
+        self.pending.batch.drop_bodies, self.pending.batch.forget = [], []
+        self._stale = False
+
+    def _settle(self, pending: PendingBatch) -> list[tuple[Link, int | None]]:
+        """Return all who waited for a batch, whatever came of it."""
+        waiters = pending.waiters
+        if self.duplicates:
+            late = (self.duplicates.pop(identity, []) for _, identity, *_ in pending.batch.inserts)
+            waiters = waiters + list(chain.from_iterable(late))
+        for link, _, size in waiters:
+            link.pending_bytes -= size
+            self.pending_bytes -= size
+        return [(link, number) for link, number, _ in waiters if not link.closed]
+
+    def retire(self, now: float, *, save_clock: bool) -> None:
+        """Let envelopes leave whose time has come; ``save_clock`` writes the residence clock too."""
+        batch = self.pending.batch
+        dropped, forgotten = self._retention.retire(now)
+        batch.drop_bodies.extend(dropped)
+        batch.forget.extend(forgotten)
+        if save_clock or dropped or forgotten:
+            self._save_clock(now)
+
+    def _save_clock(self, now: float) -> None:
+        """Write the clock with the batch that is being made."""
+        self._save_due = now + SAVE_CLOCK_S
+        self.pending.batch.state["residence_s"] = int(self._clock.residence_s(now))
+        self.pending.batch.state["floor_hour"] = self._clock.floor_hour

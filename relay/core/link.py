@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One session of a relay and what belongs to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from relay.core.exchange import Exchange
+    from relay.core.messages import Role
+    from relay.core.reconcile import Reconciler
+    from relay.core.serving import Serving
+    from relay.core.session import Session
+    from relay.core.stats import LinkStats, Reason
+
+
+class Link:
+    """One session and what belongs to it."""
+
+    __slots__ = (
+        "close_reason",
+        "closed",
+        "exchange",
+        "first_reconcile_message",
+        "interface",
+        "kind_stats",
+        "number",
+        "pending_bytes",
+        "pinned",
+        "price_told",
+        "ready",
+        "reconcile_by",
+        "reconcile_due",
+        "reconciler",
+        "reconciliations",
+        "serving",
+        "session",
+        "since",
+        "timer_at",
+        "until",
+        "unwanted",
+    )
+
+    def __init__(
+        self,
+        *,
+        number: int,
+        session: Session,
+        interface: int,
+        stats: LinkStats,
+        serving: Serving,
+        pinned: bytes | None,
+        now: float,
+    ) -> None:
+        self.number = number
+        self.session = session
+        self.interface = interface
+        self.kind_stats = stats
+        self.serving = serving
+        self.pinned = pinned
+        self.since = now
+        self.exchange: Exchange | None = None
+        self.reconciler: Reconciler | None = None
+        self.reconciliations = 0
+        self.reconcile_due: float | None = None
+        #: When a reconciliation in which the peer says nothing more is given up.
+        self.reconcile_by: float | None = None
+        self.first_reconcile_message: bytes | None = None
+        self.ready = False
+        self.closed = False
+        self.close_reason: Reason | None = None
+        self.pending_bytes = 0
+        self.price_told = 0
+        self.unwanted = 0
+        #: When the side that dialled ends a session between relays.
+        self.until: float | None = None
+        #: The one timer that counts; an earlier one makes it void.
+        self.timer_at: float | None = None
+
+    @property
+    def role(self) -> Role | None:
+        """What the peer is, once it said so."""
+        return self.session.peer.role if self.session.peer else None
