@@ -605,6 +605,9 @@ class Node:
                 if self._requests.timed_out(exchange):
                     # It may be an enemy, or a link that was cut for a while: a new session will tell.
                     self.close(link, Goodbye.TIMEOUT, SessionError.STALLED, now)
+                else:
+                    # A link that was cut ends sooner than an enemy, who answers.
+                    link.session.probe(now)
                 self._wake_relays()
             if exchange is not None:
                 exchange.handle_doubt(now)
