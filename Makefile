@@ -20,7 +20,7 @@ SIM_RELAYS ?= 1000
 # Assigned inside recipes, so that a failed set-up stops them.
 in_dev = venv=$$(.ci/venv dev); export PATH="$$venv/bin:$$PATH"
 
-.PHONY: help run test lint unit netns other-python bench fuzz soak sim fresh lock clean distclean
+.PHONY: help run test lint unit netns other-python bench fuzz fuzz-short soak sim fresh lock clean distclean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' Makefile | expand -t 16
@@ -47,6 +47,9 @@ other-python: ## the fast tests on the Python version that this system lacks, in
 
 bench: ## measure, print, and write build/bench.json
 	@$(in_dev); mkdir -p build; python -m bench $(ARGS)
+
+fuzz-short: ## a minute of fuzzing
+	@$(in_dev); mkdir -p build; python -m tests.fuzz --seconds 60 $(ARGS)
 
 fuzz: ## FUZZ_INPUTS inputs into every decoder
 	@$(in_dev); mkdir -p build; python -m tests.fuzz --inputs $(FUZZ_INPUTS) $(ARGS)

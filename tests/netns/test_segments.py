@@ -141,7 +141,7 @@ def test_two_segments_between_two_relays_carry_a_body_once_and_replace_each_othe
     one.box.client().put(make_envelopes(2, count, size), on_progress=cut_in_the_middle)
     held = two.status()["store"]["envelopes"] - count
     assert 0 < held < count
-    two.wait_held(2 * count, 90)
+    two.wait_held(2 * count, 60)
     carried = [after - before for before, after in zip(start, loads(ports), strict=True)]
     print(f"cut with {held} of {count} over, all there {time.monotonic() - cut_at:.1f} s later, {carried}")
     assert sum(carried) < 1.25 * count * size
