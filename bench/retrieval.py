@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ENVELOPES = 10_000
-ROUNDS = 5
+ROUNDS = 15
 BUCKET = b"\xbe\xef"
 _SELECT_ROWS = 64
 

@@ -31,7 +31,7 @@ from relay.core.envelope import (
 from relay.core.reconcile_set import AdmittedColumns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
 
 class EntryState(enum.IntEnum):
@@ -49,6 +49,7 @@ _GONE: Final = int(EntryState.GONE)
 _FORGOTTEN: Final = int(EntryState.FORGOTTEN)
 _PURGE_FLAG: Final = 0x80
 _CLASS_MASK: Final = 0x0F
+_CLASS_OF_KIND: Final = bytes(kind & _CLASS_MASK for kind in range(256))
 #: Forgotten entries are squeezed out when they are this many and half of all.
 COMPACT_AT_LEAST: Final = 4096
 
@@ -297,14 +298,10 @@ class AdmittedLog:
         """Tell whether the body of ``seq`` is committed and here."""
         return self.held_identity(seq) is not None
 
-    def count_within(self, seqs: Sequence[int], max_bytes: int) -> int:
-        """Return how many known ``seqs``, from the first on, have bodies of ``max_bytes`` together; one at least."""
-        left = max_bytes
-        for count, seq in enumerate(seqs):
-            left -= SIZES[self._kind[self._position(seq)] & _CLASS_MASK]
-            if left < 0:
-                return max(count, 1)
-        return len(seqs)
+    def largest_bytes(self, first_seq: int, last_seq: int) -> int:
+        """Return the length of the largest envelope between two known sequence numbers, both included."""
+        kinds = self._kind[self._position(first_seq) : self._position(last_seq) + 1]
+        return SIZES[max(kinds.translate(_CLASS_OF_KIND))]
 
     def held_identity(self, seq: int) -> bytes | None:
         """Return the identity of ``seq`` if its body is committed and here."""
@@ -339,13 +336,19 @@ class AdmittedLog:
         end = self._position(until_seq + 1)
         stop = min(start + limit, end)
         shift = 16 - prefix_bits
-        tags, state, expiry = self._tags, self._state, self._expiry
+        first, last = TAG_BYTES * start, TAG_BYTES * stop
+        # Slices, because this walk is most of what a subscription costs.
         found = [
-            self._seq[p]
-            for p in range(start, stop)
-            if state[p] == _HELD
-            and (tags[TAG_BYTES * p] << 8 | tags[TAG_BYTES * p + 1]) >> shift == prefix
-            and expiry[p] > after_hour
+            seq
+            for seq, high, low, state, expiry_hour in zip(
+                self._seq[start:stop],
+                self._tags[first:last:TAG_BYTES],
+                self._tags[first + 1 : last : TAG_BYTES],
+                self._state[start:stop],
+                self._expiry[start:stop],
+                strict=True,
+            )
+            if state == _HELD and (high << 8 | low) >> shift == prefix and expiry_hour > after_hour
         ]
         return found, self._seq[stop - 1] + 1 if stop < end else until_seq + 1
 

@@ -260,7 +260,7 @@ class Node:
             and link.session.queued_bytes < MAX_UNREAD_BYTES
         )
 
-    def data_to_send(self, link: Link, now: float, max_bytes: int = 1 << 18) -> bytes:
+    def data_to_send(self, link: Link, now: float, max_bytes: int = 1 << 16) -> bytes:
         """Return bytes for a link's stream, producing more as there is room."""
         session = link.session
         if session.state is State.OPEN:

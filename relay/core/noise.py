@@ -53,7 +53,7 @@ _EXPORT_CONTEXT: Final = b"relay-noise-export-v1"
 
 _ffi: Any = _sodium.ffi
 _NULL: Final[Any] = _ffi.NULL
-_new: Final[Any] = _ffi.new
+_new: Final[Any] = _ffi.new_allocator(should_clear_after_alloc=False)
 _buffer: Final[Any] = _ffi.buffer
 _from_buffer: Final[Any] = _ffi.from_buffer
 _aead_encrypt: Final[Any] = _sodium.lib.crypto_aead_chacha20poly1305_ietf_encrypt

@@ -145,15 +145,17 @@ class Serving:
             # What left since may be forgotten here and still lie in the store.
             self._matched = [seq for seq in self._matched if self._log.is_held(seq)]
             self._matched_at_departure = self._log.departures
-        count = self._log.count_within(self._matched[:READ_ENVELOPES], READ_BYTES)
-        seqs, self._matched = self._matched[:count], self._matched[count:]
+        seqs = self._matched[:READ_ENVELOPES]
+        if seqs:
+            del seqs[max(1, READ_BYTES // self._log.largest_bytes(seqs[0], seqs[-1])) :]
+        self._matched = self._matched[len(seqs) :]
         if subscription.offers_only:
             entries = [entry for entry in map(self._log.entry, seqs) if entry]
             session.offer([Offer(e.identity, e.header.size_class, e.header.expiry_hour) for e in entries])
         else:
             self._send(session, self._read_bodies(seqs))
-            for seq in seqs:
-                # Before the subscription it was stored, not forwarded.
+            # Before the subscription it was stored, not forwarded.
+            for seq in seqs if seqs and seqs[-1] > self._subscribed_at else ():
                 if seq > self._subscribed_at:
                     self._stats.observe(Histogram.FORWARD_LATENCY_S, residence_s - self._log.arrived_s(seq))
         return bool(self._matched) or not scanned

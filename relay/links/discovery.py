@@ -11,6 +11,7 @@ import asyncio
 import functools
 import ipaddress
 import logging
+import socket
 from typing import TYPE_CHECKING, Final
 
 from zeroconf import IPVersion, ServiceStateChange
@@ -84,6 +85,7 @@ class Discovery:
             ip_version=IPVersion.All if v4 and has_v6 else IPVersion.V6Only if has_v6 else IPVersion.V4Only,
         )
         try:
+            await _confine(zeroconf, interface.name)
             async with asyncio.TaskGroup() as dialling:
                 browser = _Browser(self, host, interface, name, dialling)
                 info = AsyncServiceInfo(
@@ -116,6 +118,18 @@ class Discovery:
             await asyncio.sleep(GRACE_S)
         if addresses:
             await self._dial(host, Target(addresses=addresses))
+
+
+async def _confine(zeroconf: AsyncZeroconf, interface: str) -> None:
+    """Let its sockets hear one interface only.
+
+    zeroconf chooses where it speaks, not where it listens: it would answer a query of
+    any segment, by unicast, with the addresses of this one.
+    """
+    await zeroconf.zeroconf.async_wait_for_start()
+    engine = zeroconf.zeroconf.engine
+    for transport in (*engine.readers, *engine.senders):
+        transport.sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
 
 
 class _Browser:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Interfaces and addresses that come, go and change; networks without IPv4 and without multicast."""
 
+import subprocess
 import time
 
 import pytest
@@ -157,6 +158,33 @@ def test_interfaces_come_and_go_and_change_their_names_while_relays_run(lab):
     one.wait("usb0 is empty", lambda status: not linked(status, "usb0"), 10)
     carries(two, one, seed=7)
     assert one.status()["links"][0]["restarts"] == 0
+
+
+#: Prints all that DNS-SD tells on a segment; several queries, since the first is answered differently.
+BROWSE = """
+import asyncio
+from relay.client.finding import browse
+
+async def main():
+    for _ in range(3):
+        for relay in await browse():
+            print(*(host for host, _ in relay.hosts))
+
+asyncio.run(main())
+"""
+
+
+def test_nothing_of_one_segment_is_told_on_another(lab):
+    first, second = lab.segment(), lab.segment()
+    both, guest, friend = lab.box("both", first, second), lab.box("guest", first), lab.box("friend", second)
+    both.relay()
+    friend.relay().wait_linked(1, RECONNECT_S)
+    browsing = guest.python("-c", BROWSE, stdout=subprocess.PIPE)
+    told = browsing.communicate(timeout=30)[0].decode()
+    assert both.ports["eth0"].ipv4 in told
+    for port in (both.ports["eth1"], *friend.ports.values()):
+        assert port.ipv4 not in told
+        assert port.link_local() not in told
 
 
 def test_only_the_interfaces_named_are_served_also_those_that_come_later(lab):
