@@ -103,7 +103,7 @@ class Admission:
         """Tell from an offer whether its envelope would be refused, so that no body moves in vain."""
         price = price_paid(identity, size_class)
         refusal = self._refusal(expiry_hour, size_class, price, interface, now)
-        if refusal is None and price < self.price(interface):
+        if refusal is None and price < self.price(interface, size_class):
             refusal = Refusal.FULL
         return refusal
 
@@ -160,9 +160,9 @@ class Admission:
 
     # -- price and room ---------------------------------------------------
 
-    def price(self, interface: int) -> int:
-        """Return the work per byte that a newcomer on ``interface`` needs now."""
-        units = max(self._units)
+    def price(self, interface: int, size_class: int = len(SIZES) - 1) -> int:
+        """Return the work per byte that a newcomer on ``interface`` needs now, by default one of any size."""
+        units = self._units[size_class]
         if units <= self._free() or self._within_share(interface, units):
             return self.policy.min_price
         least = self._least(self._furthest_above(interface, units, {}), set())
@@ -187,6 +187,24 @@ class Admission:
             taken[loser] = taken.get(loser, 0) + gained
             free += gained
         return Decision(victims=tuple(victims))
+
+    def excess(self) -> list[int]:
+        """Return what has to leave because the operator lowered the limits: as in eviction, in one go."""
+        free = self._free()
+        if free >= 0:
+            return []
+        interfaces = set(self._log.held_by_interface)
+        above = {i: self._used(i) - self._share(i, interfaces) for i in interfaces}
+        candidates = {i: self._log.cheapest(i, self._log.held_count)[::-1] for i in interfaces}
+        leaving: list[int] = []
+        while free < 0 and any(candidates.values()):
+            loser = max((i for i in interfaces if candidates[i]), key=lambda i: (above[i], i))
+            _, _, seq = candidates[loser].pop()
+            gained = self._units[self._log.terms(seq)[0]]
+            above[loser] -= gained
+            free += gained
+            leaving.append(seq)
+        return leaving
 
     # -- shares -----------------------------------------------------------
 

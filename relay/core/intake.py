@@ -242,6 +242,11 @@ class Intake:
         """Let envelopes leave whose time has come; ``save_clock`` writes the residence clock too."""
         batch = self.pending.batch
         dropped, forgotten = self._retention.retire(now)
+        excess = self._admission.excess()
+        for seq in excess:
+            self._log.drop_body(seq)
+        self._stats.add(Evicted.LIMIT, len(excess))
+        dropped += excess
         batch.drop_bodies.extend(dropped)
         batch.forget.extend(forgotten)
         if save_clock or dropped or forgotten:

@@ -65,6 +65,7 @@ class Evicted(Reason):
     """Why an admitted envelope left before its time."""
 
     PRICE = "price"
+    LIMIT = "limit"  # the operator lowered the limits
 
 
 class HandshakeFailure(Reason):

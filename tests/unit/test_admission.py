@@ -364,3 +364,22 @@ def test_when_full_more_work_displaces_less_and_the_price_says_how_much():
     assert peer.acknowledged == {0}
     assert relay.node.log.held_count == 16
     assert relay.count(Evicted.PRICE) == 1
+
+
+def test_lowered_limits_let_the_cheapest_of_the_furthest_above_its_share_go_and_count_them():
+    rng = random.Random(31)
+    relay = Relay(policy=Policy(max_bytes=100 << 10, max_envelopes=100))
+    modest = [envelope(rng, price=1) for _ in range(10)]
+    greedy = [envelope(rng, price=n % 4 + 1) for n in range(60)]
+    put_all(relay, modest, interface="eth0", seed=60)
+    put_all(relay, greedy, interface="eth1", seed=61)
+    again = Relay(2, store=relay.store, policy=Policy(max_bytes=40 << 10, max_envelopes=40))
+    again.node.retire(1.0, save_clock=False)
+    again.commit(1.0)
+    held = again.held()
+    assert len(held) == 40
+    assert held >= set(modest), "within its share, nobody loses for another"
+    assert again.count(Evicted.LIMIT) == 30
+    cheapest_kept = min(price_paid(envelope_id(body), 0) for body in held - set(modest))
+    dearest_gone = max(price_paid(envelope_id(body), 0) for body in set(greedy) - held)
+    assert dearest_gone <= cheapest_kept
