@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: Identities that a neighbour is known to have, so as not to offer them back: four
 #: windows, 0.6 MB. Forgetting one costs an offer of 37 bytes.
 MAX_PEER_HAS: Final = 4 * OFFER_WINDOW
+#: Offers remembered until a moment when all are settled, to be made again if the
+#: session is lost and another leads to the neighbour: twice this at most, 64 KiB.
+MAX_OFFERED: Final = 4 * OFFER_WINDOW
 #: Refusals remembered for the session, so that a neighbour's repeated offer costs nothing.
 MAX_REFUSED: Final = 4 * OFFER_WINDOW
 #: Bytes of bodies asked for and not yet arrived.
@@ -91,6 +94,8 @@ class Exchange:
         self._backlog: array[int] = array("Q")
         self._backlog_at = 0
         self._unsettled = 0
+        #: Sequence numbers offered since nothing was unsettled: credit does not say for which it is.
+        self._offered: array[int] = array("Q")
         self.doubt_at: float | None = None
         self._doubt_s = DOUBT_AFTER_S
         self._peer_has: OrderedDict[bytes, None] = OrderedDict()
@@ -123,7 +128,15 @@ class Exchange:
     def credited(self, count: int) -> bool:
         """Take credit for settled offers; False when it is more than was owed."""
         self._unsettled -= count
+        if not self._unsettled:
+            self._offered = array("Q")
         return self._unsettled >= 0
+
+    def take_over(self, other: Exchange, log: AdmittedLog) -> None:
+        """Offer what a lost session with the same neighbour had yet to offer, or offered in vain."""
+        if self.cursor is not None and other.cursor is not None:
+            self.cursor = min(self.cursor, other.cursor)
+        self.add_backlog(log, {*other._offered, *other._backlog[other._backlog_at :]})
 
     def has_offers(self, log: AdmittedLog) -> bool:
         """Whether there is something to offer and the neighbour's window is open."""
@@ -160,17 +173,18 @@ class Exchange:
             self._doubt_s = DOUBT_AFTER_S
             self.doubt_at = now + self._doubt_s
 
-    def handle_doubt(self, now: float) -> None:
-        """Probe a neighbour that is silent although it has offers to settle; due at ``doubt_at``."""
+    def is_doubtful(self, now: float) -> bool:
+        """Tell at ``doubt_at`` whether a neighbour is silent that has offers to settle: probe it then."""
         if self.doubt_at is None or now < self.doubt_at:
-            return
+            return False
         if not self._unsettled:
             self.doubt_at = None
-            return
-        if self.session.was_silent_since(self.doubt_at - self._doubt_s):
-            self.session.probe(now)
+            return False
+        was_silent = self.session.was_silent_since(self.doubt_at - self._doubt_s)
+        if was_silent:
             self._doubt_s = min(2 * self._doubt_s, MAX_DOUBT_AFTER_S)
         self.doubt_at = now + self._doubt_s
+        return was_silent
 
     def _add(self, offers: list[Offer], log: AdmittedLog, seq: int, window: tuple[int, int]) -> None:
         identity = log.held_identity(seq)
@@ -179,6 +193,9 @@ class Exchange:
         size_class, expiry_hour, price = log.terms(seq)
         if window[0] <= expiry_hour <= window[1] and self._peer.classes >> size_class & 1 and price >= self.peer_price:
             offers.append(Offer(identity, size_class, expiry_hour))
+            self._offered.append(seq)
+            if len(self._offered) > 2 * MAX_OFFERED:
+                del self._offered[:MAX_OFFERED]
 
     # -- wanting ----------------------------------------------------------
 

@@ -464,13 +464,17 @@ class Node:
             self.stats.add(reason)
         elif isinstance(reason, SessionError):
             link.kind_stats.error(reason)
-        if link.exchange is not None:
-            self._requests.gone(link.exchange)
+        exchange = link.exchange
+        if exchange is not None:
+            self._requests.gone(exchange)
             others = self._neighbours.remove(link)
             link.exchange = None
             self._meetings.forget(link, now)
             for sibling in others[:1]:
                 self._promote(sibling, now)
+                primary = self._neighbours.primary(sibling)
+                if primary is not None and primary.exchange is not None:
+                    primary.exchange.take_over(exchange, self.log)
             self._wake_relays()
         self._ready[link.number] = link
 
@@ -607,10 +611,10 @@ class Node:
                     self.close(link, Goodbye.TIMEOUT, SessionError.STALLED, now)
                 else:
                     # A link that was cut ends sooner than an enemy, who answers.
-                    link.session.probe(now)
+                    self._probe(link, now)
                 self._wake_relays()
-            if exchange is not None:
-                exchange.handle_doubt(now)
+            if exchange is not None and exchange.is_doubtful(now):
+                self._probe(link, now)
             if link.reconcile_due is not None and link.reconcile_due <= now:
                 link.reconcile_due = None
                 if exchange is not None and exchange.cursor is not None and not link.closed:
@@ -622,6 +626,13 @@ class Node:
             if not link.closed:
                 self._schedule(link)
                 self._ready[link.number] = link
+
+    def _probe(self, link: Link, now: float) -> None:
+        """Find out which of the links to a neighbour are dead: all at once, since the next best may be, too."""
+        for sibling in self._neighbours.siblings(link):
+            sibling.session.probe(now)
+            self._schedule(sibling)
+            self._ready[sibling.number] = sibling
 
     def _wake_relays(self) -> None:
         for link in self._neighbours:

@@ -12,6 +12,7 @@ import functools
 import ipaddress
 import logging
 import socket
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from zeroconf import IPVersion, ServiceStateChange
@@ -38,6 +39,8 @@ _NAME_BYTES: Final = 8
 GRACE_S: Final = 10.0
 #: Relays dialled on one segment; announcements beyond it are ignored (each takes about 5 kB).
 MAX_FOUND: Final = 64
+#: Own names remembered; one forgotten costs a connection to oneself, which the handshake recognises.
+MAX_OWN_NAMES: Final = 256
 RESOLVE_TIMEOUT_MS: Final = 3000
 
 
@@ -55,7 +58,8 @@ class Discovery:
         self._random_bytes = random_bytes
         self._random = random
         self._dial = dial
-        self._own_names: set[str] = set()
+        #: Names before an interface changed too: others' caches still tell of them.
+        self._own_names: deque[str] = deque(maxlen=MAX_OWN_NAMES)
         self._segments: dict[Interface, asyncio.Task[None]] = {}
 
     def update(self, tasks: asyncio.TaskGroup, host: Host, interfaces: Sequence[Interface], port: int) -> None:
@@ -76,7 +80,7 @@ class Discovery:
     async def _serve(self, host: Host, interface: Interface, port: int) -> None:
         """Announce and browse on one interface until cancelled."""
         name = f"{self._random_bytes(_NAME_BYTES).hex()}.{SERVICE_TYPE}"
-        self._own_names.add(name)
+        self._own_names.append(name)
         addresses = sorted(interface.addresses)
         v4 = [address for address in addresses if ipaddress.ip_address(address).version == 4]
         has_v6 = len(v4) < len(addresses)
@@ -99,7 +103,6 @@ class Discovery:
                 AsyncServiceBrowser(zeroconf.zeroconf, SERVICE_TYPE, handlers=[browser.changed])
                 await asyncio.Event().wait()
         finally:
-            self._own_names.discard(name)
             await zeroconf.async_close()
 
     def is_own(self, name: str) -> bool:

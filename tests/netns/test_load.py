@@ -77,7 +77,7 @@ def test_what_was_acknowledged_is_there_after_the_relay_ended_under_load(lab, en
     box, phone = lab.box("relay", segment), lab.box("phone", segment)
     relay = box.relay()
     address = box.ports["eth0"].ipv4
-    sent = make_envelopes(1, 8000, 4096)
+    sent = make_envelopes(1, 20_000, 4096)  # more than it takes while it is told to end
     acknowledged = set()
     ended = []
 
