@@ -26,7 +26,7 @@ PEERS = 10
 
 
 def measure_idle(folder: Path) -> dict[str, float]:
-    """Return memory, processor share and voluntary context switches a second over all threads.
+    """Memory, processor share and voluntary context switches over all threads, idle for a minute.
 
     HTTP, metrics and DNS-SD are on and one relay is connected.
     """
@@ -46,7 +46,7 @@ def measure_idle(folder: Path) -> dict[str, float]:
 
 
 def measure_full(folder: Path) -> dict[str, float]:
-    """Return memory with 100,000 envelopes and ten relays that hold the same, and the start-up time."""
+    """Memory with 100,000 envelopes and ten relays that hold the same, and the time to start."""
     with relay(folder / "full") as first:
         put_all(BareClient(first.port), make_envelopes(STORED))
     with relay(folder / "full", discovery=True, http=True) as full, _peers(folder, full) as peers:

@@ -22,7 +22,7 @@ WARM_UP = 100
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """Return median and 99th percentile of the delay for each relay on the way, in milliseconds.
+    """Delay for each relay on the way through three, commit included, at 100 envelopes a second.
 
     The time from the sender's write to the subscriber's read, divided by three.
     """

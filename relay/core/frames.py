@@ -23,8 +23,8 @@ LANES = 8
 CONTROL_LANE = 0
 #: For messages that go out in one frame each, many at a time.
 WHOLE_LANE = LANES - 1
-#: Frames joined for one turn of that lane: two turns to a record of a fast link.
-BLOCK_BYTES = 32_000
+#: Frames joined for one turn of that lane: a record of a fast link, which is then not copied again.
+BLOCK_BYTES = 65_000
 _MORE = 0x80
 _HEADER = struct.Struct(">BH")
 FRAME_HEADER_BYTES = _HEADER.size

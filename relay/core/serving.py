@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MAX_FETCHES: Final = 4096
 #: Envelopes read from the store at a time, and their bytes: what lies in memory for
 #: each peer that does not read, 32 MiB for 256 of them.
-READ_ENVELOPES: Final = 64
+READ_ENVELOPES: Final = 126
 READ_BYTES: Final = 128 << 10
 #: Entries of the log looked at before others get their turn: under 5 ms on a small board.
 SCAN_ENTRIES: Final = 4096
@@ -147,7 +147,9 @@ class Serving:
             self._matched_at_departure = self._log.departures
         seqs = self._matched[:READ_ENVELOPES]
         if seqs:
-            del seqs[max(1, READ_BYTES // self._log.largest_bytes(seqs[0], seqs[-1])) :]
+            # What a slow link takes in is gone from reach: one at a time.
+            room = 0 if session.is_slow else READ_BYTES
+            del seqs[max(1, room // self._log.largest_bytes(seqs[0], seqs[-1])) :]
         self._matched = self._matched[len(seqs) :]
         if subscription.offers_only:
             entries = [entry for entry in map(self._log.entry, seqs) if entry]

@@ -67,6 +67,7 @@ class Engine:
     ) -> None:
         self.node = node
         self.ready = False
+        self._is_stopping = False
         self._store = store
         self._committer = committer
         self._progress = progress
@@ -145,7 +146,7 @@ class Engine:
     def opened(self, stream: Stream) -> Link | None:
         """Start the session of a new stream, or None when there are too many."""
         info = stream.info
-        if info is None:
+        if info is None or self._is_stopping:
             return None
         taken = self._addresses[info.peer] if info.peer else 0
         too_many = not info.initiator and taken >= self._max_per_address
@@ -215,7 +216,7 @@ class Engine:
 
     def may_receive(self, link: Link) -> bool:
         """Whether to read on from a stream."""
-        return self.node.may_receive(link)
+        return not self._is_stopping and self.node.may_receive(link)
 
     # -- the loop ---------------------------------------------------------
 
@@ -329,6 +330,10 @@ class Engine:
 
     async def shutdown(self) -> None:
         """Commit what came in, acknowledge it, say goodbye, save the clock."""
+        # Peers that go on sending would keep the store from ever being done.
+        self._is_stopping = True
+        for stream in list(self._streams.values()):
+            stream.flush()
         await self._committer.drain()
         now = self._loop.time()
         self.node.retire(now, save_clock=True)

@@ -41,6 +41,8 @@ class Stream(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._writable = True
         self._reading = True
+        self._is_ending = False
+        self._is_finished = False
         self._deadline: asyncio.TimerHandle | None = None
         self.link: Link | None = None
         self.info: StreamInfo | None = None
@@ -94,20 +96,21 @@ class Stream(asyncio.Protocol):
         if self.link is not None:
             self._engine.evict(self.link)
             self.flush()
-            if self._transport is not None and self._transport.get_write_buffer_size():
-                # What it did not read would stay in memory, and room is what there is none of.
-                self._transport.abort()
+            # What it did not read would stay in memory, and room is what there is none of.
+            self.abort()
             self._engine.lost(self)
 
     def flush(self) -> None:
         """Write what the session has to say, and read on or pause as the store keeps up."""
         link, transport = self.link, self._transport
-        if link is None or transport is None:
+        if link is None or transport is None or self._is_finished:
             return
         written = 0
+        is_drained = False
         while self._writable and written < TURN_BYTES:
             data = self._engine.pull(link)
             if not data:
+                is_drained = True
                 break
             transport.write(data)
             written += len(data)
@@ -115,9 +118,11 @@ class Stream(asyncio.Protocol):
             if self._writable:
                 self._engine.wake_later(link)
         if link.closed:
-            if not transport.is_closing():
-                transport.close()
+            if not self._is_ending:
+                self._is_ending = True
                 self._arm(LINGER_S)
+            if is_drained:
+                self._finish(link, transport)
             return
         may_receive = self._engine.may_receive(link)
         if may_receive is not self._reading and not transport.is_closing():
@@ -126,6 +131,22 @@ class Stream(asyncio.Protocol):
                 transport.resume_reading()
             else:
                 transport.pause_reading()
+
+    def _finish(self, link: Link, transport: asyncio.Transport) -> None:
+        """Close, once the last bytes are written."""
+        self._is_finished = True
+        if transport.is_closing():
+            return
+        if link.session.peer is None:
+            transport.close()
+            return
+        # Closing with bytes unread would make the kernel reset the connection, and the
+        # last acknowledgements and the goodbye be lost: read on, to no effect, until the
+        # peer has heard and closes.
+        transport.write_eof()
+        if not self._reading:
+            self._reading = True
+            transport.resume_reading()
 
     def _arm(self, delay_s: float) -> None:
         self._disarm()

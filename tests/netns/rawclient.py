@@ -7,7 +7,6 @@ import hashlib
 import random
 import secrets
 import select
-import struct
 import time
 
 from relay.core import session as s
@@ -63,6 +62,7 @@ class RawClient:
         self.caught_up = False
         self.closed = None
         self._unsent = b""
+        self._can_send = True
         if opens:
             self.pump("the relay says hello", lambda: self.relay is not None)
 
@@ -87,18 +87,22 @@ class RawClient:
         """Send and receive what can be, waiting ``timeout_s`` for the first byte."""
         self._unsent = self._unsent or self.session.data_to_send()
         self.sock.setblocking(False)
-        readable, writable, _ = select.select([self.sock], [self.sock] if self._unsent else [], [], timeout_s)
-        try:
-            if writable:
+        writes = [self.sock] if self._unsent and self._can_send else []
+        readable, writable, _ = select.select([self.sock], writes, [], timeout_s)
+        if writable:
+            try:
                 self._unsent = self._unsent[self.sock.send(self._unsent) :]
-            if readable:
+            except OSError:
+                # What the relay said before it closed is still to be read.
+                self._can_send = False
+        if readable:
+            try:
                 data = self.sock.recv(_READ_BYTES)
-                self._note(self.session.receive_data(data, time.monotonic()))
-                if not data:
-                    self._note(self.session.connection_lost())
-        except OSError as error:
-            self._note(self.session.connection_lost())
-            self.closed = self.closed or error
+            except OSError:
+                data = b""
+            self._note(self.session.receive_data(data, time.monotonic()))
+            if not data:
+                self._note(self.session.connection_lost())
 
     def _note(self, events):
         for event in events:
@@ -155,9 +159,3 @@ class RawClient:
         self.subscribe()
         self.pump("the subscription is caught up", lambda: self.caught_up, timeout_s)
         return self.envelopes
-
-
-def reset(sock):
-    """Close with a TCP reset: the peer's state goes at once, no TIME_WAIT is left."""
-    sock.setsockopt(1, 13, struct.pack("ii", 1, 0))  # SOL_SOCKET, SO_LINGER
-    sock.close()
