@@ -214,6 +214,10 @@ class Engine:
         """Return the next bytes for a stream."""
         return self.node.data_to_send(link, self._loop.time())
 
+    def has_output(self, link: Link) -> bool:
+        """Whether a further :meth:`pull` may return more."""
+        return self.node.has_output(link)
+
     def may_receive(self, link: Link) -> bool:
         """Whether to read on from a stream."""
         return not self._is_stopping and self.node.may_receive(link)

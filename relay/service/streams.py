@@ -111,6 +111,9 @@ class Stream(asyncio.Protocol):
             data = self._engine.pull(link)
             if not data:
                 is_drained = True
+                if self._engine.has_output(link):
+                    # It looked through a part of the store, in vain, and gives the others a turn.
+                    self._engine.wake_later(link)
                 break
             transport.write(data)
             written += len(data)

@@ -71,6 +71,22 @@ def test_ten_clients_at_once_are_all_served_and_none_much_later_than_the_others(
     assert relay.status()["store"]["envelopes"] == CLIENTS * EACH
 
 
+def test_who_asks_for_few_of_many_envelopes_gets_them_at_once(lab):
+    segment = lab.segment()
+    box, phone = lab.box("relay", segment), lab.box("phone", segment)
+    box.relay()
+    address = box.ports["eth0"].ipv4
+    wanted = make_envelopes(2, 1, bucket=0x8001)
+    phone.client(address).put(make_envelopes(1, 10_000, 256, bucket=0x7FFF) + wanted)
+    for prefix, expected in ((0x8001, wanted), (0x8002, [])):
+        client = phone.client(address)
+        began = time.monotonic()
+        client.subscribe(16, prefix)
+        client.pump("the subscription is caught up", lambda client=client: client.caught_up, 5)
+        print(f"{len(expected)} of 10,000 after {1000 * (time.monotonic() - began):.0f} ms")
+        assert client.envelopes == expected
+
+
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_what_was_acknowledged_is_there_after_the_relay_ended_under_load(lab, end):
     segment = lab.segment()
