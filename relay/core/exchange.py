@@ -88,7 +88,7 @@ class Exchange:
         self.peer_price = peer.price
         self._peer = peer
         self._since = now
-        self.slow = peer.slow or session.hello.slow
+        self.slow = session.is_slow
         # Offering.
         self.cursor: int | None = None
         self._backlog: array[int] = array("Q")

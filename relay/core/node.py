@@ -282,11 +282,7 @@ class Node:
 
     def _pump(self, link: Link, now: float) -> None:
         session = link.session
-        slow = (
-            link.exchange.slow
-            if link.exchange
-            else session.hello.slow or (session.peer is not None and session.peer.slow)
-        )
+        slow = session.is_slow
         target = SLOW_TARGET_BYTES if slow else FAST_TARGET_BYTES
         after_hour = self.clock.hour(now) or 0
         exchange = link.exchange

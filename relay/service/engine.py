@@ -47,8 +47,6 @@ logger = logging.getLogger(__name__)
 RETIRE_INTERVAL_S: Final = 600.0
 #: How often the residence clock is saved: the only write of an idle relay.
 SAVE_CLOCK_INTERVAL_S: Final = 3600.0
-#: A reconciliation computes for one slice, then everybody else gets a turn of this length.
-SLICE_PAUSE_S: Final = 0.002
 
 
 class Engine:

@@ -163,5 +163,4 @@ class Stream(asyncio.Protocol):
     def _give_up(self) -> None:
         if self.link is not None:
             self._engine.slow_reader(self.link)
-        if self._transport is not None:
-            self._transport.abort()
+        self.abort()
