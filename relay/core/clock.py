@@ -9,9 +9,12 @@ operator vouches for it. No peer can move any of them.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from relay.core.envelope import MAX_LIFETIME_HOURS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HOUR_S: Final = 3600
 #: A wall clock that moves by more than this against the monotonic one was set.
@@ -19,6 +22,11 @@ STEP_S: Final = HOUR_S
 #: Sender and relay may disagree by so much before a full lifetime is refused.
 SKEW_HOURS: Final = 2
 LAST_HOUR: Final = 0xFFFF_FFFF
+
+
+def jittered(seconds: float, random_bytes: Callable[[int], bytes]) -> float:
+    """Return a time, give or take a quarter, so that relays that met at once do not stay in step."""
+    return seconds * (0.75 + random_bytes(1)[0] / 512)
 
 
 class Clock:

@@ -34,12 +34,12 @@ MAX_PEER_HAS: Final = 4 * OFFER_WINDOW
 MAX_OFFERED: Final = 4 * OFFER_WINDOW
 #: Refusals remembered for the session, so that a neighbour's repeated offer costs nothing.
 MAX_REFUSED: Final = 4 * OFFER_WINDOW
-#: Bytes of bodies asked for and not yet arrived.
+#: Bytes of bodies asked for and not yet arrived, of each size class: none waits for
+#: another's to arrive, and the lanes then share the link between them.
 FAST_FETCH_BYTES: Final = 1 << 20
-SLOW_FETCH_BYTES: Final = 24 << 10
-#: Up to this size an envelope is asked for beside a full window, a quarter more, so
-#: that it does not wait for large ones to arrive.
-SMALL_BYTES: Final = 1024
+#: On a slow link the last asked for is there after so many bytes times the classes under
+#: way: two of the largest, and of the small ones 8 KiB, with 20 kB/s 1.6 s at the most.
+SLOW_FETCH_BYTES: Final = (8 << 10, 8 << 10, 16 << 10, 24 << 10)
 #: A request without any arrival from that neighbour for so long goes to the next offerer.
 REQUEST_TIMEOUT_S: Final = 5.0
 SLOW_REQUEST_TIMEOUT_S: Final = 20.0
@@ -56,8 +56,12 @@ SCAN_OFFERS: Final = 2048
 DOUBT_AFTER_S: Final = 4.0
 #: Each answer doubles the time to the next probe, up to this, until there is something new to offer.
 MAX_DOUBT_AFTER_S: Final = 64.0
+#: What reconciliation found is offered on a slow link while fewer are unsettled: enough
+#: to keep 100 kB/s busy, and so few that what is asked for next is always of the newest.
+SLOW_BACKLOG_OFFERS: Final = 64
 #: Credit is given back in steps of this, or when nothing is under way.
 CREDIT_STEP: Final = OFFER_WINDOW // 4
+SLOW_CREDIT_STEP: Final = SLOW_BACKLOG_OFFERS // 4
 
 
 #: Refusals that an hour later may be none: the next reconciliation offers again.
@@ -102,10 +106,11 @@ class Exchange:
         # Wanting.
         self.refused: OrderedDict[bytes, None] = OrderedDict()
         self.unsettled_in = 0
-        self._wants: list[tuple[int, int, bytes]] = []
+        self._wants: list[list[tuple[int, int, bytes]]] = [[] for _ in SIZES]
         self._want_count = 0
+        self._message_count = 0
         self.outstanding: dict[bytes, Request] = {}
-        self.outstanding_bytes = 0
+        self._outstanding_bytes = [0] * len(SIZES)
         self.deadline: float | None = None
         self.stalls = 0
         self._credit = 0
@@ -142,8 +147,12 @@ class Exchange:
         """Whether there is something to offer and the neighbour's window is open."""
         if self._unsettled >= OFFER_WINDOW:
             return False
-        waiting = self._backlog_at < len(self._backlog)
+        waiting = self._backlog_at < len(self._backlog) and self._unsettled < self._backlog_window
         return waiting or (self.cursor is not None and self.cursor <= log.committed_seq)
+
+    @property
+    def _backlog_window(self) -> int:
+        return SLOW_BACKLOG_OFFERS if self.slow else OFFER_WINDOW
 
     def offers(self, log: AdmittedLog, after_hour: int, now: float) -> list[Offer]:
         """Return the next offers: what is new goes before what reconciliation found."""
@@ -159,6 +168,7 @@ class Exchange:
             looked += 1
             self._add(offers, log, self.cursor, window)
             self.cursor += 1
+        room = min(room, self._backlog_window - self._unsettled)
         while self._backlog_at < len(self._backlog) and len(offers) < room:
             self._add(offers, log, self._backlog[self._backlog_at], window)
             self._backlog_at += 1
@@ -207,23 +217,27 @@ class Exchange:
         if len(self.refused) > MAX_REFUSED:
             self.refused.popitem(last=False)
 
+    def note_message(self) -> None:
+        """Begin a message of offers: what it offers goes before what older ones did, in its own order."""
+        self._message_count += 1
+
     def want(self, request: Request) -> None:
-        """Queue a request: small ones first, of one size the latest offered first."""
+        """Queue a request: within a size what the latest message offered first, in the order that it did."""
         self._want_count += 1
-        if len(self._wants) >= MAX_WANTS:
+        wants = self._wants[request.size_class]
+        if len(wants) >= MAX_WANTS:
             # Only requests withdrawn and queued again can pile up so: keep each once.
-            self._wants = list({want[2]: want for want in self._wants}.values())
-            heapq.heapify(self._wants)
-        heapq.heappush(self._wants, (request.size_class, -self._want_count, request.identity))
+            wants = self._wants[request.size_class] = list({want[2]: want for want in wants}.values())
+            heapq.heapify(wants)
+        heapq.heappush(wants, (-self._message_count, self._want_count, request.identity))
 
     def next_want(self) -> bytes | None:
-        """Return the identity to ask for next while the window of bytes is open."""
-        limit = SLOW_FETCH_BYTES if self.slow else FAST_FETCH_BYTES
-        if self._wants and SIZES[self._wants[0][0]] <= SMALL_BYTES:
-            limit += limit // 4
-        if not self._wants or self.outstanding_bytes >= limit:
-            return None
-        return heapq.heappop(self._wants)[2]
+        """Return the identity to ask for next, small ones first, while its size's window of bytes is open."""
+        for size_class, wants in enumerate(self._wants):
+            limit = SLOW_FETCH_BYTES[size_class] if self.slow else FAST_FETCH_BYTES
+            if wants and self._outstanding_bytes[size_class] < limit:
+                return heapq.heappop(wants)[2]
+        return None
 
     @property
     def timeout_s(self) -> float:
@@ -234,15 +248,21 @@ class Exchange:
         """Note that this neighbour is asked."""
         request.asked = self
         self.outstanding[request.identity] = request
-        self.outstanding_bytes += request.size_bytes
+        self._outstanding_bytes[request.size_class] += request.size_bytes
         if self.deadline is None:
             self.deadline = now + self.timeout_s
 
     def answered(self, request: Request, now: float) -> None:
         """Note an answer, whatever it was."""
         if self.outstanding.pop(request.identity, None) is not None:
-            self.outstanding_bytes -= request.size_bytes
+            self._outstanding_bytes[request.size_class] -= request.size_bytes
         self.deadline = now + self.timeout_s if self.outstanding else None
+
+    def forget_outstanding(self) -> None:
+        """Wait for nothing that was asked for any more."""
+        self.outstanding.clear()
+        self._outstanding_bytes = [0] * len(SIZES)
+        self.deadline = None
 
     def settle(self, count: int = 1) -> None:
         """Count offers of this neighbour as settled."""
@@ -256,7 +276,7 @@ class Exchange:
 
     def pull_credit(self) -> int:
         """Return the credit to give now, in steps that are worth a message."""
-        if self._credit < CREDIT_STEP and self.unsettled_in:
+        if self._credit < (SLOW_CREDIT_STEP if self.slow else CREDIT_STEP) and self.unsettled_in:
             return 0
         credit, self._credit = self._credit, 0
         return credit
@@ -277,6 +297,7 @@ class Requests:
     def offered(self, exchange: Exchange, offers: list[Offer], now: float) -> bool:
         """Take offers of a neighbour; False when it exceeds its window."""
         exchange.unsettled_in += len(offers)
+        exchange.note_message()
         if exchange.window_used > OFFER_WINDOW:
             return False
         for offer in offers:
@@ -346,9 +367,7 @@ class Requests:
         """Nothing came for too long: ask others, then this one again; True when it has stalled too often."""
         exchange.stalls += 1
         waiting = list(exchange.outstanding.values())
-        exchange.outstanding.clear()
-        exchange.outstanding_bytes = 0
-        exchange.deadline = None
+        exchange.forget_outstanding()
         self._stats.add(Dropped.REQUEST_TIMEOUT, len(waiting))
         for request in waiting:
             request.asked = None
@@ -361,9 +380,7 @@ class Requests:
         """The neighbour left: ask others for what it offered."""
         for request in [request for request in self._by_id.values() if exchange in request.offerers]:
             self._withdraw(exchange, request)
-        exchange.outstanding.clear()
-        exchange.outstanding_bytes = 0
-        exchange.deadline = None
+        exchange.forget_outstanding()
 
     def _withdraw(self, exchange: Exchange, request: Request) -> None:
         if exchange in request.offerers:

@@ -76,14 +76,14 @@ class FrameWriter:
         """Whether nothing waits on ``lane``."""
         return not self._lanes[lane]
 
-    def pull_record(self) -> bytes | None:
-        """Return the plaintext of the next record, or None when nothing is queued."""
-        if not self.queued_bytes:
+    def pull_record(self, *, urgent_only: bool = False) -> bytes | None:
+        """Return the plaintext of the next record, or None when nothing (of the control lane) is queued."""
+        if not self.queued_bytes or (urgent_only and self.is_idle(CONTROL_LANE)):
             return None
         parts: list[bytes] = []
         room = self._record_bytes
         room -= self._drain(CONTROL_LANE, room, parts, self._record_bytes)
-        while room > FRAME_HEADER_BYTES and self.queued_bytes:
+        while not urgent_only and room > FRAME_HEADER_BYTES and self.queued_bytes:
             lane = self._turn()
             if lane is None:
                 break

@@ -42,6 +42,12 @@ STORAGE_RETRY_MAX_S: Final = 64.0
 #: The residence clock goes with a batch that is written anyway when it was saved
 #: so long ago: a relay whose plug is pulled every hour still ages what it holds.
 SAVE_CLOCK_S: Final = 600.0
+#: What was received and not committed, in bytes: as much as the store commits in the
+#: time below, so that an acknowledgement does not wait for other people's bulk; between
+#: a burst that is worth a sync and what memory allows.
+LEAST_PENDING_BYTES: Final = 256 << 10
+MAX_PENDING_BYTES: Final = 16 << 20
+COMMIT_WAIT_S: Final = 0.25
 #: Who waits for a commit: link, put number or None, bytes.
 Waiter = tuple[Link, int | None, int]
 
@@ -53,6 +59,8 @@ class PendingBatch:
     batch: Batch = field(default_factory=Batch)
     #: Of each insert, in order.
     waiters: list[Waiter] = field(default_factory=list)
+    #: When the first of them came, in monotonic seconds.
+    since: float = 0.0
     #: Inserts with a body.
     accepted: int = 0
     purges: dict[bytes, int] = field(default_factory=dict)
@@ -76,6 +84,10 @@ class Intake:
         #: Who put again what is on its way, by identity.
         self.duplicates: dict[bytes, list[Waiter]] = {}
         self.pending_bytes = 0
+        #: How many there may be before nothing more is read.
+        self.most_pending_bytes = LEAST_PENDING_BYTES
+        self._peak_bytes = 0
+        self._adapted_at = 0.0
         self.storage_failed = False
         self._unsaved_interfaces: dict[int, str] = {}
         self._in_flight = 0
@@ -121,6 +133,8 @@ class Intake:
         pending.first_seq = pending.first_seq or seq
         pending.last_seq = seq
         body = None if purged else envelope
+        if not pending.waiters:
+            pending.since = now
         pending.batch.inserts.append((seq, identity, envelope[:HEADER_BYTES], link.interface, int(arrived_s), body))
         pending.waiters.append(self._waiter(link, number, len(envelope)))
         if now >= self._save_due:
@@ -140,6 +154,7 @@ class Intake:
     def _waiter(self, link: Link, number: int | None, size: int) -> Waiter:
         link.pending_bytes += size
         self.pending_bytes += size
+        self._peak_bytes = max(self._peak_bytes, self.pending_bytes)
         return link, number, size
 
     def _duplicate(self, link: Link, number: int | None, identity: bytes, header: Header, now: float) -> Refusal | None:
@@ -181,9 +196,11 @@ class Intake:
         self._in_flight += 1
         return pending
 
-    def committed(self, pending: PendingBatch) -> list[tuple[Link, int | None]]:
+    def committed(self, pending: PendingBatch, now: float) -> list[tuple[Link, int | None]]:
         """The batch is safe; return whom to tell: open links and put numbers (None for a relay's envelope)."""
         self._in_flight -= 1
+        if pending.waiters:
+            self._adapt(pending.since, now)
         if not self._in_flight and not self._stale:
             self.storage_failed = False
             self._storage_retry_s = STORAGE_RETRY_S
@@ -192,6 +209,21 @@ class Intake:
             self._stats.add(Total.ACCEPTED, pending.accepted)
             self._note_candidates(pending)
         return self._settle(pending)
+
+    def _adapt(self, since: float, now: float) -> None:
+        """Let less wait for a store that is slow, and more for one that was kept busy and is fast."""
+        if since < self._adapted_at:
+            return  # it waited behind what the bound before had let in
+        wait_s = now - since
+        most = self.most_pending_bytes
+        if wait_s > COMMIT_WAIT_S:
+            self.most_pending_bytes = max(int(most * COMMIT_WAIT_S / wait_s), LEAST_PENDING_BYTES)
+        elif wait_s < COMMIT_WAIT_S / 2 and self._peak_bytes >= most // 2:
+            self.most_pending_bytes = min(2 * most, MAX_PENDING_BYTES)
+        else:
+            return
+        self._adapted_at = now
+        self._peak_bytes = self.pending_bytes
 
     def _note_candidates(self, pending: PendingBatch) -> None:
         if not self._admission.has_candidates:

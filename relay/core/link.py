@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from relay.core.airtime import Airtime
     from relay.core.exchange import Exchange
     from relay.core.messages import Role
     from relay.core.reconcile import Reconciler
@@ -18,12 +19,16 @@ class Link:
     """One session and what belongs to it."""
 
     __slots__ = (
+        "airtime",
         "close_reason",
         "closed",
         "exchange",
         "first_reconcile_message",
+        "held",
         "interface",
         "kind_stats",
+        "news",
+        "news_told",
         "number",
         "pending_bytes",
         "pinned",
@@ -59,6 +64,9 @@ class Link:
         self.serving = serving
         self.pinned = pinned
         self.since = now
+        #: Of its interface, where that is bounded; and whether it holds back what can wait.
+        self.airtime: Airtime | None = None
+        self.held = False
         self.exchange: Exchange | None = None
         self.reconciler: Reconciler | None = None
         self.reconciliations = 0
@@ -71,6 +79,9 @@ class Link:
         self.close_reason: Reason | None = None
         self.pending_bytes = 0
         self.price_told = 0
+        #: What the peer was told of us, and the last two values that it, a relay, told of itself.
+        self.news_told = b""
+        self.news: tuple[bytes, ...] = ()
         self.unwanted = 0
         #: When the side that dialled ends a session between relays.
         self.until: float | None = None

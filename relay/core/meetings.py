@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from relay.core.clock import jittered
 from relay.core.errors import RelayError
 from relay.core.reconcile import Reconciler
 from relay.core.reconcile_set import Scope
@@ -61,8 +62,7 @@ class Meetings:
 
     def begin(self, link: Link, now: float) -> None:
         """Begin a reconciliation from the side that dialled."""
-        jitter = 0.75 + self._random_bytes(1)[0] / 512
-        link.reconcile_due = now + INTERVAL_S * jitter
+        link.reconcile_due = now + jittered(INTERVAL_S, self._random_bytes)
         if link.number not in self._active[True] and not self._waits(link):
             self._waiting[True].append((link, None))
             self._fill(now)

@@ -31,6 +31,7 @@ class MessageType(enum.IntEnum):
     PONG = 0x04
     SAME = 0x05
     PRICE = 0x06
+    NEWS = 0x07
     PUT = 0x10
     ACK = 0x11
     REFUSE = 0x12
@@ -173,10 +174,6 @@ class Subscribe:
     arrived_within_hours: int = ALL_HOURS
     offers_only: bool = False
     follow: bool = True
-
-    def matches(self, bucket: int) -> bool:
-        """Tell whether a 16-bit bucket lies under the prefix."""
-        return bucket >> (MAX_PREFIX_BITS - self.prefix_bits) == self.prefix
 
     def encode(self) -> bytes:
         """Return type byte and body."""

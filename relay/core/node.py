@@ -11,17 +11,19 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from relay.core import session as s
 from relay.core.admission import Admission, Policy
+from relay.core.airtime import Airtime
+from relay.core.clock import jittered
 from relay.core.envelope import (
     SIZES,
 )
 from relay.core.errors import RelayError
 from relay.core.exchange import REJECTED, Exchange, Requests
-from relay.core.intake import Intake, PendingBatch
+from relay.core.intake import MAX_PENDING_BYTES, Intake, PendingBatch
 from relay.core.link import Link
 from relay.core.log import AdmittedLog, EntryState
 from relay.core.meetings import Meetings, TooManyError
@@ -38,6 +40,7 @@ from relay.core.messages import (
     Subscribe,
 )
 from relay.core.neighbours import Neighbours
+from relay.core.news import News
 from relay.core.retention import Retention
 from relay.core.serving import Serving
 from relay.core.session import Session, State
@@ -50,7 +53,7 @@ from relay.core.stats import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from relay.core.clock import Clock
     from relay.core.log import Entry
@@ -61,10 +64,9 @@ if TYPE_CHECKING:
 #: urgent never waits behind what is not.
 FAST_TARGET_BYTES: Final = 128 << 10
 SLOW_TARGET_BYTES: Final = 2 << 10
-#: Bytes received and not committed: of one link, and of all. Beyond it the relay
-#: stops reading, so a card slower than its peers costs no memory.
+#: Bytes received and not committed of one link; of all see relay.core.intake. Beyond it
+#: the relay stops reading, so a card slower than its peers costs no memory.
 MAX_PENDING_BYTES_PER_LINK: Final = 4 << 20
-MAX_PENDING_BYTES: Final = 16 << 20
 #: Answers that a client may leave unread before it is no longer read from.
 MAX_UNANSWERED_BYTES: Final = 1 << 20
 #: Anything else that a peer made us say and does not read (missing identities, the
@@ -97,6 +99,7 @@ class NodeConfig:
     ``secret`` (32 bytes) closes the mesh between relays; ``open_to_clients``
     lets clients in without it. ``static`` is the key shown to whoever connects,
     if others pin it; one that dials shows a fresh one to whom it may find there.
+    ``bytes_per_s``: what is sent at most on an interface, by its name.
     """
 
     durable: bool
@@ -104,6 +107,7 @@ class NodeConfig:
     open_to_clients: bool = True
     static: KeyPair | None = None
     handshake_timeout_s: float = s.HANDSHAKE_TIMEOUT_S
+    bytes_per_s: Mapping[str, float] = field(default_factory=dict)
 
 
 #: What a peer says that makes it pointless to come back soon.
@@ -157,6 +161,8 @@ class Node:
         self._ready: dict[int, Link] = {}
         self._timers: list[tuple[float, int]] = []
         self._price_told_at = 0.0
+        self._news = News(random_bytes)
+        self._airtimes = {name: Airtime(rate) for name, rate in config.bytes_per_s.items()}
 
     # -- links ------------------------------------------------------------
 
@@ -222,6 +228,7 @@ class Node:
             now=now,
         )
         link.price_told = price
+        link.airtime = self._airtimes.get(interface)
         self._next_link += 1
         self.links[link.number] = link
         self._schedule(link)
@@ -252,10 +259,14 @@ class Node:
             self.close(link, Goodbye.SHUTTING_DOWN, SessionError.GOODBYE, now)
 
     def may_receive(self, link: Link) -> bool:
-        """Whether to read on; False while the store or the peer's own reading lags."""
+        """Whether to read on; False while the store or the peer's own reading lags.
+
+        One who has nothing waiting is read from whatever the others do: a read of his at most comes in.
+        """
+        intake = self.intake
+        has_room = link.pending_bytes < MAX_PENDING_BYTES_PER_LINK and intake.pending_bytes < intake.most_pending_bytes
         return (
-            link.pending_bytes < MAX_PENDING_BYTES_PER_LINK
-            and self.intake.pending_bytes < MAX_PENDING_BYTES
+            (has_room or not link.pending_bytes)
             and link.session.unanswered_bytes < MAX_UNANSWERED_BYTES
             and link.session.queued_bytes < MAX_UNREAD_BYTES
         )
@@ -266,7 +277,11 @@ class Node:
         if session.state is State.OPEN:
             self._pump(link, now)
         before = session.frames_out
-        data = session.data_to_send(max_bytes)
+        airtime = link.airtime
+        link.held = airtime is not None and not airtime.admits(link, now)
+        data = session.data_to_send(max_bytes, urgent_only=link.held)
+        if airtime is not None:
+            airtime.spent(link, len(data), now)
         link.kind_stats.frames_out += session.frames_out - before
         link.kind_stats.bytes_out += len(data)
         return data
@@ -287,7 +302,7 @@ class Node:
         after_hour = self.clock.hour(now) or 0
         exchange = link.exchange
         if exchange is not None:
-            if self.intake.pending_bytes < MAX_PENDING_BYTES // 2:
+            if self.intake.pending_bytes < self.intake.most_pending_bytes // 2:
                 wanted = self._requests.next_fetches(exchange, now)
                 if wanted:
                     session.fetch(wanted)
@@ -307,9 +322,13 @@ class Node:
             link.serving.pump(
                 session, target_bytes=target, after_hour=after_hour, residence_s=self.clock.residence_s(now)
             )
+        if link.news_told != self._news.value and self._may_tell_news(link):
+            self._tell_news(link)
 
     def has_output(self, link: Link) -> bool:
         """Whether a further :meth:`data_to_send` may return more."""
+        if link.held:
+            return link.session.has_urgent
         if link.session.queued_bytes:
             return True
         if link.session.state is not State.OPEN:
@@ -366,6 +385,8 @@ class Node:
                 self._wake_relays()
             case s.PriceChanged(price):
                 exchange.peer_price = price
+            case s.News(value):
+                link.news = (*link.news[-1:], value)
             case s.Reconcile(body):
                 try:
                     self._meetings.received(link, body, now)
@@ -387,6 +408,8 @@ class Node:
             return
         self._schedule(link)
         if not relay:
+            # Before anything that it asks for in the same breath: what comes after this value is news.
+            self._tell_news(link)
             return
         if self._neighbours.is_self(link):
             for own in self._neighbours.with_hash(link.session.handshake_hash):
@@ -399,7 +422,7 @@ class Node:
             self.close(link, Goodbye.BUSY, HandshakeFailure.TOO_MANY, now)
             return
         if link.session.initiator:
-            link.until = now + MAX_SESSION_S * (0.75 + self._random_bytes(1)[0] / 512)
+            link.until = now + jittered(MAX_SESSION_S, self._random_bytes)
         link.exchange = Exchange(session=link.session, interface=link.interface, peer=hello, now=now)
         link.session.send_same(self._neighbours.link_secrets())
         self._neighbours.add(link)
@@ -456,6 +479,9 @@ class Node:
     def _closed(self, link: Link, reason: Reason, now: float) -> None:
         link.closed = True
         self.links.pop(link.number, None)
+        if link.airtime is not None:
+            link.airtime.forget(link)
+            link.airtime = None
         if isinstance(reason, HandshakeFailure):
             self.stats.add(reason)
         elif isinstance(reason, SessionError):
@@ -509,13 +535,16 @@ class Node:
 
     def committed(self, pending: PendingBatch, now: float) -> None:
         """The batch is safe: acknowledge it and offer it on."""
-        for link, number in self.intake.committed(pending):
+        for link, number in self.intake.committed(pending, now):
             if number is not None:
                 link.session.acknowledge(number)
             self._ready[link.number] = link
         for link in self.links.values():
             if link.serving.follows or link.exchange is not None:
                 self._ready[link.number] = link
+        if pending.accepted:
+            self._news.admitted(now)
+            self._renew_news(now)
         self._tell_price(now)
 
     def commit_failed(self, pending: PendingBatch, now: float) -> None:
@@ -562,6 +591,22 @@ class Node:
                 link.session.announce_price(price)
                 self._ready[link.number] = link
 
+    def _renew_news(self, now: float) -> None:
+        if self._news.renew(now):
+            self._ready |= self.links
+
+    def _tell_news(self, link: Link) -> None:
+        link.news_told = self._news.value
+        link.session.tell_news(link.news_told)
+
+    @staticmethod
+    def _may_tell_news(link: Link) -> bool:
+        """Whether to tell it now: a client hears it only once all that it subscribed to is on its way.
+
+        It would otherwise take itself for up to date when it leaves before that has arrived.
+        """
+        return link.exchange is not None or not (link.serving.has_work() or link.session.queued_bytes)
+
     # -- time -------------------------------------------------------------
 
     def observe_clock(self, *, now: float, wall_s: float, trusted: bool) -> None:
@@ -570,7 +615,9 @@ class Node:
 
     def next_deadline(self) -> float | None:
         """When :meth:`handle_timer` is due, in monotonic seconds."""
-        return self._timers[0][0] if self._timers else None
+        deadlines = [airtime.next_s for airtime in self._airtimes.values()]
+        deadlines += [self._news.due, self._timers[0][0] if self._timers else None]
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _link_deadline(self, link: Link) -> float | None:
         deadlines = [
@@ -591,6 +638,9 @@ class Node:
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
+        self._renew_news(now)
+        for airtime in self._airtimes.values():
+            self._ready |= {link.number: link for link in airtime.take_due(now)}
         due: list[Link] = []
         while self._timers and self._timers[0][0] <= now:
             deadline, number = heapq.heappop(self._timers)
@@ -633,6 +683,15 @@ class Node:
     def _wake_relays(self) -> None:
         for link in self._neighbours:
             self._ready[link.number] = link
+
+    @property
+    def news(self) -> bytes:
+        """By what whoever was told it recognises our advertisement."""
+        return self._news.value
+
+    def known_news(self) -> list[bytes]:
+        """Return the last two values of each neighbour: by these an advertisement of it is recognised."""
+        return [value for link in self._neighbours for value in link.news]
 
     # -- what people see --------------------------------------------------
 

@@ -21,6 +21,7 @@ from relay.core.codec import Reader
 from relay.core.errors import DecodeError
 from relay.core.frames import CONTROL_LANE, MAX_RECORD_PLAINTEXT_BYTES, FrameReader, FrameWriter
 from relay.core.messages import Goodbye, Hello, MessageType, Role
+from relay.core.news import NEWS_BYTES
 from relay.core.noise import XX, XXPSK3, DecryptError, HandshakeError, HandshakeState, KeyPair
 from relay.core.stats import HandshakeFailure, SessionError
 
@@ -146,6 +147,13 @@ class PriceChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class News:
+    """By this value (16 bytes) the relay can be recognised in its advertisement for as long as it admits nothing."""
+
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class CaughtUp:
     """All that the subscription matched at its start has been sent."""
 
@@ -172,6 +180,7 @@ Event = (
     | Reconcile
     | Same
     | PriceChanged
+    | News
     | CaughtUp
     | Closed
     | m.Ack
@@ -185,10 +194,10 @@ _ANY = {_T.GOODBYE, _T.PING, _T.PONG}
 ALLOWED: Final[dict[tuple[Role, Role], frozenset[MessageType]]] = {
     (Role.CLIENT, Role.RELAY): frozenset(_ANY | {_T.PUT, _T.SUBSCRIBE, _T.FETCH}),
     (Role.RELAY, Role.CLIENT): frozenset(
-        _ANY | {_T.ACK, _T.REFUSE, _T.PRICE, _T.CAUGHT_UP, _T.ENVELOPE, _T.MISSING, _T.OFFER}
+        _ANY | {_T.ACK, _T.REFUSE, _T.PRICE, _T.NEWS, _T.CAUGHT_UP, _T.ENVELOPE, _T.MISSING, _T.OFFER}
     ),
     (Role.RELAY, Role.RELAY): frozenset(
-        _ANY | {_T.SAME, _T.PRICE, _T.OFFER, _T.FETCH, _T.ENVELOPE, _T.MISSING, _T.RECONCILE, _T.CREDIT}
+        _ANY | {_T.SAME, _T.PRICE, _T.NEWS, _T.OFFER, _T.FETCH, _T.ENVELOPE, _T.MISSING, _T.RECONCILE, _T.CREDIT}
     ),
 }
 
@@ -449,6 +458,9 @@ class Session:
             case _T.PRICE:
                 event = PriceChanged(reader.u8())
                 reader.end()
+            case _T.NEWS:
+                event = News(reader.bytes(NEWS_BYTES))
+                reader.end()
             case _T.CAUGHT_UP:
                 reader.end()
                 event = CaughtUp()
@@ -479,8 +491,14 @@ class Session:
         """Bytes that answers to the peer's puts and pings take in memory, about; bounded by not reading on."""
         return 32 * len(self._acks) + 64 * len(self._refusals) + self._pong_due
 
-    def data_to_send(self, max_bytes: int = 1 << 18) -> bytes:
-        """Return bytes for the stream, about ``max_bytes`` at most; empty when there are none."""
+    def data_to_send(self, max_bytes: int = 1 << 18, *, urgent_only: bool = False) -> bytes:
+        """Return bytes for the stream, about ``max_bytes`` at most; empty when there are none.
+
+        ``urgent_only``: handshake and control lane alone. Of a slow link a record or two at
+        a time: what was taken out nothing can pass any more.
+        """
+        if self.is_slow:
+            max_bytes = min(max_bytes, SLOW_RECORD_BYTES)
         parts: list[bytes] = []
         size = 0
         while self._outbound:
@@ -490,7 +508,7 @@ class Session:
             self._flush_answers()
         if self._handshake is None and self.handshake_hash:
             while size < max_bytes:
-                record = self._writer.pull_record()
+                record = self._writer.pull_record(urgent_only=urgent_only)
                 if record is None:
                     break
                 data = self._encrypt.encrypt(record)
@@ -555,6 +573,11 @@ class Session:
                     self._writer.push(m.lane_of(size), _ENVELOPE_START + envelope)
 
     @property
+    def has_urgent(self) -> bool:
+        """Whether handshake or control lane have something to send."""
+        return bool(self._outbound or self.unanswered_bytes) or not self._writer.is_idle(CONTROL_LANE)
+
+    @property
     def is_slow(self) -> bool:
         """Whether either side says that the link is slow."""
         return self.hello.slow or (self.peer is not None and self.peer.slow)
@@ -588,6 +611,10 @@ class Session:
     def announce_price(self, price: int) -> None:
         """Say what price is asked from now on."""
         self._push(CONTROL_LANE, bytes([_T.PRICE, price]))
+
+    def tell_news(self, value: bytes) -> None:
+        """Say by which value our advertisement is recognised from now on."""
+        self._push(CONTROL_LANE, bytes([_T.NEWS]) + value)
 
     def send_same(self, other_link_secrets: Iterable[bytes]) -> None:
         """Show which of our other sessions this peer shares; see :meth:`same_mac`.

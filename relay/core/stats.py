@@ -116,6 +116,7 @@ class LinkKind(Reason):
 
     TCP = "tcp"
     UNIX = "unix"
+    BLE = "ble"  # streams that `relay ble` brings
     DNSSD = "dnssd"
 
 

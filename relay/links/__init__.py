@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from relay.core.stats import LinkKind, LinkStats, Reason
+    from relay.links.components import Component
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,9 @@ class Host(Protocol):
         ``describe`` is called once connected; None turns the stream away.
         ``on_closed`` is called once with why the session ended.
         """
+
+    def component(self, component: Component) -> asyncio.Protocol:
+        """Return a protocol for the connection on which another process of the relay reports."""
 
     def is_linked(self, peer: str, interface: str) -> bool:
         """Whether a session with a relay at this address is open, on ``interface`` unless that is empty."""

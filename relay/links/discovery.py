@@ -42,6 +42,10 @@ MAX_FOUND: Final = 64
 #: Own names remembered; one forgotten costs a connection to oneself, which the handshake recognises.
 MAX_OWN_NAMES: Final = 256
 RESOLVE_TIMEOUT_MS: Final = 3000
+#: Nobody tells a radio that somebody came into range, and whoever browses asks ever
+#: more rarely, at last once an hour. So this relay says again that it is there: some
+#: 200 bytes each time.
+ANNOUNCE_S: Final = 20.0
 
 
 class Discovery:
@@ -101,7 +105,10 @@ class Discovery:
                 )
                 await zeroconf.async_register_service(info)
                 AsyncServiceBrowser(zeroconf.zeroconf, SERVICE_TYPE, handlers=[browser.changed])
-                await asyncio.Event().wait()
+                while True:
+                    # Relays that were switched on together would speak together for ever.
+                    await asyncio.sleep(ANNOUNCE_S * (0.75 + 0.5 * self._random()))
+                    zeroconf.zeroconf.async_send(zeroconf.zeroconf.generate_service_broadcast(info, None))
         finally:
             await zeroconf.async_close()
 

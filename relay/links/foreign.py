@@ -2,7 +2,8 @@
 """Streams from other processes, by Unix socket (docs/links.md).
 
 Another process (`relay ble`, a serial modem, a test) connects, writes one line of
-JSON that says what it brings, and from then on the connection is the stream.
+JSON that says what it brings, and from then on the connection is the stream; or,
+for the relay's own other processes, the one on which they report how they are.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from relay.core.errors import DecodeError
 from relay.core.stats import LinkKind
 from relay.links import StreamInfo
+from relay.links.components import Component, decode_component
 from relay.service.sockets import listen_unix
 
 if TYPE_CHECKING:
@@ -28,17 +30,21 @@ PREAMBLE_TIMEOUT_S: Final = 5.0
 BACKLOG: Final = 64
 _INTERFACE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,14}")
 _KEYS: Final = {"version": int, "interface": str, "initiator": bool, "slow": bool}
+#: What the optional key `link` may say.
+_LINKS: Final = {str(kind): kind for kind in (LinkKind.UNIX, LinkKind.BLE)}
 
 
-def decode_preamble(line: bytes) -> StreamInfo:
-    """Decode the first line of a foreign stream; raise DecodeError with what is wrong."""
+def decode_preamble(line: bytes) -> StreamInfo | Component:
+    """Decode the first line of a foreign stream or of a component; raise DecodeError with what is wrong."""
     if len(line) > MAX_PREAMBLE_BYTES:
         raise DecodeError(f"the first line has more than {MAX_PREAMBLE_BYTES} bytes")
     try:
         values: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DecodeError("the first line is not JSON") from error
-    if not isinstance(values, dict) or values.keys() != _KEYS.keys():
+    if isinstance(values, dict) and "component" in values:
+        return decode_component(values)
+    if not isinstance(values, dict) or values.keys() - {"link"} != _KEYS.keys():
         raise DecodeError(f"the first line must have exactly the keys {', '.join(_KEYS)}")
     for key, kind in _KEYS.items():
         if type(values[key]) is not kind:
@@ -47,8 +53,11 @@ def decode_preamble(line: bytes) -> StreamInfo:
         raise DecodeError(f"preamble version {values['version']}, expected {PREAMBLE_VERSION}")
     if not _INTERFACE.fullmatch(values["interface"]):
         raise DecodeError("interface must be a short name such as hci0")
+    link = values.get("link", "unix")
+    if not isinstance(link, str) or link not in _LINKS:
+        raise DecodeError(f"link must be one of {', '.join(_LINKS)}")
     return StreamInfo(
-        kind=LinkKind.UNIX, interface=values["interface"], initiator=values["initiator"], slow=values["slow"]
+        kind=_LINKS[link], interface=values["interface"], initiator=values["initiator"], slow=values["slow"]
     )
 
 
@@ -115,8 +124,8 @@ class _Preamble(asyncio.Protocol):
             transport.write(json.dumps({"error": str(error)}).encode() + b"\n")
             transport.close()
             return
-        stream = self._host.stream(lambda _: info)
-        transport.set_protocol(stream)
-        stream.connection_made(transport)
+        protocol = self._host.component(info) if isinstance(info, Component) else self._host.stream(lambda _: info)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
         if rest:
-            stream.data_received(rest)
+            protocol.data_received(rest)

@@ -44,7 +44,10 @@ class ClockStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreStatus:
-    """``admitted`` counts the IDs not taken again, present or gone; ``price_bits`` is by interface label."""
+    """``admitted`` counts the IDs not taken again, present or gone; ``price_bits`` is by interface label.
+
+    ``unreadable_bodies`` counts reads since the start that met damage.
+    """
 
     envelopes: int = 0
     bytes: int = 0
@@ -54,6 +57,7 @@ class StoreStatus:
     admitted: int = 0
     durable: bool = True
     writable: bool = True
+    unreadable_bodies: int = 0
     price_bits: dict[str, int] = field(default_factory=dict)
 
 
@@ -89,6 +93,26 @@ class QueueStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ComponentStatus:
+    """A process beside `relay run`: ble, net or board; ``counters`` only of what happened."""
+
+    name: str
+    connected: bool = False
+    up: bool = False
+    counters: dict[str, int] = field(default_factory=dict)
+    gauges: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoticeStatus:
+    """What another process of an appliance has to say (relay.appliance.notices); ``serious``: it is a problem."""
+
+    code: str
+    text: str
+    serious: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskStatus:
     """``idle_s``: seconds since the task last proved that it makes progress."""
 
@@ -111,6 +135,8 @@ class Status:
     queues: list[QueueStatus] = field(default_factory=list)
     totals: dict[str, dict[str, int]] = field(default_factory=dict)
     tasks: list[TaskStatus] = field(default_factory=list)
+    components: list[ComponentStatus] = field(default_factory=list)
+    notices: list[NoticeStatus] = field(default_factory=list)
 
     def problems(self) -> list[str]:
         """What an operator should look at, worst first; empty when all is well."""
@@ -119,8 +145,21 @@ class Status:
             found.append("still starting")
         if not self.store.writable:
             found.append("the store cannot be written: nothing new is accepted")
+        if self.store.unreadable_bodies:
+            found.append("the store is damaged: some envelopes cannot be read; replace the card or disk")
         found += [f"task {task.name} makes no progress" for task in self.tasks if task.stalled]
-        found += [f"link {link.kind} on {link.interface} is down" for link in self.links if not link.up]
+        components = {component.name for component in self.components}
+        found += [
+            f"link {link.kind} on {link.interface} is down"
+            for link in self.links
+            if not link.up and link.kind not in components
+        ]
+        found += [
+            f"relay {component.name} {'does not work' if component.connected else 'is gone'}; see its log"
+            for component in self.components
+            if not component.up
+        ]
+        found += [notice.text for notice in self.notices if notice.serious]
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -145,6 +184,10 @@ def read_status(values: dict[str, Any]) -> Status:
                     if queue["name"] in list(QueueName)
                 ],
                 "tasks": [TaskStatus(**_known(TaskStatus, task)) for task in values["tasks"]],
+                "components": [
+                    ComponentStatus(**_known(ComponentStatus, component)) for component in values.get("components", ())
+                ],
+                "notices": [NoticeStatus(**_known(NoticeStatus, notice)) for notice in values.get("notices", ())],
             }
         )
     except (KeyError, TypeError, AttributeError) as error:

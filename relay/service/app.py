@@ -140,6 +140,7 @@ def _make_node(config: Config, store: Store, now: float) -> Node:
             static=load_or_make_key(config.store.key_file, secrets.token_bytes) if config.mesh.static_key else None,
             open_to_clients=config.mesh.open_to_clients,
             handshake_timeout_s=config.limits.handshake_timeout_s,
+            bytes_per_s=config.limits.bytes_per_s,
         ),
         policy=Policy(
             max_bytes=config.store.max_bytes,

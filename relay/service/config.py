@@ -13,12 +13,14 @@ import os
 import tomllib
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from relay.core.envelope import SIZES
 from relay.core.errors import RelayError
-from relay.service import paths, settings, tomlfile
+from relay.service import paths, settings, textfile, tomlfile
 from relay.service.settings import Address, BadValueError, Peer, setting
 
 if TYPE_CHECKING:
@@ -27,8 +29,14 @@ if TYPE_CHECKING:
 EXAMPLE = Path(__file__).with_name("relay.toml")
 #: Far above any honest file (the example has 5 KiB), and little to hold.
 MAX_CONFIG_BYTES = 1024 * 1024
-#: Sections of the same file that other processes read and check.
-FOREIGN_SECTIONS = frozenset({"ble", "net", "appliance", "board"})
+#: Sections of the same file that other processes read, by the dataclass that checks
+#: them; a module is imported when a file has its section.
+OTHER_SECTIONS = {
+    "appliance": "relay.appliance.config:ApplianceConfig",
+    "ble": "relay.ble.config:BleConfig",
+    "board": "relay.board.config:BoardConfig",
+    "net": "relay.net.config:NetConfig",
+}
 
 DEFAULT_PORT = 4270
 DEFAULT_LISTEN = Address("127.0.0.1", 9470)
@@ -56,6 +64,14 @@ class ConfigError(RelayError):
         super().__init__(
             "\n".join(f"{at}: {problem.message}" for at, problem in zip(where, self.problems, strict=True))
         )
+
+
+@runtime_checkable
+class HasProblems(Protocol):
+    """A section whose settings may each be right and yet not go together."""
+
+    def problems(self) -> list[tuple[tuple[str, ...], str]]:
+        """Where each problem stands (section, setting, ...), and what to do about it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +151,7 @@ class LimitsConfig:
     max_connections: int = setting(256, settings.integer(2, 4096))
     max_connections_per_address: int = setting(32, settings.integer(1, 4096))
     handshake_timeout_s: float = setting(10.0, settings.number(1, 120))
+    bytes_per_s: Mapping[str, float] = setting({}, settings.rates)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +196,8 @@ class Config:
     http: HttpConfig = field(default_factory=HttpConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    #: What OTHER_SECTIONS of the file say, by name; those that it does not have are not in it.
+    others: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
 
 
 _SECTIONS: dict[str, type[Any]] = {
@@ -219,16 +238,18 @@ def parse_config(raw: bytes, path: Path, environ: Mapping[str, str]) -> Config:
     if len(raw) > MAX_CONFIG_BYTES:
         raise ConfigError(path, [Problem(line=0, message="larger than 1 MiB; is it a configuration?")])
     try:
-        text = tomlfile.decode(raw)
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigError(path, [Problem(line=line, message="not UTF-8; save the file as UTF-8")]) from error
+        text = textfile.decode_text(raw)
+    except textfile.TextError as error:
+        raise ConfigError(path, [Problem(line=error.line, message=str(error))]) from error
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         line, message = tomlfile.syntax_error(text, error)
         remedy = "; a setting is written `name = value`, text in quotes, a section `[name]`"
-        raise ConfigError(path, [Problem(line=line, message=message + remedy)]) from error
+        message += textfile.quotes_hint(text, line) or remedy
+        raise ConfigError(path, [Problem(line=line, message=message)]) from error
+    except RecursionError as error:
+        raise ConfigError(path, [Problem(line=0, message="nested too deeply; is it a configuration?")]) from error
     found: list[tuple[tuple[str, ...], str]] = []
     config = _read_document(document, found)
     if found:
@@ -238,18 +259,29 @@ def parse_config(raw: bytes, path: Path, environ: Mapping[str, str]) -> Config:
 
 
 def _read_document(document: dict[str, Any], found: list[tuple[tuple[str, ...], str]]) -> Config:
-    sections = {}
+    sections: dict[str, Any] = {}
+    others: dict[str, Any] = {}
     for name, table in document.items():
-        if name in FOREIGN_SECTIONS:
-            continue
-        kind = _SECTIONS.get(name)
+        kind = _SECTIONS.get(name) or _other_section(name)
         if kind is None:
             found.append(((name,), _unknown(name, table)))
         elif not isinstance(table, dict):
             found.append(((name,), f"{name} is a section; write [{name}] on a line of its own, its settings below"))
         else:
-            sections[name] = kind(**dict(_read_section(name, kind, table, found)))
-    return Config(**sections)
+            problems: list[tuple[tuple[str, ...], str]] = []
+            section = kind(**dict(_read_section(name, kind, table, problems)))
+            if not problems and isinstance(section, HasProblems):
+                problems += section.problems()
+            found += problems
+            into = sections if name in _SECTIONS else others
+            into[name] = section
+    return Config(**sections, others=MappingProxyType(others))
+
+
+def _other_section(name: str) -> type[Any] | None:
+    module, _, kind = OTHER_SECTIONS.get(name, "").partition(":")
+    found: type[Any] | None = getattr(import_module(module), kind) if module else None
+    return found
 
 
 def _read_section(
@@ -273,7 +305,7 @@ def _unknown(name: str, value: object) -> str:
     if not isinstance(value, dict):
         remedy = _elsewhere(name) or "settings belong below a section such as [store]"
         return f"setting {name} stands before any section; {remedy}"
-    remedy = _closest(name, [*_SECTIONS, *FOREIGN_SECTIONS]) or f"sections are: {', '.join(_SECTIONS)}"
+    remedy = _closest(name, [*_SECTIONS, *OTHER_SECTIONS]) or f"sections are: {', '.join(_SECTIONS)}"
     return f"unknown section [{name}]; {remedy}"
 
 

@@ -14,19 +14,23 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import relay
+from relay.appliance.notices import read_notices
 from relay.core.errors import RelayError
 from relay.core.messages import Goodbye, Role
-from relay.core.stats import Dropped, HandshakeFailure, SessionError
+from relay.core.stats import Dropped, HandshakeFailure, LinkKind, SessionError
+from relay.links.components import Component, NewsForBle
 from relay.service.api import (
     ClockRefusedError,
     ClockStatus,
     LinkStatus,
+    NoticeStatus,
     QueueName,
     QueueStatus,
     Status,
     StoreStatus,
     interface_label,
 )
+from relay.service.components import Components
 from relay.service.streams import Stream
 
 if TYPE_CHECKING:
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
     from relay.core.intake import PendingBatch
     from relay.core.link import Link
     from relay.core.node import Node
-    from relay.core.stats import LinkKind, LinkStats, Reason, Stats
+    from relay.core.stats import LinkStats, Reason, Stats
     from relay.links import StreamInfo
     from relay.service.progress import Progress
     from relay.store.committer import Committer
@@ -78,6 +82,7 @@ class Engine:
         self._streams: dict[int, Stream] = {}
         self._addresses: Counter[str] = Counter()
         self._up: dict[tuple[LinkKind, str], bool] = {}
+        self._components = Components(on_state=self._component_state, on_refused=self.preamble_refused)
         self._wake_scheduled = False
         self._slice_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
@@ -101,6 +106,15 @@ class Engine:
     ) -> asyncio.Protocol:
         """Return a protocol for a new stream; see relay.links.Host."""
         return Stream(self, describe, on_closed)
+
+    def component(self, component: Component) -> asyncio.Protocol:
+        """Return a protocol for the connection of another process of the relay; see relay.links.Host."""
+        self.wake()
+        return self._components.connection(component)
+
+    def _component_state(self, component: Component, up: bool) -> None:  # noqa: FBT001 - a callback
+        if component is Component.BLE:
+            self._up[LinkKind.BLE, "all"] = up
 
     def is_linked(self, peer: str, interface: str) -> bool:
         """Whether a session with a relay at this address is open; see relay.links.Host."""
@@ -246,6 +260,8 @@ class Engine:
         if self.node.has_work and not self._slice_scheduled:
             self._slice_scheduled = True
             self._loop.call_soon(self._slice)
+        if self._components.wants_news:
+            self._components.tell(NewsForBle(news=self.node.news, known=tuple(self.node.known_news())))
         self._set_timer()
 
     def _slice(self) -> None:
@@ -344,6 +360,7 @@ class Engine:
             self._committer.submit(pending.batch, lambda error: self._committed(pending, error))
             await self._committer.drain()
         self.node.shutdown(self._loop.time())
+        self._components.abort()
         for stream in list(self._streams.values()):
             stream.flush()
 
@@ -367,6 +384,11 @@ class Engine:
             queues=self._queue_statuses(),
             totals=self.stats.totals(),
             tasks=self._progress.check(),
+            components=self._components.statuses(),
+            notices=[
+                NoticeStatus(code=str(notice.code), text=notice.text, serious=notice.code.serious)
+                for notice in read_notices()
+            ],
         )
 
     def _clock_source(self) -> str:
@@ -386,6 +408,7 @@ class Engine:
             admitted=len(node.log),
             durable=node.config.durable,
             writable=not node.storage_failed,
+            unreadable_bodies=self._store.unreadable_bodies,
             price_bits={
                 interface_label(node.interface_name(number)): node.admission.price(number)
                 for number in node.log.held_by_interface

@@ -31,6 +31,7 @@ from relay.core.stats import (
     Stats,
     Total,
 )
+from relay.links.components import EVENTS, GAUGES, Component
 from relay.service.api import QueueName, Status
 
 if TYPE_CHECKING:
@@ -113,6 +114,23 @@ def _link_peers(status: Status) -> Values:
     return sums
 
 
+def _component_events(component: Component) -> Family:
+    def read(_: Stats, status: Status) -> Values:
+        found = (row.counters for row in status.components if row.name == component.value)
+        return {(event,): count for counters in found for event, count in counters.items()}
+
+    name = component.value
+    return _counter(f"{name}_events", f"What relay {name} met with", read, event=EVENTS[component])
+
+
+def _component_gauge(component: Component, gauge: str) -> Family:
+    def read(status: Status) -> float:
+        return sum(row.gauges.get(gauge, 0) for row in status.components if row.name == component.value)
+
+    words = gauge.replace("_", " ").capitalize()
+    return _gauge(f"{component.value}_{gauge}", f"{words}, as relay {component.value} says", read)
+
+
 _LINKS = _values(LinkKind)
 _DIRECTIONS = ("in", "out")
 
@@ -173,6 +191,11 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("store_capacity_bytes", "Bytes that the store may hold", lambda status: status.store.max_bytes),
     _gauge("store_admitted", "IDs that are not taken again, held or gone", lambda status: status.store.admitted),
     _gauge("store_oldest_age_seconds", "Age of the oldest envelope held", lambda status: status.store.oldest_age_s),
+    _counter(
+        "store_unreadable_bodies",
+        "Reads of an envelope that met damage in the store",
+        lambda _, status: {(): status.store.unreadable_bodies},
+    ),
     _gauge("store_writable", "Whether the store can be written", lambda status: status.store.writable),
     _gauge(
         "store_price",
@@ -192,6 +215,14 @@ FAMILIES: tuple[Family, ...] = (
         queue=_values(QueueName),
     ),
     _by_reason(Dropped, "queue_dropped", "Items that a bounded queue let go of"),
+    _labelled_gauge(
+        "component_up",
+        "Whether another process of the relay is connected and does its work",
+        lambda status: {(row.name,): row.up for row in status.components},
+        component=tuple(component.value for component in Component),
+    ),
+    *(_component_events(component) for component in Component),
+    *(_component_gauge(component, gauge) for component in Component for gauge in GAUGES[component]),
 )
 
 HISTOGRAMS: dict[Histogram, str] = {

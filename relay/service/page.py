@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay.service import pictures
-from relay.service.text import clock_text, human_bytes, human_duration, plural
+from relay.service.text import COMPONENTS, clock_text, human_bytes, human_duration, plural
 
 if TYPE_CHECKING:
     from relay.service.api import LinkStatus, Status
@@ -41,8 +41,8 @@ class Page:
             f"<title>{'Needs a look' if bad else 'All well'} - mesh relay</title><style>{self._style}</style></head>"
             "<body><main><header><h1>Mesh relay</h1>"
             f'<span class="soft">{escape(status.version)}, up {human_duration(status.uptime_s)}</span></header>'
-            f"{_health(status)}{_figures(status)}{_topology(status)}{_store(status, samples)}{_links(status)}"
-            f"{_events(status)}"
+            f"{_health(status)}{_notes(status)}{_figures(status)}{_topology(status)}{_store(status, samples)}"
+            f"{_links(status)}{_components(status)}{_events(status)}"
             f'<footer>Anew every {REFRESH_S} s. For machines: <a href="/status.json">status.json</a>, '
             '<a href="/metrics">metrics</a>.</footer></main></body></html>\n'
         )
@@ -59,6 +59,11 @@ def _health(status: Status) -> str:
         return f'<section class="wide health"><strong>All well</strong><div>{text}</div></section>'
     items = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
     return f'<section class="wide health bad"><strong>Needs a look</strong><ul>{items}</ul></section>'
+
+
+def _notes(status: Status) -> str:
+    items = "".join(f"<li>{escape(notice.text)}</li>" for notice in status.notices if not notice.serious)
+    return _section("Worth knowing", f'<ul class="soft">{items}</ul>', "wide") if items else ""
 
 
 def _figures(status: Status) -> str:
@@ -120,18 +125,32 @@ def _link_row(link: LinkStatus) -> str:
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
+def _components(status: Status) -> str:
+    if not status.components:
+        return ""
+    states = {True: "up", False: '<span class="down">down</span>'}
+    rows = "".join(
+        f"<tr><td>{escape(COMPONENTS.get(row.name, row.name))}</td><td>{states[row.up]}</td>"
+        f"<td>{', '.join(f'{_words(name)} {count:,}' for name, count in row.gauges.items())}</td></tr>"
+        for row in status.components
+    )
+    head = "<tr><th>Part</th><th>State</th><th>Now</th></tr>"
+    return _section("Radios and board", f'<div class="scroll"><table>{head}{rows}</table></div>', "wide")
+
+
 def _events(status: Status) -> str:
+    happened = {family: counts for family, counts in status.totals.items() if family != "total"}
+    happened |= {COMPONENTS.get(row.name, row.name): row.counters for row in status.components}
     rows = "".join(
         f"<tr><td>{_words(family)}</td><td>{_words(reason)}</td><td>{count:,}</td></tr>"
-        for family, counts in status.totals.items()
-        if family != "total"
+        for family, counts in happened.items()
         for reason, count in counts.items()
         if count
     )
     if not rows:
         return ""
     table = f'<div class="scroll"><table><tr><th>What</th><th>Why</th><th>Times</th></tr>{rows}</table></div>'
-    return _section("Refused and dropped since start", table, "wide")
+    return _section("Events since start", table, "wide")
 
 
 def _words(label: str) -> str:

@@ -19,47 +19,29 @@ DEFAULT_LIMIT_S = 60.0
 
 
 class Task:
-    """One registered task: call beat() whenever a piece of work is done, close() at its end."""
+    """One registered task: call beat() whenever a piece of work is done."""
 
-    __slots__ = ("_beats", "_count", "_limit_s", "_owner", "_pending", "_seen", "_since", "name")
+    __slots__ = ("_beats", "_limit_s", "_pending", "_seen", "_since", "name")
 
-    def __init__(
-        self,
-        owner: Progress,
-        name: str,
-        limit_s: float,
-        pending: Callable[[], bool],
-        count: Callable[[], int] | None,
-        now: float,
-    ) -> None:
+    def __init__(self, name: str, limit_s: float, pending: Callable[[], bool], now: float) -> None:
         self.name = name
-        self._owner = owner
         self._limit_s = limit_s
         self._pending = pending
-        self._count = count
         self._beats = 0
-        self._seen = self._done()
+        self._seen = 0
         self._since = now
 
     def beat(self) -> None:
         """Note progress; cheap enough for every piece of work."""
         self._beats += 1
 
-    def close(self) -> None:
-        """Forget the task; it has ended as it should."""
-        self._owner.forget(self)
-
     def check(self, now: float) -> TaskStatus:
         """Say how long the task has had work without doing any."""
-        done = self._done()
-        if done != self._seen or not self._pending():
-            self._seen = done
+        if self._beats != self._seen or not self._pending():
+            self._seen = self._beats
             self._since = now
         idle_s = max(0.0, now - self._since)
         return TaskStatus(name=self.name, idle_s=round(idle_s, 3), stalled=idle_s > self._limit_s)
-
-    def _done(self) -> int:
-        return self._count() if self._count is not None else self._beats
 
 
 class Progress:
@@ -77,22 +59,9 @@ class Progress:
         ``pending`` says whether it has something to do (a queue that is not empty);
         without it the task must beat at least every ``limit_s``.
         """
-        return self._watch(Task(self, name, limit_s, pending, None, self._clock()))
-
-    def register_counter(
-        self, name: str, *, pending: Callable[[], bool], count: Callable[[], int], limit_s: float = DEFAULT_LIMIT_S
-    ) -> Task:
-        """Watch a task that counts its work already: progress is when ``count`` changes."""
-        return self._watch(Task(self, name, limit_s, pending, count, self._clock()))
-
-    def _watch(self, task: Task) -> Task:
+        task = Task(name, limit_s, pending, self._clock())
         self._tasks.append(task)
         return task
-
-    def forget(self, task: Task) -> None:
-        """Watch a task no longer."""
-        if task in self._tasks:
-            self._tasks.remove(task)
 
     def check(self) -> list[TaskStatus]:
         """The state of every task, in order of registration."""

@@ -28,6 +28,9 @@ MAX_INTERFACE_CHARS = 15
 MAX_PEERS = 64
 #: A shorter passphrase can be guessed by anyone who tries a handshake and takes the result home.
 MIN_PASSPHRASE_CHARS = 12
+#: Below that a record of 64 KiB, once begun, would hold everything up for longer than
+#: others wait for an answer.
+LEAST_BYTES_PER_S = 1_000
 
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
 _KEY = re.compile(rf"[0-9a-fA-F]{{{2 * KEY_BYTES}}}")
@@ -216,6 +219,21 @@ def shares(value: object) -> MappingProxyType[str, float]:
     # Tenths do not add up exactly in binary; a millionth of the store is nobody's share.
     if sum(found.values()) > 1.0 + 1e-6:
         raise BadValueError("the shares add up to more than 1; lower some")
+    return MappingProxyType(found)
+
+
+def rates(value: object) -> MappingProxyType[str, float]:
+    """Bytes a second by interface."""
+    if not isinstance(value, dict):
+        raise BadValueError("write [limits.bytes_per_s] on a line of its own, and lines such as hci0 = 20000 below")
+    rate = integer(LEAST_BYTES_PER_S, 1_000_000_000)
+    found = {}
+    for name, per_s in value.items():
+        _interface(name)
+        try:
+            found[name] = float(rate(per_s))
+        except BadValueError as error:
+            raise BadValueError(f"{name}: {error}", name) from error
     return MappingProxyType(found)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, Final, cast
 
 if TYPE_CHECKING:
@@ -14,10 +15,15 @@ if TYPE_CHECKING:
     from relay.links import StreamInfo
     from relay.service.engine import Engine
 
-#: What the transport may hold of a fast link, and of a slow one, where each byte
-#: in it is a byte that nothing more urgent can overtake.
+#: What the transport may hold of a fast link.
 FAST_BUFFER_BYTES: Final = 256 << 10
-SLOW_BUFFER_BYTES: Final = 4 << 10
+#: What lies between the session and whoever reads from a slow link, at most: bytes that
+#: nothing more urgent can overtake. That is a turn of one or two records in the
+#: transport, and what the kernel holds of them.
+SLOW_AHEAD_BYTES: Final = 4 << 10
+#: The kernel's part. Linux doubles it and counts its own records in: three of ours
+#: in a Unix socket, 0.1 s of a radio of 20 kB/s. By default it holds 200 kB, 10 s.
+SLOW_SOCKET_BYTES: Final = 2304
 #: Bytes for one stream before others get their turn.
 TURN_BYTES: Final = 1 << 20
 #: A peer that takes nothing for so long is disconnected.
@@ -41,6 +47,7 @@ class Stream(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._writable = True
         self._reading = True
+        self._is_slow = False
         self._is_ending = False
         self._is_finished = False
         self._deadline: asyncio.TimerHandle | None = None
@@ -57,7 +64,7 @@ class Stream(asyncio.Protocol):
         if self.link is None or self.info is None:
             self._transport.abort()
             return
-        self._transport.set_write_buffer_limits(high=SLOW_BUFFER_BYTES if self.info.slow else FAST_BUFFER_BYTES)
+        self._transport.set_write_buffer_limits(high=FAST_BUFFER_BYTES)
         self._engine.wake()
 
     def data_received(self, data: bytes) -> None:
@@ -105,6 +112,9 @@ class Stream(asyncio.Protocol):
         link, transport = self.link, self._transport
         if link is None or transport is None or self._is_finished:
             return
+        if link.session.is_slow and not self._is_slow:
+            self._is_slow = True
+            _keep_little(transport)
         written = 0
         is_drained = False
         while self._writable and written < TURN_BYTES:
@@ -164,3 +174,15 @@ class Stream(asyncio.Protocol):
         if self.link is not None:
             self._engine.slow_reader(self.link)
         self.abort()
+
+
+def _keep_little(transport: asyncio.Transport) -> None:
+    """Let transport and kernel hold no more than a slow link needs to be kept busy."""
+    transport.set_write_buffer_limits(high=0)
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is None:
+        return
+    if sock.family == socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SLOW_SOCKET_BYTES)
+    else:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SLOW_SOCKET_BYTES)

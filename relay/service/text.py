@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from relay.service.config import DEFAULT_PORT
 
 if TYPE_CHECKING:
-    from relay.service.api import ClockStatus, Status, StoreStatus
+    from relay.service.api import ClockStatus, ComponentStatus, Status, StoreStatus
     from relay.service.config import Config
 
 #: Width of the left column.
@@ -64,6 +64,19 @@ def store_text(store: StoreStatus) -> str:
     return f"{text} ({', '.join(notes)})"
 
 
+#: What each component is about.
+COMPONENTS = {"ble": "Bluetooth", "net": "Wi-Fi", "board": "board"}
+
+
+def component_text(component: ComponentStatus) -> str:
+    """How another process of the relay is: its gauges in words, then what it counted."""
+    state = "works" if component.up else "does not work" if component.connected else "gone"
+    gauges = [f"{count} {name.replace('_', ' ')}" for name, count in component.gauges.items()]
+    counted = [f"{count} {name.replace('_', ' ')}" for name, count in component.counters.items()]
+    parts = [", ".join([state, *gauges])] + ([", ".join(counted)] if counted else [])
+    return "; ".join(parts)
+
+
 def status_text(status: Status) -> str:
     """`relay status`: health first, then store, clock, links and what went wrong."""
     problems = status.problems()
@@ -73,10 +86,12 @@ def status_text(status: Status) -> str:
         ("store", store_text(status.store)),
         ("clock", clock_text(status.clock)),
     ]
+    rows += [("note", notice.text) for notice in status.notices if not notice.serious]
     for link in status.links:
         peers = f"{plural(link.relays, 'relay')}, {plural(link.clients, 'client')}"
         traffic = f"{human_bytes(link.bytes_in)} in, {human_bytes(link.bytes_out)} out"
         rows.append(("link", f"{link.kind} on {link.interface}: {peers if link.up else 'down'}; {traffic}"))
+    rows += [(COMPONENTS.get(row.name, row.name), component_text(row)) for row in status.components]
     for family, counts in status.totals.items():
         happened = [f"{count} {reason.replace('_', ' ')}" for reason, count in counts.items() if count]
         if happened:

@@ -72,7 +72,9 @@ class StatusServer:
         await self._runner.setup()
         listen = self._config.listen
         try:
-            self._server = await asyncio.get_running_loop().create_server(self._accept, listen.host, listen.port)
+            # Of the two addresses that mean "every one", the one that has room for both families means both.
+            host = None if listen.host == "::" else listen.host
+            self._server = await asyncio.get_running_loop().create_server(self._accept, host, listen.port)
         except OSError as error:
             await self._runner.cleanup()
             cause = os.strerror(error.errno or 0)

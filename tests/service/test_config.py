@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 import re
-from dataclasses import fields
+import time
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
+from relay.board.config import BoardConfig
 from relay.service.config import (
     EXAMPLE,
     Config,
@@ -35,18 +37,22 @@ def the_problem(text):
 
 
 def test_the_example_says_what_the_defaults_are():
-    assert load_config(EXAMPLE, HOME) == default_config(HOME)
+    config = load_config(EXAMPLE, HOME)
+    assert replace(config, others={}) == replace(default_config(HOME), others={})
+    assert [section for section in config.others.values() if section != type(section)()] == []
 
 
 def test_the_example_names_every_setting_and_explains_it():
     lines = EXAMPLE.read_text().splitlines()
-    for section in fields(Config):
-        for item in fields(section.default_factory):
-            start = lines.index(f"[{section.name}]")
-            pattern = re.compile(rf"{item.name} = |\[{section.name}\.{item.name}\]")
+    sections = {section.name: section.default_factory for section in fields(Config) if section.name != "others"}
+    sections |= {name: type(section) for name, section in load_config(EXAMPLE, HOME).others.items()}
+    for name, kind in sections.items():
+        for item in fields(kind):
+            start = lines.index(f"[{name}]")
+            pattern = re.compile(rf"{item.name} = |\[{name}\.{item.name}\]")
             at = next(number for number in range(start, len(lines)) if pattern.match(lines[number]))
             above = next(line for line in reversed(lines[start:at]) if " = " not in line or line.startswith("#"))
-            assert above.startswith(("#", "[")), f"{section.name}.{item.name} has no comment"
+            assert above.startswith(("#", "[")), f"{name}.{item.name} has no comment"
     assert sum(line.startswith("# ") for line in lines) > 50
 
 
@@ -78,9 +84,18 @@ def test_editors_of_other_systems_may_add_a_mark_and_carriage_returns():
     assert parse(b"\xef\xbb\xbf[tcp]\r\nport = 5000\r\n").tcp.port == 5000
 
 
-def test_sections_of_other_processes_are_left_alone():
-    config = parse("[ble]\nanything = 1\n[net]\nx = {}\n[appliance]\n[board]\nled = 'off'\n[tcp]\nport = 1\n")
-    assert config.tcp.port == 1
+def test_sections_of_other_processes_are_checked_by_their_own_rules():
+    assert parse("[board]\nled = false\n[tcp]\nport = 1\n").others == {"board": BoardConfig(led=False)}
+    assert "true or false" in the_problem("[board]\nled = 'off'\n")[1]
+    assert "did you mean country" in the_problem("[appliance]\ncuntry = 'DE'\n")[1]
+
+
+def test_a_large_broken_file_is_refused_soon():
+    lines = "1,\n" * 100_000
+    started = time.monotonic()
+    assert "number" in problems(f"[limits]\nx = [\n{lines}]\nmax_connections = 'a'\n")[-1][1]
+    assert "deep" in the_problem("a = " + "[" * 30_000)[1]
+    assert time.monotonic() - started < 30
 
 
 def test_peers_may_be_names_and_addresses_of_both_kinds():
@@ -104,6 +119,10 @@ def test_a_peers_key_stands_after_its_address_in_either_case():
 
 def test_shares_are_by_interface():
     assert dict(parse("[store.shares]\neth0 = 0.25\nmesh0 = 0.75\n").store.shares) == {"eth0": 0.25, "mesh0": 0.75}
+
+
+def test_rates_are_by_interface():
+    assert dict(parse("[limits.bytes_per_s]\nhci0 = 20000\n").limits.bytes_per_s) == {"hci0": 20000.0}
 
 
 def test_all_problems_are_told_at_once_each_with_its_line():
@@ -145,7 +164,7 @@ def test_the_error_reads_as_file_line_remedy():
         ("[tcp]\nport =\n", 2, "Invalid value"),
         ("[tcp]\nport = 1\nenabled = maybe", 3, "Invalid value"),
         ('[log]\nlevel = """debug', 2, "Unterminated|end of"),
-        (b"[log]\nlevel = '\xff'\n", 2, "save the file as UTF-8"),
+        (b"[log]\nlevel = '\xff'\n", 2, "plain text"),
         ("[store]\nmax_envelopes = 1\n", 2, "from 100 to"),
         ("[store]\nmax_envelopes = true\n", 2, "whole number"),
         ("[tcp]\nmax_bytes = 1\n", 2, r"it belongs in \[store\]"),
@@ -158,6 +177,8 @@ def test_the_error_reads_as_file_line_remedy():
         ("[store.shares]\na = 0.6\nb = 2\n", 3, "from 0 to 1"),
         ("[store]\nshares = 1\n", 2, r"\[store.shares\]"),
         ("store.shares.'e th' = 0.5\n", 1, "no interface name"),
+        ("[limits.bytes_per_s]\na = 20000\nb = 999\n", 3, "b: write a whole number from 1000"),
+        ("[limits]\nbytes_per_s = 20000\n", 2, r"\[limits.bytes_per_s\]"),
         ("[tcp]\ninterfaces = 'eth0'\n", 2, "write a list"),
         ("[tcp]\npeers = ['[fe80::1]:4270']\n", 2, "needs its interface"),
         ("[tcp]\npeers = ['192.0.2.1:70000']\n", 2, "65535"),

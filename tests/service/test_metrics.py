@@ -2,6 +2,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -20,17 +21,20 @@ from relay.core.stats import (
     SessionError,
     Stats,
 )
-from relay.service.api import LinkStatus, interface_label
+from relay.links.components import EVENTS
+from relay.service.api import ComponentStatus, LinkStatus, interface_label
 from relay.service.metrics import FAMILIES, Metrics
 
 #: Everything that a label may be called, and what it may say; a new label is a decision, not an accident.
 WORDS = {
     "version": {__version__},
-    "link": {"tcp", "unix", "dnssd"},
+    "link": {"tcp", "unix", "dnssd", "ble"},
     "peer": {"relay", "client"},
     "direction": {"in", "out"},
     "queue": {"commit", "send", "offers", "requests"},
     "le": None,
+    "component": {"ble", "net", "board"},
+    "event": {event for events in EVENTS.values() for event in events},
     "reason": {
         str(reason) for family in (Rejected, Evicted, HandshakeFailure, Dropped, SessionError) for reason in family
     },
@@ -53,7 +57,9 @@ def samples(engine):
 def test_what_happened_is_counted_under_its_name(engine):
     engine.stats.observe(Histogram.FORWARD_LATENCY_S, 0.004)
     engine.stats.observe(Histogram.FORWARD_LATENCY_S, 1e9)
+    engine.changes = {"store": replace(engine.status().store, unreadable_bodies=4)}
     found = samples(engine)
+    assert found["relay_store_unreadable_bodies_total",] == 4
     assert found["relay_build_info", ("version", __version__)] == 1
     assert found["relay_envelopes_accepted_total",] == 1300
     assert found["relay_envelopes_rejected_total", ("reason", "underpaid")] == 7
@@ -71,6 +77,18 @@ def test_what_happened_is_counted_under_its_name(engine):
     assert found["relay_forward_latency_seconds_bucket", ("le", "+Inf")] == 2
     assert found["relay_forward_latency_seconds_count",] == 2
     assert found["process_resident_memory_bytes",] > 1 << 20
+
+
+def test_what_another_process_reports_is_counted_under_its_name(engine):
+    report = {"counters": {"dials": 7}, "gauges": {"clients": 2, "adapters": 1}}
+    engine.changes = {"components": [ComponentStatus(name="ble", connected=True, up=True, **report)]}
+    found = samples(engine)
+    assert found["relay_component_up", ("component", "ble")] == 1
+    assert found["relay_component_up", ("component", "net")] == 0
+    assert found["relay_ble_events_total", ("event", "dials")] == 7
+    assert found["relay_ble_events_total", ("event", "rotations")] == 0
+    assert found["relay_ble_clients",] == 2
+    assert found["relay_net_radios",] == 0
 
 
 def test_every_series_is_there_before_its_first_event(engine):

@@ -143,19 +143,3 @@ def test_a_task_that_always_has_work_must_beat():
         assert not progress.check()[0].stalled
     clock.now = 35.0
     assert progress.check()[0].stalled
-    task.close()
-    assert progress.check() == []
-
-
-def test_a_task_that_counts_its_work_is_watched_by_its_count():
-    clock = Clock()
-    progress = Progress(clock)
-    groups = [5]
-    progress.register_counter("commits", pending=lambda: True, count=lambda: groups[0], limit_s=10)
-    clock.now = 9.0
-    groups[0] += 1
-    assert not progress.check()[0].stalled
-    clock.now = 18.0
-    assert not progress.check()[0].stalled
-    clock.now = 20.0
-    assert progress.check()[0].stalled

@@ -11,16 +11,19 @@ import pytest
 
 import relay.service
 
-UNIT = Path(relay.service.__file__).with_name("mesh-relay.service")
+FOLDER = Path(relay.service.__file__).parent
+#: Units without capabilities, and how exposed they may be, in tenths.
+UNITS = {"mesh-relay.service": 17, "relay-ble.service": 18}
 
 
-@pytest.fixture
-def unit(tmp_path):
-    """The unit with a command that exists on the machine of the test."""
+@pytest.fixture(params=UNITS)
+def unit(tmp_path, request):
+    """A unit with a command that exists on the machine of the test."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
-    path = tmp_path / "mesh-relay.service"
-    path.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text(), flags=re.MULTILINE))
+    path = tmp_path / request.param
+    text = (FOLDER / request.param).read_text()
+    path.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", text, flags=re.MULTILINE))
     return path
 
 
@@ -37,7 +40,7 @@ def test_systemd_finds_nothing_wrong_with_it(unit):
 
 
 def test_it_is_hardened(unit):
-    found = analyze("security", "--offline=true", "--threshold=17", unit)
+    found = analyze("security", "--offline=true", f"--threshold={UNITS[unit.name]}", unit)
     assert found.returncode == 0, found.stdout
     rows = json.loads(analyze("security", "--offline=true", "--json=short", unit).stdout)
     capable = [row["json_field"] for row in rows if "CapabilityBoundingSet" in row["json_field"] and not row["set"]]
@@ -45,7 +48,8 @@ def test_it_is_hardened(unit):
     assert capable == []
 
 
-def test_the_watchdog_and_readiness_are_asked_for():
-    text = UNIT.read_text()
+@pytest.mark.parametrize("name", UNITS)
+def test_the_watchdog_and_readiness_are_asked_for(name):
+    text = (FOLDER / name).read_text()
     assert "Type=notify" in text
     assert re.search(r"^WatchdogSec=\d+$", text, re.MULTILINE)

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from relay.core.stats import Rejected
-from relay.service.api import LinkStatus, StoreStatus, TaskStatus
+from relay.service.api import ComponentStatus, LinkStatus, StoreStatus, TaskStatus
 from relay.service.config import HttpConfig
 from relay.service.history import MAX_SAMPLES, SAMPLE_INTERVAL_S, History
 from relay.service.settings import Address
@@ -99,7 +99,7 @@ def test_the_page_refreshes_itself_and_fits_a_phone(engine):
 
 def test_what_is_wrong_stands_first_and_turns_the_health_check(engine):
     engine.changes = {
-        "store": StoreStatus(writable=False),
+        "store": StoreStatus(writable=False, unreadable_bodies=1),
         "tasks": [TaskStatus(name="store", idle_s=99.0, stalled=True)],
         "links": [LinkStatus(kind="tcp", interface="eth0", up=False)],
     }
@@ -107,12 +107,24 @@ def test_what_is_wrong_stands_first_and_turns_the_health_check(engine):
     assert status == 503
     assert text.splitlines() == [
         "the store cannot be written: nothing new is accepted",
+        "the store is damaged: some envelopes cannot be read; replace the card or disk",
         "task store makes no progress",
         "link tcp on eth0 is down",
     ]
     page = get(engine, "/")[2]
     Document(page)
     assert page.index("Needs a look") < page.index("the store cannot be written") < page.index("Around this relay")
+
+
+def test_the_page_shows_how_the_radios_are(engine):
+    report = {"counters": {"bluetoothd_lost": 2}, "gauges": {"clients": 3}}
+    engine.changes = {"components": [ComponentStatus(name="ble", connected=True, up=True, **report)]}
+    page = get(engine, "/")[2]
+    Document(page)
+    assert "<td>Bluetooth</td><td>up</td><td>clients 3</td>" in page
+    assert "<td>Bluetooth</td><td>bluetoothd lost</td><td>2</td>" in page
+    engine.changes = {"components": [ComponentStatus(name="net", connected=True)]}
+    assert get(engine, "/healthz")[::2] == (503, "relay net does not work; see its log\n")
 
 
 def test_a_relay_that_is_well_is_healthy(engine):
@@ -211,3 +223,17 @@ def test_a_reason_appears_on_the_page_only_once_it_happened(engine):
     assert "below floor" not in get(engine, "/")[2]
     engine.stats.add(Rejected.BELOW_FLOOR)
     assert "below floor" in get(engine, "/")[2]
+
+
+def test_it_can_listen_on_every_address_of_both_families(engine):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    async def run():
+        config = HttpConfig(listen=Address("::", port))
+        async with StatusServer(engine, config, History(Clock())), aiohttp.ClientSession() as session:
+            for host in ("127.0.0.1", "[::1]"):
+                async with session.get(f"http://{host}:{port}/healthz") as response:
+                    assert response.status == 200
+
+    asyncio.run(run())

@@ -100,6 +100,7 @@ class Relay:
         build_hour: int = 0,
         commit_s: tuple[float, float] = COMMIT_S,
         secret: bytes | None = None,
+        bytes_per_s: dict[str, float] | None = None,
     ) -> None:
         """``wall_s``: Unix time at virtual time zero for a trusted clock, None for no clock."""
         self.name = name
@@ -116,6 +117,7 @@ class Relay:
         self._build_hour = build_hour
         self._commit_s = commit_s
         self._secret = secret
+        self._bytes_per_s = bytes_per_s or {}
         self._life = 0
         self._committing = False
         self._wake_s: float | None = None
@@ -138,7 +140,7 @@ class Relay:
             residence_s=float(state.get("residence_s", 0)),
         )
         self.node = Node(
-            config=NodeConfig(durable=True, secret=self._secret),
+            config=NodeConfig(durable=True, secret=self._secret, bytes_per_s=self._bytes_per_s),
             policy=self.policy,
             clock=clock,
             stats=Stats(),

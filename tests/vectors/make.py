@@ -125,9 +125,8 @@ def tags():
             for bucket in (0, 0xBEEF)
         ],
         "prefixes": [
-            {"prefix_bits": bits, "prefix": prefix, "bucket": bucket, "matches": subscription.matches(bucket)}
+            {"prefix_bits": bits, "prefix": prefix, "bucket": bucket, "matches": bucket >> (16 - bits) == prefix}
             for bits, prefix in ((0, 0), (1, 1), (4, 0xB), (16, 0xBEEF), (16, 0xBEEE))
-            for subscription in (Subscribe(prefix_bits=bits, prefix=prefix),)
             for bucket in (0, 0xBEEF, 0xBEEE, 0xFFFF, 0x7FFF)
         ],
     }
@@ -248,6 +247,8 @@ def typical_messages():
     macs = [from_label(f"mac {n}", 16) for n in range(8)]
     yield "relay to relay", {"macs": hexes(macs)}, bytes([MessageType.SAME]) + b"".join(macs)
     yield "relay to client, relay to relay", {"price": 9}, bytes([MessageType.PRICE, 9])
+    news = from_label("news", 16)
+    yield "relay to client, relay to relay", {"value": news.hex()}, bytes([MessageType.NEWS]) + news
     yield "client to relay", {"number": 258, "envelope_length": 256}, m.encode_put(258, body)
     numbers = [0, 1, 2, 7, *range(100, 400)]
     for durable in (True, False):

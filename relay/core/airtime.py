@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How much is sent on one interface, where the operator bounds it (docs/protocol.md section 5)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from relay.core.link import Link
+
+#: What was not sent may be sent later, up to so many seconds' worth at once.
+BURST_S: Final = 0.25
+
+
+class Airtime:
+    """The budget that all links of an interface share; who was served longest ago goes first."""
+
+    def __init__(self, bytes_per_s: float) -> None:
+        self._bytes_per_s = bytes_per_s
+        self._open_at = 0.0
+        #: Links that used it, the last served last, and those that wait for it.
+        self._links: dict[int, Link] = {}
+        self._waiting: set[int] = set()
+
+    def admits(self, link: Link, now: float) -> bool:
+        """Whether a link may send now; one that may not waits."""
+        self._links.setdefault(link.number, link)
+        if self._open_at <= now:
+            self._waiting.discard(link.number)
+            return True
+        self._waiting.add(link.number)
+        return False
+
+    def spent(self, link: Link, count: int, now: float) -> None:
+        """Take account of bytes sent, those that could not wait included."""
+        if count:
+            self._open_at = max(self._open_at, now - BURST_S) + count / self._bytes_per_s
+            self._links[link.number] = self._links.pop(link.number, link)
+
+    @property
+    def next_s(self) -> float | None:
+        """When those who wait may go on (monotonic seconds)."""
+        return self._open_at if self._waiting else None
+
+    def take_due(self, now: float) -> list[Link]:
+        """Return those who waited and may go on, in the order of their turns."""
+        if self._open_at > now:
+            return []
+        due = [link for number, link in self._links.items() if number in self._waiting]
+        self._waiting.clear()
+        return due
+
+    def forget(self, link: Link) -> None:
+        """The link is gone."""
+        self._links.pop(link.number, None)
+        self._waiting.discard(link.number)

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the relay's other processes report to `relay run`, and what it tells them (docs/links.md section 3).
+
+Names and codecs of the component connection, for both sides and free of I/O.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from relay.core.errors import DecodeError
+from relay.core.news import NEWS_BYTES
+
+PREAMBLE_VERSION: Final = 1
+#: A report of all names with the largest numbers has under 2 KiB.
+MAX_REPORT_BYTES: Final = 4096
+#: Two values for each of 64 neighbours, 35 bytes each, make 4.5 KiB.
+MAX_KNOWN: Final = 128
+MAX_NEWS_LINE_BYTES: Final = 8192
+#: A process that counts much reports no more often ...
+REPORT_LEAST_S: Final = 1.0
+#: ... one that counts nothing still says that it lives ...
+REPORT_INTERVAL_S: Final = 20.0
+#: ... and one that is silent for so long hangs.
+SILENT_S: Final = 60.0
+#: What both JSON and Prometheus hold exactly.
+MAX_NUMBER: Final = 1 << 53
+_VALUE: Final = re.compile(rf"[0-9a-f]{{{2 * NEWS_BYTES}}}")
+
+
+class Component(enum.Enum):
+    """A process of the relay beside `relay run`; the value is the label in metrics and status."""
+
+    BLE = "ble"
+    NET = "net"
+    BOARD = "board"
+
+
+#: What each counts. A new event is a new name here; metrics, status and page follow.
+EVENTS: Final[dict[Component, tuple[str, ...]]] = {
+    Component.BLE: (
+        "bluetoothd_lost",
+        "bluetoothd_recovered",
+        "dbus_errors",
+        "adapter_lost",
+        "adapter_recovered",
+        "adapter_blocked",
+        "advertise_failed",
+        "gatt_failed",
+        "rotations",
+        "clients_accepted",
+        "refused_busy",
+        "refused_extra_channel",
+        "channel_failed",
+        "channel_lost",
+        "slots_given",
+        "slot_unused",
+        "slot_timeout",
+        "slot_retransmits",
+        "slot_protocol",
+        "frames_dropped_no_slot",
+        "frames_dropped_malformed",
+        "frames_dropped_out_of_order",
+        "frames_dropped_beyond_window",
+        "slow_reader",
+        "relay_unreachable",
+        "dials",
+        "dial_failed",
+        "dial_timeout",
+        "dial_busy",
+        "neighbour_lost",
+        "neighbour_duplicate",
+        "heard_full",
+    ),
+    Component.NET: (
+        "radio_lost",
+        "radio_recovered",
+        "joined",
+        "rejoined",
+        "join_failed",
+        "left",
+        "regulatory_blocked",
+        "rfkill_blocked",
+        "unsupported",
+        "wpa_started",
+        "wpa_restarted",
+        "batman_restored",
+        "bridge_restored",
+        "bridge_ports_lost",
+        "netlink_errors",
+        "netlink_overruns",
+        "restored",
+    ),
+    Component.BOARD: ("button_pressed", "panics", "config_refused", "verbs_refused", "undervoltage"),
+}
+#: What each measures.
+GAUGES: Final[dict[Component, tuple[str, ...]]] = {
+    Component.BLE: ("adapters", "adapters_up", "clients", "neighbours", "slots_used", "relays_heard"),
+    Component.NET: ("radios", "radios_up", "mesh_peers", "bridge_ports"),
+    Component.BOARD: (),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a process says of itself; ``counters`` are totals since its start, names left out are as before."""
+
+    up: bool
+    counters: dict[str, int]
+    gauges: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewsForBle:
+    """Our own value, and those by which neighbours with an open session are recognised (16 bytes each)."""
+
+    news: bytes
+    known: tuple[bytes, ...] = ()
+
+
+def decode_component(values: dict[str, Any]) -> Component:
+    """Decode the first line of a component's connection; raise DecodeError with what is wrong."""
+    if values.keys() != {"version", "component"}:
+        raise DecodeError("the first line of a component must have exactly the keys version, component")
+    if type(values["version"]) is not int or values["version"] != PREAMBLE_VERSION:
+        raise DecodeError(f"the version must be {PREAMBLE_VERSION}")
+    try:
+        return Component(values["component"])
+    except ValueError as error:
+        raise DecodeError(f"the component must be one of {', '.join(item.value for item in Component)}") from error
+
+
+def decode_report(component: Component, line: bytes) -> Report:
+    """Decode a report, without its line feed; raise DecodeError with what is wrong."""
+    values = _decode_object(line, MAX_REPORT_BYTES)
+    if values.keys() != {"up", "counters", "gauges"}:
+        raise DecodeError("a report must have exactly the keys up, counters, gauges")
+    if type(values["up"]) is not bool:
+        raise DecodeError("up must be true or false")
+    return Report(
+        up=values["up"],
+        counters=_numbers("counters", values["counters"], EVENTS[component]),
+        gauges=_numbers("gauges", values["gauges"], GAUGES[component]),
+    )
+
+
+def encode_news(news: NewsForBle) -> bytes:
+    """Return the line, its line feed included; what is beyond MAX_KNOWN is left out."""
+    known = [value.hex() for value in news.known[:MAX_KNOWN]]
+    return _encode({"news": news.news.hex(), "known": known})
+
+
+def decode_news(line: bytes) -> NewsForBle:
+    """Decode a line of `relay run`, without its line feed; raise DecodeError with what is wrong."""
+    values = _decode_object(line, MAX_NEWS_LINE_BYTES)
+    if values.keys() != {"news", "known"} or type(values["known"]) is not list or len(values["known"]) > MAX_KNOWN:
+        raise DecodeError("must have exactly the keys news, known")
+    return NewsForBle(news=_value(values["news"]), known=tuple(_value(text) for text in values["known"]))
+
+
+def _encode(values: dict[str, object]) -> bytes:
+    return json.dumps(values, separators=(",", ":")).encode() + b"\n"
+
+
+def _decode_object(line: bytes, most_bytes: int) -> dict[str, Any]:
+    if len(line) >= most_bytes:
+        raise DecodeError(f"the line has more than {most_bytes} bytes")
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DecodeError("the line is not JSON") from error
+    if not isinstance(values, dict):
+        raise DecodeError("the line is no JSON object")
+    return values
+
+
+def _numbers(what: str, values: object, names: tuple[str, ...]) -> dict[str, int]:
+    if not isinstance(values, dict) or not values.keys() <= set(names):
+        raise DecodeError(f"{what} has unknown names")
+    if not all(type(number) is int and 0 <= number <= MAX_NUMBER for number in values.values()):
+        raise DecodeError(f"{what} must be whole numbers of at most {MAX_NUMBER}")
+    return values
+
+
+def _value(text: object) -> bytes:
+    if not isinstance(text, str) or not _VALUE.fullmatch(text):
+        raise DecodeError(f"a value must have {2 * NEWS_BYTES} hexadecimal digits")
+    return bytes.fromhex(text)
+
+
+class Reporter:
+    """The counts of a process, and when to report them."""
+
+    def __init__(self, component: Component) -> None:
+        self.component = component
+        self._up = False
+        self._counters = dict.fromkeys(EVENTS[component], 0)
+        self._gauges = dict.fromkeys(GAUGES[component], 0)
+        self._is_changed = True
+        self._reported_s: float | None = None
+
+    def preamble(self) -> bytes:
+        """Return the first line of a connection."""
+        return _encode({"version": PREAMBLE_VERSION, "component": self.component.value})
+
+    @property
+    def up(self) -> bool:
+        """Whether the process can do its work."""
+        return self._up
+
+    @up.setter
+    def up(self, up: bool) -> None:
+        self._is_changed |= up is not self._up
+        self._up = up
+
+    def count(self, event: str, amount: int = 1) -> None:
+        """Count an event of :data:`EVENTS`; KeyError on any other."""
+        self._counters[event] += amount
+        self._is_changed = True
+
+    def gauge(self, name: str, value: int) -> None:
+        """Note a value of :data:`GAUGES`; KeyError on any other."""
+        self._is_changed |= self._gauges[name] != value
+        self._gauges[name] = value
+
+    def connected(self) -> None:
+        """Note a new connection: a report is due at once."""
+        self._reported_s = None
+
+    def next_s(self) -> float | None:
+        """When a report is due, in the seconds of :meth:`line`; None for at once."""
+        if self._reported_s is None:
+            return None
+        return self._reported_s + (REPORT_LEAST_S if self._is_changed else REPORT_INTERVAL_S)
+
+    def line(self, now: float) -> bytes | None:
+        """Return the report to send now (monotonic seconds), None while none is due."""
+        due = self.next_s()
+        if due is not None and now < due:
+            return None
+        self._reported_s = now
+        self._is_changed = False
+        return _encode({"up": self._up, "counters": self._counters, "gauges": self._gauges})
+
+
+class ComponentState:
+    """What `relay run` knows of one component: sums that never go back, over all lives of its process."""
+
+    def __init__(self, component: Component) -> None:
+        self.component = component
+        #: Whether it ever connected, whether it is connected, and whether it says that it works.
+        self.seen = False
+        self.connected = False
+        self.up = False
+        self.counters = dict.fromkeys(EVENTS[component], 0)
+        self.gauges = dict.fromkeys(GAUGES[component], 0)
+        self._totals = dict.fromkeys(EVENTS[component], 0)
+
+    def opened(self) -> None:
+        """Note a connection."""
+        self.seen = self.connected = True
+
+    def reported(self, report: Report) -> None:
+        """Take in a report."""
+        self.up = report.up
+        self.gauges |= report.gauges
+        # One total that went back shows that the process began anew, with all of them at zero.
+        if any(total < self._totals[name] for name, total in report.counters.items()):
+            self._totals = dict.fromkeys(self._totals, 0)
+        for name, total in report.counters.items():
+            self.counters[name] += total - self._totals[name]
+            self._totals[name] = total
+
+    def closed(self) -> None:
+        """Note that the connection ended: whatever it measured is over."""
+        self.connected = self.up = False
+        self.gauges = dict.fromkeys(self.gauges, 0)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whatever is on the card, the relay starts: with what the file says, or with what is safe."""
+
+import tempfile
+import tomllib
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.appliance.apply import read_plan
+from relay.appliance.network import draw_segment
+from relay.appliance.notices import NoticeCode, decode_notices, encode_notices
+from relay.appliance.plan import Facts, Plan
+from relay.appliance.portal import answer
+from relay.appliance.toml import write_toml
+from relay.service.config import OTHER_SECTIONS, parse_config
+
+FACTS = Facts(segment=draw_segment(lambda count: bytes(range(count))))
+SECTIONS = [*OTHER_SECTIONS, "store", "tcp", "mesh", "http", "ble", "nonsense"]
+SETTINGS = ["country", "storage", "ssh_keys", "lan_bridge", "radios", "bridge", "ethernet", "led", "secret", "listen"]
+SCALARS = st.sampled_from(["DE", "", "volatile", "auto", True, False, 0, -1, 1e9, "wifi0", "\x00", "💡"])
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["mesh", "interface", "batman", "mode", "x"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+DOCUMENTS = st.dictionaries(
+    st.sampled_from(SECTIONS), st.dictionaries(st.sampled_from(SETTINGS), VALUES, max_size=5) | SCALARS, max_size=5
+)
+
+
+def plan_of(raw: bytes) -> Plan:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "relay.toml").write_bytes(raw)
+        return read_plan(Path(folder), FACTS)
+
+
+def whole(plan):
+    """The services' file is one that they take."""
+    files = {file.path.name: file.content for file in plan.files}
+    parse_config(files["relay.toml"], Path("relay.toml"), {"HOME": "/"})
+    assert b"policy drop" in files["nftables.conf"]
+    assert decode_notices(files["notices.json"])[:1] == list(plan.notices)[:1]
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_give_a_relay(raw):
+    whole(plan_of(raw))
+
+
+@settings(max_examples=400)
+@given(DOCUMENTS)
+def test_any_settings_give_a_relay(document):
+    plan = plan_of(write_toml(document).encode())
+    whole(plan)
+    files = {file.path.name: file.content.decode() for file in plan.files}
+    if any(notice.code in {NoticeCode.CONFIG, NoticeCode.NO_COUNTRY} for notice in plan.notices):
+        assert "hostapd.conf" not in files
+        assert "radios" not in tomllib.loads(files["relay.toml"])["net"]
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_notices_or_none(raw):
+    found = decode_notices(raw)
+    assert decode_notices(encode_notices(found)) == found
+
+
+@given(st.binary(max_size=300))
+def test_any_request_gets_one_answer(raw):
+    head, _, body = answer(raw).partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    assert lines[0].startswith(b"HTTP/1.1 ")
+    length = [int(line.split(b":")[1]) for line in lines if line.startswith(b"Content-Length")]
+    assert not body or length == [len(body)]
