@@ -63,7 +63,8 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    from relay.cli import client, operator  # noqa: PLC0415 - only arguments; their work is imported later still
+    # Only arguments; their work is imported later still.
+    from relay.cli import appliance, client, operator, radio, sniff  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(prog="relay", description="Stores and forwards encrypted messages.")
     parser.add_argument("--version", action="version", version=f"relay {__version__}")
@@ -71,4 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=parser_class)
     operator.add_parsers(commands)
     client.add_parsers(commands)
+    appliance.add_parsers(commands)
+    sniff.add_parsers(commands)
+    radio.add_parsers(commands)
     return parser

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from relay.cli import messages
+from relay.cli import messages, scan
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _SubParsersAction
@@ -53,6 +53,7 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     remove.set_defaults(func=_contact_remove)
 
     messages.add_parsers(sub)
+    scan.add_parser(sub)
 
 
 def own_identity(folder: Path) -> Identity:

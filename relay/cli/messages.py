@@ -68,8 +68,9 @@ def _add_relay(parser: ArgumentParser) -> None:
         "--relay",
         action="append",
         metavar="HOST[:PORT]",
-        help="relay to use, may be repeated to use several (default: the variable MESH_RELAY, else client.toml in "
-        "the configuration folder, else this machine's, else one found on this network)",
+        help="relay to use, or ble for whichever Bluetooth reaches; may be repeated to use several (default: the "
+        "variable MESH_RELAY, else client.toml in the configuration folder, else this machine's, else one found on "
+        "this network, else ble)",
     )
 
 
@@ -81,7 +82,8 @@ def seconds(text: str) -> float:
     return value
 
 
-def _finder(relays: Iterable[str]) -> RelayFinder:
+def finder(relays: Iterable[str]) -> RelayFinder:
+    """Return what finds the relays that were given, or those of the settings."""
     from relay.client.address import parse_address
     from relay.client.files import config_folder
     from relay.client.finding import RelayFinder
@@ -99,7 +101,7 @@ def _client(relays: Iterable[str]) -> Client:
     from relay.client.files import config_folder, data_folder
 
     own_identity(config_folder(os.environ))
-    client = Client(config_folder(os.environ), data_folder(os.environ), _finder(relays))
+    client = Client(config_folder(os.environ), data_folder(os.environ), finder(relays))
     if warning := client.clock_warning():
         print(f"Warning: {warning}.", file=sys.stderr)
     return client

@@ -53,14 +53,6 @@ def test_a_subscription_comes_back(subscription):
     assert m.decode_subscribe(body(subscription.encode())) == subscription
 
 
-@given(subscriptions, st.integers(0, 65535))
-def test_a_prefix_matches_the_buckets_that_begin_with_its_bits(subscription, bucket):
-    bits = f"{bucket:016b}"[: subscription.prefix_bits]
-    assert subscription.matches(bucket) == (
-        bits == f"{subscription.prefix:0{subscription.prefix_bits or 1}b}"[: len(bits)]
-    )
-
-
 @given(u32, st.binary(min_size=1, max_size=300))
 def test_a_put_comes_back(number, envelope):
     assert m.decode_put(m.encode_put(number, envelope)) == (number, envelope)

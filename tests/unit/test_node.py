@@ -11,14 +11,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from relay.core.admission import Policy
 from relay.core.envelope import envelope_id
-from relay.core.intake import STORAGE_RETRY_MAX_S, STORAGE_RETRY_S
+from relay.core.intake import COMMIT_WAIT_S, MAX_PENDING_BYTES, STORAGE_RETRY_MAX_S, STORAGE_RETRY_S
 from relay.core.messages import Ack, Goodbye, Hello, Refusal, Role, Subscribe
 from relay.core.node import (
     DIALLED_RELAY_SESSIONS,
+    MAX_INTERFACES,
     MAX_PENDING_BYTES_PER_LINK,
     MAX_RELAY_SESSIONS,
     MAX_UNANSWERED_BYTES,
     MAX_UNREAD_BYTES,
+    OTHER_INTERFACE,
     NodeConfig,
 )
 from relay.core.noise import KeyPair
@@ -65,6 +67,7 @@ def test_putting_again_what_is_held_is_acknowledged_and_stored_once():
 def test_duplicates_while_the_commit_is_under_way_wait_for_it_with_bounded_memory():
     relay = Relay()
     body = envelope(random.Random(3))
+    relay.node.intake.most_pending_bytes = MAX_PENDING_BYTES
     one, first = client(relay, seed=4)
     two, second = client(relay, seed=5)
     one.session.put(body)
@@ -498,6 +501,7 @@ def test_a_store_slower_than_its_peers_stops_them_rather_than_filling_memory():
     relay = Relay(policy=Policy(max_bytes=1 << 28, max_envelopes=1 << 16))
     peer, wire = client(relay)
     rng = random.Random(15)
+    relay.node.intake.most_pending_bytes = MAX_PENDING_BYTES
     for _ in range(MAX_PENDING_BYTES_PER_LINK // 16_384):
         assert relay.node.may_receive(wire.link)
         peer.session.put(envelope(rng, size_class=3))
@@ -505,6 +509,57 @@ def test_a_store_slower_than_its_peers_stops_them_rather_than_filling_memory():
     assert not relay.node.may_receive(wire.link)
     relay.commit()
     assert relay.node.may_receive(wire.link)
+
+
+class Card:
+    """A store that writes so many bytes a second, one batch after the other, and syncs each in 4 ms."""
+
+    def __init__(self, relay, bytes_per_s):
+        self.relay, self.bytes_per_s = relay, bytes_per_s
+        self.pending = None
+        self.done_s = 0.0
+
+    def turn(self, now):
+        if self.pending is not None and self.done_s <= now:
+            self.relay.store.apply(self.pending.batch)
+            self.relay.node.committed(self.pending, now)
+            self.pending = None
+        if self.pending is None and (pending := self.relay.node.take_batch()) is not None:
+            size = sum(len(row[5]) for row in pending.batch.inserts)
+            self.pending, self.done_s = pending, now + 0.004 + size / self.bytes_per_s
+
+
+@pytest.mark.parametrize("bytes_per_s", [1e6, 4e6, 16e6])
+def test_a_put_does_not_wait_behind_a_flood_longer_than_the_store_may_take(bytes_per_s):
+    """A phone that puts one envelope now and then, beside relays and clients that send all they can."""
+    relay = Relay(policy=Policy(max_bytes=1 << 30, max_envelopes=1 << 18))
+    card = Card(relay, bytes_per_s)
+    rng = random.Random(17)
+    flooders = [client(relay, seed=20 + n, interface=f"eth{n}") for n in range(3)]
+    phone, its_wire = client(relay, seed=30, interface="hci0")
+    waits, put_at = [], None
+    for step in range(2000):
+        now = step * 0.002
+        for peer, wire in flooders:
+            for _ in range(4):
+                if relay.node.may_receive(wire.link):
+                    peer.session.put(envelope(rng, size_class=2))
+                    send(relay, peer, wire, now)
+        if put_at is None and step % 200 == 199:
+            put_at = now
+            phone.session.put(envelope(rng))
+        if put_at is not None and relay.node.may_receive(its_wire.link):
+            send(relay, phone, its_wire, now)
+        card.turn(now)
+        for peer, wire in [*flooders, (phone, its_wire)]:
+            peer.session.receive_data(relay.node.data_to_send(wire.link, now), now)
+        if put_at is not None and not its_wire.link.pending_bytes and now > put_at:
+            waits.append(now - put_at)
+            put_at = None
+    assert len(waits) >= 6
+    # What was let in before the bound was lowered, and one batch of which the put is part.
+    assert max(waits) <= 2 * COMMIT_WAIT_S, waits
+    assert relay.count(Total.ACCEPTED) * 4096 > 0.7 * bytes_per_s * 4.0, "the store was idle"
 
 
 @pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", bytes(300), b"\xff" * 70_000])
@@ -646,3 +701,18 @@ def test_shutting_down_says_goodbye_to_everybody():
     settle(*(wire for _, wire in peers))
     assert [peer.goodbye for peer, _ in peers] == [Goodbye.SHUTTING_DOWN] * 4
     assert relay.node.links == {}
+
+
+def test_what_came_by_more_interfaces_than_are_told_apart_is_of_one_that_is_called_other_after_a_restart_too():
+    relay = Relay()
+    relay.store.interfaces = {}
+    for number in range(MAX_INTERFACES + 3):
+        put_all(relay, [envelope(random.Random(number))], interface=f"usb{number}", seed=100 + number)
+    of_other = relay.node.log.held_by_interface[OTHER_INTERFACE]
+    assert of_other
+    again = Relay(9, store=relay.store)
+    assert again.node.log.held_by_interface == relay.node.log.held_by_interface
+    assert again.node.interface_name(OTHER_INTERFACE) == "other"
+    assert again.node.interface_number("usb0") == relay.node.interface_number("usb0") != OTHER_INTERFACE
+    assert again.node.interface_number("one more") == OTHER_INTERFACE
+    assert sum(number != OTHER_INTERFACE for number in relay.store.interfaces) == MAX_INTERFACES - 1

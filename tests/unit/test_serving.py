@@ -8,9 +8,9 @@ import pytest
 from relay.core import log as log_module
 from relay.core.admission import Policy
 from relay.core.envelope import envelope_id
-from relay.core.messages import Goodbye, Subscribe
+from relay.core.messages import Goodbye, Hello, Role, Subscribe
 from relay.core.serving import MAX_FETCHES, SCAN_ENTRIES
-from relay.core.session import CaughtUp, Missing, Offers
+from relay.core.session import SLOW_RECORD_BYTES, CaughtUp, Missing, Offers
 from relay.core.stats import Histogram, SessionError, Total
 from tests.unit.memory import HOUR, Relay, client, envelope, put_all, settle
 
@@ -121,6 +121,26 @@ def test_fetching_the_same_again_is_answered_again():
     peer.session.fetch([envelope_id(body)] * 3)
     settle(wire)
     assert peer.received == [body] * 3
+
+
+def test_on_a_slow_link_a_small_one_asked_for_last_passes_all_the_large_ones():
+    relay = Relay(policy=Policy(max_bytes=1 << 26, max_envelopes=10_000))
+    rng = random.Random(61)
+    large = [envelope(rng, size_class=3) for _ in range(20)]
+    small = envelope(rng)
+    put_all(relay, [*large, small])
+    peer, wire = client(relay, seed=5, hello=Hello(role=Role.CLIENT, slow=True))
+    peer.session.fetch([envelope_id(body) for body in large])
+    for _ in range(30):
+        wire.turn(0.0)
+    assert peer.received
+    peer.session.fetch([envelope_id(small)])
+    before = wire.bytes_there
+    while small not in peer.received:
+        assert wire.turn(0.0)
+    assert wire.bytes_there - before <= 3 * SLOW_RECORD_BYTES
+    settle(wire)
+    assert set(peer.received) == {*large, small}
 
 
 def test_a_flood_of_fetches_ends_the_session_and_is_counted():

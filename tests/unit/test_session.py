@@ -24,6 +24,7 @@ VALID = {
     MessageType.PONG: b"\x04",
     MessageType.SAME: b"\x05" + bytes(16),
     MessageType.PRICE: b"\x06\x09",
+    MessageType.NEWS: b"\x07" + bytes(16),
     MessageType.PUT: m.encode_put(0, bytes(256)),
     MessageType.ACK: m.encode_acks(durable=True, numbers=[0])[0],
     MessageType.REFUSE: m.encode_refusals([(0, Refusal.FULL)], price=1)[0],
@@ -39,6 +40,7 @@ VALID = {
 MEANS = {
     MessageType.SAME: s.Same,
     MessageType.PRICE: s.PriceChanged,
+    MessageType.NEWS: s.News,
     MessageType.PUT: s.Puts,
     MessageType.ACK: m.Ack,
     MessageType.REFUSE: m.Refused,
@@ -285,6 +287,7 @@ def test_puts_fetches_acknowledgements_and_all_else_arrive_as_said():
     r.session.offer([m.Offer(ID, 2, 77)])
     r.session.caught_up()
     r.session.announce_price(5)
+    r.session.tell_news(ID[:16])
     exchange(c, r)
     assert r.session.unanswered_bytes == 0
     assert {type(e).__name__: e for e in c.meant} == {
@@ -295,6 +298,7 @@ def test_puts_fetches_acknowledgements_and_all_else_arrive_as_said():
         "Offers": s.Offers([m.Offer(ID, 2, 77)]),
         "CaughtUp": s.CaughtUp(),
         "PriceChanged": s.PriceChanged(5),
+        "News": s.News(ID[:16]),
     }
 
 

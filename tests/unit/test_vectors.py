@@ -156,6 +156,8 @@ def check(kind, fields, event):
             assert [mac.hex() for mac in event.macs] == fields["macs"]
         case "PRICE":
             assert event.price == fields["price"]
+        case "NEWS":
+            assert event.value.hex() == fields["value"]
         case "PUT":
             assert event.items == [(fields["number"], pattern(fields["envelope_length"]))]
         case "ACK":

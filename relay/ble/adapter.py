@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One Bluetooth adapter: switched on, advertising, address and data changing together; and again after each mishap."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Protocol
+
+from relay.ble.bluez import ADAPTER, DEVICE, Added, BluezError, Changed, Removed, adapters, devices
+from relay.ble.central import run_central
+from relay.ble.epoch import Epoch
+from relay.ble.gatt import make_beacon
+from relay.core.news import SALT_BYTES
+from relay.service.supervisor import Backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from relay.ble.bluez import Bluez, Event
+    from relay.ble.host import AdapterInfo
+    from relay.ble.server import Server
+    from relay.ble.stream import Stream
+    from relay.links.components import NewsForBle, Reporter
+
+logger = logging.getLogger(__name__)
+
+#: The GAP name of all relays: the host's would tell them apart.
+ALIAS: Final = "relay"
+#: An adapter that cannot be switched on (rfkill, a driver that hangs) is tried again so often.
+POWER_RETRY_S: Final = 5.0
+#: From a connection, which ends advertising, to advertising again; measured, at once is too soon.
+REARM_S: Final = 0.2
+#: A controller holds few connections: one that carries no stream for so long is ended.
+IDLE_S: Final = 30.0
+_IDLE_CHECK_S: Final = 10.0
+#: BlueZ answers within a fraction of a second, unless it hangs.
+REGISTER_TIMEOUT_S: Final = 10.0
+
+
+class Air(Protocol):
+    """What the adapter advertises with; calls may raise any error of D-Bus."""
+
+    async def register_service(self, adapter_path: str) -> None:
+        """Offer the GATT service."""
+
+    async def advertise(self, adapter_path: str, beacon: bytes) -> None:
+        """Begin to advertise."""
+
+    def refresh(self, adapter_path: str, beacon: bytes) -> None:
+        """Advertise this from now on, and again if something stopped it."""
+
+    async def silence(self, adapter_path: str) -> None:
+        """Stop advertising."""
+
+
+class PoweredOffError(Exception):
+    """The adapter was switched off, or blocked."""
+
+
+class Adapter:
+    """Runs one adapter, and is the :class:`relay.ble.host.CentralHost` of its central half."""
+
+    def __init__(
+        self,
+        *,
+        info: AdapterInfo,
+        bluez: Bluez,
+        server: Server,
+        reporter: Reporter,
+        rotation_s: float,
+        max_neighbours: int,
+        random: Callable[[], float],
+        random_bytes: Callable[[int], bytes],
+        on_state: Callable[[bool], None],
+    ) -> None:
+        """Make an adapter that is lost until it works.
+
+        ``random`` returns floats in [0, 1), ``random_bytes`` what nobody can guess;
+        ``on_state`` hears True when the adapter works, and False when it was lost.
+        """
+        self.info = info
+        self.bluez = bluez
+        self.max_neighbours = max_neighbours
+        self.news: NewsForBle | None = None
+        self.salt: bytes | None = None
+        #: Whether it does its work now; silence between two epochs is part of that.
+        self.is_up = False
+        self.relays_heard = 0
+        self.neighbours = 0
+        self._server = server
+        self._reporter = reporter
+        self._rotation_s = rotation_s
+        self._random = random
+        self._random_bytes = random_bytes
+        self._on_state = on_state
+        self._is_lost = True
+        self._epoch = self._new_epoch()
+        self._is_known_age = False
+        self._is_powered = False
+        self._power_changed = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._needs_refresh = False
+        self._advertised: bytes | None = None
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._connected: dict[str, float] = {}
+        self._dialling: set[str] = set()
+
+    # -- CentralHost --------------------------------------------------------------
+
+    async def changed(self) -> None:
+        """Wait until ``salt`` or ``news`` changes."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        try:
+            await future
+        finally:
+            self._waiting.discard(future)
+
+    def dialling(self, device_path: str, *, is_ours: bool) -> None:
+        """Leave a connection alone although no client uses it, or no longer."""
+        if is_ours:
+            self._dialling.add(device_path)
+        else:
+            self._dialling.discard(device_path)
+
+    async def serve(self, stream: Stream) -> None:
+        """Hand over a stream that we dialled."""
+        await self._server.serve_dialled(stream, self.info.name)
+
+    def count(self, event: str) -> None:
+        """Count an event."""
+        self._reporter.count(event)
+
+    def heard(self, *, relays: int, neighbours: int) -> None:
+        """Note what the central half sees."""
+        self.relays_heard = relays
+        self.neighbours = neighbours
+
+    # -- its life -------------------------------------------------------------------
+
+    def tell_news(self, news: NewsForBle | None) -> None:
+        """Advertise this from now on; None: nothing, since nobody could be served."""
+        self.news = news
+        self._changed()
+        self._wake.set()
+
+    def bluetoothd_lost(self) -> None:
+        """Whatever bluetoothd held is gone; the address stayed only if connections did."""
+        self._advertised = None
+        self._connected.clear()
+        self._dialling.clear()
+        self._is_known_age = self._server.has_channels(self.info.path)
+
+    def unplugged(self) -> None:
+        """The adapter is gone, and with it its address."""
+        self._lose()
+        self._advertised = None
+        self._epoch = self._new_epoch()
+        self._is_known_age = True
+
+    async def run(self, air: Air) -> None:
+        """Serve until cancelled, through all that happens to the adapter; raise BluezError without bluetoothd."""
+        loop = asyncio.get_running_loop()
+        backoff = Backoff(self._random, max_s=POWER_RETRY_S)
+        with self.bluez.listening(self._on_event):
+            while True:
+                await self._look()
+                began = loop.time()
+                try:
+                    await self._power_on()
+                    await self._serve_air(air)
+                except* PoweredOffError:
+                    logger.info("adapter %s was switched off", self.info.name)
+                    # Switching it on makes a new address.
+                    self._epoch, self._is_known_age = self._new_epoch(), True
+                finally:
+                    self.is_up = False
+                    self._set_salt(None)
+                self._advertised = None
+                self._lose()
+                await asyncio.sleep(backoff.next(ran_s=loop.time() - began))
+
+    def _lose(self) -> None:
+        if not self._is_lost:
+            self._is_lost = True
+            self._on_state(False)
+
+    async def _look(self) -> None:
+        """Learn the adapter's state, which from then on is followed."""
+        loop = asyncio.get_running_loop()
+        objects = await self.bluez.objects()
+        self._is_powered = any(item.path == self.info.path and item.is_powered for item in adapters(objects))
+        self._connected = {item.path: loop.time() for item in devices(objects, self.info.path) if item.is_connected}
+
+    async def _power_on(self) -> None:
+        is_blocked = False
+        while not self._is_powered:
+            self._power_changed.clear()
+            try:
+                await self.bluez.set_property(self.info.path, "Powered", value=True)
+            except BluezError:
+                if not self.bluez.is_running:
+                    raise
+                if not is_blocked:
+                    is_blocked = True
+                    self._reporter.count("adapter_blocked")
+                    logger.warning("adapter %s cannot be switched on; `rfkill list` shows why", self.info.name)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POWER_RETRY_S):
+                    await self._power_changed.wait()
+            if not self._is_powered:
+                await self._look()
+        # Privacy is bluetoothd's business; what it says of the adapter is ours.
+        for name, value in (("Alias", ALIAS), ("Discoverable", False), ("Pairable", False)):
+            await self._set(name, value)
+        if not self._is_known_age and not self._connected:
+            # Nobody knows how old the address is; this makes a new one.
+            await self._set("Powered", value=False)
+            await self._set("Powered", value=True)
+            self._epoch = self._new_epoch()
+        self._is_known_age = True
+        self._is_powered = True
+        self._power_changed.clear()
+
+    async def _set(self, name: str, value: bool | str) -> None:  # noqa: FBT001 - a property's value
+        try:
+            await self.bluez.set_property(self.info.path, name, value)
+        except BluezError:
+            if not self.bluez.is_running:
+                raise
+            self._reporter.count("dbus_errors")
+
+    async def _serve_air(self, air: Air) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch_power())
+            try:
+                async with asyncio.timeout(REGISTER_TIMEOUT_S):
+                    await air.register_service(self.info.path)
+            except Exception as error:
+                self._reporter.count("gatt_failed")
+                raise PoweredOffError from error
+            if self._is_lost:
+                self._is_lost = False
+                self._on_state(True)
+            tasks.create_task(self._advertise(air))
+            tasks.create_task(self._run_central())
+            tasks.create_task(self._end_idle())
+
+    async def _watch_power(self) -> None:
+        while True:
+            await self._power_changed.wait()
+            self._power_changed.clear()
+            if not self._is_powered:
+                # Unless it is what our own switching made bluetoothd say, late.
+                await self._look()
+            if not self._is_powered:
+                raise PoweredOffError
+
+    # -- advertising --------------------------------------------------------------------
+
+    async def _advertise(self, air: Air) -> None:
+        """Advertise while there is news to tell and the address is fresh, silently go from one epoch to the next."""
+        loop = asyncio.get_running_loop()
+        backoff = Backoff(self._random)
+        while True:
+            self._wake.clear()
+            now = loop.time()
+            if now >= self._epoch.over_at(now):
+                self._epoch = self._new_epoch()
+                self._reporter.count("rotations")
+            until = self._epoch.silent_at(now)
+            if now >= until:
+                until = self._epoch.over_at(now)
+                await self._be_silent(air)
+            elif self.news is None:
+                await self._be_silent(air)
+            elif not await self._be_heard(air, self.news):
+                until = min(until, now + backoff.next(ran_s=0.0))
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(until):
+                    await self._wake.wait()
+
+    async def _be_heard(self, air: Air, news: NewsForBle) -> bool:
+        """Advertise; False when that did not work."""
+        salt = self.salt or self._random_bytes(SALT_BYTES)
+        beacon = make_beacon(news.news, salt).encode()
+        if self._advertised is None:
+            try:
+                async with asyncio.timeout(REGISTER_TIMEOUT_S):
+                    await air.advertise(self.info.path, beacon)
+            except Exception as error:  # noqa: BLE001 - of D-Bus, of which there are many
+                logger.warning("adapter %s does not advertise (%s)", self.info.name, type(error).__name__)
+                self._reporter.count("advertise_failed")
+                self.is_up = False
+                return False
+            self._epoch.began(asyncio.get_running_loop().time())
+            self._set_salt(salt)
+        elif beacon != self._advertised or self._needs_refresh:
+            air.refresh(self.info.path, beacon)
+        self._needs_refresh = False
+        self._advertised = beacon
+        self.is_up = True
+        return True
+
+    async def _be_silent(self, air: Air) -> None:
+        self._set_salt(None)
+        if self._advertised is not None:
+            self._advertised = None
+            try:
+                async with asyncio.timeout(REGISTER_TIMEOUT_S):
+                    await air.silence(self.info.path)
+            except Exception:  # noqa: BLE001 - of D-Bus, of which there are many
+                self._reporter.count("dbus_errors")
+
+    def _refresh(self) -> None:
+        self._needs_refresh = True
+        self._wake.set()
+
+    def _new_epoch(self) -> Epoch:
+        return Epoch(rotation_s=self._rotation_s)
+
+    def _set_salt(self, salt: bytes | None) -> None:
+        if salt != self.salt:
+            self.salt = salt
+            self._changed()
+
+    def _changed(self) -> None:
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+
+    # -- the central half, and connections --------------------------------------------------
+
+    async def _run_central(self) -> None:
+        loop = asyncio.get_running_loop()
+        backoff = Backoff(self._random)
+        while self.max_neighbours:
+            began = loop.time()
+            try:
+                await run_central(self.info, self)
+            except Exception as error:  # phones must not suffer from whatever it is
+                if not self.bluez.is_running:
+                    raise
+                logger.warning("looking for relays failed (%s), starting it again", type(error).__name__)
+                self._reporter.count("dbus_errors")
+            finally:
+                self._dialling.clear()
+                self.heard(relays=0, neighbours=0)
+            await asyncio.sleep(backoff.next(ran_s=loop.time() - began))
+
+    async def _end_idle(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_IDLE_CHECK_S)
+            for device in self._connected:
+                if self._server.uses(device) or device in self._dialling:
+                    self._connected[device] = loop.time()
+            idle = [device for device, since in self._connected.items() if loop.time() - since >= IDLE_S]
+            if not idle:
+                continue
+            for known in devices(await self.bluez.objects(), self.info.path):
+                # What is paired belongs to somebody else on this machine, such as a keyboard.
+                if known.path in idle and not known.is_paired:
+                    with suppress(BluezError):
+                        await self.bluez.disconnect(known.path)
+
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case Changed(path=path, interface=interface) if path == self.info.path and interface == ADAPTER:
+                if isinstance(powered := event.properties.get("Powered"), bool):
+                    self._is_powered = powered
+                    self._power_changed.set()
+            case Changed(path=path, interface=interface) if interface == DEVICE and self._is_below(path):
+                if isinstance(connected := event.properties.get("Connected"), bool):
+                    self._device_connected(path, is_connected=connected)
+            case Added(path=path) if DEVICE in event.interfaces and self._is_below(path):
+                if event.interfaces[DEVICE].get("Connected") is True:
+                    self._device_connected(path, is_connected=True)
+            case Removed(path=path) if DEVICE in event.interfaces and self._is_below(path):
+                self._device_connected(path, is_connected=False)
+
+    def _is_below(self, path: str) -> bool:
+        return path.startswith(f"{self.info.path}/")
+
+    def _device_connected(self, device: str, *, is_connected: bool) -> None:
+        loop = asyncio.get_running_loop()
+        if is_connected:
+            self._connected[device] = loop.time()
+            loop.call_later(REARM_S, self._refresh)
+        else:
+            self._connected.pop(device, None)
+            self._server.disconnected(device)

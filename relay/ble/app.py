@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`relay ble`: puts the parts together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import signal
+from typing import TYPE_CHECKING, Final
+
+from relay.ble import l2cap, privacy
+from relay.ble.airtime import Airtime
+from relay.ble.bluez import Bluez, BluezError
+from relay.ble.config import BleConfig
+from relay.ble.control import Control
+from relay.ble.glib_thread import GLibThread
+from relay.ble.radio import Radio
+from relay.ble.server import Server
+from relay.core.errors import RelayError
+from relay.links.components import REPORT_LEAST_S, Component, Reporter
+from relay.service import logs
+from relay.service.notify import Notifier, run_watchdog
+from relay.service.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from relay.links.components import NewsForBle
+    from relay.service.config import Config
+
+logger = logging.getLogger(__name__)
+
+#: Longer than the interval at which the watchdog's tick asks the thread for a sign of life.
+GLIB_LIMIT_S: Final = 150.0
+
+
+class NoBusError(RelayError):
+    """There is no system bus, or there is none any more."""
+
+
+def run(config: Config) -> int:
+    """Run until SIGTERM or SIGINT; return the exit code. Raise NoBusError."""
+    logs.setup(config.log.level)
+    ble = config.others.get("ble")
+    settings = ble if isinstance(ble, BleConfig) else BleConfig()
+    if not settings.enabled:
+        # A service that ends before it was ready has failed, and would be started again.
+        Notifier(os.environ).ready("disabled in the configuration")
+        return 0
+    if text := privacy.warning():
+        logger.warning(text)
+    asyncio.run(_serve(config, settings, os.environ))
+    return 0
+
+
+async def _serve(config: Config, settings: BleConfig, environ: Mapping[str, str]) -> None:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    notifier = Notifier(environ)
+    reporter = Reporter(Component.BLE)
+    progress = Progress(loop.time)
+    try:
+        opened = await Bluez.open()
+    except BluezError as error:
+        raise NoBusError("D-Bus does not answer; start dbus.service, and bluetooth.service beside it") from error
+    async with opened as bluez:
+        glib = GLibThread()
+        beating = progress.register("glib", limit_s=GLIB_LIMIT_S)
+        glib.start()
+        radio = Radio(
+            config=settings,
+            bluez=bluez,
+            glib=glib,
+            reporter=reporter,
+            random=random.random,
+            random_bytes=secrets.token_bytes,
+        )
+        server = Server(
+            max_clients=settings.max_clients,
+            socket_path=config.unix.path,
+            airtime=Airtime(kbytes_per_s=settings.airtime_kbytes_per_s),
+            reporter=reporter,
+            notify=radio.notify,
+        )
+
+        def on_news(news: NewsForBle | None) -> None:
+            if news is None:
+                server.close_all()
+            else:
+                server.is_open = True
+            radio.tell_news(news)
+
+        control = Control(path=config.unix.path, reporter=reporter, on_news=on_news, random=random.random)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                work = [
+                    tasks.create_task(_serve_channels(server)),
+                    tasks.create_task(control.run()),
+                    tasks.create_task(radio.run(server)),
+                    tasks.create_task(_measure(radio)),
+                    tasks.create_task(_bus(bluez)),
+                    tasks.create_task(run_watchdog(notifier, progress, lambda: glib.post(glib.tell, beating.beat))),
+                ]
+                notifier.ready("running")
+                await stopping.wait()
+                notifier.stopping()
+                for task in work:
+                    task.cancel()
+        except* NoBusError as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            glib.stop()
+
+
+async def _serve_channels(server: Server) -> None:
+    listener = l2cap.listen()
+    await server.run(listener, l2cap.local_psm(listener))
+
+
+async def _measure(radio: Radio) -> None:
+    while True:
+        radio.measure()
+        await asyncio.sleep(REPORT_LEAST_S)
+
+
+async def _bus(bluez: Bluez) -> None:
+    """End the process with the system bus, which nothing here survives; it is started again."""
+    await bluez.wait_closed()
+    raise NoBusError("D-Bus has ended, and with it all that Bluetooth was used for")

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Between a Bluetooth stream and the Unix socket of `relay run` (docs/links.md section 2)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from relay.ble.stream import StreamEndedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from relay.ble.airtime import Share
+    from relay.ble.stream import Stream
+
+#: Read from `relay run` at a time: one record of a slow link. What lies here can be
+#: overtaken by nothing.
+CHUNK_BYTES: Final = 1024
+#: For the last bytes of a session that `relay run` ended.
+LINGER_S: Final = 2.0
+#: A peer that does not take one chunk in so long is disconnected: `relay run` has given
+#: up on it by then, which cannot be seen from here before that chunk has left.
+STALL_S: Final = 60.0
+#: `relay run` accepts at once, if it runs.
+CONNECT_TIMEOUT_S: Final = 5.0
+
+
+async def connect(path: Path, preamble: dict[str, object]) -> socket.socket:
+    """Connect to `relay run` and write the first line; raise OSError."""
+    loop = asyncio.get_running_loop()
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await loop.sock_connect(sock, str(path))
+            await loop.sock_sendall(sock, json.dumps(preamble).encode() + b"\n")
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def stream_preamble(interface: str, *, initiator: bool) -> dict[str, object]:
+    """Return the first line of a stream; ``initiator``: we dialled."""
+    return {"version": 1, "interface": interface, "initiator": initiator, "slow": True, "link": "ble"}
+
+
+async def splice(stream: Stream, sock: socket.socket, share: Share | None = None) -> bool:
+    """Copy both ways until either end closes; then both are closed. ``sock`` is non-blocking.
+
+    Return False when it ended because the peer took nothing any more.
+    """
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            upward = tasks.create_task(_upward(stream, sock, share))
+            downward = tasks.create_task(_downward(stream, sock, share))
+            await asyncio.wait({upward, downward}, return_when=asyncio.FIRST_COMPLETED)
+            is_stalled = downward.done() and not downward.result()
+            upward.cancel()
+            downward.cancel()
+        return not is_stalled
+    finally:
+        stream.close()
+        sock.close()
+
+
+async def _upward(stream: Stream, sock: socket.socket, share: Share | None) -> None:
+    """From the air to the socket."""
+    loop = asyncio.get_running_loop()
+    with suppress(OSError):
+        while data := await stream.receive():
+            await loop.sock_sendall(sock, data)
+            if share is not None:
+                # Whoever is not received from has to stop sending.
+                await share.take(len(data))
+
+
+async def _downward(stream: Stream, sock: socket.socket, share: Share | None) -> bool:
+    """From the socket to the air, with the last bytes on their way at the end; False when the peer takes nothing."""
+    loop = asyncio.get_running_loop()
+    try:
+        while data := await loop.sock_recv(sock, CHUNK_BYTES):
+            if share is not None:
+                await share.take(len(data))
+            async with asyncio.timeout(STALL_S):
+                await stream.send(data)
+    except TimeoutError:
+        return False
+    except (OSError, StreamEndedError):
+        return True
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            await stream.finish()
+    return True

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who is served: channels and slots of phones and of relays that dialled us, each with a stream to `relay run`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from relay.ble import bridge, l2cap
+from relay.ble.airtime import Share
+from relay.ble.frames import CloseReason, Kind, decode_frame
+from relay.ble.gatt import INFO_UUID, NO_SLOT, SLOT_UUID, SLOTS, Info, frame_bytes
+from relay.ble.slots import Slot
+from relay.ble.stream import ChannelStream, SlotStream
+from relay.core.errors import DecodeError
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
+
+    from relay.ble.airtime import Airtime
+    from relay.ble.stream import Stream
+    from relay.links.components import Reporter
+
+logger = logging.getLogger(__name__)
+
+#: From giving a slot, or from the end of its stream, to its OPEN (docs/ble.md section 3).
+OPEN_TIMEOUT_S: Final = 15.0
+#: A central opens a stream on its slot no more often: each is a session of `relay run`.
+#: One that is in a hurry repeats its OPEN.
+REOPEN_S: Final = 0.2
+#: After an error that accepting again at once would repeat.
+ACCEPT_PAUSE_S: Final = 1.0
+
+
+@dataclass(slots=True)
+class _Place:
+    """A slot that was given to a device."""
+
+    slot: int
+    frame_bytes: int
+    timeout: asyncio.TimerHandle
+    stream: SlotStream | None = None
+    began_s: float | None = None
+
+
+class Server:
+    """The places for clients, over all adapters. Devices are named by the paths of BlueZ's objects."""
+
+    def __init__(
+        self,
+        *,
+        max_clients: int,
+        socket_path: Path,
+        airtime: Airtime,
+        reporter: Reporter,
+        notify: Callable[[int, list[bytes]], None],
+    ) -> None:
+        """``socket_path``: link.sock of `relay run`; ``notify`` sends values by the TX of a slot."""
+        self._max_clients = max_clients
+        self._socket_path = socket_path
+        self._airtime = airtime
+        self._reporter = reporter
+        self._notify = notify
+        self._places: dict[str, _Place] = {}
+        self._channels: dict[str, ChannelStream] = {}
+        self._dialled: set[Stream] = set()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._psm = 0
+        #: Names of the adapters that serve, by their identity addresses.
+        self.adapters: dict[str, str] = {}
+        #: Whether `relay run` is there.
+        self.is_open = False
+
+    @property
+    def is_full(self) -> bool:
+        """Whether another client would be turned away."""
+        return not self.is_open or len(self._places) + len(self._channels) >= self._max_clients
+
+    def uses(self, device: str) -> bool:
+        """Whether a device has a place here."""
+        return device in self._places or device in self._channels
+
+    def has_channels(self, adapter_path: str) -> bool:
+        """Whether a channel is open on an adapter, which proves that it kept its connections."""
+        return any(device.startswith(f"{adapter_path}/") for device in self._channels)
+
+    # -- channels -------------------------------------------------------------
+
+    async def run(self, listener: socket.socket, psm: int) -> None:
+        """Accept channels from ``listener``, which is bound to ``psm``, and serve until cancelled; closes it."""
+        try:
+            self._psm = psm
+            async with asyncio.TaskGroup() as self._tasks:
+                await self._accept(listener)
+        finally:
+            self._tasks = None
+            listener.close()
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                self._reporter.count("channel_failed")
+                logger.warning("a channel could not be accepted (%s)", type(error).__name__)
+                await asyncio.sleep(ACCEPT_PAUSE_S)
+                continue
+            try:
+                self._open_channel(sock)
+            except (OSError, DecodeError):
+                # It left as soon as it came.
+                self._reporter.count("channel_failed")
+                sock.close()
+
+    def _open_channel(self, sock: socket.socket) -> None:
+        interface = self.adapters.get(l2cap.own_address(sock).text)
+        address = l2cap.peer_address(sock).text
+        device = f"/org/bluez/{interface}/dev_{address.replace(':', '_')}"
+        if interface is None or self.is_full or self.uses(device):
+            is_extra = interface is not None and self.uses(device)
+            self._reporter.count("refused_extra_channel" if is_extra else "refused_busy")
+            sock.close()
+            return
+        self._channels[device] = ChannelStream(sock)
+        self._accepted()
+        self._spawn(self._serve_channel(device, interface))
+
+    async def _serve_channel(self, device: str, interface: str) -> None:
+        try:
+            await self._serve(self._channels[device], interface, initiator=False)
+        finally:
+            del self._channels[device]
+            self._measure()
+
+    # -- slots: called for the GATT application ----------------------------------
+
+    def on_read(self, uuid: str, device: str, mtu_bytes: int) -> bytes:
+        """Answer INFO or SLOT."""
+        if uuid == INFO_UUID:
+            is_busy = self.is_full and not self.uses(device)
+            return Info(is_busy=is_busy, psm=self._psm, slots=SLOTS).encode()
+        if uuid == SLOT_UUID:
+            return bytes([self._give_slot(device, mtu_bytes)])
+        raise ValueError(uuid)
+
+    def _give_slot(self, device: str, mtu_bytes: int) -> int:
+        place = self._places.get(device)
+        if place is not None:
+            place.frame_bytes = frame_bytes(mtu_bytes)
+            return place.slot
+        used = {other.slot for other in self._places.values()}
+        free = [slot for slot in range(SLOTS) if slot not in used]
+        if self.is_full or self.uses(device) or not free:
+            self._reporter.count("refused_extra_channel" if self.uses(device) else "refused_busy")
+            return NO_SLOT
+        self._places[device] = _Place(
+            slot=free[0], frame_bytes=frame_bytes(mtu_bytes), timeout=self._open_timeout(device)
+        )
+        self._reporter.count("slots_given")
+        self._measure()
+        return free[0]
+
+    def on_write(self, device: str, value: bytes) -> None:
+        """Take in a frame."""
+        place = self._places.get(device)
+        if place is None:
+            self._reporter.count("frames_dropped_no_slot")
+            return
+        if place.stream is not None and place.stream.frame_received(value):
+            return
+        try:
+            frame = decode_frame(value)
+        except DecodeError:
+            self._reporter.count("frames_dropped_malformed")
+            return
+        now = asyncio.get_running_loop().time()
+        is_too_soon = place.began_s is not None and now < place.began_s + REOPEN_S
+        if frame.kind is not Kind.OPEN or is_too_soon:
+            self._reporter.count("slot_protocol")
+            return
+        if place.stream is not None:
+            # The central began anew; of its earlier stream it knows nothing any more.
+            place.stream.close()
+        elif self._tasks is None or not self.is_open:
+            return
+        else:
+            self._accepted()
+        place.timeout.cancel()
+        place.began_s = now
+        slot = Slot(is_central=False, nonce=frame.sequence, frame_bytes=place.frame_bytes, count=self._reporter.count)
+        place.stream = SlotStream(slot, partial(self._notify, place.slot))
+        place.stream.frame_received(value)
+        self._spawn(self._serve_slot(device, place, place.stream))
+
+    def on_writes_dropped(self, count: int) -> None:
+        """Count frames beyond what a device may have waiting."""
+        self._reporter.count("frames_dropped_beyond_window", count)
+
+    async def _serve_slot(self, device: str, place: _Place, stream: SlotStream) -> None:
+        interface = device.split("/")[3] if device.count("/") >= 4 else "hci"
+        await self._serve(stream, interface, initiator=False)
+        if stream.ended is CloseReason.TIMEOUT:
+            self._reporter.count("slot_timeout")
+        if self._places.get(device) is place and place.stream is stream:
+            place.timeout = self._open_timeout(device)
+
+    def _open_timeout(self, device: str) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(OPEN_TIMEOUT_S, self._slot_unused, device)
+
+    def _slot_unused(self, device: str) -> None:
+        place = self._places[device]
+        if place.stream is None:
+            self._reporter.count("slot_unused")
+        self._free_slot(device)
+
+    def _free_slot(self, device: str) -> None:
+        place = self._places.pop(device, None)
+        if place is not None:
+            place.timeout.cancel()
+            if place.stream is not None:
+                place.stream.close()
+            self._measure()
+
+    # -- both ---------------------------------------------------------------------
+
+    async def serve_dialled(self, stream: Stream, interface: str) -> None:
+        """Serve a stream that we dialled, until it ends."""
+        self._dialled.add(stream)
+        try:
+            await self._serve(stream, interface, initiator=True)
+        finally:
+            self._dialled.discard(stream)
+
+    def disconnected(self, device: str) -> None:
+        """A device's connection ended; the kernel ends its channel by itself."""
+        self._free_slot(device)
+
+    def forget_slots(self) -> None:
+        """Connections are no longer known by name: bluetoothd is gone."""
+        for device in list(self._places):
+            self._free_slot(device)
+
+    def close_all(self) -> None:
+        """End all streams: `relay run` is away."""
+        self.is_open = False
+        self.forget_slots()
+        for stream in [*self._channels.values(), *self._dialled]:
+            stream.close()
+
+    async def _serve(self, stream: Stream, interface: str, *, initiator: bool) -> None:
+        try:
+            preamble = bridge.stream_preamble(interface, initiator=initiator)
+            sock = await bridge.connect(self._socket_path, preamble)
+        except OSError:
+            self._reporter.count("relay_unreachable")
+        else:
+            if not await bridge.splice(stream, sock, Share(self._airtime)):
+                self._reporter.count("slow_reader")
+        finally:
+            stream.close()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        if self._tasks is None:  # pragma: no cover - nobody comes before the listener is there
+            raise RuntimeError("the server does not run")
+        self._tasks.create_task(work)
+
+    def _accepted(self) -> None:
+        self._reporter.count("clients_accepted")
+        self._measure()
+
+    def _measure(self) -> None:
+        self._reporter.gauge("clients", len(self._channels) + len(self._places))
+        self._reporter.gauge("slots_used", len(self._places))

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Commands of the appliance: appliance, board, segment, portal."""
+# ruff: noqa: PLC0415 - each command imports what it needs when it runs, so that the others start fast
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse gives it no public name
+
+
+def add_parsers(commands: Commands) -> None:
+    """Add this module's commands."""
+    appliance = commands.add_parser("appliance", help="set up a machine that is nothing but a relay")
+    _add_board(commands)
+    segment = commands.add_parser("segment", help="hand out addresses on a segment where nobody else does; as root")
+    segment.add_argument("interface")
+    segment.set_defaults(func=_segment)
+    portal = commands.add_parser("portal", help="answer phones that look for the internet, on a socket of systemd's")
+    portal.set_defaults(func=_portal)
+    _add_appliance(appliance.add_subparsers(metavar="COMMAND", required=True))
+
+
+def _add_appliance(commands: Commands) -> None:
+    apply = commands.add_parser("apply", help="write to /run what the relay.toml of the boot partition means; as root")
+    source = apply.add_mutually_exclusive_group()
+    source.add_argument(
+        "--boot-device",
+        type=Path,
+        default=os.environ.get("RELAY_BOOT_DEVICE") or None,
+        metavar="DEVICE",
+        help="FAT file system with the relay.toml (default: the one called MESH-RELAY)",
+    )
+    source.add_argument("--folder", type=Path, metavar="FOLDER", help="a folder with the relay.toml instead")
+    apply.add_argument(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="where the partition for the store is mounted; if it is not, the store is kept in memory",
+    )
+    apply.add_argument("--root", type=Path, default=Path("/"), metavar="FOLDER", help="write below it (for a look)")
+    apply.set_defaults(func=_apply)
+
+    screen = commands.add_parser("screen", help="show the relay's status, anew each minute")
+    screen.add_argument("--socket", type=Path, metavar="PATH", help="control socket (default: the appliance's)")
+    screen.set_defaults(func=_screen)
+
+    example = commands.add_parser("example", help="print the relay.toml that the card brings along")
+    example.set_defaults(func=_example)
+
+
+def _add_board(commands: Commands) -> None:
+    board = commands.add_parser("board", help="run the process for light, button and boot partition, or ask it")
+    board.add_argument(
+        "verb",
+        nargs="?",
+        choices=("status", "identify", "panic", "poweroff"),
+        help="ask the running one; without it, run it (as root)",
+    )
+    board.add_argument("--sure", action="store_true", help="with panic: yes, erase this relay")
+    board.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: as for `relay run`)")
+    board.add_argument("--socket", type=Path, metavar="PATH", help="its socket (default: the appliance's)")
+    board.add_argument(
+        "--boot-device",
+        type=Path,
+        default=os.environ.get("RELAY_BOOT_DEVICE") or None,
+        metavar="DEVICE",
+        help="FAT file system for relay-status.txt (default: the one called MESH-RELAY, if there is one)",
+    )
+    board.set_defaults(func=_board)
+
+
+def _board(arguments: argparse.Namespace) -> int:
+    from relay.appliance import names
+
+    socket = arguments.socket or names.BOARD_SOCKET
+    if arguments.verb:
+        return _ask_board(arguments, socket)
+    from relay.board import service
+    from relay.board.config import BoardConfig
+    from relay.board.machine import STORES, Machine
+    from relay.service.config import load_config
+
+    config = load_config(arguments.config)
+    board = config.others.get("board")
+    device = arguments.boot_device or (names.BOOT_DEVICE if names.BOOT_DEVICE.exists() else None)
+    return service.run(
+        config,
+        board if isinstance(board, BoardConfig) else BoardConfig(),
+        Machine(boot_device=device, stores=tuple(dict.fromkeys((*STORES, config.store.path)))),
+        socket,
+    )
+
+
+def _ask_board(arguments: argparse.Namespace, socket: Path) -> int:
+    from relay.board.client import ask
+    from relay.board.verbs import Verb
+
+    verb = Verb(arguments.verb)
+    if verb is Verb.PANIC and not arguments.sure:
+        print("This erases store, keys and relay.toml, and switches off. If you mean it: relay board panic --sure")
+        return 1
+    result = ask(socket, verb)
+    if verb is Verb.STATUS:
+        print(json.dumps(result, indent=2))
+    return 0
+
+
+def _apply(arguments: argparse.Namespace) -> int:
+    from relay.appliance import apply, names
+    from relay.appliance.network import draw_segment
+    from relay.appliance.plan import Facts
+
+    facts = Facts(
+        segment=draw_segment(secrets.token_bytes),
+        data_bytes=apply.size_of(arguments.data) if arguments.data else None,
+    )
+    if arguments.folder:
+        plan = apply.read_plan(arguments.folder, facts)
+    else:
+        device = arguments.boot_device or names.BOOT_DEVICE
+        try:
+            apply.wait_for(device)
+            with apply.mounted(device) as folder:
+                plan = apply.read_plan(folder, facts)
+        except apply.BootPartitionError as error:
+            plan = apply.unreadable_plan(error, facts)
+    apply.write_plan(plan, arguments.root)
+    if arguments.root == Path("/"):
+        apply.set_hostname(plan.hostname)
+    # A bad file is no failure: the relay has to run with what is safe.
+    for notice in plan.notices:
+        print(f"{notice.code}: {notice.text}", file=sys.stderr)
+    return 0
+
+
+def _example(_: argparse.Namespace) -> int:
+    from relay.appliance.config import EXAMPLE
+
+    print(EXAMPLE.read_text(encoding="utf-8"), end="")
+    return 0
+
+
+def _segment(arguments: argparse.Namespace) -> int:
+    from ipaddress import IPv4Address
+
+    from relay.appliance import names, segment
+
+    if (names.OUTPUT / f"access-point-{arguments.interface}").exists():
+        phones = segment.Unit(f"relay-phones@{arguments.interface}.service")
+        return segment.run(arguments.interface, names.ACCESS_POINT_ADDRESS.ip, None, phones)
+    path = next((path for path in names.SEGMENT_SETTINGS if path.exists()), None)
+    if path is None:
+        print('relay.toml has ethernet = "client": this relay hands out no addresses.', file=sys.stderr)
+        return 1
+    settings = json.loads(path.read_text())
+    return segment.run(
+        arguments.interface,
+        IPv4Address(settings["address"]),
+        bytes.fromhex(settings["election"]),
+        segment.Unit(f"relay-dhcp@{arguments.interface}.service"),
+    )
+
+
+def _portal(_: argparse.Namespace) -> int:
+    from relay.appliance import portal_server
+
+    return portal_server.run(os.environ)
+
+
+def _screen(arguments: argparse.Namespace) -> int:
+    from relay.appliance import effective, screen
+
+    return screen.run(arguments.socket or Path(effective.CONTROL_SOCKET))

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What surrounds the Bluetooth process: its settings, its imports, and what the operator is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relay.ble.config import BleConfig
+from relay.ble.privacy import has_private_addresses, warning
+from relay.service.config import ConfigError, parse_config
+
+#: Only `relay ble` may load these: they pull in GLib and D-Bus.
+HEAVY = {"bluezero", "dbus", "dbus_next", "gi"}
+
+
+def parse(text):
+    return parse_config(text.encode(), Path("relay.toml"), {"HOME": "/home/user"}).others["ble"]
+
+
+def test_the_defaults_need_no_file():
+    assert parse("[ble]\n") == BleConfig(
+        enabled=True, adapters=(), max_clients=12, max_neighbours=3, airtime_kbytes_per_s=0, rotation_s=900
+    )
+    assert parse('[ble]\nadapters = ["hci1"]\nrotation_s = 300').adapters == ("hci1",)
+
+
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [
+        ('adapters = ["eth0"]', '["hci0"]'),
+        ("adapters = 1", '["hci0"]'),
+        ("max_clients = 0", "1 to 64"),
+        ("rotation_s = 1", "30"),
+        ("airtime = 3", "airtime_kbytes_per_s"),
+    ],
+)
+def test_a_wrong_setting_is_told_with_its_line_and_remedy(line, remedy):
+    with pytest.raises(ConfigError) as caught:
+        parse(f"[ble]\n{line}\n")
+    (problem,) = caught.value.problems
+    assert problem.line == 2
+    assert remedy in problem.message
+
+
+def test_relay_run_imports_nothing_of_bluetooth():
+    script = (
+        "import sys; from relay.service import app, config; config.load_config(config.EXAMPLE); "
+        "import relay.cli; relay.cli.build_parser(); print(*sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    loaded = set(found.stdout.split())
+    assert "relay.ble.config" in loaded
+    assert {name for name in loaded if name.partition(".")[0] in HEAVY} == set()
+    assert {name for name in loaded if name.startswith("relay.ble.")} == {"relay.ble.config"}
+
+
+@pytest.mark.parametrize(
+    ("text", "is_private"),
+    [
+        ("", False),
+        ("[General]\n#Privacy = device\n", False),
+        ("[General]\nPrivacy = off\n", False),
+        ("[General]\nName = %h-%d\nPrivacy = device\n[LE]\n", True),
+        ("[General]\nPrivacy=network/on\n", True),
+        ("Privacy = device\n", False),
+        ("[LE]\nPrivacy = device\n", False),
+    ],
+)
+def test_a_lasting_address_is_noticed(text, is_private, tmp_path):
+    assert has_private_addresses(text) is is_private
+    path = tmp_path / "main.conf"
+    path.write_text(text)
+    assert (warning(path) is None) is is_private
+    assert "Privacy = device" in (warning(tmp_path / "missing") or "")
