@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`relay net`: puts the parts together, and the network back at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from relay.core.errors import DecodeError
+from relay.net import changes
+from relay.net.bridge import Bridge
+from relay.net.config import NetConfig
+from relay.net.errors import ForeignStateError
+from relay.net.found import FILE_NAME, Record
+from relay.net.links import Links
+from relay.net.machine import Machine
+from relay.net.nl80211 import Nl80211
+from relay.net.radio import RadioTask
+from relay.net.reporting import Reporting
+from relay.net.undo import undo
+from relay.service import logs, paths
+from relay.service.notify import Notifier
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from relay.service.config import Config
+
+logger = logging.getLogger(__name__)
+
+#: RuntimeDirectory= of relay-net.service.
+SYSTEM_FOLDER: Final = Path("/run/mesh-relay-net")
+#: How often the service manager is told how it goes; a third of the watchdog's time, where it has one.
+_STATUS_S: Final = 20.0
+
+
+def net_config(config: Config) -> NetConfig:
+    """The section [net], or its defaults."""
+    section = config.others.get("net")
+    return section if isinstance(section, NetConfig) else NetConfig()
+
+
+def link_socket(config: Config, environ: Mapping[str, str]) -> Path:
+    """Where relay run listens: the runtime folder that systemd gives is our own, not its."""
+    if environ.get("RUNTIME_DIRECTORY") and config.unix.path.parent == paths.runtime_directory(environ):
+        return paths.SYSTEM_RUNTIME / config.unix.path.name
+    return config.unix.path
+
+
+def record_folder(environ: Mapping[str, str]) -> Path:
+    """Where the record lies: in our own runtime folder, else in that of the system's service."""
+    own = paths.runtime_directory(environ)
+    # A folder that may not be looked into makes Path.exists raise; os.path.lexists says no.
+    systems = not os.path.lexists(own / FILE_NAME) and os.path.lexists(SYSTEM_FOLDER / FILE_NAME)
+    return SYSTEM_FOLDER if systems else own
+
+
+def open_record(runtime: Path) -> Record:
+    """Read the record that a run before this one may have left; raise ForeignStateError."""
+    record = Record(runtime / FILE_NAME)
+    try:
+        record.load()
+    except (DecodeError, OSError) as error:
+        raise ForeignStateError(
+            f"{runtime / FILE_NAME}: {error}; look over the machine's network by hand, then remove the file"
+        ) from error
+    return record
+
+
+def run(config: Config) -> int:
+    """Run until SIGTERM or SIGINT; return the exit status."""
+    logs.setup(config.log.level)
+    return asyncio.run(_serve(config, os.environ))
+
+
+def run_undo(runtime: Path) -> list[str]:
+    """Put back what a `relay net` that crashed has left; return what could not be."""
+    return asyncio.run(_undo(runtime))
+
+
+async def _undo(runtime: Path) -> list[str]:
+    outcome = await undo(open_record(runtime), runtime)
+    return outcome.problems
+
+
+async def _serve(config: Config, environ: Mapping[str, str]) -> int:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    notifier = Notifier(environ)
+    runtime = paths.runtime_directory(environ)
+    record = open_record(runtime)
+    # A run before this one may have been killed, and nobody may have called `relay net undo`.
+    for problem in (await undo(record, runtime)).problems:
+        logger.warning("could not put back what an earlier run has changed: %s", problem)
+    net = net_config(config)
+    reporting = Reporting(ports=len(net.bridge))
+    try:
+        async with Links() as links, Nl80211() as radios:
+            machine = Machine(net, links=links, radios=radios, record=record, runtime=runtime, reporting=reporting)
+            work = [changes.watch(machine.changes, reporting), _tell(notifier, reporting)]
+            work.append(reporting.run(link_socket(config, environ), random.random))
+            work += [RadioTask(name, radio, machine).run(random.random) for name, radio in net.radios.items()]
+            if net.bridge:
+                work.append(Bridge(machine).run(random.random))
+            notifier.ready("joining")
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(part) for part in work]
+                await stopping.wait()
+                notifier.stopping()
+                for task in tasks:
+                    task.cancel()
+    finally:
+        outcome = await undo(record, runtime)
+        for problem in outcome.problems:
+            logger.error("could not put back what was found: %s", problem)
+    return 1 if outcome.problems else 0
+
+
+async def _tell(notifier: Notifier, reporting: Reporting) -> None:
+    """Feed the watchdog, which a blocked loop would not, and say how it goes."""
+    interval_s = min(_STATUS_S, (notifier.watchdog_timeout_s or 3 * _STATUS_S) / 3)
+    while True:
+        notifier.watchdog()
+        notifier.status(reporting.summary)
+        await asyncio.sleep(interval_s)
