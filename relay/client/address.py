@@ -11,10 +11,12 @@ from relay.client.errors import ClientError
 
 DEFAULT_PORT: Final = 4270
 UNIX_PREFIX: Final = "unix:"
+BLUETOOTH: Final = "ble"
 MAX_PORT: Final = 65_535
 
 _BRACKETED: Final = re.compile(r"\[([^\[\]]+)\](?::(\d{1,5}))?")
 _PLAIN: Final = re.compile(r"([^\s:\[\]/%]+)(?::(\d{1,5}))?")
+_BLUETOOTH: Final = re.compile(rf"{BLUETOOTH}(?::(hci\d{{1,3}}))?")
 
 
 class AddressError(ClientError):
@@ -23,18 +25,26 @@ class AddressError(ClientError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayAddress:
-    """One relay: (host, port) pairs to try in turn, or the path of its Unix socket.
+    """One relay: (host, port) pairs to try in turn, or the path of its Unix socket; or any that Bluetooth reaches.
 
-    An IPv6 link-local host carries its scope (`fe80::1%eth0`). `pinned` is the static key (32 bytes) that
-    the relay has to show.
+    `adapter` is for the last: which to use, "" for any. An IPv6 link-local host carries its scope
+    (`fe80::1%eth0`). `pinned` is the static key (32 bytes) that the relay has to show.
     """
 
     hosts: tuple[tuple[str, int], ...] = ()
     path: Path | None = None
+    adapter: str | None = None
     pinned: bytes | None = None
 
+    @property
+    def is_bluetooth(self) -> bool:
+        """Whether it is any relay in range of Bluetooth, rather than a certain one."""
+        return self.adapter is not None
+
     def __str__(self) -> str:
-        """Write it as `parse_address` reads it: the first host, or the path."""
+        """Write it as `parse_address` reads it: the first host, or the path, or the adapter."""
+        if self.adapter is not None:
+            return f"{BLUETOOTH}:{self.adapter}" if self.adapter else BLUETOOTH
         if self.path is not None:
             return f"{UNIX_PREFIX}{self.path}"
         host, port = self.hosts[0]
@@ -42,7 +52,7 @@ class RelayAddress:
 
 
 def parse_address(text: str) -> RelayAddress:
-    """Return the address of `HOST[:PORT]`, `[IPV6%INTERFACE]:PORT`, a bare IPv6 address, or `unix:PATH`.
+    """Return the address of `HOST[:PORT]`, `[IPV6%INTERFACE]:PORT`, a bare IPv6 address, `unix:PATH` or `ble[:hciN]`.
 
     AddressError with the remedy for anything else.
     """
@@ -52,6 +62,8 @@ def parse_address(text: str) -> RelayAddress:
         if not path.is_absolute():
             raise AddressError(f"{text!r}: write the socket's path from the root: {UNIX_PREFIX}/run/...")
         return RelayAddress(path=path)
+    if match := _BLUETOOTH.fullmatch(text):
+        return RelayAddress(adapter=match[1] or "")
     host, port = _split(text)
     if not 0 < port <= MAX_PORT:
         raise AddressError(f"{text!r}: a port is from 1 to {MAX_PORT}")

@@ -53,6 +53,8 @@ DELIVER_EVERY_S: Final = 240.0
 """Purges that are due, what another command queued, and what a relay refused for the time being."""
 AGAIN_EVERY_S: Final = 3600.0
 """What a relay has in memory only is offered to it again: it may have restarted."""
+VISIT_EVERY_S: Final = 60.0
+"""How often a follower listens on Bluetooth whether there is something new, give or take a quarter."""
 POLL_S: Final = 1.0
 """Another command of the same user may be the one that takes a receipt in."""
 
@@ -109,6 +111,7 @@ class Client:
         """Let the call under way in the thread come to an end, and close."""
         self._closing.set()
         try:
+            await self.finder.close()
             await self._worker.run(self._resources.close)
         finally:
             self._worker.close()
@@ -129,7 +132,7 @@ class Client:
             inbox=self._inbox,
             met=RelaysMet(self._data_folder),
             worker=self._worker,
-            secret=self.finder.secret,
+            finder=self.finder,
             clock=self._clock,
             patience_s=self.patience_s,
             on_change=self._on_change,
@@ -331,7 +334,13 @@ class Client:
         while True:
             try:
                 address = named or (await self.finder.find())[0]
-                await self._courier.follow(address, opened, on_trouble)
+                if not address.is_bluetooth:
+                    await self._courier.follow(address, opened, on_trouble)
+                    continue
+                # A connection that stays would take one of the relay's few places, and power.
+                await self._courier.collect(address)
+                opened()
+                await asyncio.sleep(VISIT_EVERY_S * draw.uniform(0.75, 1.25))
             except _DISK_ERRORS:
                 raise
             except ClientError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One session of a client with one relay, over TCP or a Unix socket (docs/protocol.md sections 4 to 6).
+"""One session of a client with one relay, over TCP, a Unix socket or Bluetooth (docs/protocol.md sections 4 to 6).
 
 The protocol is relay.core.session; this moves its bytes. Every session has keys of its own, so that a relay
 cannot tell by them that two sessions are of one client.
@@ -13,7 +13,7 @@ import secrets
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final, Self, cast
+from typing import TYPE_CHECKING, Final, Self, cast
 
 from relay.client.address import RelayAddress
 from relay.client.errors import ClientError
@@ -21,6 +21,9 @@ from relay.core import session as s
 from relay.core.messages import Ack, Goodbye, Hello, Refused, Role, Subscribe
 from relay.core.session import Session, State
 from relay.core.stats import HandshakeFailure, Reason, SessionError
+
+if TYPE_CHECKING:
+    from relay.client.bluetooth import Bluetooth
 
 CONNECT_TIMEOUT_S: Final = 10.0
 MAX_UNANSWERED_BYTES: Final = 2 * 1024 * 1024
@@ -90,16 +93,24 @@ class Connection:
         self._max_put_bytes = SLOW_UNANSWERED_BYTES if hello.slow else MAX_UNANSWERED_BYTES
 
     @classmethod
-    async def open(cls, address: RelayAddress, *, secret: bytes | None = None) -> Self:
+    async def open(
+        cls, address: RelayAddress, *, secret: bytes | None = None, bluetooth: "Bluetooth | None" = None
+    ) -> Self:
         """Connect and shake hands; RelayConnectionError when that fails.
 
-        `secret` (32 bytes) is the mesh's; a relay that does not know it is not talked to.
+        `secret` (32 bytes) is the mesh's; a relay that does not know it is not talked to. `bluetooth` is for
+        addresses of that kind.
         """
         loop = asyncio.get_running_loop()
+        # Takes seconds, of which the relay knows nothing.
+        radio = await bluetooth.open() if bluetooth is not None else None
         # Relays are not told which clients know how much of this: all client hellos are alike.
-        hello = Hello(role=Role.CLIENT)
+        hello = Hello(role=Role.CLIENT, slow=radio is not None)
         session = Session(initiator=True, hello=hello, random_bytes=secrets.token_bytes, now=loop.time(), secret=secret)
-        stream = await _connect(address, session)
+        if radio is not None:
+            _, stream = await loop.create_connection(lambda: _Stream(session, b""), sock=radio)
+        else:
+            stream = await _connect(address, session)
         try:
             await stream.wait()
             return cls(address, stream, _established(stream, address, with_secret=secret is not None))
@@ -118,6 +129,11 @@ class Connection:
     async def close(self) -> None:
         """Say goodbye, give the last bytes a moment to leave, and close; may be called again."""
         await self._stream.close()
+
+    @property
+    def first_news(self) -> bytes | None:
+        """The first news value that the relay told in this session (docs/protocol.md section 6.11), if it told one."""
+        return self._stream.first_news
 
     @property
     def can_put(self) -> bool:
@@ -200,6 +216,7 @@ class _Stream(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self.closed: s.Closed | None = None
+        self.first_news: bytes | None = None
         self._events: list[s.Event] = []
         self._held_bytes = 0
         self._arrived = asyncio.Event()
@@ -277,6 +294,8 @@ class _Stream(asyncio.Protocol):
         for event in events:
             if isinstance(event, s.Closed):
                 self.closed = event
+            elif isinstance(event, s.News):
+                self.first_news = self.first_news or event.value
             else:
                 self._held_bytes += _memory_bytes(event)
                 self._events.append(event)

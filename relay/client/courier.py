@@ -15,6 +15,7 @@ from relay.client.address import RelayAddress
 from relay.client.collection import Collected, Collection, prefix_bits, prefixes_of
 from relay.client.connection import Connection, RelayConnectionError
 from relay.client.delivery import Delivered, Delivery
+from relay.client.finding import RelayFinder
 from relay.client.identity import Identity
 from relay.client.inbox import Inbox
 from relay.client.met import RelaysMet
@@ -94,7 +95,7 @@ class Courier:
         inbox: Inbox,
         met: RelaysMet,
         worker: Worker,
-        secret: bytes | None,
+        finder: RelayFinder,
         clock: Callable[[], float],
         patience_s: float,
         on_change: Callable[[], None],
@@ -105,7 +106,7 @@ class Courier:
         self._inbox = inbox
         self._met = met
         self._worker = worker
-        self._secret = secret
+        self._finder = finder
         self._clock = clock
         self._patience_s = patience_s
         self._on_change = on_change
@@ -144,7 +145,7 @@ class Courier:
         for delivery in deliveries:
             while not delivery.is_done:
                 try:
-                    async with await Connection.open(address, secret=self._secret) as connection:
+                    async with await self._finder.connect(address) as connection:
                         retry.connected()
                         await delivery.run(connection)
                 except RelayConnectionError as error:
@@ -156,24 +157,37 @@ class Courier:
     # -- in ---------------------------------------------------------------
 
     async def collect(self, address: RelayAddress) -> Collected:
-        """Read what is there for us; RelayConnectionError when the relay is gone for longer than patience."""
+        """Read what is there for us; RelayConnectionError when the relay is gone for longer than patience.
+
+        Nothing, without a connection, when a relay advertises that nothing came since we were there.
+        """
         began_s = self._clock()
+        if not await self._finder.has_news(address, await self._worker.run(self._met.news, began_s)):
+            return Collected()
         hours = await self._worker.run(self._met.hours_to_read, address, began_s)
         retry = Retry(self._patience_s, self._draw)
         collection = self._collection(retry.progressed)
         reading: _Reading | None = None
+        news: bytes | None = None
+        is_whole = True
         while reading is None or reading.prefixes:
             try:
-                async with await Connection.open(address, secret=self._secret) as connection:
+                async with await self._finder.connect(address) as connection:
                     retry.connected()
                     reading = reading or self._reading(connection)
                     prefix = reading.prefixes[-1]
                     await collection.run(connection, bits=reading.bits, prefix=prefix, within_hours=hours)
                     reading.prefixes.pop()
+                    # Of several sessions that of the first: what came since, that one has not seen.
+                    news = news or connection.first_news
             except RelayConnectionError as error:
+                # The next connection may be with another relay.
+                is_whole = False
                 await retry.wait_after(error)
         if not collection.result.full:
             await self._worker.run(self._met.note_read, address, began_s)
+            if news is not None and is_whole:
+                await self._worker.run(self._met.note_news, news, began_s)
         return collection.result
 
     async def follow(
@@ -187,7 +201,7 @@ class Courier:
         hours = await self._worker.run(self._met.hours_to_read, address, began_s)
         loop = asyncio.get_running_loop()
         failed: RelayConnectionError | None = None
-        async with await Connection.open(address, secret=self._secret) as connection, asyncio.TaskGroup() as tasks:
+        async with await self._finder.connect(address) as connection, asyncio.TaskGroup() as tasks:
             on_open()
             reading = self._reading(connection)
             others = [prefix for prefix in reading.prefixes if prefix != reading.today]
@@ -216,7 +230,7 @@ class Courier:
             self._draw.shuffle(prefixes)
             for prefix in prefixes:
                 try:
-                    async with await Connection.open(address, secret=self._secret) as connection:
+                    async with await self._finder.connect(address) as connection:
                         await self._collection().run(connection, bits=bits, prefix=prefix, within_hours=within_hours)
                 except RelayConnectionError as error:
                     on_trouble(error)

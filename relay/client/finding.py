@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which relays to use: those the user named, else one on this machine, else one on this segment (DNS-SD)."""
+"""Which relays to use, and sessions with them.
+
+Those the user named; else one on this machine; else one on this segment (DNS-SD); else whichever Bluetooth reaches.
+"""
 
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from relay.client.address import DEFAULT_PORT, RelayAddress
+from relay.client.bluetooth import Bluetooth
 from relay.client.connection import Connection, Failure, RelayConnectionError
 from relay.client.errors import ClientError
 
@@ -21,6 +25,7 @@ MAX_FOUND: Final = 16
 RESOLVE_TIMEOUT_MS: Final = 2000
 
 LOCAL: Final = RelayAddress(hosts=(("localhost", DEFAULT_PORT),))
+ANY_BLUETOOTH: Final = RelayAddress(adapter="")
 
 
 class NoRelayError(ClientError):
@@ -28,17 +33,42 @@ class NoRelayError(ClientError):
 
 
 class RelayFinder:
-    """Tells which relays to use now."""
+    """Tells which relays to use now, and opens sessions with them."""
 
     def __init__(self, named: Sequence[RelayAddress] = (), *, secret: bytes | None = None) -> None:
         """Use the `named` relays, all of them; with none, look for one each time."""
         self.named = tuple(named)
         self.secret = secret
+        self._radios: dict[str, Bluetooth] = {}
+
+    async def close(self) -> None:
+        """Hang up on Bluetooth."""
+        for radio in self._radios.values():
+            await radio.close()
+        self._radios.clear()
+
+    def bluetooth(self, address: RelayAddress = ANY_BLUETOOTH) -> Bluetooth:
+        """Return the Bluetooth of an address of that kind."""
+        return self._radios.setdefault(address.adapter or "", Bluetooth(address))
+
+    async def connect(self, address: RelayAddress) -> Connection:
+        """Open a session; RelayConnectionError."""
+        radio = self.bluetooth(address) if address.is_bluetooth else None
+        return await Connection.open(address, secret=self.secret, bluetooth=radio)
+
+    async def has_news(self, address: RelayAddress, known: Iterable[bytes]) -> bool:
+        """Whether it is worth asking there what came, for who was told these news values by relays.
+
+        RelayConnectionError when nothing is there.
+        """
+        return not address.is_bluetooth or await self.bluetooth(address).has_news(known)
 
     async def find(self) -> tuple[RelayAddress, ...]:
         """Return the named relays, or one that answers; NoRelayError when none does."""
         if self.named:
             return self.named
+        if self.bluetooth().is_connected:
+            return (ANY_BLUETOOTH,)
         tried: list[str] = []
         if await self._answers(LOCAL, tried):
             return (LOCAL,)
@@ -48,6 +78,12 @@ class RelayFinder:
                 return (address,)
         if not found:
             tried.append("multicast DNS: no relay announces itself on this network")
+        try:
+            if await self.bluetooth().scan():
+                return (ANY_BLUETOOTH,)
+            tried.append("Bluetooth: no relay is in range")
+        except RelayConnectionError as error:
+            tried.append(str(error))
         raise NoRelayError(
             "found no relay. Tried:\n"
             + "".join(f"  - {line}\n" for line in tried)
@@ -56,7 +92,7 @@ class RelayFinder:
 
     async def _answers(self, address: RelayAddress, tried: list[str]) -> bool:
         try:
-            async with await Connection.open(address, secret=self.secret):
+            async with await self.connect(address):
                 return True
         except RelayConnectionError as error:
             unreachable = error.failure is Failure.UNREACHABLE

@@ -78,14 +78,6 @@ class Unsealed:
     plaintext: bytes = field(repr=False)
 
 
-def ladder_price(announced: int) -> int:
-    """Return the step of the ladder to pay a relay that announces a price; ValueError above the last."""
-    for step in PRICE_LADDER:
-        if step >= announced:
-            return step
-    raise ValueError(f"price {announced}, at most {PRICE_LADDER[-1]} is paid")
-
-
 def expiry_hour(now_hour: int, lifetime_days: int) -> int:
     """Return when an envelope of now expires: up to six hours before its lifetime ends."""
     if lifetime_days not in LIFETIMES_DAYS:

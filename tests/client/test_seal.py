@@ -15,7 +15,6 @@ from relay.client.seal import (
     PRICE_LADDER,
     buckets_to_read,
     expiry_hour,
-    ladder_price,
     seal,
     smallest_class,
     unseal,
@@ -144,12 +143,6 @@ def test_expiries_tell_six_hours_and_stay_within_the_lifetime(now_hour, days):
 def test_lifetimes_are_one_of_three():
     with pytest.raises(ValueError, match="lifetime of 2 days"):
         expiry_hour(NOW_HOUR, 2)
-
-
-def test_a_relay_is_paid_the_next_step_of_the_ladder():
-    assert [ladder_price(announced) for announced in (0, 4, 5, 8, 12, 13, 16)] == [4, 4, 8, 8, 12, 16, 16]
-    with pytest.raises(ValueError, match="at most 16"):
-        ladder_price(17)
 
 
 @pytest.mark.parametrize("size", [0, 500, 3000, 16000])
