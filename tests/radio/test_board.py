@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`relay appliance apply` and `relay board` on a kernel's own light, button, FAT and packet filter."""
+
+import itertools
+import json
+import struct
+import time
+
+import pytest
+
+from tests.guest.guest import Guest
+
+CARD = "/dev/loop0"
+HOLD_S = 3
+#: Of a message that nobody may find after a panic.
+SECRET = "correct horse battery staple"
+
+RELAY_TOML = f"""\
+[appliance]
+country = "DE"
+access_point = true
+access_point_interface = "wlan0"
+mesh_interface = ""
+mesh_secret = "{SECRET}"
+storage = "volatile"
+
+[board]
+panic_hold_s = {HOLD_S}
+
+[tcp]
+discovery = false
+"""
+#: Stands for the service manager, which a guest does not have: notes what it is asked.
+SYSTEMCTL = '#!/bin/sh\necho "$@" >> /run/systemctl.log\n'
+
+
+def fat_image():
+    """An empty FAT16 file system of 8 MiB (Microsoft, FAT: General Overview of On-Disk Format)."""
+    sectors, reserved, fat_sectors, roots, per_cluster = 16384, 1, 32, 512, 2
+    boot = struct.pack(
+        "<3s8sHBHBHHBHHHIIBBBI11s8s",
+        b"\xeb\x3c\x90", b"MSDOS5.0", 512, per_cluster, reserved, 2, roots, sectors, 0xF8, fat_sectors,
+        32, 64, 0, 0, 0x80, 0, 0x29, 0x1234, b"MESH-RELAY ", b"FAT16   ",
+    )  # fmt: skip
+    image = bytearray(sectors * 512)
+    image[: len(boot)] = boot
+    image[510:512] = b"\x55\xaa"
+    for copy in range(2):
+        at = (reserved + copy * fat_sectors) * 512
+        image[at : at + 4] = b"\xf8\xff\xff\xff"
+    return bytes(image)
+
+
+class Box:
+    """A guest that is an appliance, as far as a board is concerned."""
+
+    def __init__(self, guest):
+        self.guest = guest
+        guest.write("/run/card.img", fat_image())
+        guest.write("/usr/local/bin/systemctl", SYSTEMCTL)
+        guest.sh(f"chmod 755 /usr/local/bin/systemctl; losetup {CARD} /run/card.img; mkdir -p /mnt /run/systemd")
+        self.hardware = guest.python("/src/tests/radio/inside/board_hardware.py")
+        self.hardware.wait_output("ready")
+
+    def put(self, data):
+        self.guest.write("/run/new.toml", data)
+        self.guest.sh(f"mount -t vfat {CARD} /mnt; cp /run/new.toml /mnt/relay.toml; umount /mnt")
+
+    def card(self):
+        """The files on the card, as somebody's computer shows them."""
+        script = f"mount -t vfat -o ro {CARD} /mnt; cd /mnt; grep -r '' . || true; cd /; umount /mnt"
+        return self.guest.sh(script)
+
+    def apply(self):
+        return self.guest.sh(f"python3 -m relay appliance apply --boot-device {CARD} 2>&1")
+
+    def relay(self):
+        config = "/run/mesh-relay-config/relay.toml"
+        self.guest.sh("mkdir -p /run/mesh-relay /run/mesh-relay-board")
+        self.guest.python("-m", "relay", "run", "--config", config).wait_output("ready")
+        board = self.guest.python("-m", "relay", "board", "--config", config, "--boot-device", CARD)
+        self.until(lambda: self.light_of() != "starting")
+        return board
+
+    def light_of(self):
+        found = self.guest.run("python3", "-m", "relay", "board", "status", check=False)
+        return json.loads(found.stdout)["light"] if found.code == 0 else "starting"
+
+    def changes(self):
+        """Changes of the light: seconds and whether it is on."""
+        lines = [line.split() for line in self.hardware.stdout.splitlines() if line.startswith("light")]
+        return [(float(at), on == "1") for _, at, on in lines]
+
+    def button(self, letter):
+        self.guest.sh(f"printf {letter} > /run/button")
+
+    def until(self, true, timeout_s=40):
+        end = time.monotonic() + timeout_s
+        while not true():
+            assert time.monotonic() < end, self.hardware.stdout[-500:]
+            time.sleep(0.1)
+
+
+@pytest.fixture
+def box(parts):
+    with Guest(parts, "box", memory_mib=256) as guest:
+        yield Box(guest)
+
+
+def test_a_relay_is_set_up_by_its_card_signals_and_is_erased_by_its_button(box):
+    guest = box.guest
+    box.put(RELAY_TOML.replace("\n", "\r\n").encode("utf-16"))
+    assert box.apply() == ""
+    assert "vfat" not in guest.sh("cat /proc/mounts")
+    guest.sh("nft -f /run/mesh-relay-config/nftables.conf; ip link set lo up")
+    assert guest.sh("hostname").strip() == "relay"
+
+    hostapd = guest.start_process("hostapd", "-i", "wlan0", "/run/mesh-relay-config/hostapd.conf")
+    hostapd.wait_output("AP-ENABLED")
+    assert "Mesh relay" in guest.sh("iw dev wlan0 info")
+
+    box.relay()
+    # One long flash: works, and has no clock to go by.
+    box.until(lambda: box.light_of() == "clock")
+    start = len(box.changes())
+    box.until(lambda: len(box.changes()) >= start + 4)
+    after = box.changes()[start:]
+    on_s = [later - at for (at, on), (later, _) in itertools.pairwise(after) if on]
+    assert all(0.8 < seconds < 1.6 for seconds in on_s), after
+
+    box.until(lambda: "relay-status.txt" in box.card())
+    assert "The relay started and works." in box.card()
+    assert "vfat" not in guest.sh("cat /proc/mounts")
+
+    # Too short: the light answers, and nothing is lost.
+    box.button("d")
+    box.until(lambda: box.light_of() == "held")
+    box.button("u")
+    box.until(lambda: box.light_of() == "clock")
+    store = guest.sh("ls /run/mesh-relay/store")
+    assert "store.sqlite" in store
+
+    box.button("d")
+    box.until(lambda: "poweroff --force" in guest.sh("cat /run/systemctl.log 2>/dev/null || true"))
+    asked = guest.sh("cat /run/systemctl.log").splitlines()
+    units = "mesh-relay.service relay-ble.service relay-net.service"
+    assert asked == [
+        f"stop --no-block {units}",
+        f"kill --signal=SIGKILL {units}",
+        f"stop {units}",
+        "poweroff --force",
+    ]
+    assert box.changes()[-1][1], "steady at the end"
+    assert guest.sh("find /run/mesh-relay/store /run/mesh-relay-config -type f") == ""
+    assert box.card() == ""
+    # Not only the names: no byte of the secret is left on the card, in either of its spellings.
+    image = guest.read("/run/card.img")
+    assert SECRET.encode() not in image
+    assert SECRET.encode("utf-16-le") not in image
+
+
+def test_a_button_pulled_out_while_held_erases_nothing(box):
+    box.put(RELAY_TOML)
+    box.apply()
+    box.relay()
+    box.button("d")
+    box.until(lambda: box.light_of() == "held")
+    box.button("q")
+    box.until(lambda: box.light_of() == "clock")
+    time.sleep(HOLD_S + 1)
+    assert "relay.toml" in box.card()
+
+
+def test_a_mistake_on_the_card_is_on_light_and_card_and_the_relay_works(box):
+    box.put('[appliance]\ncountry = "Germany"\naccess_point = true\n')
+    assert "line 2" in box.apply()
+    assert box.guest.run("test", "-e", "/run/mesh-relay-config/hostapd.conf", check=False).code
+    box.relay()
+    box.until(lambda: box.light_of() == "config")
+    box.until(lambda: "relay-status.txt" in box.card())
+    assert "MISTAKE: line 2" in box.card()
+
+
+def test_a_card_without_its_drive_starts_as_well(box):
+    assert "MESH-RELAY" in box.guest.sh("python3 -m relay appliance apply --boot-device /dev/loop7x 2>&1")
+    box.guest.sh("nft -f /run/mesh-relay-config/nftables.conf")
+    box.relay()
+    box.until(lambda: box.light_of() == "config")
