@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``python -m bench.radio``: the radios, in the radio lab; prints, and writes build/bench-radio.json.
+
+The air is simulated and has no limit of its own, so the figures are those of the programs, on these processors,
+and only the ratios mean anything elsewhere. Raw and relayed runs take turns in the same guests, with frames of the
+same size, and of each the best of three counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.guest.uml import Parts
+from tests.radio.scene import load_scene
+from tests.radio.stage import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.radio.stage import Machine
+
+RUNS = 3
+PHONES = 3
+CHANNEL_BYTES = 1_500_000
+GATT_BYTES = 200_000
+PATIENCE_S = 120.0
+RESTARTS = 3
+#: Long enough for garbage of the start to be gone.
+IDLE_S = 10.0
+
+
+class Phones:
+    """The three phones of the scene, which do the same at the same time."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.relay: Machine = stage.machines["relay"]
+        self._phones = [stage.machines[f"phone{number}"] for number in range(1, PHONES + 1)]
+
+    def goodput(self, kind: str, bearer: str, direction: str, size: int, psm: int = 0) -> float:
+        """Bytes a second of all phones together."""
+        running = []
+        for phone in self._phones:
+            phone.guest.sh("rm -f /host/go")
+            process = phone.guest.python(
+                "-m", "bench.guests.phone", phone.name, kind, bearer, direction, str(size), str(psm)
+            )
+            process.wait_output("ready", PATIENCE_S)
+            running.append(process)
+        for phone in self._phones:
+            (phone.guest.share / "go").touch()
+        began = time.monotonic()
+        for process in running:
+            if process.wait(PATIENCE_S):
+                raise RuntimeError(process.describe("failed"))
+        assert time.monotonic() - began < PATIENCE_S
+        slowest = max(json.loads(process.stdout.splitlines()[-1])["seconds"] for process in running)
+        return PHONES * size / slowest
+
+
+def measure_streams(stage: Stage) -> dict[str, float]:
+    """Three phones at once, up and down, over channels and over GATT, against both bare."""
+    phones = Phones(stage)
+    relay = phones.relay
+    best: dict[str, float] = {}
+    for _ in range(RUNS):
+        raw = relay.guest.python("-m", "bench.guests.raw")
+        raw.wait_output("psm ", PATIENCE_S)
+        psm = int(raw.stdout.split("psm ")[1].split()[0])
+        for bearer, size in (("channel", CHANNEL_BYTES), ("slot", GATT_BYTES)):
+            for direction in ("up", "down"):
+                _note(best, f"raw_{bearer}_{direction}", phones.goodput("raw", bearer, direction, size, psm))
+        raw.kill()
+
+        # A new store each time, so that all phones fetch the same and no more.
+        for bearer, size in (("channel", CHANNEL_BYTES), ("slot", GATT_BYTES)):
+            relay.sh("rm -rf store")
+            relay.start_relay()
+            ble = relay.start("ble")
+            relay.wait("Bluetooth is up", _has_bluetooth, PATIENCE_S)
+            # What one phone puts all three fetch, three times.
+            _note(best, f"relay_{bearer}_up", phones.goodput("relay", bearer, "up", size))
+            _note(best, f"relay_{bearer}_down", phones.goodput("relay", bearer, "down", size))
+            ble.stop(PATIENCE_S)
+            relay.processes["run"].stop(PATIENCE_S)
+    ratio = {
+        f"ble_{name}_{direction}_ratio": best[f"relay_{bearer}_{direction}"] / best[f"raw_{bearer}_{direction}"]
+        for name, bearer in (("coc", "channel"), ("gatt", "slot"))
+        for direction in ("up", "down")
+    }
+    return {
+        **{f"{name}_bytes_per_s": value for name, value in best.items()},
+        **ratio,
+        "ble_coc_ratio": min(ratio["ble_coc_up_ratio"], ratio["ble_coc_down_ratio"]),
+        "ble_gatt_ratio": min(ratio["ble_gatt_up_ratio"], ratio["ble_gatt_down_ratio"]),
+    }
+
+
+def _note(best: dict[str, float], name: str, value: float) -> None:
+    best[name] = max(best.get(name, 0.0), value)
+    print(f"  {name:<28} {value / 1e3:>10,.1f} kB/s", flush=True)
+
+
+def _has_bluetooth(status: dict) -> bool:
+    return any(part["name"] == "ble" and part["up"] for part in status["components"])
+
+
+def measure_processes(stage: Stage) -> dict[str, float]:
+    """Memory of the idle processes (PSS), and how soon Bluetooth is back after bluetoothd was killed."""
+    relay = stage.machines["relay"]
+    relay.sh("rm -rf store")
+    relay.start_relay()
+    relay.start("ble")
+    relay.configure(net={"country": "DE"})
+    relay.start("net")
+    relay.wait("Bluetooth is up", _has_bluetooth, PATIENCE_S)
+    time.sleep(IDLE_S)
+    found = {}
+    for part in ("run", "ble", "net"):
+        pid = relay.guest.sh(f"pgrep -f '^python3 -m relay {part} '").split()[0]
+        shown = relay.guest.sh(f"grep '^Pss:' /proc/{pid}/smaps_rollup")
+        found[f"pss_{part}_mib"] = int(shown.split()[1]) / 1024
+    found["pss_total_mib"] = sum(found.values())
+
+    seconds = []
+    for _ in range(RESTARTS):
+        relay.station.bluetoothd.kill()
+        relay.wait("the loss was noticed", lambda status: not _has_bluetooth(status), PATIENCE_S)
+        began = time.monotonic()
+        relay.station.start_bluetoothd()
+        relay.wait("Bluetooth is up again", _has_bluetooth, PATIENCE_S)
+        seconds.append(time.monotonic() - began)
+    found["bluetoothd_restart_recovery_s"] = statistics.median(seconds)
+    return found
+
+
+PARTS: dict[str, tuple[str, Callable[[Stage], dict[str, float]]]] = {
+    "streams": ("phones", measure_streams),
+    "processes": ("phones", measure_processes),
+}
+
+
+def main() -> None:
+    """Measure the parts named on the command line, or all of them."""
+    parser = argparse.ArgumentParser(prog="python -m bench.radio", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to measure; everything by default")
+    parser.add_argument("--output", type=Path, default=Path("build/bench-radio.json"))
+    arguments = parser.parse_args()
+    parts = Parts.find()
+    figures: dict[str, float] = {}
+    for name in arguments.parts or PARTS:
+        scene, measure = PARTS[name]
+        print(f"\n{name}: {(measure.__doc__ or '').strip().splitlines()[0]}", flush=True)
+        with Stage(parts, load_scene(scene)) as stage:
+            found = measure(stage)
+        for key, value in found.items():
+            print(f"  {key:<34} {value:>14,.3f}", flush=True)
+        figures.update(found)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
