@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`relay appliance apply`: reads relay.toml from the boot partition and writes what it means to /run, at each start."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from relay.appliance.check import Checked, check
+from relay.appliance.names import BOOT_CONFIG, NETWORKD, OUTPUT
+from relay.appliance.notices import Notice, NoticeCode
+from relay.appliance.plan import make_plan, safe_plan
+from relay.core.errors import RelayError
+from relay.service.config import MAX_CONFIG_BYTES, ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from relay.appliance.plan import Facts, Plan
+
+#: The card is there when the kernel is; a card reader on USB takes a few seconds.
+DEVICE_TIMEOUT_S = 10.0
+_POLL_S = 0.2
+_MOUNT_TIMEOUT_S = 30
+#: Names listed of a drive on which people leave other things.
+_MAX_LISTED = 4
+
+
+class BootPartitionError(RelayError):
+    """The boot partition is not there or cannot be read; the message has the remedy."""
+
+
+@contextmanager
+def mounted(device: Path, *, writable: bool = False) -> Iterator[Path]:
+    """Mount the FAT file system on ``device`` for as long as it is needed; raise BootPartitionError.
+
+    Otherwise it is not mounted at all: a plug that is pulled finds it clean.
+    """
+    # Not a temporary name: what a killed process left mounted is found by the next one.
+    where = Path("/run/mesh-relay-boot")
+    where.mkdir(mode=0o700, exist_ok=True)
+    options = f"{'rw' if writable else 'ro'},nosuid,nodev,noexec,noatime,fmask=0177,dmask=0077"
+    _run("mount", "-t", "vfat", "-o", options, str(device), str(where))
+    try:
+        yield where
+    finally:
+        _run("umount", str(where))
+
+
+def _run(*command: str) -> None:
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=_MOUNT_TIMEOUT_S)  # noqa: S603 - fixed words
+    except subprocess.CalledProcessError as error:
+        reason = error.stderr.decode(errors="replace").strip().splitlines()
+        raise BootPartitionError(
+            f"{' '.join(command)}: {reason[-1] if reason else error.returncode}; "
+            "look the card over on a computer, or write it anew"
+        ) from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BootPartitionError(f"{command[0]}: {error}; is util-linux installed?") from error
+
+
+def wait_for(device: Path) -> None:
+    """Return once there is such a device; raise BootPartitionError after DEVICE_TIMEOUT_S."""
+    until = time.monotonic() + DEVICE_TIMEOUT_S
+    while not device.exists():
+        if time.monotonic() > until:
+            raise BootPartitionError(f"there is no {device}: the card has no drive MESH-RELAY; write it anew")
+        time.sleep(_POLL_S)
+
+
+def read_plan(folder: Path, facts: Facts) -> Plan:
+    """The plan for the relay.toml in ``folder``; a missing one means the defaults, a bad one is told in the plan."""
+    path = folder / BOOT_CONFIG
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_CONFIG_BYTES + 1)
+    except FileNotFoundError:
+        return make_plan(Checked(), facts, tuple(_misnamed(folder)))
+    except OSError as error:
+        problem = Problem(line=0, message=f"cannot be read: {error.strerror}; write the card anew")
+        return safe_plan(ConfigError(path, [problem]), facts)
+    others = tuple(_misnamed(folder))
+    try:
+        return make_plan(check(raw, path), facts, others)
+    except ConfigError as error:
+        return safe_plan(error, facts, others)
+
+
+def unreadable_plan(error: BootPartitionError, facts: Facts) -> Plan:
+    """The plan when there is no boot partition to read."""
+    return safe_plan(ConfigError(Path(BOOT_CONFIG), [Problem(line=0, message=str(error))]), facts)
+
+
+def _misnamed(folder: Path) -> Iterator[Notice]:
+    """Files that were meant to be relay.toml: Windows hides the end of a name, browsers add a number."""
+    names = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.name.lower() != BOOT_CONFIG and path.name.lower().startswith("relay") and ".toml" in path.name.lower()
+    )
+    for name in names[:_MAX_LISTED]:
+        yield Notice(
+            code=NoticeCode.HINT, text=f"{name} is not read; if it is the one you mean, name it {BOOT_CONFIG}."
+        )
+
+
+def size_of(partition: Path) -> int:
+    """Bytes of the file system that is mounted at ``partition``; 0 if none is."""
+    if not partition.is_mount():
+        return 0
+    found = os.statvfs(partition)
+    return found.f_blocks * found.f_frsize
+
+
+def write_plan(plan: Plan, root: Path) -> None:
+    """Write the files below ``root`` ("/" on the appliance) and remove those of an earlier plan."""
+    wanted = {root / file.path.relative_to("/"): file for file in plan.files}
+    output = root / OUTPUT.relative_to("/")
+    networkd = root / NETWORKD.relative_to("/")
+    for folder in (output, networkd):
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    for old in (*output.iterdir(), *networkd.glob("*-relay-*")):
+        if old not in wanted:
+            old.unlink()
+    for path, file in wanted.items():
+        fresh = path.with_name(f".{path.name}.new")
+        # Made anew with its permissions: nobody opens a secret before they are set.
+        fresh.unlink(missing_ok=True)
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file.mode), "wb") as opened:
+            os.fchmod(opened.fileno(), file.mode)
+            opened.write(file.content)
+        fresh.rename(path)
+
+
+def set_hostname(name: str) -> None:
+    """Name this machine until it is switched off."""
+    socket.sethostname(name)

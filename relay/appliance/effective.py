@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The relay.toml that the services get: the operator's own sections, and what [appliance] means for them."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+from relay.net.config import BATMAN
+from relay.service.config import StoreConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from relay.appliance.check import Checked
+    from relay.appliance.config import ApplianceConfig
+
+#: A store in memory shares it with everything else; a Zero 2 W has 512 MiB in all.
+VOLATILE_BYTES = 64 * 1024 * 1024
+VOLATILE_ENVELOPES = 20_000
+#: Where every process looks for them, whatever its own runtime folder is.
+LINK_SOCKET = "/run/mesh-relay/link.sock"
+CONTROL_SOCKET = "/run/mesh-relay/control.sock"
+#: The least that a store can be told to hold (relay.service.config), and so what a partition must have room for.
+LEAST_BYTES = 1024 * 1024
+#: Of a store on a partition of its own: write-ahead log, and what is being written anew.
+OVERHEAD_BYTES = 32 * 1024 * 1024
+#: In memory, and gone with the service: systemd's RuntimeDirectory of mesh-relay.service.
+VOLATILE_PATH = "/run/mesh-relay/store"
+
+
+def fitting_bytes(partition_bytes: int) -> int:
+    """What a store may hold on a partition of that size: the rest is its log, its index and the file system."""
+    return max(partition_bytes * 7 // 10 - OVERHEAD_BYTES, 0)
+
+
+def effective(checked: Checked, *, data_bytes: int | None = None) -> dict[str, Any]:
+    """The document for the services; what the operator wrote in their sections stays as it is.
+
+    ``data_bytes``: size of the partition for the store, 0 if there is none, None where the store is not on one.
+    """
+    document: dict[str, Any] = {
+        name: deepcopy(table) for name, table in checked.document.items() if name != "appliance"
+    }
+    appliance = checked.appliance
+
+    def default(section: str, **values: object) -> None:
+        table = document.setdefault(section, {})
+        for name, value in values.items():
+            table.setdefault(name, value)
+
+    default("store", storage=appliance.storage)
+    fits = None if data_bytes is None else fitting_bytes(data_bytes)
+    if fits is not None and fits < LEAST_BYTES:
+        document["store"]["storage"] = "volatile"
+        document["store"].pop("path", None)
+        document["store"].pop("max_bytes", None)
+        document["store"].pop("max_envelopes", None)
+    if document["store"]["storage"] == "volatile":
+        default("store", path=VOLATILE_PATH, max_bytes=VOLATILE_BYTES, max_envelopes=VOLATILE_ENVELOPES)
+    elif fits is not None:
+        # Full before the partition is, so that the cheapest goes and not the newest.
+        document["store"]["max_bytes"] = min(document["store"].get("max_bytes", StoreConfig().max_bytes), fits)
+    if appliance.mesh_secret:
+        default("mesh", secret=appliance.mesh_secret)
+    _radios(appliance, document)
+    # The other processes of the relay have users of their own, in the group of the sockets.
+    default("unix", path=LINK_SOCKET, access="group")
+    default("control", path=CONTROL_SOCKET, access="group")
+    if appliance.status_page != "off":
+        # The packet filter says from where; see firewall.py.
+        names = dict.fromkeys(("relay.local", f"{appliance.hostname}.local"))
+        default("http", listen="[::]:9470", hosts=list(names))
+    return document
+
+
+def _radios(appliance: ApplianceConfig, document: dict[str, Any]) -> None:
+    """Fill in [net], unless the operator wrote radios of their own there."""
+    net = document.setdefault("net", {})
+    net.setdefault("country", appliance.country)
+    if not appliance.country:
+        # No radio goes on the air without rules to keep.
+        net.pop("radios", None)
+        net.pop("bridge", None)
+        return
+    if "radios" not in net and appliance.joins_mesh:
+        net["radios"] = {
+            "mesh": {
+                "interface": appliance.mesh_interface,
+                "mesh_id": appliance.mesh_name,
+                "secret": sae_secret(appliance.mesh_secret),
+            }
+        }
+    if appliance.lan_bridge and "bridge" not in net:
+        net["bridge"] = list(dict.fromkeys(_ports(appliance, net)))
+
+
+def _ports(appliance: ApplianceConfig, net: dict[str, Any]) -> Iterator[str]:
+    yield appliance.ethernet_interface
+    for radio in net.get("radios", {}).values():
+        yield BATMAN if radio.get("batman") else radio.get("interface", appliance.mesh_interface)
+    if appliance.serves_phones:
+        yield appliance.access_point_interface
+
+
+def sae_secret(secret: str) -> str:
+    """The password of the Wi-Fi mesh: another one than that of the relays' sessions, from the same secret.
+
+    Whoever takes it from the memory of wpa_supplicant gets into the Wi-Fi, and no further.
+    """
+    return hmac.digest(secret.encode(), b"mesh-relay/1 sae", hashlib.sha256)[:16].hex() if secret else ""

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The packet filter (nftables): in comes what is listed here, through goes what was asked for, and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relay.appliance.names import ACCESS_POINT_ADDRESS, ETHERNET, PORTAL_PORT
+from relay.net.config import BATMAN, BRIDGE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from relay.appliance.config import ApplianceConfig
+    from relay.service.config import Config
+
+#: Mark of packets that came into the bridge by the cable, or by the own access point.
+_BY_CABLE = 1
+_BY_ACCESS_POINT = 2
+_FIXED = ACCESS_POINT_ADDRESS.ip
+
+
+def firewall(appliance: ApplianceConfig, config: Config) -> str:
+    """The rules, for `nft -f`; they replace those of an earlier call and no others."""
+    tables = [_inet(appliance, config)]
+    if appliance.lan_bridge:
+        tables.append(_bridge(appliance))
+    return "\n".join(["# Made from relay.toml at each start.", *tables, ""])
+
+
+def _table(family: str, lines: Iterator[str]) -> str:
+    # Named and deleted first: `delete` of a table that is not there is an error.
+    return "\n".join([f"table {family} relay", f"delete table {family} relay", f"table {family} relay {{", *lines, "}"])
+
+
+def _chain(name: str, lines: list[str], hook: str = "") -> Iterator[str]:
+    yield f"  chain {name} {{"
+    if hook:
+        yield f"    {hook}"
+    yield from (f"    {line}" for line in lines)
+    yield "  }"
+
+
+def _inet(appliance: ApplianceConfig, config: Config) -> str:
+    everywhere = [
+        # Neighbour discovery, path MTU and errors; without them IPv6 does not work.
+        "meta l4proto ipv6-icmp icmpv6 type != { echo-request } accept",
+        "meta l4proto { icmp, ipv6-icmp } limit rate 10/second burst 20 packets accept",
+        "ip daddr 224.0.0.0/24 ip protocol igmp accept",
+    ]
+    if config.tcp.enabled:
+        everywhere.append(f"tcp dport {config.tcp.port} accept")
+        if config.tcp.discovery:
+            everywhere += ["ip daddr 224.0.0.251 udp dport 5353 accept", "ip6 daddr ff02::fb udp dport 5353 accept"]
+    if config.http.enabled and appliance.status_page == "everywhere":
+        everywhere.append(f"tcp dport {config.http.listen.port} accept")
+    serving = ["udp dport { 53, 67 } accept", "tcp dport 53 accept"]
+
+    def lines() -> Iterator[str]:
+        yield from _chain("everywhere", everywhere)
+        yield from _chain("cable", _cable(appliance, config, serving))
+        if appliance.serves_phones:
+            yield from _chain("phones", [*serving, f"ip daddr {_FIXED} tcp dport {PORTAL_PORT} accept"])
+        yield from _chain("input", _input(appliance), "type filter hook input priority filter; policy drop;")
+        yield from _chain("forward", _forward(appliance), "type filter hook forward priority filter; policy drop;")
+        if appliance.uplink_forwarding:
+            yield from _chain(
+                "uplink",
+                [f'iifname {{ {_inside(appliance)} }} oifname "{name}" masquerade' for name in _cables(appliance)],
+                "type nat hook postrouting priority srcnat; policy accept;",
+            )
+
+    return _table("inet", lines())
+
+
+def _cables(appliance: ApplianceConfig) -> tuple[str, ...]:
+    """Names and patterns of wired interfaces."""
+    return tuple(dict.fromkeys((*ETHERNET, appliance.ethernet_interface)))
+
+
+def _cable(appliance: ApplianceConfig, config: Config, serving: list[str]) -> list[str]:
+    rules = ["udp sport 67 udp dport 68 accept"]
+    if appliance.hands_out:
+        rules += serving
+    if appliance.ssh_keys:
+        rules.append("tcp dport 22 ct state new limit rate 10/minute burst 10 packets accept")
+    if config.http.enabled and appliance.status_page == "ethernet":
+        rules.append(f"tcp dport {config.http.listen.port} accept")
+    return rules
+
+
+def _input(appliance: ApplianceConfig) -> list[str]:
+    rules = ["iif lo accept"]
+    if appliance.serves_phones and not appliance.lan_bridge:
+        # Linux answers for each of its addresses on each of its interfaces.
+        rules.append(f'iifname != "{appliance.access_point_interface}" ip daddr {_FIXED} drop')
+    rules += ["ct state established,related accept", "ct state invalid drop", "jump everywhere"]
+    if appliance.lan_bridge:
+        rules.append(f'iifname "{BRIDGE}" meta mark {_BY_CABLE} jump cable')
+        if appliance.serves_phones:
+            rules.append(f'iifname "{BRIDGE}" meta mark {_BY_ACCESS_POINT} jump phones')
+        if appliance.hands_out:
+            # One relay serves all who are in the bridge, also those beyond other relays.
+            rules.append(f'iifname "{BRIDGE}" udp dport {{ 53, 67 }} accept')
+            rules.append(f'iifname "{BRIDGE}" tcp dport {{ 53, {PORTAL_PORT} }} accept')
+        return rules
+    rules += [f'iifname "{name}" jump cable' for name in _cables(appliance)]
+    if appliance.serves_phones:
+        rules.append(f'iifname "{appliance.access_point_interface}" jump phones')
+    return rules
+
+
+def _forward(appliance: ApplianceConfig) -> list[str]:
+    if not appliance.uplink_forwarding:
+        return []
+    inside = _inside(appliance)
+    return [
+        *(f'iifname {{ {inside} }} oifname "{name}" accept' for name in _cables(appliance)),
+        *(
+            f'iifname "{name}" oifname {{ {inside} }} ct state established,related accept'
+            for name in _cables(appliance)
+        ),
+    ]
+
+
+def _inside(appliance: ApplianceConfig) -> str:
+    """The interfaces whose people may use the uplink."""
+    names = [BATMAN]
+    if appliance.joins_mesh:
+        names.append(appliance.mesh_interface)
+    if appliance.serves_phones:
+        names.append(appliance.access_point_interface)
+    return ", ".join(f'"{name}"' for name in names)
+
+
+def _bridge(appliance: ApplianceConfig) -> str:
+    """Mark where packets come from, and keep the fixed address, which every relay has, on the own access point."""
+    marks = [f'iifname "{name}" meta mark set {_BY_CABLE}' for name in _cables(appliance)]
+    came = left = ""
+    if appliance.serves_phones:
+        own = appliance.access_point_interface
+        marks.append(f'iifname "{own}" meta mark set {_BY_ACCESS_POINT}')
+        came, left = f'iifname != "{own}" ', f'oifname != "{own}" '
+    chains = {"prerouting": marks}
+    for hook, where in (("input", came), ("forward", ""), ("output", left)):
+        chains[hook] = [
+            f"{where}{field} {_FIXED} drop" for field in ("arp daddr ip", "arp saddr ip", "ip daddr", "ip saddr")
+        ]
+
+    def lines() -> Iterator[str]:
+        for hook, rules in chains.items():
+            yield from _chain(hook, rules, f"type filter hook {hook} priority filter; policy accept;")
+
+    return _table("bridge", lines())

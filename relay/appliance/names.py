@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where things are on the appliance, and which addresses it has."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Interface
+from pathlib import Path
+
+#: Everything that `relay appliance apply` makes, but for what systemd-networkd reads.
+OUTPUT = Path("/run/mesh-relay-config")
+NETWORKD = Path("/run/systemd/network")
+#: The FAT partition that a computer shows as a drive, and the two files that matter there.
+BOOT_DEVICE = Path("/dev/disk/by-label/MESH-RELAY")
+BOOT_CONFIG = "relay.toml"
+BOOT_STATUS = "relay-status.txt"
+
+#: What `relay segment` needs; one of them is there where addresses are handed out.
+SEGMENT_SETTINGS = (OUTPUT / "segment-cable", OUTPUT / "segment-bridge")
+
+BOARD_SOCKET = Path("/run/mesh-relay-board/board.sock")
+NOTICES = (OUTPUT / "notices.json", Path("/run/mesh-relay-board/notices.json"))
+
+#: The same on every relay, so that it can stand on a printed card. So it must never be
+#: seen beyond the own access point; see firewall.py.
+ACCESS_POINT_ADDRESS = IPv4Interface("10.42.70.1/24")
+#: What Linux calls wired interfaces.
+ETHERNET = ("eth*", "en*")
+PORTAL_PORT = 80
+#: DHCP options 224 to 254 are private (RFC 3942); ours says that the server is a relay.
+ELECTION_OPTION = 224
+ELECTION_BYTES = 8

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Files of systemd-networkd (systemd.network(5)): who has which address, and who asks whom for one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface
+from typing import TYPE_CHECKING
+
+from relay.appliance.names import ACCESS_POINT_ADDRESS, ELECTION_BYTES
+from relay.net.config import BATMAN, BRIDGE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from relay.appliance.config import ApplianceConfig
+
+#: Says nothing of who asks (RFC 7844), and takes nothing that a stranger could mislead with:
+#: no time, no name, no time zone.
+_ASK = """\
+[DHCPv4]
+Anonymize=yes
+UseNTP=no
+UseHostname=no
+UseTimezone=no
+UseDomains=no
+
+[IPv6AcceptRA]
+DHCPv6Client=no
+UseDomains=no
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """What this relay has and hands out where it serves; drawn anew at each start, so that two relays seldom agree.
+
+    ``election``: lower goes first where relays meet (relay.appliance.segment).
+    """
+
+    ipv4: IPv4Interface
+    ipv6: IPv6Interface
+    election: bytes
+
+
+def draw_segment(random_bytes: Callable[[int], bytes]) -> Segment:
+    """A /24 of 10.128.0.0/9, which is beside the fixed address, and a /64 of fd00::/8 (RFC 4193)."""
+    second, third = random_bytes(2)
+    prefix = b"\xfd" + random_bytes(7)
+    return Segment(
+        ipv4=IPv4Interface((bytes((10, 128 | second, third, 1)), 24)),
+        ipv6=IPv6Interface((prefix + bytes(7) + b"\x01", 64)),
+        election=random_bytes(ELECTION_BYTES),
+    )
+
+
+def networkd_files(appliance: ApplianceConfig, segment: Segment) -> dict[str, str]:
+    """File names and contents, for /run/systemd/network."""
+    own = (segment.ipv4, segment.ipv6) if appliance.hands_out else ()
+    files = {}
+    if appliance.lan_bridge:
+        # `relay net` makes the bridge and puts the interfaces in.
+        files["20-relay-port.network"] = _match("Type=ether", "Kind=!*") + "[Link]\nUnmanaged=yes\n"
+        fixed = (ACCESS_POINT_ADDRESS,) if appliance.serves_phones else ()
+        files["10-relay-bridge.network"] = _match(f"Name={BRIDGE}") + _asking(appliance, (*own, *fixed))
+    else:
+        files["20-relay-ethernet.network"] = _match("Type=ether", "Kind=!*") + _asking(appliance, own)
+    if appliance.serves_phones and not appliance.lan_bridge:
+        forwarding = "IPv4Forwarding=yes\n" if appliance.uplink_forwarding else ""
+        files["10-relay-phones.network"] = (
+            _match(f"Name={appliance.access_point_interface}")
+            + "[Network]\nLinkLocalAddressing=ipv6\nIPv6AcceptRA=no\n"
+            + f"Address={ACCESS_POINT_ADDRESS}\nConfigureWithoutCarrier=yes\n{forwarding}"
+        )
+    # Radios, their mesh and the rest belong to `relay net`; networkd would take their addresses away.
+    files["30-relay-radios.network"] = _match("Type=wlan") + "[Link]\nUnmanaged=yes\n"
+    files["30-relay-batman.network"] = _match(f"Name={BATMAN}") + "[Link]\nUnmanaged=yes\n"
+    return files
+
+
+def _match(*conditions: str) -> str:
+    return "\n".join(["[Match]", *conditions, "", ""])
+
+
+def _asking(appliance: ApplianceConfig, own: tuple[IPv4Interface | IPv6Interface, ...]) -> str:
+    """An interface that asks for an address unless it only serves; ``own`` addresses besides."""
+    asks = appliance.ethernet != "server"
+    lines = [
+        "[Network]",
+        f"DHCP={'ipv4' if asks else 'no'}",
+        f"IPv6AcceptRA={'yes' if asks else 'no'}",
+        # With a cable between two machines there may be nothing else.
+        "LinkLocalAddressing=yes",
+        "IPv6PrivacyExtensions=yes",
+        "LLMNR=no",
+        "MulticastDNS=no",
+        "LLDP=no",
+        "EmitLLDP=no",
+        *(f"Address={address}" for address in own),
+    ]
+    if appliance.uplink_forwarding:
+        lines.append("IPv4Forwarding=yes")
+    return "\n".join(lines) + "\n\n" + (_ASK if asks else "")

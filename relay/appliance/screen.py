@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`relay appliance screen`: the status on the console, for whoever plugs a screen in."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from typing import TYPE_CHECKING, Final
+
+from relay import __version__
+from relay.appliance.notices import read_notices
+from relay.service.control import ControlClient, ControlError
+from relay.service.text import status_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: Nothing of it is written anywhere, so the card sleeps on.
+INTERVAL_S: Final = 60.0
+#: A relay that is starting is looked at more often.
+STARTING_INTERVAL_S: Final = 5.0
+#: Cursor home and erase below; the console does not go dark by itself.
+_CLEAR: Final = "\x1b[9;0]\x1b[H\x1b[J"
+_WIDTH: Final = 78
+
+
+def run(control: Path) -> int:
+    """Show it for ever."""
+    while True:
+        text, started = picture(control)
+        print(_CLEAR + text, flush=True)  # noqa: T201 - a person reads it
+        time.sleep(INTERVAL_S if started else STARTING_INTERVAL_S)
+
+
+def picture(control: Path) -> tuple[str, bool]:
+    """What to show, and whether the relay answered."""
+    try:
+        with ControlClient(control) as client:
+            text = status_text(client.read_status())
+        started = True
+    except ControlError:
+        text = f"relay      {__version__}, starting"
+        started = False
+        # What `relay run` would have told.
+        text = "\n".join([text, *(f"{'note':<11}{notice.text}" for notice in read_notices())])
+    lines = [line for row in text.splitlines() for line in textwrap.wrap(row, _WIDTH, subsequent_indent=" " * 11)]
+    return "\n".join(lines), started

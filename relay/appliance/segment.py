@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`relay segment INTERFACE`: asks who serves the segment, and starts or stops serving it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import secrets
+import signal
+import socket
+import struct
+from typing import TYPE_CHECKING, Final, Protocol
+
+from relay.appliance import mdns
+from relay.appliance.dhcp import CLIENT_PORT, decode_offer, encode_probe, is_router
+from relay.appliance.election import Election, Role, Unopposed
+from relay.core.errors import DecodeError
+from relay.service import logs
+from relay.service.notify import Notifier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from ipaddress import IPv4Address
+
+logger = logging.getLogger(__name__)
+
+#: Read at once: more would be a flood, which the next turn of the loop goes on with.
+_PACKETS: Final = 64
+_MTU: Final = 2048
+#: Socket options without a name in Python (asm-generic/socket.h, linux/icmpv6.h).
+_ATTACH_FILTER: Final = 26
+_ICMP6_FILTER: Final = 1
+#: Classic BPF (linux/filter.h): first fragments of UDP over IPv4 to the port of DHCP clients.
+_FILTER: Final = (
+    (0x30, 0, 0, 9),  # protocol
+    (0x15, 0, 6, 17),
+    (0x28, 0, 0, 6),  # fragment offset
+    (0x45, 4, 0, 0x1FFF),
+    (0xB1, 0, 0, 0),  # X: length of the header
+    (0x48, 0, 0, 2),  # destination port
+    (0x15, 0, 1, CLIENT_PORT),
+    (0x06, 0, 0, 0xFFFF),
+    (0x06, 0, 0, 0),
+)
+_ETH_IP: Final = 0x0800
+_BROADCAST: Final = b"\xff" * 6
+#: Router solicitation (RFC 4861 section 4.1), to all routers.
+_SOLICIT: Final = bytes((133,)) + bytes(7)
+_ALL_ROUTERS: Final = "ff02::2"
+#: To see that the watchdog is fed even when there is nothing to do.
+_LONGEST_S: Final = 20.0
+
+
+class Server(Protocol):
+    """What hands out addresses."""
+
+    async def start(self) -> None:
+        """Serve; does nothing when it does already."""
+
+    async def stop(self) -> None:
+        """Serve no more."""
+
+
+class Unit:
+    """A server that is a unit of systemd."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    async def start(self) -> None:
+        """Serve."""
+        await self._ask("start")
+
+    async def stop(self) -> None:
+        """Serve no more."""
+        await self._ask("stop")
+
+    async def _ask(self, verb: str) -> None:
+        process = await asyncio.create_subprocess_exec("systemctl", verb, "--no-block", self._name)
+        if await process.wait():
+            logger.error("systemctl %s %s failed", verb, self._name)
+
+
+class Segment:
+    """One interface. ``address``: ours there, while we serve; ``number``: for the election, None if there is none."""
+
+    def __init__(self, *, interface: str, address: IPv4Address, number: bytes | None, server: Server) -> None:
+        self._interface = interface
+        self._address = address
+        self._number = number
+        self._server = server
+        self._transaction = secrets.randbits(32)
+        self._woken = asyncio.Event()
+
+    async def run(self, notifier: Notifier) -> None:
+        """Work until cancelled; raise OSError when the interface is gone."""
+        loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as stack:
+            packets = stack.enter_context(_open_packets(self._interface))
+            routers = stack.enter_context(_open_routers(self._interface))
+            names = stack.enter_context(_open_names(self._interface))
+            election = (
+                Unopposed()
+                if self._number is None
+                else Election(number=self._number, now=loop.time(), random=random.random)
+            )
+            for sock, heard in (
+                (packets, lambda data: self._on_packet(data, election)),
+                (routers, lambda data: self._on_router(data, election)),
+                (names, lambda data: self._on_query(data, election, names)),
+            ):
+                loop.add_reader(sock, self._read, sock, heard)
+                stack.callback(loop.remove_reader, sock)
+            notifier.ready("listening")
+            role = Role.LISTENING
+            try:
+                while True:
+                    if election.expire(loop.time()):
+                        self._probe(packets, routers)
+                    if election.role is not role:
+                        role = election.role
+                        await self._become(role, names)
+                        notifier.status(role.value)
+                    notifier.watchdog()
+                    self._woken.clear()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(min(election.deadline_s - loop.time(), _LONGEST_S)):
+                            await self._woken.wait()
+            finally:
+                if role is Role.SERVING:
+                    await self._become(Role.YIELDING, names)
+
+    async def _become(self, role: Role, names: socket.socket) -> None:
+        logger.info("%s: %s", self._interface, role.value)
+        if role is Role.SERVING:
+            await self._server.start()
+            _send(names, mdns.announce(self._address), (str(mdns.GROUP), mdns.PORT))
+        else:
+            await self._server.stop()
+            _send(names, mdns.announce(self._address, ttl_s=0), (str(mdns.GROUP), mdns.PORT))
+
+    def _probe(self, packets: socket.socket, routers: socket.socket) -> None:
+        hardware = packets.getsockname()[4]
+        packet = encode_probe(self._transaction, hardware[:6])
+        _send(packets, packet, (self._interface, _ETH_IP, 0, 0, _BROADCAST))
+        _send(routers, _SOLICIT, (_ALL_ROUTERS, 0, 0, socket.if_nametoindex(self._interface)))
+
+    def _read(self, sock: socket.socket, heard: Callable[[bytes], None]) -> None:
+        for _ in range(_PACKETS):
+            try:
+                data = sock.recv(_MTU)
+            except BlockingIOError:
+                return
+            except OSError:
+                # The interface went down, or away; the unit ends with it.
+                self._woken.set()
+                return
+            heard(data)
+
+    def _on_packet(self, data: bytes, election: Election | Unopposed) -> None:
+        try:
+            offer = decode_offer(data)
+        except DecodeError:
+            return
+        if offer.transaction != self._transaction:
+            return
+        now = asyncio.get_running_loop().time()
+        if offer.election is None:
+            election.heard_server(now)
+        else:
+            election.heard_relay(offer.election, now)
+        self._woken.set()
+
+    def _on_router(self, data: bytes, election: Election | Unopposed) -> None:
+        if is_router(data):
+            election.heard_server(asyncio.get_running_loop().time())
+            self._woken.set()
+
+    def _on_query(self, data: bytes, election: Election | Unopposed, names: socket.socket) -> None:
+        if election.role is Role.SERVING and (answer := mdns.answer_query(data, self._address)):
+            _send(names, answer, (str(mdns.GROUP), mdns.PORT))
+
+
+def _open_packets(interface: str) -> socket.socket:
+    """Hears answers to DHCP clients, without an address of its own."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
+    # Filtered before it is bound: nothing else is ever queued.
+    program = b"".join(struct.pack("@HBBI", *step) for step in _FILTER)
+    buffer = _pinned(program)
+    sock.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("@HP", len(_FILTER), buffer[1]))
+    sock.bind((interface, _ETH_IP))
+    sock.setblocking(False)
+    return sock
+
+
+def _pinned(data: bytes) -> tuple[object, int]:
+    """A copy of ``data`` and its address; it is there as long as the first is held."""
+    import ctypes  # noqa: PLC0415 - 1 MiB that only this process needs
+
+    held = ctypes.create_string_buffer(data, len(data))
+    return held, ctypes.addressof(held)
+
+
+def _open_routers(interface: str) -> socket.socket:
+    """Hears router advertisements and nothing else (RFC 3542 section 3.2)."""
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMPV6)
+    passed = bytearray(b"\xff" * 32)
+    kind = 134
+    passed[kind // 8] &= ~(1 << kind % 8)
+    sock.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, bytes(passed))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+    # Neighbour discovery must come from the same segment (RFC 4861 section 7.1).
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+    index = socket.if_nametoindex(interface)
+    sock.setsockopt(
+        socket.IPPROTO_IPV6,
+        socket.IPV6_JOIN_GROUP,
+        socket.inet_pton(socket.AF_INET6, "ff02::1") + struct.pack("@I", index),
+    )
+    return sock
+
+
+def _open_names(interface: str) -> socket.socket:
+    """Hears multicast DNS, beside the relay's own discovery and whoever else does."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+    sock.bind((str(mdns.GROUP), mdns.PORT))
+    request = struct.pack("@4s4si", mdns.GROUP.packed, bytes(4), socket.if_nametoindex(interface))
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
+    # RFC 6762 section 11.
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 255)
+    return sock
+
+
+def _send(sock: socket.socket, data: bytes, to: tuple[object, ...]) -> None:
+    """Send now or not at all: the cable may be out."""
+    with contextlib.suppress(OSError):
+        sock.sendto(data, to)
+
+
+def run(interface: str, address: IPv4Address, number: bytes | None, server: Server) -> int:
+    """Run until SIGTERM or SIGINT; return the exit status."""
+    logs.setup("info")
+    asyncio.run(_serve(interface, address, number, server))
+    return 0
+
+
+async def _serve(interface: str, address: IPv4Address, number: bytes | None, server: Server) -> None:
+    loop = asyncio.get_running_loop()
+    work = asyncio.ensure_future(
+        Segment(interface=interface, address=address, number=number, server=server).run(Notifier(os.environ))
+    )
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, work.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await work

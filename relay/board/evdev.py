@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Keys of the kernel's input devices (linux/input.h), as far as a button needs them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+INPUT: Final = Path("/dev/input")
+#: struct input_event: two longs of time, type, code, value.
+_EVENT: Final = struct.Struct("@llHHi")
+_EV_KEY: Final = 1
+_KEY_MAX: Final = 0x2FF
+_KEY_BITS_BYTES: Final = _KEY_MAX // 8 + 1
+#: EVIOCGBIT(EV_KEY, bytes): _IOC(_IOC_READ, 'E', 0x20 + EV_KEY, bytes).
+_GET_KEYS: Final = 2 << 30 | _KEY_BITS_BYTES << 16 | ord("E") << 8 | 0x20 + _EV_KEY
+#: KEY_POWER, as the Raspberry Pi 5 has it on its board, and KEY_PROG1, for a button on pins (dtoverlay=gpio-key).
+BUTTON_KEYS: Final = frozenset({116, 148})
+#: A keyboard has 100 keys; so many events lie in the kernel's buffer for one device.
+_READ_EVENTS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class KeyEvent:
+    """A key went down or up; repeats are left out."""
+
+    code: int
+    down: bool
+
+
+def open_button(path: Path) -> int | None:
+    """Open a device that has one of BUTTON_KEYS, not blocking; None for all others. Raise OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        bits = fcntl.ioctl(descriptor, _GET_KEYS, bytes(_KEY_BITS_BYTES))
+    except OSError:
+        bits = b""
+    if any(code // 8 < len(bits) and bits[code // 8] >> code % 8 & 1 for code in BUTTON_KEYS):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def read_keys(descriptor: int) -> list[KeyEvent]:
+    """What happened to BUTTON_KEYS; raise OSError once the device is gone."""
+    try:
+        data = os.read(descriptor, _READ_EVENTS * _EVENT.size)
+    except BlockingIOError:
+        return []
+    return list(decode_keys(data))
+
+
+def decode_keys(data: bytes) -> Iterator[KeyEvent]:
+    """The presses and releases of BUTTON_KEYS among the events; a cut-off last one is left out."""
+    for at in range(0, len(data) - _EVENT.size + 1, _EVENT.size):
+        _, _, kind, code, value = _EVENT.unpack_from(data, at)
+        if kind == _EV_KEY and code in BUTTON_KEYS and value in {0, 1}:
+            yield KeyEvent(code, value == 1)

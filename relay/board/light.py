@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the light says. One flash pattern at a time: that of the most important thing there is to say.
+
+=========== ===================================================== ==========================
+code        the light                                             means
+=========== ===================================================== ==========================
+panic       flickers, then stays on, then goes out for good       erasing; erased
+held        on while the button is held                           let go, or it will erase
+identify    on, with short gaps, for ten seconds                  "this one here" (`relay board identify`)
+starting    half a second on, half a second off                   the relay is not at work (yet)
+config      four flashes, a pause                                 relay.toml has a mistake
+voltage     five flashes, a pause                                 the power supply or its cable is too weak
+full        three flashes, a pause                                the store is full, or cannot be written
+no_country  two flashes, a pause                                  works; no Wi-Fi, for no country is set
+clock       one long flash, a pause                               works; has no clock to go by
+working     one short flash, a pause                              works
+=========== ===================================================== ==========================
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: A pattern: seconds on, seconds off, and so on, for ever.
+Pattern = tuple[float, ...]
+
+_FLASH_S: Final = 0.15
+_GAP_S: Final = 0.35
+#: Long enough that the flashes of one turn can be told from those of the next.
+_PAUSE_S: Final = 2.85
+
+
+class Code(enum.Enum):
+    """What can be said, the most important first; the value is its name on the socket."""
+
+    PANIC = "panic"
+    ERASED = "erased"
+    HELD = "held"
+    IDENTIFY = "identify"
+    STARTING = "starting"
+    CONFIG = "config"
+    VOLTAGE = "voltage"
+    FULL = "full"
+    NO_COUNTRY = "no_country"
+    CLOCK = "clock"
+    WORKING = "working"
+
+
+def _flashes(count: int) -> Pattern:
+    return (*(_FLASH_S, _GAP_S) * (count - 1), _FLASH_S, _PAUSE_S)
+
+
+#: A pattern of one number is a steady light.
+PATTERNS: Final[dict[Code, Pattern]] = {
+    Code.PANIC: (0.05, 0.05),
+    Code.ERASED: (1.0,),
+    Code.HELD: (1.0,),
+    Code.IDENTIFY: (0.9, 0.1),
+    Code.STARTING: (0.5, 0.5),
+    Code.CONFIG: _flashes(4),
+    Code.FULL: _flashes(3),
+    Code.VOLTAGE: _flashes(5),
+    Code.NO_COUNTRY: _flashes(2),
+    Code.CLOCK: (1.0, _PAUSE_S),
+    Code.WORKING: _flashes(1),
+}
+#: Said also by a light that is to stay dark: somebody stands there with a finger on the button.
+ALWAYS_SAID: Final = frozenset({Code.PANIC, Code.ERASED, Code.HELD})
+
+
+def foremost(codes: Iterable[Code], *, dark: bool = False) -> Code | None:
+    """The code to show; None is no light. ``dark`` leaves those out that nobody asked for."""
+    held = set(codes)
+    return next((code for code in Code if code in held and (not dark or code in ALWAYS_SAID)), None)

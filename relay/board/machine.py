@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the board does to the machine: stops services, erases, switches off, writes to the boot partition. Blocking."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from relay.appliance.apply import BootPartitionError, mounted
+from relay.appliance.names import BOOT_CONFIG, BOOT_STATUS, OUTPUT
+from relay.board.erase import erase_files, erase_folders
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
+
+#: Whatever has the store or a key in its memory.
+UNITS: Final = ("mesh-relay.service", "relay-ble.service", "relay-net.service")
+#: Where systemd puts the store of mesh-relay.service, with and without a user of its own, and in memory.
+STORES: Final = (
+    Path("/var/lib/private/mesh-relay"),
+    Path("/var/lib/mesh-relay"),
+    Path("/run/mesh-relay/store"),
+)
+_SYSTEMCTL_TIMEOUT_S: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """The machine; ``boot_device`` None: there is no boot partition (a machine that is not only a relay)."""
+
+    boot_device: Path | None
+    stores: tuple[Path, ...] = STORES
+
+    def erase(self) -> int:
+        """Stop the services and destroy store, keys and configuration; return how many files resisted."""
+        # First the end of their restarts, then their own, at once.
+        _systemctl("stop", "--no-block", *UNITS)
+        _systemctl("kill", "--signal=SIGKILL", *UNITS)
+        _systemctl("stop", *UNITS)
+        left = erase_folders([*self.stores, OUTPUT], time.monotonic)
+        if self.boot_device is not None:
+            try:
+                with mounted(self.boot_device, writable=True) as folder:
+                    left += erase_files(_configurations(folder), time.monotonic)
+            except BootPartitionError:
+                left += 1
+        return left
+
+    def power_off(self, *, force: bool = False) -> None:
+        """Switch off; ``force``: without waiting for services to stop."""
+        _systemctl("poweroff", *(["--force"] if force else []))
+
+    def write_status(self, text: bytes) -> bool:
+        """Have ``text`` in relay-status.txt; return whether it was not there. Raise BootPartitionError or OSError."""
+        if self.boot_device is None:
+            return False
+        with mounted(self.boot_device) as folder, contextlib.suppress(FileNotFoundError):
+            if (folder / BOOT_STATUS).read_bytes() == text:
+                return False
+        with mounted(self.boot_device, writable=True) as folder:
+            # FAT has no atomic renaming; but old or new name, one of them is whole.
+            fresh = folder / f"{BOOT_STATUS}.new"
+            with fresh.open("wb") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(folder / BOOT_STATUS)
+        return True
+
+
+def _configurations(folder: Path) -> Iterator[Path]:
+    """relay.toml, and copies that editors left."""
+    stem = BOOT_CONFIG.partition(".")[0]
+    yield from (path for path in folder.iterdir() if path.is_file() and path.name.lower().startswith(stem))
+
+
+def _systemctl(*arguments: str) -> None:
+    """Ask systemd; what it refuses is no reason to stop here."""
+    try:
+        subprocess.run(["systemctl", *arguments], check=True, capture_output=True, timeout=_SYSTEMCTL_TIMEOUT_S)  # noqa: S603, S607 - fixed words
+    except (OSError, subprocess.SubprocessError) as error:
+        logger.warning("systemctl %s failed (%s)", arguments[0], type(error).__name__)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the board knows of `relay run`: its status, asked for now and then, and the counts it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Final
+
+from relay.board.light import Code
+from relay.links.components import REPORT_LEAST_S
+from relay.service.api import Status, read_status
+from relay.service.control import MAX_ANSWER_BYTES, VERSION
+from relay.service.supervisor import Backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from relay.links.components import Reporter
+
+#: A relay that reads a large store at its start answers nothing meanwhile; so does one that hangs.
+ANSWER_TIMEOUT_S: Final = 5.0
+#: From this part on there is next to nothing left for a newcomer that pays nothing.
+FULL: Final = 0.99
+
+
+async def ask_status(path: Path) -> Status | None:
+    """The relay's status, None if it does not answer."""
+    writer = None
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            reader, writer = await asyncio.open_unix_connection(path, limit=MAX_ANSWER_BYTES)
+            writer.write(json.dumps({"v": VERSION, "op": "status"}).encode() + b"\n")
+            answer = json.loads(await reader.readline())
+        return read_status(answer["result"])
+    except (OSError, TimeoutError, ValueError, KeyError, TypeError):
+        return None
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def codes_of(status: Status | None) -> set[Code]:
+    """What the light has to say of it."""
+    if status is None or not status.ready:
+        return {Code.STARTING}
+    store = status.store
+    part = max(store.bytes / max(store.max_bytes, 1), store.envelopes / max(store.max_envelopes, 1))
+    codes = {Code.WORKING}
+    if part >= FULL or not store.writable:
+        codes.add(Code.FULL)
+    if not status.clock.trusted:
+        codes.add(Code.CLOCK)
+    return codes
+
+
+async def report(path: Path, reporter: Reporter, random: Callable[[], float]) -> None:
+    """Tell `relay run` the board's counts, for ever; it may come and go."""
+    loop = asyncio.get_running_loop()
+    backoff = Backoff(random)
+    while True:
+        began = loop.time()
+        try:
+            await _report_once(path, reporter)
+        except OSError:
+            await asyncio.sleep(backoff.next(ran_s=loop.time() - began))
+
+
+async def _report_once(path: Path, reporter: Reporter) -> None:
+    reader, writer = await asyncio.open_unix_connection(path)
+    loop = asyncio.get_running_loop()
+    try:
+        writer.write(reporter.preamble())
+        reporter.connected()
+        # Nothing is sent to the board: the end of the file is all there is to read.
+        ended = loop.create_task(reader.read())
+        try:
+            while not ended.done():
+                if line := reporter.line(loop.time()):
+                    writer.write(line)
+                    await writer.drain()
+                await asyncio.wait({ended}, timeout=REPORT_LEAST_S)
+        finally:
+            ended.cancel()
+        raise ConnectionError("relay run closed the connection")
+    finally:
+        writer.close()

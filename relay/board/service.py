@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`relay board`: puts light, button, socket and boot partition together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import signal
+from typing import TYPE_CHECKING, Final
+
+from relay.appliance.apply import BootPartitionError
+from relay.appliance.names import NOTICES
+from relay.appliance.notices import Notice, NoticeCode, encode_notices, read_notices
+from relay.board.button import Button, Press
+from relay.board.inputs import Inputs
+from relay.board.light import PATTERNS, Code, foremost
+from relay.board.relayrun import ask_status, codes_of, report
+from relay.board.report import Writing, status_text
+from relay.board.server import BoardServer
+from relay.board.sysfs import SYS, Led, find_led, is_undervoltage
+from relay.board.verbs import Verb
+from relay.links.components import Component, Reporter
+from relay.service import logs
+from relay.service.notify import Notifier
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from relay.board.config import BoardConfig
+    from relay.board.evdev import KeyEvent
+    from relay.board.machine import Machine
+    from relay.service.config import Config
+
+logger = logging.getLogger(__name__)
+
+#: Soon enough for somebody who looks at the light; four small questions a minute.
+TICK_S: Final = 15.0
+#: While the relay is not up yet somebody does look.
+STARTING_TICK_S: Final = 2.0
+#: A large store takes minutes to be read on a slow card.
+PATIENCE_S: Final = 300.0
+IDENTIFY_S: Final = 10.0
+#: Time to see that it is done.
+ERASED_S: Final = 3.0
+
+_UNDERVOLTAGE = Notice(
+    code=NoticeCode.UNDERVOLTAGE,
+    text="The voltage was too low since the start: use another power supply or a shorter, thicker cable. "
+    "A weak supply damages cards.",
+)
+
+
+class Board:
+    """State of the board. ``notices``: the file with what was found at the start; ``sys``: where /sys is."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        board: BoardConfig,
+        machine: Machine,
+        socket: Path,
+        notices: Path = NOTICES[0],
+        sys: Path = SYS,
+    ) -> None:
+        self._config = config
+        self._board = board
+        self._machine = machine
+        self._socket = socket
+        self._sys = sys
+        self._own_notices_file = socket.with_name(NOTICES[1].name)
+        self._start_notices = notices
+        self._reporter = Reporter(Component.BOARD)
+        self._button = Button(board.panic_hold_s)
+        self._timer: asyncio.TimerHandle | None = None
+        self._relay_codes = {Code.STARTING}
+        self._own_codes: set[Code] = set()
+        self._changed = asyncio.Event()
+        self._panic = asyncio.Event()
+        self._power_off = asyncio.Event()
+        self._undervoltage = False
+        self._boot_error = ""
+        self._writing = Writing()
+
+    async def run(self, notifier: Notifier) -> None:
+        """Work until cancelled."""
+        loop = asyncio.get_running_loop()
+        inputs = Inputs(loop, self._on_key, self._on_gone)
+        try:
+            async with BoardServer(self._socket, self._perform, self._on_refused), asyncio.TaskGroup() as tasks:
+                self._reporter.up = True
+                tasks.create_task(self._shine())
+                tasks.create_task(self._tick(inputs if self._board.panic_button else None, notifier))
+                tasks.create_task(self._die())
+                tasks.create_task(report(self._config.unix.path, self._reporter, random.random))
+                notifier.ready("watching")
+        finally:
+            inputs.close()
+
+    # Light
+
+    def _code(self) -> Code | None:
+        return foremost(self._relay_codes | self._own_codes, dark=not self._board.led)
+
+    def _say(self, code: Code, *, on: bool) -> None:
+        before = self._code()
+        (self._own_codes.add if on else self._own_codes.discard)(code)
+        if self._code() is not before:
+            self._changed.set()
+
+    async def _shine(self) -> None:
+        """Play the pattern of the foremost code; a light that is not there is looked for again."""
+        while True:
+            folder = find_led(self._sys)
+            with contextlib.suppress(OSError):
+                if folder is not None:
+                    await self._play(Led(folder))
+            await asyncio.sleep(TICK_S)
+
+    async def _play(self, led: Led) -> None:
+        step = 0
+        while True:
+            code = self._code()
+            pattern = PATTERNS[code] if code else ()
+            on = bool(pattern) and step % 2 == 0
+            led.switch(on=on)
+            # A steady light, and none, wait for a change only.
+            wait_s = pattern[step % len(pattern)] if len(pattern) > 1 else None
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
+                self._changed.clear()
+                step = 0
+            except TimeoutError:
+                step = (step + 1) % len(pattern)
+
+    # Button
+
+    def _on_key(self, device: str, event: KeyEvent) -> None:
+        now = asyncio.get_running_loop().time()
+        self._pressed(self._button.key(device, event.code, down=event.down, now=now))
+
+    def _on_gone(self, device: str) -> None:
+        self._pressed(self._button.gone(device))
+
+    def _on_deadline(self) -> None:
+        self._pressed(self._button.expire(asyncio.get_running_loop().time()))
+
+    def _pressed(self, press: Press | None) -> None:
+        if press is Press.DOWN:
+            self._reporter.count("button_pressed")
+            self._say(Code.HELD, on=True)
+        elif press is Press.LET_GO:
+            self._say(Code.HELD, on=False)
+        elif press is Press.PANIC:
+            self._panic.set()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._button.deadline_s is not None:
+            self._timer = asyncio.get_running_loop().call_at(self._button.deadline_s, self._on_deadline)
+
+    # Verbs
+
+    def _perform(self, verb: Verb) -> object:
+        if verb is Verb.PANIC:
+            self._panic.set()
+        elif verb is Verb.POWEROFF:
+            self._power_off.set()
+        elif verb is Verb.IDENTIFY:
+            self._say(Code.IDENTIFY, on=True)
+            asyncio.get_running_loop().call_later(IDENTIFY_S, lambda: self._say(Code.IDENTIFY, on=False))
+        code = self._code()
+        return {
+            "light": code.value if code else "dark",
+            "undervoltage": self._undervoltage,
+            "notices": [{"code": str(notice.code), "text": notice.text} for notice in self._notices()],
+        }
+
+    def _on_refused(self) -> None:
+        self._reporter.count("verbs_refused")
+
+    async def _die(self) -> None:
+        """Wait for the end that somebody asks for."""
+        panic = asyncio.ensure_future(self._panic.wait())
+        power_off = asyncio.ensure_future(self._power_off.wait())
+        try:
+            await asyncio.wait({panic, power_off}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            panic.cancel()
+            power_off.cancel()
+        if self._panic.is_set():
+            self._reporter.count("panics")
+            logger.warning("panic: erasing")
+            self._say(Code.PANIC, on=True)
+            left = await asyncio.to_thread(self._machine.erase)
+            if left:
+                logger.error("%d files could not be erased", left)
+            self._say(Code.PANIC, on=False)
+            self._say(Code.ERASED, on=not left)
+            await asyncio.sleep(ERASED_S)
+        await asyncio.to_thread(self._machine.power_off, force=self._panic.is_set())
+
+    # What there is to say
+
+    def _notices(self) -> list[Notice]:
+        """What was found at the start, and what the board found since."""
+        return read_notices([self._start_notices]) + self._own_notices()
+
+    def _own_notices(self) -> list[Notice]:
+        own = [_UNDERVOLTAGE] if self._undervoltage else []
+        if self._boot_error:
+            own.append(Notice(code=NoticeCode.BOARD, text=self._boot_error))
+        return own
+
+    async def _tick(self, inputs: Inputs | None, notifier: Notifier) -> None:
+        told: list[Notice] | None = None
+        started_s = asyncio.get_running_loop().time()
+        while True:
+            notifier.watchdog()
+            if inputs is not None:
+                inputs.scan()
+            if not self._undervoltage and is_undervoltage(self._sys):
+                self._undervoltage = True
+                self._reporter.count("undervoltage")
+                logger.warning("the supply voltage was too low")
+            notices = self._notices()
+            codes = {notice.code for notice in notices}
+            if told is None and NoticeCode.CONFIG in codes:
+                self._reporter.count("config_refused")
+            if told != (told := self._own_notices()):
+                self._tell(told)
+            self._say(Code.CONFIG, on=NoticeCode.CONFIG in codes)
+            self._say(Code.FULL, on=NoticeCode.STORAGE in codes)
+            self._say(Code.NO_COUNTRY, on=NoticeCode.NO_COUNTRY in codes)
+            self._say(Code.VOLTAGE, on=self._undervoltage)
+            before = self._code()
+            self._relay_codes = codes_of(await ask_status(self._config.control.path))
+            if self._code() is not before:
+                self._changed.set()
+            works = Code.STARTING not in self._relay_codes
+            # Written once a start, not first that it does not work yet and then that it does.
+            if works or asyncio.get_running_loop().time() - started_s >= PATIENCE_S:
+                await self._write(status_text(notices, works=works))
+            await asyncio.sleep(TICK_S if works else STARTING_TICK_S)
+
+    def _tell(self, own: list[Notice]) -> None:
+        """Leave the board's own notices for the status page."""
+        fresh = self._own_notices_file.with_suffix(".new")
+        fresh.write_bytes(encode_notices(own))
+        fresh.chmod(0o644)
+        fresh.replace(self._own_notices_file)
+
+    async def _write(self, text: bytes) -> None:
+        now = asyncio.get_running_loop().time()
+        if not self._writing.due(text, now) or self._panic.is_set():
+            return
+        try:
+            wrote = await asyncio.to_thread(self._machine.write_status, text)
+        except (BootPartitionError, OSError) as error:
+            # Tried again with the next change; the card may be worn out.
+            self._boot_error = "The drive MESH-RELAY cannot be written: write the card anew, or use another."
+            logger.warning("the boot partition cannot be written (%s)", type(error).__name__)
+            wrote = False
+        self._writing.done(text, now, wrote=wrote)
+
+
+async def serve(board: Board) -> None:
+    """Run until SIGTERM or SIGINT."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    notifier = Notifier(os.environ)
+    running = asyncio.ensure_future(board.run(notifier))
+    stopped = asyncio.ensure_future(stopping.wait())
+    await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    notifier.stopping()
+    stopped.cancel()
+    if not running.done():
+        running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+def run(config: Config, board: BoardConfig, machine: Machine, socket: Path) -> int:
+    """Run until told to end; return the exit status."""
+    logs.setup(config.log.level)
+    asyncio.run(_run(config, board, machine, socket))
+    return 0
+
+
+async def _run(config: Config, board: BoardConfig, machine: Machine, socket: Path) -> None:
+    await serve(Board(config=config, board=board, machine=machine, socket=socket))
