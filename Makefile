@@ -20,7 +20,7 @@ SIM_RELAYS ?= 1000
 # Assigned inside recipes, so that a failed set-up stops them.
 in_dev = venv=$$(.ci/venv dev); export PATH="$$venv/bin:$$PATH"
 
-.PHONY: help run test lint unit netns other-python bench fuzz fuzz-short soak sim fresh lock clean distclean
+.PHONY: help run test lint unit netns test-radio other-python bench bench-radio fuzz fuzz-short soak sim fresh lock clean distclean image image-amd64 test-image deploy
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' Makefile | expand -t 16
@@ -36,17 +36,24 @@ lint: ## ruff, its formatter in check mode, and mypy
 
 unit: ## every test that needs no root; TESTS=tests/unit/test_x.py for some
 	@$(in_dev); tools=$$(.ci/tools); PATH="$$PATH:$$tools:/usr/sbin:/sbin" \
-		python -m pytest -m "not netns" $(TESTS)
+		python -m pytest -m "not netns and not radio and not image" $(TESTS)
 
 netns: ## the tests on real networks, in namespaces
 	@$(in_dev); tools=$$(.ci/tools); PATH="$$PATH:$$tools" \
 		.ci/netns "$$venv/bin/python" -m pytest -p no:cacheprovider -m netns $(TESTS)
+
+test-radio: ## Bluetooth and Wi-Fi: real kernels, drivers and bluetoothd in guests, on air that is simulated
+	@.ci/guest >/dev/null; $(in_dev); \
+		python -m pytest -p no:cacheprovider -m radio -n auto --dist worksteal tests/radio $(ARGS)
 
 other-python: ## the fast tests on the Python version that this system lacks, in a chroot
 	@.ci/tools >/dev/null; .ci/other-python
 
 bench: ## measure, print, and write build/bench.json
 	@$(in_dev); mkdir -p build; python -m bench $(ARGS)
+
+bench-radio: ## measure in the radio lab, print, and write build/bench-radio.json
+	@.ci/guest >/dev/null; $(in_dev); mkdir -p build; python -m bench.radio $(ARGS)
 
 fuzz-short: ## a minute of fuzzing
 	@$(in_dev); mkdir -p build; python -m tests.fuzz --seconds 60 $(ARGS)
@@ -65,6 +72,18 @@ fresh: ## what a newcomer sees: make run on fresh Debians, as root and as a user
 
 lock: ## resolve pyproject.toml anew; UPGRADE=1 takes the newest versions
 	@.ci/lock
+
+image: ## build the SD card image for Raspberry Pi into build/image/arm64; ARGS="--key FILE" signs it
+	@.ci/image arm64 build/image/arm64 $(ARGS)
+
+image-amd64: ## the same for amd64, which the tests boot
+	@.ci/image amd64 build/image/amd64 $(ARGS)
+
+test-image: ## build the amd64 image twice, compare, boot it; writes build/image.json
+	@.ci/test-image $(ARGS)
+
+deploy: ## install or update the relay on a running Debian; HOST=user@address
+	@.ci/deploy "$(HOST)" $(ARGS)
 
 clean: ## remove what was built in this clone
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

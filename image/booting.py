@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What lies on the boot partitions: the selector that every slot shares, and a slot's kernel and root hash.
+
+On a Raspberry Pi: the firmware reads config.txt and starts U-Boot, that runs
+boot.scr, which starts the kernel of a slot. The amd64 variant has no kernel: it
+is for the guests of the tests, which bring their own.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from image.initrd import make_initrd
+
+if TYPE_CHECKING:
+    from image.disk import VerityRoot
+    from image.run import Tools
+
+#: Read by whatever starts the kernel: U-Boot on a Raspberry Pi, the tests for a guest.
+SETTINGS = "root.env"
+SOURCES = Path(__file__).parent / "boot"
+#: The boards that the image is for; U-Boot hands on the tree that the firmware chose of these.
+DEVICE_TREES = ("bcm2710-rpi-*.dtb", "bcm2711-rpi-*.dtb", "bcm2712-rpi-*.dtb", "bcm2837-rpi-*.dtb")
+FIRMWARE = ("bootcode.bin", "start*.elf", "fixup*.dat")
+
+
+def take_kernel(tools: Tools, root: Path, *, epoch: int) -> tuple[Path, Path]:
+    """Copy out of the root what starts it; return the folders for MESH-RELAY and for a slot.
+
+    Has to come before the root loses its /boot. Everything else of it may go, too,
+    since nothing of a read-only root is ever installed or updated.
+    """
+    selector, slot = tools.work / "selector", tools.work / "slot"
+    selector.mkdir()
+    slot.mkdir()
+    shutil.copyfile(root / "usr/share/mesh-relay/relay.toml", selector / "relay.toml")
+    kernels = sorted((root / "boot").glob("vmlinuz-*"))
+    if kernels:
+        shutil.copyfile(kernels[0], slot / "vmlinuz")
+        initrd = slot / "initrd"
+        initrd.write_bytes(make_initrd(root))
+        tools("zstd", "-q", "-19", "-T1", "--rm", initrd, "-o", slot / "initrd.zst")
+        (slot / "initrd.zst").rename(initrd)
+        shutil.copyfile(root / "usr/lib/u-boot/rpi_arm64/u-boot.bin", selector / "u-boot.bin")
+        shutil.copyfile(SOURCES / "config.txt", selector / "config.txt")
+        _copy(root / "usr/lib/raspi-firmware", FIRMWARE, selector)
+        (trees,) = root.glob("usr/lib/linux-image-*/broadcom")
+        _copy(trees, DEVICE_TREES, selector)
+        script = selector / "boot.cmd"
+        shutil.copyfile(SOURCES / "boot.cmd", script)
+        compile_script = ("mkimage", "-q", "-A", "arm64", "-T", "script", "-C", "none", "-d", script)
+        tools(*compile_script, selector / "boot.scr", environ={"SOURCE_DATE_EPOCH": str(epoch)})
+        script.unlink()
+    for unused in (*root.glob("usr/lib/linux-image-*"), root / "usr/lib/u-boot", root / "usr/lib/raspi-firmware"):
+        shutil.rmtree(unused, ignore_errors=True)
+    return selector, slot
+
+
+def describe_root(slot: Path, verity: VerityRoot) -> None:
+    """Write down what the kernel is told of the root."""
+    (slot / SETTINGS).write_text(verity.boot_settings())
+
+
+def _copy(folder: Path, patterns: tuple[str, ...], target: Path) -> None:
+    for pattern in patterns:
+        for file in sorted(folder.glob(pattern)):
+            shutil.copyfile(file, target / file.name)

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A booted image: the guest of tests/guest with a card for a disk, and systemd for process 1.
+
+The image is booted as it is. What runs the tests' commands in it is handed to
+systemd with the kernel's command line, as a unit of that boot.
+"""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import socket
+import threading
+
+from tests.guest.guest import Guest
+from tests.guest.uml import ROOT, GuestError, Uml
+
+#: As much as a Raspberry Pi Zero 2 W leaves when the firmware has its share.
+MEMORY_MIB = 448
+#: On a busy machine; alone it takes seven seconds.
+BOOT_TIMEOUT_S = 120.0
+
+_AGENT = """\
+[Unit]
+Description=Commands of the tests
+DefaultDependencies=no
+[Service]
+ExecStartPre=mkdir -p /run/lab
+ExecStartPre=mount -t hostfs -o hostfs={folder} none /run/lab
+ExecStart=python3 -I -S /run/lab/agent.py /dev/ttyS0
+"""
+
+
+class Appliance(Guest):
+    """``card`` is written to. Ends like pulling the plug, unless :meth:`shut_down`.
+
+    :param network: arguments from :meth:`tests.image.lan.Lan.port`
+    """
+
+    def __init__(self, parts, name, card, *, cpu=1, arguments=(), network=()):
+        super().__init__(parts, name, memory_mib=MEMORY_MIB, cpu=cpu, arguments=(*network, *arguments))
+        self.card = card
+
+    def start(self):
+        # A link would lead to nowhere in there.
+        shutil.copy(ROOT / "tests/guest/agent.py", self.folder)
+        self._line, theirs = socket.socketpair()
+        boot = self.card.boot_settings()
+        unit = base64.b64encode(_AGENT.format(folder=self.folder).encode()).decode()
+        verity = (
+            f"vroot,,,ro,0 {boot['rootsectors']} verity 1 /dev/ubda5 /dev/ubda5 4096 4096 {boot['rootblocks']} "
+            f"{boot['roothashstart']} sha256 {boot['roothash']} {boot['rootsalt']} 1 panic_on_corruption"
+        )
+        self._uml = Uml(
+            self._parts.kernel,
+            self.folder,
+            [
+                f"ubd0={self.card.path}", "root=/dev/dm-0", "ro", "quiet", "console=tty0", "panic=-1",
+                f'dm-mod.create="{verity}"', "systemd.wants=lab.service",
+                f"systemd.set_credential_binary=systemd.extra-unit.lab.service:{unit}", *self._arguments,
+            ],
+            memory_mib=self._memory_mib,
+            lines=[theirs],
+            cpu=self._cpu,
+        )  # fmt: skip
+        self._reader = threading.Thread(target=self._read, args=(self._line.dup(),), name=f"appliance {self.name}")
+        self._reader.start()
+
+    def wait_ready(self):
+        self.wait_for(lambda: self._ready, BOOT_TIMEOUT_S, lambda: f"{self.name} did not boot")
+
+    def wait_booted(self):
+        """Wait until systemd has started all there is; return its word for the result."""
+        waiting = self.run("systemctl", "is-system-running", "--wait", timeout_s=BOOT_TIMEOUT_S, check=False)
+        return waiting.stdout.strip()
+
+    def wait_dead(self, timeout_s):
+        """Wait for the kernel's end; return whether it came."""
+        return self._uml.wait(timeout_s)
+
+    def close(self):
+        """Pull the plug, and remove all that it left on the host."""
+        if self._uml is not None:
+            self.kill()
+        shutil.rmtree(self.folder)
+
+    def shut_down(self):
+        """Power off in order."""
+        self.start_process("systemctl", "poweroff")
+        if not self._uml.wait(BOOT_TIMEOUT_S):
+            raise GuestError(f"{self.name} does not power off; console:\n{self._uml.console_tail()}")
+
+    def failed_units(self):
+        return self.sh("systemctl list-units --failed --plain --no-legend | cut -d' ' -f1").split()
+
+    def explain(self):
+        """What failed, and what it said."""
+        return self.sh(
+            "for unit in $(systemctl list-units --failed --plain --no-legend | cut -d' ' -f1); do "
+            "echo; echo $unit; journalctl --no-pager -o cat -n 20 -u $unit; done"
+        )
+
+    def journal(self, unit):
+        return self.sh(f"journalctl --no-pager -o cat -u {unit}")
+
+    def show(self, unit, *properties):
+        """Properties of a unit, by name."""
+        lines = self.sh(f"systemctl show '{unit}' -p {','.join(properties)}").splitlines()
+        return dict(line.split("=", 1) for line in lines)

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the image is once it runs."""
+
+import json
+import re
+import time
+import urllib.request
+
+import pytest
+
+from tests.image.lan import ip
+
+pytestmark = [pytest.mark.image, pytest.mark.timeout(400)]
+
+#: README, "port": all that may listen, on an address that is not loopback.
+LISTENING = {"tcp 4270", "udp 5353", "tcp 9470"}
+#: systemd-analyze security, 0 (nothing could go wrong) to 10.
+EXPOSURE = {
+    "mesh-relay.service": ("exposure_run", 1.7),
+    "relay-net.service": ("exposure_net", 2.5),
+    "relay-ble.service": ("exposure_ble", 1.8),
+    # Root, with two of its capabilities, mounting and erasing: the unit says why.
+    "relay-board.service": ("exposure_board", 3.5),
+}
+#: What a browser on the relay itself would get.
+FETCH = """python3 -c 'import urllib.request as u; print(u.urlopen("http://127.0.0.1:9470{}").read().decode())'"""
+
+
+def test_all_units_are_up(booted, measured):
+    failed = booted.failed_units()
+    measured["failed_units"] = len(failed)
+    assert not failed, booted.explain()
+
+
+def test_the_relay_relays(booted):
+    status = json.loads(booted.run("relay", "status", "--json").stdout)
+    assert status["store"]["durable"]
+    assert status["store"]["writable"]
+
+
+def test_status_page_and_metrics_answer(booted):
+    page = booted.sh(FETCH.format("/"))
+    assert "<html" in page
+    metrics = booted.sh(FETCH.format("/metrics"))
+    assert re.search(r"^relay_build_info\{.*\} 1\.0$", metrics, re.MULTILINE)
+
+
+def test_nothing_listens_but_what_the_readme_lists(booted):
+    lines = booted.sh("ss --no-header -tuln").splitlines()
+    found = set()
+    for line in lines:
+        protocol, _, _, _, local, *_ = line.split()
+        address, _, port = local.rpartition(":")
+        if not address.startswith(("127.", "[::1]")):
+            found.add(f"{protocol} {port}")
+    assert found <= LISTENING, booted.sh("ss -tulnp")
+    assert "tcp 4270" in found
+
+
+def test_the_root_is_never_written_and_always_checked(booted):
+    assert booted.sh("findmnt --noheadings --output FSTYPE,OPTIONS /").split()[0] == "squashfs"
+    assert "verity" in booted.sh("cat /sys/block/dm-0/dm/name /sys/block/dm-0/dm/uuid; cat /proc/cmdline")
+    for path in ("/usr/x", "/etc/x", "/opt/x"):
+        assert booted.run("touch", path, check=False).code != 0
+
+
+def test_what_is_written_goes_to_memory_or_to_the_partition_for_data(booted):
+    kinds = set(booted.sh("findmnt --noheadings --list --output FSTYPE,OPTIONS | grep -w rw | cut -d' ' -f1").split())
+    assert kinds & {"ext4", "vfat", "squashfs"} == {"ext4"}
+    mounted = booted.sh("findmnt --noheadings --list --types ext4 --output TARGET").split()
+    kept = ["mesh-relay-ssh", "private/mesh-relay", "systemd/timesync"]
+    assert sorted(mounted) == ["/data", *(f"/var/lib/{name}" for name in kept)]
+    assert booted.sh("ls /var/log/journal 2>/dev/null || true") == ""
+
+
+def test_nobody_can_log_in(booted):
+    assert booted.sh("cut -d: -f2 /etc/shadow | sort -u").split() in (["*"], ["!", "*"], ["!", "!*", "*"], ["!*", "*"])
+    units = booted.sh("systemctl list-units --plain --no-legend --all '*getty*.service' | grep -w active || true")
+    assert units == ""
+    assert booted.show("ssh.service", "ActiveState")["ActiveState"] == "inactive"
+
+
+def test_the_hardware_restarts_what_hangs(booted):
+    text = booted.sh("systemctl show --property=RuntimeWatchdogUSec")
+    seconds = re.fullmatch(r"RuntimeWatchdogUSec=(\d+)s\n", text)
+    assert seconds, text
+    assert 0 < int(seconds[1]) <= 15
+
+
+def test_python_is_compiled_ahead(booted):
+    said = booted.run("python3", "-v", "-I", "/usr/bin/relay", "status", timeout_s=60).stderr
+    # "code object from" a compiled file, or from the source if there is none.
+    assert "code object from '/opt/mesh-relay/" in said
+    assert not re.findall(r"^# code object from '?(\S+[.]py)'?$", said, re.MULTILINE)
+
+
+def test_nothing_was_killed_for_want_of_memory(booted):
+    assert "Out of memory" not in booted.sh("journalctl --no-pager -k -o cat")
+    # What is left for the page cache and for peaks.
+    assert int(booted.sh("awk '/MemAvailable/ {print $2}' /proc/meminfo")) > 150_000
+
+
+@pytest.mark.parametrize("unit", sorted(EXPOSURE))
+def test_services_are_sandboxed(booted, measured, unit):
+    key, limit = EXPOSURE[unit]
+    text = booted.sh(f"systemd-analyze security --offline=true --no-pager /etc/systemd/system/{unit}")
+    level = float(re.search(r"Overall exposure level for .*: ([0-9.]+)", text)[1])
+    measured[key] = level
+    assert level <= limit, text
+
+
+def test_addresses_are_random_at_each_start(booted):
+    first = booted.sh("cat /sys/class/net/eth0/address").strip()
+    assert int(first[:2], 16) & 2, "a locally administered address"
+    assert booted.sh("cat /etc/machine-id").strip() not in ("", "uninitialized")
+
+
+def test_the_status_page_answers_on_the_cable(booted):
+    """The relay serves the segment, since nobody else does: it has an address there, and answers at it."""
+    address = wait_address(booted)
+    own = ".".join([*address.split(".")[:3], "200"])
+    ip("address", "add", f"{own}/24", "dev", "lan0")
+    answer = urllib.request.urlopen(f"http://{address}:9470/metrics", timeout=20).read()
+    assert b"relay_build_info" in answer
+
+
+def wait_address(appliance):
+    """The relay's IPv4 address on the cable."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = re.search(r"inet ([0-9.]+)/", appliance.sh("ip -4 address show dev eth0 scope global"))
+        if found:
+            return found[1]
+        time.sleep(1)
+    raise AssertionError(appliance.sh("networkctl --no-pager status eth0; ip address; systemctl status 'relay-*'"))

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What people do to relay.toml, and what the relay makes of it."""
+
+import json
+import time
+
+import pytest
+
+pytestmark = [pytest.mark.image, pytest.mark.timeout(400)]
+
+COUNTRY = '[appliance]\ncountry = "DE"\nhostname = "gate"\n'
+
+FILES = {
+    "empty": b"",
+    "windows": b"\xef\xbb\xbf" + COUNTRY.replace("\n", "\r\n").encode(),
+    "wrong": b'[appliance]\ncountry = "DE"\naccess_point = perhaps\n',
+    "binary": bytes(range(256)) * 16,
+    "huge": b"# far too much\n" * 200_000,
+}
+MISTAKEN = {"wrong", "binary", "huge"}
+
+
+def status_file(card, timeout_s=40):
+    """relay-status.txt, which is written when all is up."""
+    deadline = time.monotonic() + timeout_s
+    while "::/relay-status.txt" not in card.names("MESH-RELAY"):
+        assert time.monotonic() < deadline, "no relay-status.txt"
+        time.sleep(1)
+    return card.read("MESH-RELAY", "relay-status.txt").decode("utf-8-sig")
+
+
+@pytest.mark.parametrize("kind", sorted(FILES))
+def test_the_relay_relays_with_any_relay_toml(card, boot, kind):
+    card.write("MESH-RELAY", "relay.toml", FILES[kind])
+    appliance = boot(card)
+    assert appliance.wait_booted() == "running", appliance.explain()
+    assert json.loads(appliance.run("relay", "status", "--json").stdout)["store"]["writable"]
+    notices = json.loads(appliance.sh("cat /run/mesh-relay-config/notices.json"))["notices"]
+    assert any(notice["code"] == "config" for notice in notices) == (kind in MISTAKEN), notices
+    if kind == "windows":
+        assert appliance.sh("hostname").strip() == "gate"
+    text = status_file(card)
+    assert ("MISTAKE" in text) == (kind in MISTAKEN), text
+
+
+def test_the_relay_relays_without_relay_toml(card, boot):
+    card.remove("MESH-RELAY", "relay.toml")
+    appliance = boot(card)
+    assert appliance.wait_booted() == "running", appliance.explain()
+    assert json.loads(appliance.run("relay", "status", "--json").stdout)["store"]["writable"]
+
+
+def test_an_operator_with_a_key_gets_in_and_nobody_else(card, boot):
+    """The key is only looked up here; the server is asked what it allows."""
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl test"
+    card.write("MESH-RELAY", "relay.toml", f'[appliance]\nssh_keys = ["{key}"]\n'.encode())
+    appliance = boot(card)
+    assert appliance.wait_booted() == "running", appliance.explain()
+    assert appliance.show("ssh.service", "ActiveState")["ActiveState"] == "active", appliance.journal("ssh.service")
+    allowed = appliance.sh("sshd -T").lower().splitlines()
+    assert "permitrootlogin no" in allowed
+    assert "passwordauthentication no" in allowed
+    assert "allowusers operator" in allowed
+    assert key in appliance.sh("cat /run/mesh-relay-config/authorized_keys")
+
+
+def test_it_works_with_no_radio_at_all(card, boot):
+    appliance = boot(card, arguments=("mac80211_hwsim.radios=0",))
+    assert appliance.wait_booted() == "running", appliance.explain()
+    assert "wlan" not in appliance.sh("ls /sys/class/net")
+
+
+def test_a_clock_that_stands_at_1970_or_2040_is_no_reason_to_stop(card, boot):
+    appliance = boot(card)
+    assert appliance.wait_booted() == "running", appliance.explain()
+    for year in (1970, 2040):
+        appliance.sh(f"date -s {year}-01-02; systemctl restart mesh-relay.service")
+        assert json.loads(appliance.run("relay", "status", "--json").stdout)["store"]["writable"]
