@@ -363,6 +363,7 @@ class Adapter:
             for known in devices(await self.bluez.objects(), self.info.path):
                 # What is paired belongs to somebody else on this machine, such as a keyboard.
                 if known.path in idle and not known.is_paired:
+                    self._reporter.count("idle_ended")
                     with suppress(BluezError):
                         await self.bluez.disconnect(known.path)
 
@@ -387,6 +388,8 @@ class Adapter:
     def _device_connected(self, device: str, *, is_connected: bool) -> None:
         loop = asyncio.get_running_loop()
         if is_connected:
+            if device not in self._connected:
+                self._reporter.count("connections")
             self._connected[device] = loop.time()
             loop.call_later(REARM_S, self._refresh)
         else:

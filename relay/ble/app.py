@@ -50,7 +50,7 @@ def run(config: Config) -> int:
         # A service that ends before it was ready has failed, and would be started again.
         Notifier(os.environ).ready("disabled in the configuration")
         return 0
-    if text := privacy.warning():
+    for text in privacy.warnings():
         logger.warning(text)
     asyncio.run(_serve(config, settings, os.environ))
     return 0

@@ -9,6 +9,8 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from relay.ble.frames import HEADER
+from relay.ble.gatt import MAX_VALUE_BYTES
 from relay.ble.stream import StreamEndedError
 
 if TYPE_CHECKING:
@@ -17,9 +19,9 @@ if TYPE_CHECKING:
     from relay.ble.airtime import Share
     from relay.ble.stream import Stream
 
-#: Read from `relay run` at a time: one record of a slow link. What lies here can be
-#: overtaken by nothing.
-CHUNK_BYTES: Final = 1024
+#: Read from `relay run` at a time: about one record of a slow link, and two full frames
+#: of a slot, so that none is sent nearly empty. What lies here can be overtaken by nothing.
+CHUNK_BYTES: Final = 2 * (MAX_VALUE_BYTES - HEADER.size)
 #: For the last bytes of a session that `relay run` ended.
 LINGER_S: Final = 2.0
 #: A peer that does not take one chunk in so long is disconnected: `relay run` has given

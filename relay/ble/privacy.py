@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whether bluetoothd is told to change the address on the air; it does not say so on the bus."""
+"""Whether bluetoothd is told to keep addresses and names off the air; it does not say so on the bus."""
 
 from __future__ import annotations
 
@@ -12,25 +12,38 @@ MAIN_CONF: Final = Path("/etc/bluetooth/main.conf")
 _OFF: Final = frozenset({"", "off", "false"})
 
 
-def has_private_addresses(text: str) -> bool:
-    """Whether the text of main.conf asks for resolvable private addresses; they are off by default."""
+#: Settings below [General], and what the air tells without them.
+_WANTED: Final = {
+    "Privacy = device": "everybody in range can recognise this relay for ever by its Bluetooth address",
+    "ReverseServiceDiscovery = false": "every phone that comes is asked for its name, in the clear",
+}
+
+
+def missing(text: str) -> list[str]:
+    """Return the lines that the text of main.conf lacks; both settings are the other way by default."""
     parser = configparser.ConfigParser(interpolation=None, strict=False, delimiters=("=",), comment_prefixes=("#",))
     try:
         parser.read_string(text)
-        return parser.get("General", "Privacy", fallback="").strip().lower() not in _OFF
+        has_private_address = _is_on(parser, "Privacy", "off")
+        asks_visitors = _is_on(parser, "ReverseServiceDiscovery", "true")
     except configparser.Error:
-        return False
+        has_private_address, asks_visitors = False, True
+    return [
+        line for line, is_there in zip(_WANTED, (has_private_address, not asks_visitors), strict=True) if not is_there
+    ]
 
 
-def warning(path: Path = MAIN_CONF) -> str | None:
+def _is_on(parser: configparser.ConfigParser, name: str, default: str) -> bool:
+    return parser.get("General", name, fallback=default).strip().lower() not in _OFF
+
+
+def warnings(path: Path = MAIN_CONF) -> list[str]:
     """Return what to say to the operator, if anything."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         text = ""
-    if has_private_addresses(text):
-        return None
-    return (
-        f"everybody in range can recognise this relay for ever by its Bluetooth address: "
-        f"write Privacy = device below [General] in {path}, and restart bluetooth.service"
-    )
+    return [
+        f"{_WANTED[line]}: write {line} below [General] in {path}, and restart bluetooth.service"
+        for line in missing(text)
+    ]

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 _DRAIN_POLL_S: Final = 0.05
 #: A free send buffer still counts some overhead of the kernel's.
 _DRAINED_BYTES: Final = 0
+#: A piece at most. The kernel allocates all packets of a piece at once, and drops it when
+#: the send buffer has no room for them; a larger one then finds the socket writable for
+#: ever and never leaves (4,000 bytes with a buffer of 8 KiB, Linux 6.12).
+_PIECE_BYTES: Final = 1024
 
 
 class StreamEndedError(RelayError):
@@ -73,7 +77,7 @@ class ChannelStream:
         self._loop = asyncio.get_running_loop()
         self._readable = _Waiters()
         self._writable = _Waiters()
-        self._mtu_bytes = max(l2cap.send_mtu_bytes(sock), 1)
+        self._piece_bytes = min(max(l2cap.send_mtu_bytes(sock), 1), _PIECE_BYTES)
         self._is_closed = False
 
     async def receive(self) -> bytes:
@@ -99,7 +103,7 @@ class ChannelStream:
             if self._is_closed:
                 raise StreamEndedError("the channel was closed")
             try:
-                sent = self._sock.send(view[: self._mtu_bytes])
+                sent = self._sock.send(view[: self._piece_bytes])
             except BlockingIOError:
                 self._loop.add_writer(self._sock, self._on_writable)
                 await self._writable.wait()

@@ -52,6 +52,8 @@ EVENTS: Final[dict[Component, tuple[str, ...]]] = {
         "advertise_failed",
         "gatt_failed",
         "rotations",
+        "connections",
+        "idle_ended",
         "clients_accepted",
         "refused_busy",
         "refused_extra_channel",

@@ -13,10 +13,16 @@ NAME = "mesh-relay"
 SYSTEM_CONFIG = Path("/etc") / NAME / "relay.toml"
 SYSTEM_STATE = Path("/var/lib") / NAME
 SYSTEM_RUNTIME = Path("/run") / NAME
+#: What Debian gives to users without a home.
+NO_HOME = Path("/nonexistent")
 
 
 def _home(environ: Mapping[str, str]) -> Path:
-    return Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+    try:
+        return Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+    except RuntimeError:
+        # A dynamic user of systemd, on a system that cannot look its name up.
+        return NO_HOME
 
 
 def _from_systemd(environ: Mapping[str, str], variable: str) -> Path | None:

@@ -17,7 +17,7 @@ from tests.guest.uml import ROOT, GuestError
 
 BLUETOOTHD = "/usr/libexec/bluetooth/bluetoothd"
 #: Resolvable private addresses, as the product wants it on every machine.
-PRIVATE = "[General]\nPrivacy = device\n"
+PRIVATE = "[General]\nPrivacy = device\nReverseServiceDiscovery = false\n"
 #: The kernel sees a controller, or bluetoothd has it powered: well under a second each on an idle machine.
 ADAPTER_TIMEOUT_S = 20.0
 ANSWER_TIMEOUT_S = 30.0

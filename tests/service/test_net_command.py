@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from relay.net.app import only_one
 from relay.net.found import FILE_NAME
 
 
@@ -45,6 +46,13 @@ def test_probe_works_without_rights_and_without_radios(relay, tmp_path):
     assert document["configured"][0]["problems"] == ["there is no radio none-such: plug one in"]
     # The option counts before the command as well.
     assert "none-such" in relay("--config", str(config), "probe").stdout
+
+
+def test_nothing_is_put_back_under_the_feet_of_one_that_runs(relay, tmp_path):
+    with only_one(tmp_path / "mesh-relay"):
+        found = relay("undo")
+    assert found.returncode == 1
+    assert "is running" in found.stderr
 
 
 def test_a_record_that_cannot_be_read_is_told_with_its_remedy(relay, tmp_path):

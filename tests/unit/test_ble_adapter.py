@@ -274,6 +274,8 @@ def test_a_connection_without_a_stream_is_ended():
         world.adapter.dialling(dialled, is_ours=False)
         await asyncio.sleep(2 * IDLE_S)
         assert world.bluez.disconnected == [PHONE, dialled]
+        assert world.counted("idle_ended") == 2
+        assert world.counted("connections") == 4
 
     in_world(scenario)
 

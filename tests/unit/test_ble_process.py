@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay.ble.config import BleConfig
-from relay.ble.privacy import has_private_addresses, warning
+from relay.ble.privacy import missing, warnings
 from relay.service.config import ConfigError, parse_config
 
 #: Only `relay ble` may load these: they pull in GLib and D-Bus.
@@ -58,21 +58,25 @@ def test_relay_run_imports_nothing_of_bluetooth():
     assert {name for name in loaded if name.startswith("relay.ble.")} == {"relay.ble.config"}
 
 
+ADDRESS, NAMES = "Privacy = device", "ReverseServiceDiscovery = false"
+
+
 @pytest.mark.parametrize(
-    ("text", "is_private"),
+    ("text", "lacking"),
     [
-        ("", False),
-        ("[General]\n#Privacy = device\n", False),
-        ("[General]\nPrivacy = off\n", False),
-        ("[General]\nName = %h-%d\nPrivacy = device\n[LE]\n", True),
-        ("[General]\nPrivacy=network/on\n", True),
-        ("Privacy = device\n", False),
-        ("[LE]\nPrivacy = device\n", False),
+        ("", [ADDRESS, NAMES]),
+        ("[General]\n#Privacy = device\n", [ADDRESS, NAMES]),
+        ("[General]\nPrivacy = off\nReverseServiceDiscovery = false\n", [ADDRESS]),
+        ("[General]\nName = %h-%d\nPrivacy = device\n[LE]\n", [NAMES]),
+        ("[General]\nPrivacy=network/on\nReverseServiceDiscovery=false\n", []),
+        ("Privacy = device\nReverseServiceDiscovery = false\n", [ADDRESS, NAMES]),
+        ("[LE]\nPrivacy = device\n", [ADDRESS, NAMES]),
     ],
 )
-def test_a_lasting_address_is_noticed(text, is_private, tmp_path):
-    assert has_private_addresses(text) is is_private
+def test_what_the_air_would_tell_is_noticed(text, lacking, tmp_path):
+    assert missing(text) == lacking
     path = tmp_path / "main.conf"
     path.write_text(text)
-    assert (warning(path) is None) is is_private
-    assert "Privacy = device" in (warning(tmp_path / "missing") or "")
+    told = warnings(path)
+    assert [line for line in (ADDRESS, NAMES) if any(line in one for one in told)] == lacking
+    assert len(warnings(tmp_path / "missing")) == 2

@@ -11,7 +11,6 @@ from relay.net.found import Found, FoundLink, MadeLink, Record
 LINK = FoundLink(
     name="wlan0",
     index=4,
-    mac="02:00:00:00:00:01",
     up=True,
     mtu=1500,
     master=0,

@@ -30,6 +30,8 @@ SCAN_S = 10.0
 CHANNELS = 5
 BURST = 300
 OPENS = 50
+#: By which the one half leaves the other alone.
+OUR_SALT = b"bad"
 
 
 class Shown:
@@ -55,23 +57,26 @@ async def attributes(file):
         adapter = next(found for found in adapters(await bluez.objects()) if found.name == "hci0")
         own = l2cap.parse_address(adapter.address, adapter.address_type)
         while True:
-            with contextlib.suppress(DialError, BluezError, OSError):
+            try:
                 device = await find(bluez, adapter)
                 async with dial(bluez, adapter.path, own, device) as relay:
                     shown.add("visits")
                     table = characteristics(await bluez.objects(), device.path)
                     await visit(bluez, own, device, relay, table, shown, file)
+            except (DialError, BluezError, OSError) as error:
+                shown.add(f"ended by {type(error).__name__} ({error})")
 
 
 async def find(bluez, adapter):
-    """Return a relay that answers, or one that does not: who knows."""
+    """Return a relay that is none of ours."""
     await bluez.start_discovery(adapter.path, gatt.SERVICE_UUID)
     try:
         async with asyncio.timeout(SCAN_S):
             while True:
-                found = devices(await bluez.objects(), adapter.path)
-                if heard := [one for one in found if gatt.SERVICE_UUID in one.uuids and one.rssi_dbm is not None]:
-                    return random.choice(heard)
+                for found in devices(await bluez.objects(), adapter.path):
+                    beacon = found.manufacturer_data.get(gatt.COMPANY, OUR_SALT)
+                    if found.rssi_dbm is not None and not beacon.startswith(OUR_SALT):
+                        return found
                 await asyncio.sleep(0.2)
     finally:
         await bluez.stop_discovery(adapter.path)
@@ -91,7 +96,7 @@ async def visit(bluez, own, device, relay, table, shown, file):
         for uuid in gatt.TX_UUIDS:
             await bluez.start_notify(table[uuid][0])
         # Into whatever stream somebody has in a slot: all kinds of frames, and garbage.
-        await burst(bluez, rx, shown, "writes without a slot", lambda: random.choice(FORGERIES)())
+        await burst(bluez, rx, shown, "writes without a slot", forge)
         await write_everywhere(bluez, table, shown)
         psm = gatt.decode_info(await bluez.read(table[gatt.INFO_UUID][0])).psm
         sockets = []
@@ -120,12 +125,17 @@ async def visit(bluez, own, device, relay, table, shown, file):
             await asyncio.sleep(1)
 
 
-FORGERIES = (
-    lambda: bytes((0, random.randrange(256), random.randrange(256))) + random.randbytes(100),
-    lambda: bytes((1, random.randrange(256), random.randrange(256))),
-    lambda: frames.encode_close(random.randrange(256), frames.CloseReason.END),
-    lambda: random.randbytes(random.randint(0, 300)),
-)
+def forge():
+    """Return a frame as if somebody's stream went on or ended; or none at all."""
+    numbers = random.randrange(256), random.randrange(256)
+    match random.randrange(4):
+        case 0:
+            return bytes((frames.Kind.DATA, *numbers)) + random.randbytes(100)
+        case 1:
+            return bytes((frames.Kind.ACK, *numbers))
+        case 2:
+            return frames.encode_close(numbers[0], frames.CloseReason.END)
+    return random.randbytes(random.randint(0, 300))
 
 
 async def burst(bluez, path, shown, what, make):
@@ -153,7 +163,15 @@ COMMAND, ACL, EVENT = 1, 2, 4
 RESET, DISCONNECT, EVENT_MASK, LE_EVENT_MASK, LE_RANDOM_ADDRESS = 0x0C03, 0x0406, 0x0C01, 0x2001, 0x2005
 SET_ADDRESS, SET_PARAMETERS, SET_DATA, ENABLE = 0x2035, 0x2036, 0x2037, 0x2039
 SCAN_PARAMETERS, SCAN_ENABLE, CREATE_CONNECTION, CANCEL_CONNECTION = 0x2041, 0x2042, 0x2043, 0x200E
-DISCONNECTED, LE_META, CONNECTED, CONNECTED_ENHANCED, REPORT = 0x05, 0x3E, 0x01, 0x0A, 0x0D
+DISCONNECTED, COMMAND_COMPLETE, COMMAND_STATUS, LE_META, CONNECTED, CONNECTED_ENHANCED, REPORT = (
+    0x05,
+    0x0E,
+    0x0F,
+    0x3E,
+    0x01,
+    0x0A,
+    0x0D,
+)
 CENTRAL = 0
 #: To the relay's answer to a connection request; it has another address by then, or none.
 DIAL_S = 5.0
@@ -206,13 +224,17 @@ class Radio:
             0, 0x13, ADVERTISING_INTERVAL, ADVERTISING_INTERVAL, 7, 1, 0, bytes(6), 0, 0x7F, 1, 0, 1, 0, 0,
         )  # fmt: skip
         self._order(SET_ADDRESS, "B6s", 0, random_address())
-        data = b"\x02\x01\x06\x11\x07" + SERVICE + struct.pack("<BBH", 9, 0xFF, gatt.COMPANY) + random.randbytes(6)
+        data = b"\x02\x01\x06\x11\x07" + SERVICE + struct.pack("<BBH", 9, 0xFF, gatt.COMPANY)
+        data += OUR_SALT + random.randbytes(3)
         self._order(SET_DATA, f"BBBB{len(data)}s", 0, 3, 1, len(data), data)
         self._order(ENABLE, "BBBHB", 1, 1, 0, 0, 0)
 
     def _handle(self, code, event):
         if code == DISCONNECTED and struct.unpack_from("<H", event, 1)[0] == self._link:
             self._link, self._until_s = None, 0.0
+        elif (code == COMMAND_STATUS and event[0]) or (code == COMMAND_COMPLETE and event[3]):
+            # Refused: dial whoever is heard next.
+            self._relay, self._until_s = None, 0.0
         elif code == LE_META and event[0] == REPORT:
             self._heard(event[1:])
         elif code == LE_META and event[0] in (CONNECTED, CONNECTED_ENHANCED):
