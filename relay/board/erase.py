@@ -33,8 +33,12 @@ _FIRST: Final = (".key", ".toml", "-wal", "-shm")
 
 def erase_folders(folders: Sequence[Path], clock: Callable[[], float]) -> int:
     """Destroy every file below ``folders``; return how many could not be removed. ``clock``: monotonic seconds."""
-    left = erase_files([path for folder in folders for path in _files(folder)], clock)
-    for folder in folders:
+    # One folder may be known by two names.
+    places = {folder.resolve() for folder in folders}
+    left = erase_files([path for folder in places for path in _files(folder)], clock)
+    # What is not committed is not free yet, and what is not free is not discarded.
+    os.sync()
+    for folder in places:
         _trim(folder)
     return left
 
@@ -51,7 +55,7 @@ def erase_files(paths: Iterable[Path], clock: Callable[[], float]) -> int:
         with contextlib.suppress(OSError):
             _overwrite(path, noise, clock, until)
         try:
-            path.unlink()
+            path.unlink(missing_ok=True)
         except OSError:
             left += 1
     return left
@@ -87,7 +91,6 @@ def _trim(folder: Path) -> None:
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(descriptor)
             fcntl.ioctl(descriptor, _FITRIM, _WHOLE)
         finally:
             os.close(descriptor)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -21,6 +22,8 @@ _KEY_MAX: Final = 0x2FF
 _KEY_BITS_BYTES: Final = _KEY_MAX // 8 + 1
 #: EVIOCGBIT(EV_KEY, bytes): _IOC(_IOC_READ, 'E', 0x20 + EV_KEY, bytes).
 _GET_KEYS: Final = 2 << 30 | _KEY_BITS_BYTES << 16 | ord("E") << 8 | 0x20 + _EV_KEY
+#: EVIOCGRAB: _IOW('E', 0x90, int).
+_GRAB: Final = 1 << 30 | 4 << 16 | ord("E") << 8 | 0x90
 #: KEY_POWER, as the Raspberry Pi 5 has it on its board, and KEY_PROG1, for a button on pins (dtoverlay=gpio-key).
 BUTTON_KEYS: Final = frozenset({116, 148})
 #: A keyboard has 100 keys; so many events lie in the kernel's buffer for one device.
@@ -36,13 +39,16 @@ class KeyEvent:
 
 
 def open_button(path: Path) -> int | None:
-    """Open a device that has one of BUTTON_KEYS, not blocking; None for all others. Raise OSError."""
+    """Open a device that has one of BUTTON_KEYS, for us alone and not blocking; None for all others. Raise OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         bits = fcntl.ioctl(descriptor, _GET_KEYS, bytes(_KEY_BITS_BYTES))
     except OSError:
         bits = b""
+    # logind would switch the machine off at the first touch, with everything still on the card.
     if any(code // 8 < len(bits) and bits[code // 8] >> code % 8 & 1 for code in BUTTON_KEYS):
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(descriptor, _GRAB, 1)
         return descriptor
     os.close(descriptor)
     return None

@@ -41,8 +41,8 @@ class Machine:
 
     def erase(self) -> int:
         """Stop the services and destroy store, keys and configuration; return how many files resisted."""
-        # First the end of their restarts, then their own, at once.
-        _systemctl("stop", "--no-block", *UNITS)
+        # Not asked to end: the store would tidy up, and remove its log where we could write
+        # over it. Systemd starts them again after two seconds, if it is not told to stop.
         _systemctl("kill", "--signal=SIGKILL", *UNITS)
         _systemctl("stop", *UNITS)
         left = erase_folders([*self.stores, OUTPUT], time.monotonic)

@@ -145,7 +145,6 @@ def test_a_relay_is_set_up_by_its_card_signals_and_is_erased_by_its_button(box):
     asked = guest.sh("cat /run/systemctl.log").splitlines()
     units = "mesh-relay.service relay-ble.service relay-net.service"
     assert asked == [
-        f"stop --no-block {units}",
         f"kill --signal=SIGKILL {units}",
         f"stop {units}",
         "poweroff --force",
