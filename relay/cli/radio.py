@@ -59,6 +59,7 @@ def _ble(arguments: argparse.Namespace) -> int:
 
 def _net(arguments: argparse.Namespace) -> int:
     from relay.service.config import load_config
+    from relay.service.notify import Notifier
 
     config = load_config(arguments.config)
     app = _net_app()
@@ -68,6 +69,8 @@ def _net(arguments: argparse.Namespace) -> int:
         print(
             "nothing to do: relay.toml names no radios ([net.radios.NAME]) and no bridge (net.bridge)", file=sys.stderr
         )
+        # The service manager takes an end without that for a failure, and would start it again for ever.
+        Notifier(os.environ).ready("nothing to do")
         return 0
     status: int = app.run(config)
     return status

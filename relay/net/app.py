@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import logging
 import os
 import random
@@ -27,7 +29,7 @@ from relay.service import logs, paths
 from relay.service.notify import Notifier
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from relay.service.config import Config
 
@@ -60,6 +62,24 @@ def record_folder(environ: Mapping[str, str]) -> Path:
     return SYSTEM_FOLDER if systems else own
 
 
+@contextlib.contextmanager
+def only_one(runtime: Path) -> Iterator[None]:
+    """Keep another `relay net` from taking our work for that of a dead one; raise ForeignStateError when it lives."""
+    try:
+        runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = os.open(runtime, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise ForeignStateError(f"{runtime}: {error.strerror}; run it as root or as the user of the service") from error
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ForeignStateError("a `relay net` is running, and puts the network back when it is stopped") from error
+        yield
+    finally:
+        os.close(folder)
+
+
 def open_record(runtime: Path) -> Record:
     """Read the record that a run before this one may have left; raise ForeignStateError."""
     record = Record(runtime / FILE_NAME)
@@ -75,12 +95,14 @@ def open_record(runtime: Path) -> Record:
 def run(config: Config) -> int:
     """Run until SIGTERM or SIGINT; return the exit status."""
     logs.setup(config.log.level)
-    return asyncio.run(_serve(config, os.environ))
+    with only_one(paths.runtime_directory(os.environ)):
+        return asyncio.run(_serve(config, os.environ))
 
 
 def run_undo(runtime: Path) -> list[str]:
     """Put back what a `relay net` that crashed has left; return what could not be."""
-    return asyncio.run(_undo(runtime))
+    with only_one(runtime):
+        return asyncio.run(_undo(runtime))
 
 
 async def _undo(runtime: Path) -> list[str]:
@@ -97,10 +119,12 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
     runtime = paths.runtime_directory(environ)
     record = open_record(runtime)
     # A run before this one may have been killed, and nobody may have called `relay net undo`.
-    for problem in (await undo(record, runtime)).problems:
+    outcome = await undo(record, runtime)
+    for problem in outcome.problems:
         logger.warning("could not put back what an earlier run has changed: %s", problem)
     net = net_config(config)
     reporting = Reporting(ports=len(net.bridge))
+    reporting.count("restored", outcome.restored)
     try:
         async with Links() as links, Nl80211() as radios:
             machine = Machine(net, links=links, radios=radios, record=record, runtime=runtime, reporting=reporting)

@@ -25,14 +25,14 @@ MAX_BYTES: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundLink:
-    """An interface as it was. ``kind``: its nl80211 type, None for one that is no radio's.
+    """An interface as it was, told from others by its number, which the kernel does not give out again.
 
-    ``addresses`` and ``routes``: bodies of RTM_NEWADDR and RTM_NEWROUTE messages, hexadecimal.
+    ``kind``: its nl80211 type, WIRED for one that is no radio's. ``addresses`` and
+    ``routes``: bodies of RTM_NEWADDR and RTM_NEWROUTE messages, hexadecimal.
     """
 
     name: str
     index: int
-    mac: str
     up: bool
     mtu: int
     master: int
@@ -70,6 +70,21 @@ class Found:
         return not (self.links or self.made or self.country)
 
 
+#: struct rtmsg; what is shorter is neither address nor route.
+_MIN_BODY_BYTES: Final = 12
+_TYPES: Final = {
+    "name": str,
+    "index": int,
+    "up": bool,
+    "mtu": int,
+    "master": int,
+    "address_mode": int,
+    "link_mode": int,
+    "kind": int,
+    "four_address": bool,
+}
+
+
 def encode(found: Found) -> bytes:
     """Write a record as JSON."""
     return json.dumps({"version": VERSION, **asdict(found)}).encode()
@@ -99,7 +114,6 @@ def _link(entry: Any) -> FoundLink:
         value = entry[item.name]
         if item.name in {"addresses", "routes"}:
             values[item.name] = tuple(bytes.fromhex(_typed(text, str)).hex() for text in value)
-            # Shorter than the fixed part that is taken off before it goes back.
             if any(len(text) < 2 * _MIN_BODY_BYTES for text in values[item.name]):
                 raise DecodeError("an address or route that is none")
         else:
@@ -111,21 +125,6 @@ def _typed(value: Any, kind: type) -> Any:
     if type(value) is not kind:
         raise DecodeError(f"{kind.__name__} expected")
     return value
-
-
-_MIN_BODY_BYTES: Final = 12
-_TYPES: Final = {
-    "name": str,
-    "index": int,
-    "mac": str,
-    "up": bool,
-    "mtu": int,
-    "master": int,
-    "address_mode": int,
-    "link_mode": int,
-    "kind": int,
-    "four_address": bool,
-}
 
 
 class Record:

@@ -51,10 +51,9 @@ async def undo(record: Record, runtime: Path) -> Outcome:
             if there is None or there.index != made.index or await _done(links.delete(made.index), outcome, made.name):
                 found = replace(found, made=tuple(other for other in found.made if other != made))
         for link in found.links:
-            there = await links.find(link.name)
             # Another device may have come in its place, or nothing.
-            same = there is not None and (there.index, there.mac) == (link.index, link.mac)
-            if not (same and there) or await _done(_restore(links, radios, there, link), outcome, link.name):
+            there = next((now for now in (await links.all()).values() if now.index == link.index), None)
+            if there is None or await _done(_restore(links, radios, there, link), outcome, link.name):
                 found = replace(found, links=tuple(other for other in found.links if other != link))
         if found.country and await _done(_restore_country(radios, found.country), outcome, "country"):
             found = replace(found, country="")
@@ -123,7 +122,6 @@ async def look(links: Links, link: Link, *, kind: int = WIRED, four_address: boo
     return FoundLink(
         name=link.name,
         index=link.index,
-        mac=link.mac,
         up=link.up,
         mtu=link.mtu,
         master=link.master,
