@@ -20,10 +20,10 @@ SIM_RELAYS ?= 1000
 # Assigned inside recipes, so that a failed set-up stops them.
 in_dev = venv=$$(.ci/venv dev); export PATH="$$venv/bin:$$PATH"
 
-.PHONY: help run test lint unit netns test-radio other-python bench bench-radio fuzz fuzz-short soak sim fresh lock clean distclean image image-amd64 test-image deploy
+.PHONY: help run test lint unit netns test-radio other-python bench bench-radio fuzz fuzz-short soak sim fresh lock clean distclean image image-amd64 test-image test-image-arm64 deploy
 
 help: ## this list
-	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' Makefile | expand -t 16
+	@sed -nE 's/^([a-z0-9-]+):.*## /\1\t/p' Makefile | expand -t 18
 
 run: ## start a relay; ARGS="--help" shows what else it takes
 	@venv=$$(.ci/venv run); exec "$$venv/bin/relay" run $(ARGS)
@@ -81,6 +81,9 @@ image-amd64: ## the same for amd64, which the tests boot
 
 test-image: ## build the amd64 image twice, compare, boot it; writes build/image.json
 	@.ci/test-image $(ARGS)
+
+test-image-arm64: ## build the image for Raspberry Pi and boot it in an emulator; an hour
+	@.ci/test-image-arm64
 
 deploy: ## install or update the relay on a running Debian; HOST=user@address
 	@.ci/deploy "$(HOST)" $(ARGS)

@@ -89,7 +89,7 @@ def _converge(arguments: argparse.Namespace) -> None:
         run(["cp", "--dereference", f"/etc/{name}", root / "etc" / name])
     attach(root)
     for _ in range(2):
-        output = configure(root, arguments.cache, arguments.work, inventory="machine,")
+        output = configure(root, arguments.cache, arguments.work, inventory="folder.yml")
     assert_unchanged(output)
     print(output[output.rindex("PLAY RECAP") :])
 

@@ -40,7 +40,7 @@ def take_kernel(tools: Tools, root: Path, *, epoch: int) -> tuple[Path, Path]:
     if kernels:
         shutil.copyfile(kernels[0], slot / "vmlinuz")
         initrd = slot / "initrd"
-        initrd.write_bytes(make_initrd(root))
+        initrd.write_bytes(make_initrd(tools, root))
         tools("zstd", "-q", "-19", "-T1", "--rm", initrd, "-o", slot / "initrd.zst")
         (slot / "initrd.zst").rename(initrd)
         shutil.copyfile(root / "usr/lib/u-boot/rpi_arm64/u-boot.bin", selector / "u-boot.bin")

@@ -104,7 +104,7 @@ def _packages(arch: str, version: str, cache: Path) -> Path:
 
 def _install_relay(lib: Path, work: Path) -> None:
     """Build this clone's wheel and unpack it; a wheel without scripts of its own is a zip of what goes there."""
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(work)]
+    command: list[str | Path] = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", work]
     run(command, cwd=ROOT, environ={"SOURCE_DATE_EPOCH": "315532800"})
     (wheel,) = work.glob("*.whl")
     with zipfile.ZipFile(wheel) as opened:

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from image.run import BuildError, run
+from image.run import BuildError, Tools
 
 INIT = Path(__file__).parent / "boot" / "init"
 
@@ -33,6 +33,7 @@ class Initrd:
     """Collects files; ``entries`` are mode and content by path without the first slash."""
 
     root: Path
+    tools: Tools
     entries: dict[str, tuple[int, bytes]] = field(default_factory=dict)
 
     def add(self, path: str, mode: int, data: bytes = b"") -> None:
@@ -48,7 +49,7 @@ class Initrd:
             return
         file = self._resolve(source)
         self.add(target, _PROGRAM, file.read_bytes())
-        headers = run(["readelf", "--dynamic", "--program-headers", file])
+        headers = self.tools("readelf", "--dynamic", "--program-headers", file)
         for library in re.findall(r"\(NEEDED\).*\[(.*)\]", headers):
             self.add_program(self._find_library(library), f"lib/{library}")
         interpreter = re.search(r"interpreter: (/.*)\]", headers)
@@ -113,10 +114,10 @@ class Initrd:
         raise BuildError(f"the root has no library {name}")
 
 
-def make_initrd(root: Path) -> bytes:
+def make_initrd(tools: Tools, root: Path) -> bytes:
     """The initrd for the root's only kernel, not compressed."""
     (modules,) = (root / "usr/lib/modules").iterdir()
-    initrd = Initrd(root)
+    initrd = Initrd(root, tools)
     for folder in ("bin", "dev", "proc", "sys", "sysroot"):
         initrd.add(folder, _FOLDER)
     # Without it, what the first program says is lost.

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ANSIBLE = ROOT / "ansible"
-IMAGE_INVENTORY = str(ANSIBLE / "image.yml")
 #: Folders that hold nothing in the image; at run time a file system is mounted on each.
 _EMPTIED = ("boot", "dev", "proc", "run", "sys", "tmp", "var")
 #: Made by packages' scripts, with the time or the machine in them, or of no use on a root that never changes.
@@ -63,17 +62,16 @@ def attach(root: Path) -> None:
     run(["mount", "-t", "tmpfs", "tmpfs", root / "tmp"])
 
 
-def configure(root: Path, cache: Path, work: Path, *, inventory: str = IMAGE_INVENTORY) -> str:
+def configure(root: Path, cache: Path, work: Path, *, inventory: str = "image.yml") -> str:
     """Apply the playbook to an unpacked and attached root; return Ansible's output."""
     settings = {
-        "ansible_connection": "community.general.chroot",
         "ansible_host": root,
         "relay__python": sys.executable,
         "relay__cache": cache,
     }
-    command = [
+    command: list[str | Path] = [
         *(sys.executable, "-m", "ansible", "playbook"),
-        *(ANSIBLE / "site.yml", "--inventory", inventory),
+        *(ANSIBLE / "site.yml", "--inventory", ANSIBLE / inventory),
         *("--extra-vars", " ".join(f"{name}={value}" for name, value in settings.items())),
     ]
     environ = {

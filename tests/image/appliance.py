@@ -71,7 +71,12 @@ class Appliance(Guest):
 
     def wait_booted(self):
         """Wait until systemd has started all there is; return its word for the result."""
-        waiting = self.run("systemctl", "is-system-running", "--wait", timeout_s=BOOT_TIMEOUT_S, check=False)
+        waiting = self.start_process("systemctl", "is-system-running", "--wait")
+        try:
+            waiting.wait(BOOT_TIMEOUT_S)
+        except GuestError as error:
+            jobs = self.sh("systemctl list-jobs; journalctl --no-pager -p warning -n 40 -o cat")
+            raise GuestError(f"{error}\n{jobs}") from error
         return waiting.stdout.strip()
 
     def wait_dead(self, timeout_s):
@@ -80,7 +85,7 @@ class Appliance(Guest):
 
     def close(self):
         """Pull the plug, and remove all that it left on the host."""
-        if self._uml is not None:
+        if self._uml is not None and self._line.fileno() >= 0:
             self.kill()
         shutil.rmtree(self.folder)
 

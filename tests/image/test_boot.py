@@ -8,12 +8,11 @@ import urllib.request
 
 import pytest
 
+from tests.guest.uml import ROOT
 from tests.image.lan import ip
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(400)]
 
-#: README, "port": all that may listen, on an address that is not loopback.
-LISTENING = {"tcp 4270", "udp 5353", "tcp 9470"}
 #: systemd-analyze security, 0 (nothing could go wrong) to 10.
 EXPOSURE = {
     "mesh-relay.service": ("exposure_run", 1.7),
@@ -32,6 +31,20 @@ def test_all_units_are_up(booted, measured):
     assert not failed, booted.explain()
 
 
+#: With what is started and stays, and with what may have nothing to do here.
+SERVICES = ("mesh-relay.service", "relay-board.service", "relay-console.service", "relay-ble.service")
+MAY_REST = ("relay-net.service", "relay-appliance.service", "relay-firewall.service", "relay-data.service")
+
+
+@pytest.mark.parametrize("unit", [*SERVICES, *MAY_REST])
+def test_each_service_came_up_at_the_first_attempt(booted, unit):
+    found = booted.show(unit, "ActiveState", "Result", "NRestarts")
+    states = ("active",) if unit in SERVICES else ("active", "inactive", "deactivating")
+    assert found["ActiveState"] in states, booted.journal(unit)
+    assert found["Result"] == "success", booted.journal(unit)
+    assert int(found.get("NRestarts", 0)) == 0, booted.journal(unit)
+
+
 def test_the_relay_relays(booted):
     status = json.loads(booted.run("relay", "status", "--json").stdout)
     assert status["store"]["durable"]
@@ -45,6 +58,12 @@ def test_status_page_and_metrics_answer(booted):
     assert re.search(r"^relay_build_info\{.*\} 1\.0$", metrics, re.MULTILINE)
 
 
+def readme_ports():
+    """The first column of README's table of ports."""
+    rows = re.findall(r"^\| ((?:\d+/(?:tcp|udp)(?:, )?)+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    return {port for row in rows for port in row.split(", ")}
+
+
 def test_nothing_listens_but_what_the_readme_lists(booted):
     lines = booted.sh("ss --no-header -tuln").splitlines()
     found = set()
@@ -52,9 +71,9 @@ def test_nothing_listens_but_what_the_readme_lists(booted):
         protocol, _, _, _, local, *_ = line.split()
         address, _, port = local.rpartition(":")
         if not address.startswith(("127.", "[::1]")):
-            found.add(f"{protocol} {port}")
-    assert found <= LISTENING, booted.sh("ss -tulnp")
-    assert "tcp 4270" in found
+            found.add(f"{port}/{protocol}")
+    assert found <= readme_ports(), booted.sh("ss -tulnp")
+    assert {"4270/tcp", "5353/udp", "9470/tcp"} <= found
 
 
 def test_the_root_is_never_written_and_always_checked(booted):
