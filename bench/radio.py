@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.guest.uml import Parts
+from tests.radio import bridged
 from tests.radio.scene import load_scene
 from tests.radio.stage import Stage
 
@@ -28,6 +29,9 @@ RUNS = 3
 PHONES = 3
 CHANNEL_BYTES = 1_500_000
 GATT_BYTES = 200_000
+BRIDGE_BYTES = 100_000_000
+#: About what the 100 MB take.
+IPERF_S = 3
 PATIENCE_S = 120.0
 RESTARTS = 3
 #: Long enough for garbage of the start to be gone.
@@ -109,6 +113,37 @@ def _has_bluetooth(status: dict) -> bool:
     return any(part["name"] == "ble" and part["up"] for part in status["components"])
 
 
+def measure_bridge(stage: Stage) -> dict[str, float]:
+    """100 MB between two programs on the Ethernets of two relays that bridge them, against iperf3 on that path."""
+    best: dict[str, float] = {}
+    north, south = stage.machines["north"], stage.machines["south"]
+    for kind in bridged.KINDS:
+        bridged.bridge(stage, kind)
+        offer = bridged.start_offer(north, 1, BRIDGE_BYTES)
+        for _ in range(RUNS):
+            server = south.start_process("iperf3", "-s", "-1", "--forceflush")
+            server.wait_output("listening", PATIENCE_S)
+            # By time: it would count the time for a number of bytes in whole seconds.
+            shown = north.run("iperf3", "-c", bridged.address(south), "-t", str(IPERF_S), "-J", timeout_s=PATIENCE_S)
+            _note(best, f"raw_bridge_{kind}", json.loads(shown.stdout)["end"]["sum_received"]["bits_per_second"] / 8)
+            server.wait(PATIENCE_S)
+            told = bridged.fetched(bridged.start_fetch(south, north))
+            if told["bytes"] != BRIDGE_BYTES:
+                raise RuntimeError(f"{told['bytes']} bytes arrived, not {BRIDGE_BYTES}")
+            _note(best, f"apps_bridge_{kind}", told["bytes"] / told["seconds"])
+        offer.kill()
+        for name in ("relay_a", "relay_b"):
+            stage.machines[name].processes["net"].stop(PATIENCE_S)
+    ratio = {
+        f"lan_bridge_{kind}_ratio": best[f"apps_bridge_{kind}"] / best[f"raw_bridge_{kind}"] for kind in bridged.KINDS
+    }
+    return {
+        **{f"{name}_bytes_per_s": value for name, value in best.items()},
+        **ratio,
+        "lan_bridge_ratio": min(ratio.values()),
+    }
+
+
 def measure_processes(stage: Stage) -> dict[str, float]:
     """Memory of the idle processes (PSS), and how soon Bluetooth is back after bluetoothd was killed."""
     relay = stage.machines["relay"]
@@ -141,6 +176,7 @@ def measure_processes(stage: Stage) -> dict[str, float]:
 PARTS: dict[str, tuple[str, Callable[[Stage], dict[str, float]]]] = {
     "streams": ("phones", measure_streams),
     "processes": ("phones", measure_processes),
+    "bridge": ("bridge", measure_bridge),
 }
 
 

@@ -42,6 +42,8 @@ MAX_FOUND: Final = 64
 #: Own names remembered; one forgotten costs a connection to oneself, which the handshake recognises.
 MAX_OWN_NAMES: Final = 256
 RESOLVE_TIMEOUT_MS: Final = 3000
+#: linux/if.h: an interface's name with the zero that ends it.
+IFNAMSIZ: Final = 16
 #: Nobody tells a radio that somebody came into range, and whoever browses asks ever
 #: more rarely, at last once an hour. So this relay says again that it is there: some
 #: 200 bytes each time.
@@ -138,8 +140,12 @@ async def _confine(zeroconf: AsyncZeroconf, interface: str) -> None:
     """
     await zeroconf.zeroconf.async_wait_for_start()
     engine = zeroconf.zeroconf.engine
+    name = interface.encode()
     for transport in (*engine.readers, *engine.senders):
-        transport.sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+        # Those at a link-local address are bound by that already, and only root may bind them again.
+        bound = transport.sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, IFNAMSIZ)
+        if bound.rstrip(b"\0") != name:
+            transport.sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name)
 
 
 class _Browser:
