@@ -30,15 +30,9 @@ _DPKG_OPTIONS = (
     "path-exclude=/usr/share/info/*",
     "path-exclude=/usr/share/locale/*",
     "path-exclude=/usr/share/lintian/*",
-    # What a hook wrote below stays, and nobody is asked.
-    "force-confold",
 )
 #: Files get the time of the image when it is packed; until then, any that stays the same.
 EPOCH = "1735689600"
-#: The initrd is made by image/initrd.py; Debian's would take minutes under emulation.
-_NO_INITRD = (
-    'cd "$1/etc" && mkdir -p initramfs-tools && echo update_initramfs=no >initramfs-tools/update-initramfs.conf'
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,14 +92,14 @@ def _mmdebstrap(arch: str, wanted: list[str], tar: Path, archive: Path) -> None:
                 f"--include={','.join(wanted)}",
                 f"--aptopt={options}",
                 *(f"--dpkgopt={option}" for option in _DPKG_OPTIONS),
-                f"--essential-hook={_NO_INITRD}",
                 f"--customize-hook={record}",
                 SUITE,
                 str(tar),
                 f"{signed} {mirror} {SUITE} {COMPONENTS}",
                 f"{signed} {mirror}-security {SUITE}-security {COMPONENTS}",
             ],
-            environ={"SOURCE_DATE_EPOCH": EPOCH, "TMPDIR": str(tar.parent), **_proxies()},
+            # The kernel's package then makes no initrd, which takes minutes under emulation; image/initrd.py does.
+            environ={"SOURCE_DATE_EPOCH": EPOCH, "INITRD": "No", "TMPDIR": str(tar.parent), **_proxies()},
         )
     finally:
         options.unlink()

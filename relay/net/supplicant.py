@@ -91,8 +91,12 @@ class Supplicant:
     def check(self) -> None:
         """Raise LostError when it has ended."""
         if self._process is not None and self._process.returncode is not None:
+            status = self._process.returncode
+            if status < 0:
+                # Forged frames can make it crash (tests/radio/test_wifi_hostile.py); nobody has to do anything.
+                raise LostError(f"{PROGRAM} was ended by signal {-status}; it is started again")
             raise LostError(
-                f"{PROGRAM} ended with status {self._process.returncode}; it needs CAP_NET_RAW, "
+                f"{PROGRAM} ended with status {status}; it needs CAP_NET_RAW, "
                 "and the radio for itself: let NetworkManager and other programs leave it alone"
             )
 

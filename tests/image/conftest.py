@@ -39,9 +39,11 @@ def kernel():
 
 @pytest.fixture(scope="session")
 def measured():
-    """What goes to build/image.json, at the end of the session."""
+    """What goes to build/image.json, at the end of the session, beside what other sessions of the same run found."""
     found = {}
     yield found
+    if REPORT.exists():
+        found = json.loads(REPORT.read_text()) | found
     REPORT.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 

@@ -9,13 +9,13 @@ Any of a thousand programs would do; this one speaks plain TCP over link-local I
 
 import hashlib
 import json
-import os
 import queue
 import random
 import socket
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 from zeroconf import IPVersion, ServiceBrowser, ServiceInfo, ServiceStateChange, Zeroconf
 
@@ -30,11 +30,10 @@ def open_zeroconf():
 
 
 def own_address():
-    with open("/proc/net/if_inet6") as lines:
-        for line in lines:
-            digits, _, _, scope, _, name = line.split()
-            if name == INTERFACE and scope == "20":
-                return bytes.fromhex(digits)
+    for line in Path("/proc/net/if_inet6").read_text().splitlines():
+        digits, _, _, scope, _, name = line.split()
+        if name == INTERFACE and scope == "20":
+            return bytes.fromhex(digits)
     raise SystemExit(f"{INTERFACE} has no link-local address")
 
 
@@ -91,7 +90,6 @@ def fetch(name):
     print(json.dumps({"found_s": found_s, "seconds": seconds, "bytes": received, "sha256": digest.hexdigest()}))
 
 
-os.environ.setdefault("TMPDIR", "/tmp")
 if sys.argv[1] == "offer":
     offer(sys.argv[2], *map(int, sys.argv[3:]))
 else:

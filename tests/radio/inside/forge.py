@@ -34,13 +34,22 @@ PIECE = 60
 PAUSE_S = 0.06
 #: Made of each kind before the first is sent, since that takes longer than sending them.
 DIFFERENT = 300
+#: Stations of the forger's own.
+OURS = 8
 #: The longest frame that the kernel passes on (IEEE80211_MAX_DATA_LEN), with its headers.
 LONGEST = 2240
 
 SSID, RATES, DS, IBSS, CHANNEL_SWITCH, MESH_CONFIG, MESH_ID = 0, 1, 3, 6, 37, 113, 114
-#: 1, 2, 5.5 and 11 Mbit/s as basic rates, then 6 to 18.
-BASIC = bytes([0x82, 0x84, 0x8B, 0x96, 12, 18, 24, 36])
-ACTION, PROBE_RESPONSE = 13, 5
+RSN = 48
+#: Basic rates of the kernel's IBSS and of wpa_supplicant's mesh: 1, 2, 5.5, 11, and of the latter 6, 12, 24 Mbit/s.
+BASIC = {
+    "ibss": bytes([0x82, 0x84, 0x8B, 0x96, 12, 18, 24, 36]),
+    "mesh": bytes([0x82, 0x84, 0x8B, 0x8C, 0x96, 0x98, 0xB0]),
+}
+#: CCMP, SAE, frames of management protected.
+SAFE = bytes.fromhex("0100 000fac04 0100 000fac04 0100 000fac08 c000")
+ACTION = 13
+GOODBYES = {10: Dot11Disas, 12: Dot11Deauth}
 SPECTRUM, MESH, SELF_PROTECTED = 0, 13, 15
 CAPABILITY_IBSS = 0x0002
 SAE = 3
@@ -61,6 +70,8 @@ class Forger:
         self._cell = cell
         self._relays = relays
         self._random = random.Random(1)
+        #: An IBSS takes data only from whom it knows by an earlier frame.
+        self._ours = [self._address() for _ in range(OURS)]
 
     # -- parts ------------------------------------------------------------
 
@@ -88,10 +99,11 @@ class Forger:
         return self._frame(sender, receiver, Raw(bytes([category]) + body), subtype=ACTION)
 
     def _beacon(self, sender, *, config=(1, 1, 0, 1, 1, 0, 9), extra=(), cell=None, stamp=0):
-        elements = {RATES: BASIC, DS: bytes([self._channel])}
+        elements = {RATES: BASIC[self._mode], DS: bytes([self._channel])}
         if self._mode == "mesh":
-            elements |= {SSID: b"", MESH_ID: self._name, MESH_CONFIG: bytes(config)}
-            capability = 0
+            elements |= {SSID: b"", MESH_ID: self._name, MESH_CONFIG: bytes(config), RSN: SAFE}
+            # Privacy.
+            capability = 0x0010
         else:
             elements |= {SSID: self._name, IBSS: b"\0\0"}
             capability = CAPABILITY_IBSS
@@ -120,7 +132,8 @@ class Forger:
     def goodbyes(self):
         """A relay throws the other one out."""
         sender, receiver = self._pair()
-        body, subtype = self._random.choice([(Dot11Deauth(reason=3), 12), (Dot11Disas(reason=3), 10)])
+        subtype, message = self._random.choice(list(GOODBYES.items()))
+        body = message(reason=3)
         return self._frame(sender, receiver, body, subtype=subtype)
 
     def logins(self):
@@ -147,10 +160,11 @@ class Forger:
         return self._action(sender, receiver, MESH, b"\x01" + self._random.choice([request, self._some(60)]))
 
     def garbage(self):
-        """Any frame at all, up to the longest there is."""
+        """Any frame at all but for goodbyes, up to the longest there is."""
         sender, receiver = self._pair()
+        subtype = self._random.choice([number for number in range(16) if number not in GOODBYES])
         body = Raw(self._some(self._random.choice([8, 64, LONGEST])))
-        return self._frame(sender, receiver, body, kind=self._number(3), subtype=self._number(16))
+        return self._frame(sender, receiver, body, kind=self._number(3), subtype=subtype)
 
     def channel_switches(self):
         """Everybody to another channel, says a relay."""
@@ -183,30 +197,31 @@ class Forger:
 
     def originators(self):
         """Ever more relays of batman-adv."""
-        sender = self._address()
-        raw = self._raw_address(sender)
-        return self._batman(sender, BROADCAST, self._ogm(raw, raw, b""))
+        sender = self._random.choice(self._ours)
+        packet = self._ogm(self._raw_address(), self._raw_address(sender), b"")
+        return self._batman(sender, BROADCAST, packet)
 
     def clients(self):
         """Ever more relays of batman-adv, and a hundred machines behind each."""
-        sender = self._address()
-        return self._batman(sender, BROADCAST, self._table(self._raw_address(sender)))
+        sender = self._random.choice(self._ours)
+        return self._batman(sender, BROADCAST, self._table(self._raw_address(), sender))
 
     def impostors(self):
         """In the name of a relay: numbers far ahead, a way to it that leads to us, machines behind it."""
-        sender = self._address()
+        sender = self._random.choice(self._ours)
         relay = self._raw_address(self._pair()[0])
-        packet = self._random.choice([self._ogm(relay, self._raw_address(sender), b""), self._table(relay)])
+        way = self._ogm(relay, self._raw_address(sender), b"")
+        packet = self._random.choice([way, self._table(relay, sender)])
         return self._batman(sender, BROADCAST, packet)
 
-    def _table(self, originator):
+    def _table(self, originator, sender):
         entries = b"".join(struct.pack(">B3x6sH", 0, self._raw_address(), 0) for _ in range(100))
         table = struct.pack(">BBHIHH", 1, self._number(256), 1, self._number(1 << 32), 0, 0) + entries
-        return self._ogm(originator, originator, struct.pack(">BBH", TVLV_TT, 1, len(table)) + table)
+        return self._ogm(originator, self._raw_address(sender), struct.pack(">BBH", TVLV_TT, 1, len(table)) + table)
 
     def version_five(self):
         """ELP and OGM2 of B.A.T.M.A.N. V, which nobody here speaks."""
-        sender = self._address()
+        sender = self._random.choice(self._ours)
         raw = self._raw_address(sender)
         elp = struct.pack(">BB6sII", ELP, BATMAN_VERSION, raw, self._number(1 << 32), 500)
         ogm2 = struct.pack(">BBBBI6sHI", OGM2, BATMAN_VERSION, 50, 0, self._number(1 << 32), raw, 0, 1 << 31)
@@ -231,7 +246,7 @@ class Forger:
 
     def storms(self):
         """Broadcasts to be passed on, of frames that are none."""
-        sender = self._address()
+        sender = self._random.choice(self._ours)
         packet = struct.pack(">BBBxI6s", BCAST, BATMAN_VERSION, 50, self._number(1 << 32), self._raw_address(sender))
         return self._batman(sender, BROADCAST, packet + self._some(1400))
 
