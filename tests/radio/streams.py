@@ -37,7 +37,8 @@ class EnvelopeStream:
     def end(self):
         """Stop; return the IDs that were acknowledged."""
         self._process.kill()
-        return set(self._process.stdout.splitlines())
+        # The last line may have been cut.
+        return set(self._process.stdout.rpartition("\n")[0].splitlines())
 
 
 def held(relay):

@@ -24,13 +24,12 @@ WIRELESS = ["other_config", "newcomers", "own_beacons", "logins", "garbage"]
 IN_A_RELAYS_NAME = ["goodbyes", "peerings", "paths", "impostors"]
 BATMAN = ["originators", "clients", "version_five", "fragments", "broken", "storms"]
 
-#: By mode: what relay.toml says of the radio, what does not stop the envelopes, and what does for as long as it lasts.
-#: A mesh with a secret passes on nothing that is not encrypted, so batman-adv sees none of it. Some of it makes Debian's
-#: wpa_supplicant crash; `relay net` starts it again within seconds, and says so. In an IBSS all of it
-#: arrives. batman-adv keeps no way to whoever does not answer, but it believes the numbers in a relay's name. The
-#: kernel knows 128 stations or a few more, and forgets whoever says goodbye, so that a relay finds no room again until
-#: strangers have expired (a minute). And it follows a switch of the channel: `relay net` sees that the radio has left,
-#: counts it, and joins again.
+#: By mode: what relay.toml says of the radio, what does not stop the envelopes, and what may for as long as it lasts.
+#: A mesh with a secret passes on nothing that is not encrypted, so batman-adv sees none of it. Some of it makes
+#: Debian's wpa_supplicant crash: `relay net` counts that, and starts it again. In an IBSS all of it arrives. There
+#: batman-adv keeps no way to whoever does not answer, but believes the numbers in a relay's name; the kernel forgets
+#: whoever says goodbye, and has no room for him while 128 others are there; and it follows a switch of the channel:
+#: `relay net` sees that the radio has left, counts it, and joins again.
 KINDS = {
     "mesh": (
         {"secret": "correct horse battery staple"},
@@ -94,7 +93,7 @@ class Attack:
     def __enter__(self):
         program = "tests.radio.inside.forge"
         self._process = self._evil.start_process("python3", "-W", "ignore", "-m", program, *self._command)
-        self._process.wait_output("ready", PATIENCE_S)
+        self._process.wait_output("ready\n", PATIENCE_S)
         return self
 
     def __exit__(self, *_):
@@ -106,8 +105,9 @@ class Attack:
 
     def sent(self):
         assert self._process.poll() is None, self._process.output
-        lines = self._process.stdout.splitlines()
-        return json.loads(lines[-1]) if lines[-1] != "ready" else {}
+        # The last line may be on its way.
+        *_, line = self._process.stdout.rpartition("\n")[0].splitlines()
+        return {} if line == "ready" else json.loads(line)
 
 
 @pytest.mark.timeout(600)
@@ -143,6 +143,7 @@ def test_envelopes_flow_whatever_is_forged(open_stage, mode):
             assert (strangers.poll() is not None) == (mode == "ibss"), "whether batman-adv gets anything of it"
             print(f"{stations(near)} stations")
             assert stations(near) <= MAX_STATIONS
+        stream.wait_flow(PATIENCE_S)
         for relay, used in zip(relays, before, strict=True):
             now = memory_mib(relay)
             print(f"{relay.name}: MiB before {used}, after {now}; {counters(relay)}")
@@ -154,9 +155,8 @@ def test_envelopes_flow_whatever_is_forged(open_stage, mode):
             began = time.monotonic()
             stream.wait_flow(PATIENCE_S)
             print(f"{time.monotonic() - began:.1f} s after {kinds} envelopes flow again")
-        moved = [counters(relay).get("left", 0) for relay in relays]
-        print(f"left the channel {moved} times")
-        assert sum(moved) > 0 or mode == "mesh"
+        if ["channel_switches"] in harmful:
+            until(lambda: any(counters(relay).get("left") for relay in relays), "it was noticed and told")
 
         acknowledged = stream.end()
         far.wait("it has them all", lambda status: status["store"]["admitted"] >= len(acknowledged), PATIENCE_S)

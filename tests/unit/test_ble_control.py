@@ -23,12 +23,24 @@ class World:
         self.lines = []
         self.control = Control(path=self.path, reporter=self.reporter, on_news=self.heard.append, random=lambda: 0.5)
 
-    async def relay_run(self, reader, writer, answers=(FIRST, SECOND)):
-        for answer in answers:
-            writer.write(encode_news(answer) if isinstance(answer, NewsForBle) else answer)
-        while line := await reader.readline():
-            self.lines.append(json.loads(line))
-        writer.close()
+    @contextlib.asynccontextmanager
+    async def relay_run(self, answers=(FIRST, SECOND)):
+        """`relay run`, for as long as the context lasts; it says the same to whoever comes."""
+        writers = []
+
+        async def talk(reader, writer):
+            writers.append(writer)
+            for answer in answers:
+                writer.write(encode_news(answer) if isinstance(answer, NewsForBle) else answer)
+            while line := await reader.readline():
+                self.lines.append(json.loads(line))
+            writer.close()
+
+        async with await asyncio.start_unix_server(talk, self.path):
+            yield
+            # From Python 3.12 on a server waits for its connections.
+            for writer in writers:
+                writer.close()
 
 
 def in_world(tmp_path, scenario):
@@ -48,7 +60,7 @@ def in_world(tmp_path, scenario):
 
 def test_it_reports_and_hears_the_news(tmp_path):
     async def scenario(world):
-        async with await asyncio.start_unix_server(world.relay_run, world.path):
+        async with world.relay_run():
             await asyncio.sleep(5)
             world.reporter.gauge("clients", 3)
             world.reporter.up = True
@@ -67,7 +79,7 @@ def test_without_relay_run_there_is_no_news_and_it_tries_again(tmp_path):
         tries = len(world.heard)
         assert set(world.heard) == {None}
         assert 300 / (1.5 * MAX_DELAY_S) <= tries <= 60
-        async with await asyncio.start_unix_server(world.relay_run, world.path):
+        async with world.relay_run():
             await asyncio.sleep(2 * MAX_DELAY_S)
             assert world.heard[-1] == SECOND
             # Whatever was counted meanwhile is told at once.
@@ -78,15 +90,9 @@ def test_without_relay_run_there_is_no_news_and_it_tries_again(tmp_path):
 
 def test_an_end_or_nonsense_is_the_end_of_the_news(tmp_path):
     async def scenario(world):
-        async def nonsense(reader, writer):
-            await world.relay_run(reader, writer, answers=[FIRST, b'{"news": 1}\n'])
-
-        async def endless(reader, writer):
-            await world.relay_run(reader, writer, answers=[FIRST, b"x" * 100_000])
-
-        for number, handler in enumerate((nonsense, endless)):
+        for number, answer in enumerate((b'{"news": 1}\n', b"x" * 100_000)):
             world.path.unlink(missing_ok=True)
-            async with await asyncio.start_unix_server(handler, world.path):
+            async with world.relay_run(answers=[FIRST, answer]):
                 await asyncio.sleep(2 * MAX_DELAY_S)
                 assert world.heard[-1] is None, number
                 assert FIRST in world.heard
