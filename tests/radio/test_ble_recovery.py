@@ -61,11 +61,11 @@ def test_bluetooth_comes_back_after_whatever_happens_under_load(open_stage):
             before = scene.counted(counter)
             harm()
             relay.wait(f"it notices: {what}", lambda _: not scene.is_up(), PATIENCE_S)
+            relay.wait(f"it counts: {what}", lambda _, c=counter, n=before: scene.counted(c) > n, PATIENCE_S)
             began = time.monotonic()
             mend()
             scene.wait_up()
             print(f"{what}: up again after {time.monotonic() - began:.1f} s")
-            assert scene.counted(counter) > before
             alice.cli("send", "Bob", f"after {number}", "--relay", "ble", timeout_s=PATIENCE_S)
 
         for part in ("ble", "run"):

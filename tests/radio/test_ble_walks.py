@@ -10,6 +10,8 @@ PHOTO_BYTES = 1_500_000
 PIECES = 93
 #: What a client has sent and not had answered when it leaves: 64 KiB, and what is on its way.
 MOST_AGAIN = 8
+#: A visit may end early by itself, as any on a radio.
+MOST_VISITS = 4
 PATIENCE_S = 90
 #: A transfer that begins: hearing, connecting, discovery and handshake, on a busy machine.
 BEGIN_S = 60
@@ -39,7 +41,11 @@ def test_a_phone_that_leaves_ten_times_sends_and_fetches_on_where_it_was(open_st
             process.wait(PATIENCE_S)
             assert held() < PIECES, "it has sent everything before it left"
             stage.air.heard(None)
-        alice.cli("receive", "--relay", "ble", timeout_s=PATIENCE_S)
+        for _ in range(MOST_VISITS):
+            alice.cli("receive", "--relay", "ble", timeout_s=PATIENCE_S)
+            print(f"{held()} of {PIECES} pieces are there")
+            if held() == PIECES:
+                break
         assert held() == PIECES
         totals = relay.status()["totals"]["total"]
         assert totals["duplicate"] <= WALKS * MOST_AGAIN, totals
@@ -58,7 +64,9 @@ def test_a_phone_that_leaves_ten_times_sends_and_fetches_on_where_it_was(open_st
             assert "photo.jpg" not in process.stdout, "it has fetched everything before it left"
             stage.air.heard(None)
         got = served(relay)
-        assert "photo.jpg" in bob.cli("receive", "--relay", "ble", timeout_s=PATIENCE_S)
+        for _ in range(MOST_VISITS):
+            if "photo.jpg" in bob.cli("receive", "--relay", "ble", timeout_s=PATIENCE_S):
+                break
         assert bob.guest.read(f"{bob.folder}/photo.jpg") == photo
         print(f"{served(relay) - got} bytes in the last visit, {served(relay)} in all, of a photo of {PHOTO_BYTES}")
 

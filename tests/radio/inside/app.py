@@ -22,7 +22,7 @@ from zeroconf import IPVersion, ServiceBrowser, ServiceInfo, ServiceStateChange,
 TYPE = "_files-to-go._tcp.local."
 INTERFACE = "eth0"
 PIECE_BYTES = 1 << 20
-PATIENCE_S = 120
+PATIENCE_S = 200
 
 
 def open_zeroconf():
