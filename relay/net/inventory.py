@@ -13,7 +13,7 @@ from relay.net.suitability import BROADCOM, Radio, cautions, obstacles
 from relay.net.wiphy import InterfaceType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from relay.net.config import NetConfig, RadioConfig
     from relay.net.machine import Machine
@@ -89,15 +89,18 @@ def best(choices: Iterable[Choice], asked: RadioConfig, *, has_supplicant: bool)
     )
 
 
-async def choose(machine: Machine, name: str, asked: RadioConfig) -> Choice:
-    """Find the interface for a configured radio; raise NotThereError, BlockedError or UnsuitableError."""
-    radios = machine.radios
-    interfaces = await radios.interfaces()
-    wiphys = await radios.wiphys()
-    has_supplicant = machine.supplicant_program is not None
+def pick(
+    asked: RadioConfig,
+    config: NetConfig,
+    wiphys: Mapping[int, Wiphy],
+    interfaces: Sequence[WirelessInterface],
+    taken: Iterable[str] = (),
+    *,
+    has_supplicant: bool,
+) -> Choice | None:
+    """Return the interface that was named, or the best of those that "auto" may take; None if there is none."""
     if asked.interface == AUTO:
-        taken = [interface for other, interface in machine.taken.items() if other != name]
-        usable = candidates(interfaces, machine.config, taken)
+        usable = candidates(interfaces, config, taken)
     else:
         usable = [interface for interface in interfaces if interface.name == asked.interface]
     choices = [
@@ -105,12 +108,25 @@ async def choose(machine: Machine, name: str, asked: RadioConfig) -> Choice:
         for interface in usable
         if interface.wiphy in wiphys
     ]
-    choice = best(choices, asked, has_supplicant=has_supplicant)
+    return best(choices, asked, has_supplicant=has_supplicant)
+
+
+def nothing_there(asked: RadioConfig) -> str:
+    """Return what to say when there is no interface to pick."""
+    what = "there is no radio that nobody uses" if asked.interface == AUTO else f"there is no radio {asked.interface}"
+    return f"{what}: plug one in"
+
+
+async def choose(machine: Machine, name: str, asked: RadioConfig) -> Choice:
+    """Find the interface for a configured radio; raise NotThereError, BlockedError or UnsuitableError."""
+    radios = machine.radios
+    interfaces = await radios.interfaces()
+    wiphys = await radios.wiphys()
+    has_supplicant = machine.supplicant_program is not None
+    taken = [interface for other, interface in machine.taken.items() if other != name]
+    choice = pick(asked, machine.config, wiphys, interfaces, taken, has_supplicant=has_supplicant)
     if choice is None:
-        what = (
-            "there is no radio that nobody uses" if asked.interface == AUTO else f"there is no radio {asked.interface}"
-        )
-        raise NotThereError(f"{what}: plug one in; `relay net probe` lists what is there")
+        raise NotThereError(f"{nothing_there(asked)}; `relay net probe` lists what is there")
     if is_blocked(choice.radio.wiphy.name):
         raise BlockedError(f"{choice.interface.name} is blocked by rfkill: unblock it (`rfkill unblock wifi`)")
     if problems := obstacles(choice.radio, asked, has_supplicant=has_supplicant):

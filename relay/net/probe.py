@@ -7,8 +7,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from relay.net import supplicant
-from relay.net.config import AUTO, RadioConfig
-from relay.net.inventory import Choice, best, candidates, is_blocked, make_radio
+from relay.net.config import RadioConfig
+from relay.net.inventory import is_blocked, make_radio, nothing_there, pick
 from relay.net.nl80211 import Nl80211
 from relay.net.suitability import Radio, cautions, obstacles, ranges
 
@@ -98,21 +98,9 @@ def _plan(
     has_supplicant: bool,
 ) -> dict[str, Any]:
     """Which interface a configured radio would take, and whether it would work."""
-    if asked.interface == AUTO:
-        usable = candidates(interfaces, config, ())
-    else:
-        usable = [interface for interface in interfaces if interface.name == asked.interface]
-    choices = [
-        Choice(interface=interface, radio=make_radio(wiphys[interface.wiphy], interfaces))
-        for interface in usable
-        if interface.wiphy in wiphys
-    ]
-    choice = best(choices, asked, has_supplicant=has_supplicant)
+    choice = pick(asked, config, wiphys, interfaces, has_supplicant=has_supplicant)
     if choice is None:
-        missing = (
-            f"there is no radio {asked.interface}" if asked.interface != AUTO else "there is no radio that nobody uses"
-        )
-        return {"name": name, "interface": "", "problems": [f"{missing}: plug one in"], "cautions": []}
+        return {"name": name, "interface": "", "problems": [nothing_there(asked)], "cautions": []}
     return {
         "name": name,
         "interface": choice.interface.name,
