@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Final
 
 from relay.ble.frames import HEADER
 from relay.ble.gatt import MAX_VALUE_BYTES
+from relay.ble.sockets import Reader
 from relay.ble.stream import StreamEndedError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from relay.ble.airtime import Share
     from relay.ble.stream import Stream
 
-#: Read from `relay run` at a time: about one record of a slow link, and two full frames
-#: of a slot, so that none is sent nearly empty. What lies here can be overtaken by nothing.
-CHUNK_BYTES: Final = 2 * (MAX_VALUE_BYTES - HEADER.size)
+#: Read from `relay run` at a time: two records of a slow link, and four full frames of a
+#: slot, so that none is sent nearly empty. What lies here can be overtaken by nothing.
+CHUNK_BYTES: Final = 4 * (MAX_VALUE_BYTES - HEADER.size)
 #: For the last bytes of a session that `relay run` ended.
 LINGER_S: Final = 2.0
 #: A peer that does not take one chunk in so long is disconnected: `relay run` has given
@@ -51,15 +51,15 @@ def stream_preamble(interface: str, *, initiator: bool) -> dict[str, object]:
     return {"version": 1, "interface": interface, "initiator": initiator, "slow": True, "link": "ble"}
 
 
-async def splice(stream: Stream, sock: socket.socket, share: Share | None = None) -> bool:
+async def splice(stream: Stream, sock: socket.socket) -> bool:
     """Copy both ways until either end closes; then both are closed. ``sock`` is non-blocking.
 
     Return False when it ended because the peer took nothing any more.
     """
     try:
         async with asyncio.TaskGroup() as tasks:
-            upward = tasks.create_task(_upward(stream, sock, share))
-            downward = tasks.create_task(_downward(stream, sock, share))
+            upward = tasks.create_task(_upward(stream, sock))
+            downward = tasks.create_task(_downward(stream, sock))
             await asyncio.wait({upward, downward}, return_when=asyncio.FIRST_COMPLETED)
             is_stalled = downward.done() and not downward.result()
             upward.cancel()
@@ -70,30 +70,27 @@ async def splice(stream: Stream, sock: socket.socket, share: Share | None = None
         sock.close()
 
 
-async def _upward(stream: Stream, sock: socket.socket, share: Share | None) -> None:
+async def _upward(stream: Stream, sock: socket.socket) -> None:
     """From the air to the socket."""
     loop = asyncio.get_running_loop()
     with suppress(OSError):
         while data := await stream.receive():
             await loop.sock_sendall(sock, data)
-            if share is not None:
-                # Whoever is not received from has to stop sending.
-                await share.take(len(data))
 
 
-async def _downward(stream: Stream, sock: socket.socket, share: Share | None) -> bool:
+async def _downward(stream: Stream, sock: socket.socket) -> bool:
     """From the socket to the air, with the last bytes on their way at the end; False when the peer takes nothing."""
-    loop = asyncio.get_running_loop()
+    reader = Reader(sock, piece_bytes=CHUNK_BYTES, batch_bytes=CHUNK_BYTES)
     try:
-        while data := await loop.sock_recv(sock, CHUNK_BYTES):
-            if share is not None:
-                await share.take(len(data))
+        while data := await reader.read():
             async with asyncio.timeout(STALL_S):
                 await stream.send(data)
     except TimeoutError:
         return False
-    except (OSError, StreamEndedError):
+    except StreamEndedError:
         return True
+    finally:
+        reader.close()
     with suppress(TimeoutError):
         async with asyncio.timeout(LINGER_S):
             await stream.finish()

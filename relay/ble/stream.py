@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from relay.ble import l2cap
 from relay.ble.frames import CloseReason
+from relay.ble.sockets import Reader
 from relay.core.errors import RelayError
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ _DRAINED_BYTES: Final = 0
 #: the send buffer has no room for them; a larger one then finds the socket writable for
 #: ever and never leaves (4,000 bytes with a buffer of 8 KiB, Linux 6.12).
 _PIECE_BYTES: Final = 1024
+#: Taken from a channel at once, if there is so much.
+_BATCH_BYTES: Final = 16 << 10
 
 
 class StreamEndedError(RelayError):
@@ -75,26 +78,17 @@ class ChannelStream:
         """``sock``: connected and non-blocking."""
         self._sock = sock
         self._loop = asyncio.get_running_loop()
-        self._readable = _Waiters()
+        self._reader = Reader(sock, piece_bytes=l2cap.RECEIVE_MTU_BYTES, batch_bytes=_BATCH_BYTES)
         self._writable = _Waiters()
         self._piece_bytes = min(max(l2cap.send_mtu_bytes(sock), 1), _PIECE_BYTES)
         self._is_closed = False
 
     async def receive(self) -> bytes:
-        """Wait for the next piece."""
-        while not self._is_closed:
-            try:
-                data = self._sock.recv(l2cap.RECEIVE_MTU_BYTES)
-            except BlockingIOError:
-                self._loop.add_reader(self._sock, self._on_readable)
-                await self._readable.wait()
-            except OSError:
-                self.close()
-            else:
-                if not data:
-                    self.close()
-                return data
-        return b""
+        """Wait for the next pieces."""
+        data = b"" if self._is_closed else await self._reader.read()
+        if not data:
+            self.close()
+        return data
 
     async def send(self, data: bytes) -> None:
         """Send in pieces that the other side takes."""
@@ -128,15 +122,10 @@ class ChannelStream:
         """Close the channel."""
         if not self._is_closed:
             self._is_closed = True
-            self._loop.remove_reader(self._sock)
+            self._reader.close()
             self._loop.remove_writer(self._sock)
             self._sock.close()
-            self._readable.wake()
             self._writable.wake()
-
-    def _on_readable(self) -> None:
-        self._loop.remove_reader(self._sock)
-        self._readable.wake()
 
     def _on_writable(self) -> None:
         self._loop.remove_writer(self._sock)
