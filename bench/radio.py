@@ -177,23 +177,31 @@ def measure_processes(stage: Stage) -> dict[str, float]:
 
 
 def _memory(relay: Machine) -> dict[str, float]:
-    """MiB of the three processes, and of all together at most.
-
-    The guest's kernel tells no PSS, but no process has more of that than RSS; what several have mapped (Python,
-    libraries) is counted once for each of them here, so the sum is too high.
-    """
+    """MiB of the three processes: proportional set size, in which a page that several have mapped is shared out."""
     found: dict[str, float] = {}
     for part in ("run", "ble", "net"):
         pid = relay.guest.sh(f"pgrep -f '^python3 -m relay {part} '").split()[0]
-        shown = relay.guest.sh(f"grep '^VmRSS:' /proc/{pid}/status")
-        found[f"rss_{part}_mib"] = int(shown.split()[1]) / 1024
+        shown = relay.guest.sh(f"grep '^Pss:' /proc/{pid}/smaps_rollup")
+        found[f"pss_{part}_mib"] = int(shown.split()[1]) / 1024
     return found | {"pss_total_mib": sum(found.values())}
+
+
+def measure_clients(stage: Stage) -> dict[str, float]:
+    """How many clients of those that try are served at the same time, with the default settings."""
+    relay, crowd = stage.machines["relay"], stage.machines["crowd"]
+    relay.start_relay()
+    relay.start("ble")
+    relay.wait("Bluetooth is up", _has_bluetooth, PATIENCE_S)
+    shown = crowd.run("python3", "-m", "bench.guests.crowd", timeout_s=PATIENCE_S).stdout
+    told = json.loads(shown.splitlines()[-1])
+    return {"ble_clients": told["served"], "ble_clients_busy": told["busy"]}
 
 
 PARTS: dict[str, tuple[str, Callable[[Stage], dict[str, float]]]] = {
     "streams": ("phones", measure_streams),
     "processes": ("phones", measure_processes),
     "bridge": ("bridge", measure_bridge),
+    "clients": ("crowd", measure_clients),
 }
 
 
@@ -204,7 +212,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("build/bench-radio.json"))
     arguments = parser.parse_args()
     parts = Parts.find()
+    # Parts measured at another time keep their figures.
     figures: dict[str, float] = {}
+    if arguments.parts and arguments.output.exists():
+        figures = json.loads(arguments.output.read_text())
     for name in arguments.parts or PARTS:
         scene, measure = PARTS[name]
         print(f"\n{name}: {(measure.__doc__ or '').strip().splitlines()[0]}", flush=True)

@@ -49,9 +49,9 @@ def _wait_go() -> None:
         time.sleep(0.005)
 
 
-async def hear(bluez: Bluez, uuid: str) -> tuple[Adapter, Device]:
-    """Find who offers a service."""
-    adapter = adapters(await bluez.objects())[0]
+async def hear(bluez: Bluez, uuid: str, number: int = 0) -> tuple[Adapter, Device]:
+    """Find who offers a service, with the adapter of that number."""
+    adapter = sorted(adapters(await bluez.objects()), key=lambda adapter: adapter.path)[number]
     deadline = time.monotonic() + PATIENCE_S
     await bluez.start_discovery(adapter.path, uuid)
     try:

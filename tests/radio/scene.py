@@ -15,6 +15,8 @@ from pathlib import Path
 SCENES = Path(__file__).with_name("scenes")
 #: Becomes a namespace, a host name and a radio's name.
 NAME = re.compile(r"[a-z][a-z0-9_]{0,14}\Z")
+#: Of one kind in one machine: of Bluetooth, as many as a busy relay has clients.
+MAX_RADIOS = 8
 #: hwsim tells who hears whom by a mask of 32 bits for each radio; one bit for each pair.
 MAX_WIFI_PAIRS = 32
 DEFAULT_MEMORY_MIB = 256
@@ -138,8 +140,8 @@ class _Reader:
         if len(set(segments)) < len(segments):
             self._fail(f"{where} is twice on a segment")
         for kind in ("bluetooth", "wifi"):
-            if not 0 <= settings.get(kind, 0) <= 4:
-                self._fail(f"{where}: `{kind}` is a number of radios, 0 to 4")
+            if not 0 <= settings.get(kind, 0) <= MAX_RADIOS:
+                self._fail(f"{where}: `{kind}` is a number of radios, 0 to {MAX_RADIOS}")
         guest = settings.get("guest", "main")
         if not NAME.match(guest):
             self._fail(f"{where}: {guest!r} is no name of a guest")

@@ -58,7 +58,7 @@ WRONG = {
     changed("about", "abuot"): "unknown 'abuot'; there are: about",
     "about = 'x'": "has no [machines]",
     changed("b = { wifi", "B = { wifi"): "machine 'B': a name has",
-    changed("b = { wifi = 1 }", "b = { wifi = 9 }"): "machine 'b': `wifi` is a number of radios, 0 to 4",
+    changed("b = { wifi = 1 }", "b = { wifi = 9 }"): "machine 'b': `wifi` is a number of radios, 0 to 8",
     changed("b = { wifi = 1 }", "b = { wifi = true }"): "machine 'b': 'wifi' is of the wrong type",
     changed("b = { wifi = 1 }", "b = { bluetooth = 1 }"): "a and b have Bluetooth and share guest 'main'",
     changed("bluetooth = 1 }\n[guests", "wifi = 1 }\n[guests"): "Wi-Fi reaches no further than one guest",

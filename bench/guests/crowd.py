@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Clients of one relay at the same time, each with a Bluetooth adapter of its own: crowd.py.
+
+One after the other opens a session, by turns over a channel and over a slot. Once all have one, or were turned
+away, each puts an envelope, and then each fetches all of them. Prints how many were ``served`` all that and how many
+were told that the relay is ``busy``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from pathlib import Path
+
+from bench.guests.phone import OneStream, fetch, hear, put
+from bench.store_input import make_envelopes
+from relay.ble import gatt, l2cap
+from relay.ble.bluez import Bluez, adapters
+from relay.ble.dial import DialError, DialFailure, dial
+from relay.client.address import RelayAddress
+from relay.client.connection import Connection
+
+#: Places in the store's size classes: 1 KiB.
+SIZE_CLASS = 0
+
+
+async def enter(bluez: Bluez, number: int, resources: contextlib.AsyncExitStack) -> Connection | None:
+    """Open a session from an adapter; None when the relay is busy."""
+    adapter, device = await hear(bluez, gatt.SERVICE_UUID, number)
+    own = l2cap.parse_address(adapter.address, adapter.address_type)
+    try:
+        relay = await resources.enter_async_context(dial(bluez, adapter.path, own, device))
+        stream = await resources.enter_async_context(relay.stream(channel=number % 2 == 0))
+    except DialError as error:
+        if error.failure is not DialFailure.BUSY:
+            raise
+        return None
+    radio = OneStream(stream)
+    connection = await Connection.open(RelayAddress(path=Path("/unused")), bluetooth=radio)
+    resources.push_async_callback(radio.close)
+    resources.push_async_callback(connection.close)
+    return connection
+
+
+async def main() -> None:
+    async with await Bluez.open() as bluez, contextlib.AsyncExitStack() as resources:
+        count = len(adapters(await bluez.objects()))
+        entered = [await enter(bluez, number, resources) for number in range(count)]
+        connections = [connection for connection in entered if connection is not None]
+        envelopes = make_envelopes(len(connections), SIZE_CLASS, seed=1)
+        async with asyncio.TaskGroup() as tasks:
+            for connection, envelope in zip(connections, envelopes, strict=True):
+                tasks.create_task(put(connection, [envelope]))
+        async with asyncio.TaskGroup() as tasks:
+            for connection in connections:
+                tasks.create_task(fetch(connection, len(connections)))
+        print(json.dumps({"served": len(connections), "busy": count - len(connections)}), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
