@@ -12,7 +12,6 @@ import signal
 from typing import TYPE_CHECKING, Final
 
 from relay.ble import l2cap, privacy
-from relay.ble.airtime import Airtime
 from relay.ble.bluez import Bluez, BluezError
 from relay.ble.config import BleConfig
 from relay.ble.control import Control
@@ -83,7 +82,6 @@ async def _serve(config: Config, settings: BleConfig, environ: Mapping[str, str]
         server = Server(
             max_clients=settings.max_clients,
             socket_path=config.unix.path,
-            airtime=Airtime(kbytes_per_s=settings.airtime_kbytes_per_s),
             reporter=reporter,
             notify=radio.notify,
         )
@@ -109,6 +107,7 @@ async def _serve(config: Config, settings: BleConfig, environ: Mapping[str, str]
                 notifier.ready("running")
                 await stopping.wait()
                 notifier.stopping()
+                reporter.is_stopped = True
                 for task in work:
                     task.cancel()
         except* NoBusError as errors:

@@ -13,7 +13,6 @@ import contextlib
 import enum
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Final, Self
 
 from dbus_next.aio.message_bus import MessageBus
@@ -38,7 +37,6 @@ _RULES: Final = (
     f"type='signal',sender='{_BLUEZ}'",
     f"type='signal',sender='{_BUS}',member='NameOwnerChanged',arg0='{_BLUEZ}'",
 )
-_NO_PROPERTIES: Final[Mapping[str, Any]] = MappingProxyType({})
 
 Properties = Mapping[str, Any]
 Objects = dict[str, dict[str, dict[str, Any]]]

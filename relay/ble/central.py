@@ -27,6 +27,7 @@ from relay.ble.bluez import (
 )
 from relay.ble.dial import DialError, DialFailure, dial
 from relay.ble.neighbours import End, Neighbours
+from relay.core.clock import jittered
 from relay.core.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class _Central:
 
     async def _rest(self) -> None:
         try:
-            async with asyncio.timeout(REST_S * (0.5 + self._random())):
+            async with asyncio.timeout(jittered(REST_S, self._random())):
                 await self._neighbour_lost.wait()
         except TimeoutError:
             return

@@ -31,5 +31,4 @@ class BleConfig:
     adapters: tuple[str, ...] = setting((), adapters)
     max_clients: int = setting(12, settings.integer(1, 64))
     max_neighbours: int = setting(3, settings.integer(0, 16))
-    airtime_kbytes_per_s: float = setting(0.0, settings.number(0, 10_000))
     rotation_s: int = setting(DEFAULT_ROTATION_S, settings.integer(30, 86_400))

@@ -8,7 +8,8 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from relay.core.errors import DecodeError
-from relay.links.components import MAX_NEWS_LINE_BYTES, REPORT_LEAST_S, decode_news
+from relay.links.components import decode_news
+from relay.links.reporting import report
 from relay.service.supervisor import Backoff
 
 if TYPE_CHECKING:
@@ -47,40 +48,15 @@ class Control:
         while True:
             began = loop.time()
             try:
-                await self._connected()
-            except* (OSError, DecodeError) as errors:
+                await report(self._path, self._reporter, self._heard)
+            except (OSError, DecodeError) as error:
                 if not is_away:
                     # Once: it can take hours until someone starts the relay.
-                    logger.warning("relay run does not answer (%s), trying again", type(errors.exceptions[0]).__name__)
+                    logger.warning("relay run does not answer (%s), trying again", type(error).__name__)
             is_away = loop.time() - began < MAX_DELAY_S
             self._on_news(None)
             self._reporter.count("relay_unreachable")
             await asyncio.sleep(backoff.next(ran_s=loop.time() - began))
 
-    async def _connected(self) -> None:
-        reader, writer = await asyncio.open_unix_connection(self._path, limit=MAX_NEWS_LINE_BYTES)
-        try:
-            writer.write(self._reporter.preamble())
-            self._reporter.connected()
-            async with asyncio.TaskGroup() as tasks:
-                work = {tasks.create_task(self._report(writer)), tasks.create_task(self._listen(reader))}
-                await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
-                for task in work:
-                    task.cancel()
-        finally:
-            writer.close()
-
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
-        try:
-            while line := await reader.readline():
-                self._on_news(decode_news(line.rstrip(b"\n")))
-        except ValueError as error:
-            raise DecodeError("relay run sent too long a line") from error
-
-    async def _report(self, writer: asyncio.StreamWriter) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            if (line := self._reporter.line(loop.time())) is not None:
-                writer.write(line)
-                await writer.drain()
-            await asyncio.sleep(REPORT_LEAST_S)
+    def _heard(self, line: bytes) -> None:
+        self._on_news(decode_news(line))

@@ -12,6 +12,8 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from relay.core.clock import jittered
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -161,7 +163,7 @@ class Neighbours:
         if ran_s >= STEADY_S:
             neighbour.ends = 0
         delay_s = min(end.value * 2.0**neighbour.ends, MAX_DELAY_S) if end is not End.UNUSABLE else end.value
-        neighbour.retry_s = now + delay_s * (0.5 + self._random())
+        neighbour.retry_s = now + jittered(delay_s, self._random())
         neighbour.ends = min(neighbour.ends + 1, 16)
 
     def reset(self) -> None:

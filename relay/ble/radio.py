@@ -12,6 +12,7 @@ from relay.ble.air import BluezAir
 from relay.ble.bluez import ADAPTER, Added, Owner, Removed, adapters
 from relay.ble.host import AdapterInfo
 from relay.ble.l2cap import parse_address
+from relay.ble.presence import Presence
 from relay.core.errors import DecodeError
 from relay.service.supervisor import Backoff
 
@@ -58,6 +59,7 @@ class Radio:
         self._running: dict[str, tuple[Adapter, asyncio.Task[None]]] = {}
         self._known: dict[AdapterInfo, Adapter] = {}
         self._missing = 0
+        self._presence = Presence(is_wanted=bool(config.adapters))
         self._changed = asyncio.Event()
         self._owner_changed = asyncio.Event()
 
@@ -81,6 +83,7 @@ class Radio:
         self._reporter.gauge("neighbours", sum(adapter.neighbours for adapter in running))
         self._reporter.gauge("relays_heard", sum(adapter.relays_heard for adapter in running))
         self._reporter.up = ups > 0
+        self._reporter.idle = self._presence.look()
 
     async def run(self, server: Server) -> None:
         """Serve until cancelled."""

@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from relay.ble import bridge, l2cap
-from relay.ble.airtime import Share
 from relay.ble.frames import CloseReason, Kind, decode_frame
 from relay.ble.gatt import INFO_UUID, NO_SLOT, SLOT_UUID, SLOTS, Info, frame_bytes
 from relay.ble.slots import Slot
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
 
-    from relay.ble.airtime import Airtime
     from relay.ble.stream import Stream
     from relay.links.components import Reporter
 
@@ -56,14 +54,12 @@ class Server:
         *,
         max_clients: int,
         socket_path: Path,
-        airtime: Airtime,
         reporter: Reporter,
         notify: Callable[[int, list[bytes]], None],
     ) -> None:
         """``socket_path``: link.sock of `relay run`; ``notify`` sends values by the TX of a slot."""
         self._max_clients = max_clients
         self._socket_path = socket_path
-        self._airtime = airtime
         self._reporter = reporter
         self._notify = notify
         self._places: dict[str, _Place] = {}
@@ -260,7 +256,7 @@ class Server:
         except OSError:
             self._reporter.count("relay_unreachable")
         else:
-            if not await bridge.splice(stream, sock, Share(self._airtime)):
+            if not await bridge.splice(stream, sock):
                 self._reporter.count("slow_reader")
         finally:
             stream.close()

@@ -83,7 +83,9 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 def _add_socket(parser: argparse.ArgumentParser) -> None:
     _add_config(parser)
-    parser.add_argument("--socket", type=Path, metavar="PATH", help="control socket (default: the configured one)")
+    parser.add_argument(
+        "--socket", type=Path, metavar="PATH", help="control socket (default: the configured one, else the system's)"
+    )
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -108,17 +110,18 @@ def _check_config(arguments: argparse.Namespace) -> int:
 
 def _connect(arguments: argparse.Namespace) -> ControlClient:
     from relay.service import paths
-    from relay.service.config import load_config
-    from relay.service.control import ControlClient
+    from relay.service.config import default_config, load_config
+    from relay.service.control import ControlClient, connect_to_first
 
     if arguments.socket:
         return ControlClient(arguments.socket)
-    configured = load_config(arguments.config).control.path
-    system = paths.SYSTEM_RUNTIME / configured.name
-    # The relay of the system, unless this user runs one. (A folder that may not be
-    # looked into makes Path.exists raise; os.path.lexists says no.)
-    own = bool(arguments.config) or os.path.lexists(configured) or not os.path.lexists(system)
-    return ControlClient(configured if own else system)
+    if arguments.config:
+        return ControlClient(load_config(arguments.config).control.path)
+    found = paths.find_config(os.environ)
+    # The system's may hold a secret, and be root's alone.
+    config = load_config(found) if found and os.access(found, os.R_OK) else default_config()
+    # The relay of this user, else that of the system.
+    return connect_to_first(list(dict.fromkeys([config.control.path, paths.SYSTEM_RUNTIME / paths.CONTROL_SOCKET])))
 
 
 def _status(arguments: argparse.Namespace) -> int:

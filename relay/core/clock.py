@@ -9,12 +9,9 @@ operator vouches for it. No peer can move any of them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from relay.core.envelope import MAX_LIFETIME_HOURS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 HOUR_S: Final = 3600
 #: A wall clock that moves by more than this against the monotonic one was set.
@@ -24,9 +21,12 @@ SKEW_HOURS: Final = 2
 LAST_HOUR: Final = 0xFFFF_FFFF
 
 
-def jittered(seconds: float, random_bytes: Callable[[int], bytes]) -> float:
-    """Return a time, give or take a quarter, so that relays that met at once do not stay in step."""
-    return seconds * (0.75 + random_bytes(1)[0] / 512)
+def jittered(seconds: float, draw: float, *, spread: float = 0.5) -> float:
+    """Return a time, give or take a part of it, so that relays which began together do not stay in step.
+
+    ``draw`` is random, in [0, 1); ``spread`` is that part, at most 1.
+    """
+    return seconds * (1 - spread + 2 * spread * draw)
 
 
 class Clock:

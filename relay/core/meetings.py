@@ -62,7 +62,7 @@ class Meetings:
 
     def begin(self, link: Link, now: float) -> None:
         """Begin a reconciliation from the side that dialled."""
-        link.reconcile_due = now + jittered(INTERVAL_S, self._random_bytes)
+        link.reconcile_due = now + jittered(INTERVAL_S, self._random_bytes(1)[0] / 256, spread=0.25)
         if link.number not in self._active[True] and not self._waits(link):
             self._waiting[True].append((link, None))
             self._fill(now)

@@ -422,7 +422,7 @@ class Node:
             self.close(link, Goodbye.BUSY, HandshakeFailure.TOO_MANY, now)
             return
         if link.session.initiator:
-            link.until = now + jittered(MAX_SESSION_S, self._random_bytes)
+            link.until = now + jittered(MAX_SESSION_S, self._random_bytes(1)[0] / 256, spread=0.25)
         link.exchange = Exchange(session=link.session, interface=link.interface, peer=hello, now=now)
         link.session.send_same(self._neighbours.link_secrets())
         self._neighbours.add(link)

@@ -10,10 +10,13 @@ import enum
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from relay.core.errors import DecodeError
 from relay.core.news import NEWS_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PREAMBLE_VERSION: Final = 1
 #: A report of all names with the largest numbers has under 2 KiB.
@@ -38,6 +41,15 @@ class Component(enum.Enum):
     BLE = "ble"
     NET = "net"
     BOARD = "board"
+
+
+class Idle(enum.Enum):
+    """Why a process does no work although nothing is wrong; the value is what reports and status say."""
+
+    #: It was told to end, and says so with its last line.
+    STOPPED = "stopped"
+    #: There is no radio for it, and was none since it began; it takes one as soon as there is.
+    NO_ADAPTER = "no_adapter"
 
 
 #: What each counts. A new event is a new name here; metrics, status and page follow.
@@ -109,11 +121,15 @@ GAUGES: Final[dict[Component, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a process says of itself; ``counters`` are totals since its start, names left out are as before."""
+    """What a process says of itself; ``counters`` are totals since its start, names left out are as before.
+
+    ``idle``: why it is not ``up``, where that is no fault.
+    """
 
     up: bool
     counters: dict[str, int]
     gauges: dict[str, int]
+    idle: Idle | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,12 +155,13 @@ def decode_component(values: dict[str, Any]) -> Component:
 def decode_report(component: Component, line: bytes) -> Report:
     """Decode a report, without its line feed; raise DecodeError with what is wrong."""
     values = _decode_object(line, MAX_REPORT_BYTES)
-    if values.keys() != {"up", "counters", "gauges"}:
-        raise DecodeError("a report must have exactly the keys up, counters, gauges")
+    if values.keys() - {"idle"} != {"up", "counters", "gauges"}:
+        raise DecodeError("a report must have exactly the keys up, counters, gauges, and may have idle")
     if type(values["up"]) is not bool:
         raise DecodeError("up must be true or false")
     return Report(
         up=values["up"],
+        idle=_idle(values["idle"], up=values["up"]) if "idle" in values else None,
         counters=_numbers("counters", values["counters"], EVENTS[component]),
         gauges=_numbers("gauges", values["gauges"], GAUGES[component]),
     )
@@ -180,6 +197,16 @@ def _decode_object(line: bytes, most_bytes: int) -> dict[str, Any]:
     return values
 
 
+def _idle(text: object, *, up: bool) -> Idle:
+    try:
+        idle = Idle(text)
+    except ValueError as error:
+        raise DecodeError(f"idle must be one of {', '.join(item.value for item in Idle)}") from error
+    if up:
+        raise DecodeError("what is up is not idle")
+    return idle
+
+
 def _numbers(what: str, values: object, names: tuple[str, ...]) -> dict[str, int]:
     if not isinstance(values, dict) or not values.keys() <= set(names):
         raise DecodeError(f"{what} has unknown names")
@@ -194,12 +221,21 @@ def _value(text: object) -> bytes:
     return bytes.fromhex(text)
 
 
+def _nothing() -> None:
+    """Tell nobody."""
+
+
 class Reporter:
     """The counts of a process, and when to report them."""
 
     def __init__(self, component: Component) -> None:
         self.component = component
+        #: Called at each change that makes a report due.
+        self.on_change: Callable[[], None] = _nothing
+        #: Set when the process was told to end: no fault, then, that its connection does.
+        self.is_stopped = False
         self._up = False
+        self._idle: Idle | None = None
         self._counters = dict.fromkeys(EVENTS[component], 0)
         self._gauges = dict.fromkeys(GAUGES[component], 0)
         self._is_changed = True
@@ -216,18 +252,35 @@ class Reporter:
 
     @up.setter
     def up(self, up: bool) -> None:
-        self._is_changed |= up is not self._up
-        self._up = up
+        if up is not self._up:
+            self._up = up
+            self._changed()
+
+    @property
+    def idle(self) -> Idle | None:
+        """Why it is not ``up``, where that is no fault."""
+        return self._idle
+
+    @idle.setter
+    def idle(self, idle: Idle | None) -> None:
+        if idle is not self._idle:
+            self._idle = idle
+            self._changed()
 
     def count(self, event: str, amount: int = 1) -> None:
         """Count an event of :data:`EVENTS`; KeyError on any other."""
         self._counters[event] += amount
-        self._is_changed = True
+        self._changed()
 
     def gauge(self, name: str, value: int) -> None:
         """Note a value of :data:`GAUGES`; KeyError on any other."""
-        self._is_changed |= self._gauges[name] != value
-        self._gauges[name] = value
+        if self._gauges[name] != value:
+            self._gauges[name] = value
+            self._changed()
+
+    def _changed(self) -> None:
+        self._is_changed = True
+        self.on_change()
 
     def connected(self) -> None:
         """Note a new connection: a report is due at once."""
@@ -246,7 +299,15 @@ class Reporter:
             return None
         self._reported_s = now
         self._is_changed = False
-        return _encode({"up": self._up, "counters": self._counters, "gauges": self._gauges})
+        return self._report(up=self._up, idle=self._idle)
+
+    def last_line(self) -> bytes | None:
+        """Return the report for the end of the connection, if there is anything to say about it."""
+        return self._report(up=False, idle=Idle.STOPPED) if self.is_stopped else None
+
+    def _report(self, *, up: bool, idle: Idle | None) -> bytes:
+        report: dict[str, object] = {"up": up, "counters": self._counters, "gauges": self._gauges}
+        return _encode(report | ({"idle": idle.value} if idle and not up else {}))
 
 
 class ComponentState:
@@ -258,6 +319,7 @@ class ComponentState:
         self.seen = False
         self.connected = False
         self.up = False
+        self.idle: Idle | None = None
         self.counters = dict.fromkeys(EVENTS[component], 0)
         self.gauges = dict.fromkeys(GAUGES[component], 0)
         self._totals = dict.fromkeys(EVENTS[component], 0)
@@ -265,10 +327,12 @@ class ComponentState:
     def opened(self) -> None:
         """Note a connection."""
         self.seen = self.connected = True
+        self.idle = None
 
     def reported(self, report: Report) -> None:
         """Take in a report."""
         self.up = report.up
+        self.idle = report.idle
         self.gauges |= report.gauges
         # One total that went back shows that the process began anew, with all of them at zero.
         if any(total < self._totals[name] for name, total in report.counters.items()):
@@ -278,6 +342,8 @@ class ComponentState:
             self._totals[name] = total
 
     def closed(self) -> None:
-        """Note that the connection ended: whatever it measured is over."""
+        """Note that the connection ended: whatever it measured is over. Unless it said why, something is wrong."""
         self.connected = self.up = False
+        if self.idle is not Idle.STOPPED:
+            self.idle = None
         self.gauges = dict.fromkeys(self.gauges, 0)

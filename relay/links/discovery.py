@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from zeroconf import IPVersion, ServiceStateChange
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
+from relay.core.clock import jittered
 from relay.core.stats import LinkKind
 from relay.links.targets import Target
 from relay.service.supervisor import supervise
@@ -109,7 +110,7 @@ class Discovery:
                 AsyncServiceBrowser(zeroconf.zeroconf, SERVICE_TYPE, handlers=[browser.changed])
                 while True:
                     # Relays that were switched on together would speak together for ever.
-                    await asyncio.sleep(ANNOUNCE_S * (0.75 + 0.5 * self._random()))
+                    await asyncio.sleep(jittered(ANNOUNCE_S, self._random(), spread=0.25))
                     zeroconf.zeroconf.async_send(zeroconf.zeroconf.generate_service_broadcast(info, None))
         finally:
             await zeroconf.async_close()

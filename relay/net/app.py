@@ -138,6 +138,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
                 tasks = [group.create_task(part) for part in work]
                 await stopping.wait()
                 notifier.stopping()
+                reporting.stopped()
                 for task in tasks:
                     task.cancel()
     finally:

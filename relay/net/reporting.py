@@ -7,7 +7,9 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Final
 
-from relay.links.components import REPORT_INTERVAL_S, REPORT_LEAST_S, Component, Reporter
+from relay.core.errors import DecodeError
+from relay.links.components import Component, Reporter
+from relay.links.reporting import report
 from relay.service.supervisor import Backoff
 
 if TYPE_CHECKING:
@@ -27,13 +29,11 @@ class Reporting:
         self._ports = 0
         self._wanted_ports = ports
         self._radios: dict[str, int | None] = {}
-        self._changed = asyncio.Event()
 
     def count(self, event: str, amount: int = 1) -> None:
         """Count an event."""
         if amount:
             self._reporter.count(event, amount)
-            self._changed.set()
 
     def radio(self, name: str, peers: int | None) -> None:
         """Note a configured radio and how many neighbours it has; None while it has not joined."""
@@ -52,7 +52,10 @@ class Reporting:
 
     def _weigh(self) -> None:
         self._reporter.up = None not in self._radios.values() and self._ports == self._wanted_ports
-        self._changed.set()
+
+    def stopped(self) -> None:
+        """Note that the process was told to end."""
+        self._reporter.is_stopped = True
 
     @property
     def summary(self) -> str:
@@ -66,30 +69,6 @@ class Reporting:
         backoff = Backoff(random, max_s=_MAX_DELAY_S)
         while True:
             began = loop.time()
-            with contextlib.suppress(OSError):
-                await self._connection(path)
+            with contextlib.suppress(OSError, DecodeError):
+                await report(path, self._reporter)
             await asyncio.sleep(backoff.next(ran_s=loop.time() - began))
-
-    async def _connection(self, path: Path) -> None:
-        loop = asyncio.get_running_loop()
-        reader, writer = await asyncio.open_unix_connection(path)
-        # Nothing is told to us; an end of file is the end, and wakes whoever waits for something to report.
-        ended = asyncio.create_task(reader.read())
-        ended.add_done_callback(lambda _: self._changed.set())
-        try:
-            writer.write(self._reporter.preamble())
-            self._reporter.connected()
-            while not ended.done():
-                self._changed.clear()
-                if line := self._reporter.line(loop.time()):
-                    writer.write(line)
-                    await writer.drain()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(REPORT_INTERVAL_S):
-                        await self._changed.wait()
-                await asyncio.sleep(REPORT_LEAST_S)
-        finally:
-            ended.cancel()
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()

@@ -94,11 +94,15 @@ class QueueStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComponentStatus:
-    """A process beside `relay run`: ble, net or board; ``counters`` only of what happened."""
+    """A process beside `relay run`: ble, net or board; ``counters`` only of what happened.
+
+    ``idle``: stopped or no_adapter where it does no work although nothing is wrong, else "".
+    """
 
     name: str
     connected: bool = False
     up: bool = False
+    idle: str = ""
     counters: dict[str, int] = field(default_factory=dict)
     gauges: dict[str, int] = field(default_factory=dict)
 
@@ -157,7 +161,7 @@ class Status:
         found += [
             f"relay {component.name} {'does not work' if component.connected else 'is gone'}; see its log"
             for component in self.components
-            if not component.up
+            if not component.up and not component.idle
         ]
         found += [notice.text for notice in self.notices if notice.serious]
         return found

@@ -57,6 +57,7 @@ class Components:
                 name=state.component.value,
                 connected=state.connected,
                 up=state.up,
+                idle=state.idle.value if state.idle else "",
                 counters={name: count for name, count in state.counters.items() if count},
                 gauges=dict(state.gauges),
             )

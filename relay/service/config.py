@@ -38,6 +38,11 @@ OTHER_SECTIONS = {
     "net": "relay.net.config:NetConfig",
 }
 
+#: Settings that there were once, by section and name, with what to write instead.
+REMOVED = {
+    ("ble", "airtime_kbytes_per_s"): "it is gone; name the adapter in [limits.bytes_per_s], such as hci0 = 20000",
+}
+
 DEFAULT_PORT = 4270
 DEFAULT_LISTEN = Address("127.0.0.1", 9470)
 #: A path that depends on who runs the relay; :func:`default_config` fills it in.
@@ -113,10 +118,9 @@ class TcpConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnixConfig:
-    """The socket by which other processes hand in streams."""
+class SocketConfig:
+    """A socket on this machine, and who may open it."""
 
-    enabled: bool = setting(True, settings.boolean)
     path: Path = setting(AUTOMATIC, settings.socket_path)
     access: str = setting("owner", settings.one_of("owner", "group"))
 
@@ -124,6 +128,13 @@ class UnixConfig:
     def mode(self) -> int:
         """Permission bits of the socket."""
         return 0o660 if self.access == "group" else 0o600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnixConfig(SocketConfig):
+    """The socket by which other processes hand in streams."""
+
+    enabled: bool = setting(True, settings.boolean)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,16 +175,8 @@ class HttpConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ControlConfig:
+class ControlConfig(SocketConfig):
     """The socket of `relay status` and `relay clock set`."""
-
-    path: Path = setting(AUTOMATIC, settings.socket_path)
-    access: str = setting("owner", settings.one_of("owner", "group"))
-
-    @property
-    def mode(self) -> int:
-        """Permission bits of the socket."""
-        return 0o660 if self.access == "group" else 0o600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,7 +294,12 @@ def _read_section(
     for key, value in table.items():
         item = known.get(key)
         if item is None:
-            remedy = _closest(key, list(known)) or _elsewhere(key) or f"[{section}] has: {', '.join(known)}"
+            remedy = (
+                REMOVED.get((section, key))
+                or _closest(key, list(known))
+                or _elsewhere(key)
+                or f"[{section}] has: {', '.join(known)}"
+            )
             found.append(((section, key), f"unknown setting {key} in [{section}]; {remedy}"))
             continue
         try:
@@ -336,7 +344,7 @@ def _with_paths(config: Config, environ: Mapping[str, str]) -> Config:
     if store.path == AUTOMATIC:
         store = replace(store, path=paths.state_directory(environ))
     if unix.path == AUTOMATIC:
-        unix = replace(unix, path=runtime / "link.sock")
+        unix = replace(unix, path=runtime / paths.LINK_SOCKET)
     if control.path == AUTOMATIC:
-        control = replace(control, path=runtime / "control.sock")
+        control = replace(control, path=runtime / paths.CONTROL_SOCKET)
     return replace(config, store=store, unix=unix, control=control)

@@ -18,6 +18,7 @@ from relay.service.api import SCHEMA, Status, read_status
 from relay.service.sockets import UnixListener, listen_unix
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from relay.service.api import Engine
@@ -35,8 +36,15 @@ CLIENT_TIMEOUT_S = 10.0
 MAX_UNIX_S = 253_402_300_799
 
 
+_PERMISSION = 'use sudo, or be in its group, where relay.toml has access = "group" in [control]'
+
+
 class ControlError(RelayError):
     """The relay does not answer, or refused; the message has the remedy."""
+
+
+class NotYoursError(ControlError):
+    """The socket is there, or may be, and this user may not open it."""
 
 
 class ControlServer:
@@ -153,7 +161,7 @@ class ControlClient:
             self._socket.connect(str(path))
         except PermissionError as error:
             self._socket.close()
-            raise ControlError(f"{path} is not yours to open; use the relay's user, or sudo") from error
+            raise NotYoursError(f"{path} is not yours to open; {_PERMISSION}") from error
         except OSError as error:
             self._socket.close()
             raise ControlError(f"no relay answers at {path}; start one with `relay run`") from error
@@ -194,3 +202,25 @@ class ControlClient:
         if not answer.get("ok"):
             raise ControlError(str(answer.get("error")))
         return answer.get("result")
+
+
+def connect_to_first(paths: Sequence[Path]) -> ControlClient:
+    """Connect to the first of ``paths`` (one at least) where a relay answers; raise ControlError that names all."""
+    refused = []
+    for path in paths:
+        try:
+            return ControlClient(path)
+        except ControlError as error:
+            refused.append(error)
+    if len(refused) == 1:
+        raise refused[0]
+    forbidden = [path for path, error in zip(paths, refused, strict=True) if isinstance(error, NotYoursError)]
+    if not forbidden:
+        raise ControlError(f"no relay answers at {_listed(paths)}; start one with `relay run`")
+    others = [path for path in paths if path not in forbidden]
+    nobody = f"no relay answers at {_listed(others)}, and " if others else ""
+    raise NotYoursError(f"{nobody}{_listed(forbidden)} is not yours to open; {_PERMISSION}")
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    return " or ".join(map(str, paths))

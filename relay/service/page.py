@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay.service import pictures
-from relay.service.text import COMPONENTS, clock_text, human_bytes, human_duration, plural
+from relay.service.text import COMPONENTS, clock_text, human_bytes, human_duration, idle_text, plural
 
 if TYPE_CHECKING:
-    from relay.service.api import LinkStatus, Status
+    from relay.service.api import ComponentStatus, LinkStatus, Status
     from relay.service.history import Sample
 
 #: Half a minute: soon enough to watch, rare enough for a battery.
@@ -62,7 +62,9 @@ def _health(status: Status) -> str:
 
 
 def _notes(status: Status) -> str:
-    items = "".join(f"<li>{escape(notice.text)}</li>" for notice in status.notices if not notice.serious)
+    notes = [notice.text for notice in status.notices if not notice.serious]
+    notes += [f"{COMPONENTS.get(row.name, row.name)}: {text}" for row in status.components if (text := idle_text(row))]
+    items = "".join(f"<li>{escape(note).replace('`', '')}</li>" for note in notes)
     return _section("Worth knowing", f'<ul class="soft">{items}</ul>', "wide") if items else ""
 
 
@@ -128,14 +130,19 @@ def _link_row(link: LinkStatus) -> str:
 def _components(status: Status) -> str:
     if not status.components:
         return ""
-    states = {True: "up", False: '<span class="down">down</span>'}
     rows = "".join(
-        f"<tr><td>{escape(COMPONENTS.get(row.name, row.name))}</td><td>{states[row.up]}</td>"
+        f"<tr><td>{escape(COMPONENTS.get(row.name, row.name))}</td><td>{_state(row)}</td>"
         f"<td>{', '.join(f'{_words(name)} {count:,}' for name, count in row.gauges.items())}</td></tr>"
         for row in status.components
     )
     head = "<tr><th>Part</th><th>State</th><th>Now</th></tr>"
     return _section("Radios and board", f'<div class="scroll"><table>{head}{rows}</table></div>', "wide")
+
+
+def _state(component: ComponentStatus) -> str:
+    if component.idle:
+        return f'<span class="soft">{_words(component.idle)}</span>'
+    return "up" if component.up else '<span class="down">down</span>'
 
 
 def _events(status: Status) -> str:

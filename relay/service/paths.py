@@ -13,6 +13,9 @@ NAME = "mesh-relay"
 SYSTEM_CONFIG = Path("/etc") / NAME / "relay.toml"
 SYSTEM_STATE = Path("/var/lib") / NAME
 SYSTEM_RUNTIME = Path("/run") / NAME
+#: Sockets within a runtime folder.
+CONTROL_SOCKET = "control.sock"
+LINK_SOCKET = "link.sock"
 #: What Debian gives to users without a home.
 NO_HOME = Path("/nonexistent")
 
@@ -56,4 +59,12 @@ def config_candidates(environ: Mapping[str, str]) -> list[Path]:
 
 def find_config(environ: Mapping[str, str]) -> Path | None:
     """The first configuration there is, or None, which means every default."""
-    return next((path for path in config_candidates(environ) if path.is_file()), None)
+    return next((path for path in config_candidates(environ) if _is_there(path)), None)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:
+        # Whoever reads it next is told so; as good as absent it is not.
+        return True

@@ -7,6 +7,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
+from relay.core.clock import jittered
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -38,7 +40,7 @@ class Backoff:
             self._delay_s = self._first_s
         delay_s = self._delay_s
         self._delay_s = min(2 * delay_s, self._max_s)
-        return delay_s * (0.5 + self._random())
+        return jittered(delay_s, self._random())
 
 
 async def supervise(

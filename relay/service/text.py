@@ -68,12 +68,24 @@ def store_text(store: StoreStatus) -> str:
 COMPONENTS = {"ble": "Bluetooth", "net": "Wi-Fi", "board": "board"}
 
 
+#: Why one of them does no work although nothing is wrong, and what changes that.
+IDLE = {
+    "stopped": "stopped; systemctl start relay-{name}, or `relay {name}`, starts it again",
+    "no_adapter": "no adapter in this machine; one that is plugged in is used at once",
+}
+
+
+def idle_text(component: ComponentStatus) -> str:
+    """Why it does no work although nothing is wrong, with the remedy; empty if that is not so."""
+    return IDLE.get(component.idle, component.idle.replace("_", " ")).format(name=component.name)
+
+
 def component_text(component: ComponentStatus) -> str:
     """How another process of the relay is: its gauges in words, then what it counted."""
     state = "works" if component.up else "does not work" if component.connected else "gone"
     gauges = [f"{count} {name.replace('_', ' ')}" for name, count in component.gauges.items()]
     counted = [f"{count} {name.replace('_', ' ')}" for name, count in component.counters.items()]
-    parts = [", ".join([state, *gauges])] + ([", ".join(counted)] if counted else [])
+    parts = [idle_text(component) or ", ".join([state, *gauges])] + ([", ".join(counted)] if counted else [])
     return "; ".join(parts)
 
 

@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import random
 import secrets
 import socket
@@ -71,6 +72,18 @@ async def running(folder, *, max_connections=64, max_connections_per_address=32)
             with contextlib.suppress(asyncio.CancelledError):
                 await link
             await committer.close()
+
+
+@contextlib.contextmanager
+def not_root():
+    """To whom permissions apply, whoever runs the tests."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 class Phone:

@@ -156,11 +156,16 @@ def test_what_is_wrong_with_the_file_is_on_light_and_card_once(place, run):
     assert "started and works" in machine.texts[0]
 
 
+def alarm(place, number):
+    """What the kernel says of the supply."""
+    file = place.sys / "class" / "hwmon" / "hwmon0" / "in0_lcrit_alarm"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.with_name("name").write_text("rpi_volt\n")
+    file.write_text(f"{number}\n")
+
+
 def test_a_weak_supply_is_told_everywhere(place, run):
-    folder = place.sys / "class" / "hwmon" / "hwmon0"
-    folder.mkdir(parents=True)
-    (folder / "name").write_text("rpi_volt\n")
-    (folder / "in0_lcrit_alarm").write_text("1\n")
+    alarm(place, 1)
     machine = Machine()
     run(machine)
     until(lambda: place.status()["light"] == "voltage")
@@ -168,6 +173,17 @@ def test_a_weak_supply_is_told_everywhere(place, run):
     until(lambda: machine.texts)
     assert "POWER: " in machine.texts[0]
     assert [notice.code for notice in read_notices([place.own_notices])] == [NoticeCode.UNDERVOLTAGE]
+
+
+def test_one_short_dip_of_the_supply_is_noticed_and_remembered(place, run):
+    alarm(place, 0)
+    run(Machine())
+    until(lambda: place.status()["light"] == "clock")
+    # The kernel's driver forgets it after two seconds.
+    alarm(place, 1)
+    time.sleep(2)
+    alarm(place, 0)
+    assert place.status()["light"] == "voltage"
 
 
 def test_a_card_that_cannot_be_written_is_no_end(place, run, monkeypatch):

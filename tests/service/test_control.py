@@ -3,12 +3,22 @@ import asyncio
 import json
 import socket
 import stat
+from pathlib import Path
 
 import pytest
 
 from relay.service.api import ClockStatus
-from relay.service.control import MAX_CONNECTIONS, MAX_REQUEST_BYTES, ControlClient, ControlError, ControlServer
+from relay.service.control import (
+    MAX_CONNECTIONS,
+    MAX_REQUEST_BYTES,
+    ControlClient,
+    ControlError,
+    ControlServer,
+    NotYoursError,
+    connect_to_first,
+)
 from relay.service.sockets import SocketInUseError, listen_unix
+from tests.service.running import not_root
 
 
 def exchange(path, data):
@@ -102,6 +112,24 @@ def test_the_socket_is_its_owners(control):
 def test_no_relay_no_answer_but_a_remedy(tmp_path):
     with pytest.raises(ControlError, match="relay run"):
         ControlClient(tmp_path / "none.sock")
+
+
+def test_the_first_relay_that_answers_is_asked(control, tmp_path):
+    for paths in ([control], [control, tmp_path / "none.sock"], [tmp_path / "none.sock", control]):
+        with connect_to_first(paths) as client:
+            assert client.status()
+
+
+def test_of_several_places_all_are_named_with_the_remedy(tmp_path):
+    own, system = Path("/nonexistent/own.sock"), tmp_path / "run" / "control.sock"
+    with pytest.raises(ControlError, match=r"at /nonexistent/own.sock or .*/run/control.sock; start one"):
+        connect_to_first([own, system])
+    system.parent.mkdir(mode=0)
+    with not_root():
+        with pytest.raises(NotYoursError, match=r"^no relay .*/own.sock, and .*/run/control.sock is not yours.*sudo"):
+            connect_to_first([own, system])
+        with pytest.raises(NotYoursError, match=r"^\S*/run/control.sock is not yours to open; use sudo, or.*access"):
+            connect_to_first([system])
 
 
 def test_the_socket_is_gone_after_a_clean_end(engine, tmp_path):

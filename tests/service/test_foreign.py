@@ -10,9 +10,10 @@ import pytest
 
 from relay.core.errors import DecodeError
 from relay.core.stats import HandshakeFailure, LinkKind
-from relay.links.components import MAX_REPORT_BYTES, Component, Reporter, decode_news
+from relay.links.components import MAX_REPORT_BYTES, Component, Idle, Reporter, decode_news
 from relay.links.foreign import decode_preamble
 from relay.service import components
+from relay.service.api import read_status
 from relay.service.text import status_text
 from tests.service.running import Phone, connect, envelope, running
 
@@ -83,6 +84,37 @@ def test_what_a_process_reports_is_in_the_status_until_it_is_gone(tmp_path):
             await until(lambda: not engine.status().components[0].connected)
             assert "relay net is gone; see its log" in engine.status().problems()
             assert engine.status().components[0].counters == {"rejoined": 2}
+
+    asyncio.run(run())
+
+
+def test_whoever_was_stopped_or_has_nothing_to_work_with_is_no_problem(tmp_path):
+    async def run():
+        async with running(tmp_path) as (engine, path):
+            engine.ready = True
+            reporter = Reporter(Component.BLE)
+            with closing(await connect(path, {"component": "ble"})) as sock:
+                reporter.idle = Idle.NO_ADAPTER
+                await report(sock, reporter)
+                await until(lambda: engine.status().components and engine.status().components[0].idle)
+                assert engine.status().problems() == []
+                assert "Bluetooth  no adapter in this machine; one that is plugged in" in status_text(engine.status())
+                assert "0 adapters" not in status_text(engine.status())
+            await until(lambda: engine.status().problems() == ["relay ble is gone; see its log"])
+            with closing(await connect(path, {"component": "ble"})) as sock:
+                reporter.up = True
+                reporter.count("dials")
+                await report(sock, reporter)
+                await until(lambda: engine.status().problems() == [])
+                reporter.is_stopped = True
+                await asyncio.get_running_loop().sock_sendall(sock, reporter.last_line())
+            await until(lambda: not engine.status().components[0].connected)
+            assert engine.status().problems() == []
+            assert read_status(engine.status().as_dict()) == engine.status()
+            text = status_text(engine.status())
+            assert "Bluetooth  stopped; systemctl start relay-ble, or `relay ble`, starts it again; 1 dials" in text
+            with closing(await connect(path, {"component": "ble"})):
+                await until(lambda: engine.status().problems() == ["relay ble does not work; see its log"])
 
     asyncio.run(run())
 

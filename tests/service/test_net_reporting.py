@@ -65,6 +65,31 @@ def test_reports_follow_what_happens_and_a_relay_that_restarts(tmp_path):
     assert [report["counters"]["rejoined"] for report in (first, second, third, fourth)] == [0, 1, 1, 2]
 
 
+def test_a_process_that_is_told_to_end_says_so(tmp_path):
+    async def work():
+        reporting = Reporting()
+        lines = asyncio.Queue()
+        path = tmp_path / "link.sock"
+
+        async def serve(reader, writer):
+            while line := await reader.readline():
+                lines.put_nowait(json.loads(line))
+            writer.close()
+
+        async with await asyncio.start_unix_server(serve, path):
+            task = asyncio.create_task(reporting.run(path, lambda: 0.0))
+            await lines.get()
+            first = await lines.get()
+            reporting.stopped()
+            task.cancel()
+            await asyncio.wait([task])
+            return first.get("idle"), await lines.get()
+
+    idle, last = run(work)
+    assert idle is None
+    assert (last["up"], last["idle"]) == (False, "stopped")
+
+
 def test_a_name_that_nobody_knows_is_a_bug_here():
     with pytest.raises(KeyError):
         Reporting().count("no such event")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -13,10 +14,12 @@ import pytest
 from relay import __version__
 from relay.cli import main
 from relay.cli.operator import UsageError, parse_time
+from relay.service import paths
 from relay.service.api import LinkStatus, StoreStatus, TaskStatus, read_status
-from relay.service.config import EXAMPLE, parse_config
+from relay.service.config import EXAMPLE, ConfigError, load_config, parse_config
 from relay.service.logs import PrivateFormatter, setup
 from relay.service.text import human_bytes, human_duration, startup_summary, status_text
+from tests.service.running import not_root
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +125,29 @@ def test_the_configured_control_socket_is_used(control, tmp_path, capsys):
     path.write_text(f"[control]\npath = '{control}'\n")
     assert main(["status", "--config", str(path)]) == 0
     assert "all well" in capsys.readouterr().out
+
+
+def test_who_runs_no_relay_is_told_of_the_systems(control, monkeypatch, capsys):
+    monkeypatch.setattr(paths, "SYSTEM_RUNTIME", control.parent)
+    assert main(["status"]) == 0
+    assert "all well" in capsys.readouterr().out
+
+
+def test_a_configuration_that_only_root_may_read_is_no_reason_to_ask_nobody(tmp_path, monkeypatch, capsys):
+    config = tmp_path / "etc" / "relay.toml"
+    config.parent.mkdir(mode=0)
+    monkeypatch.setattr(paths, "SYSTEM_CONFIG", config)
+    monkeypatch.setattr(paths, "SYSTEM_RUNTIME", tmp_path / "etc")
+    monkeypatch.setenv("HOME", "/nonexistent")
+    with not_root():
+        assert paths.find_config(os.environ) == config
+        with pytest.raises(ConfigError, match="Permission denied"):
+            load_config(None)
+        assert main(["status"]) == 1
+    config.parent.chmod(0o700)
+    told = capsys.readouterr().err
+    assert f"no relay answers at {paths.runtime_directory(os.environ)}/control.sock, and {config.parent}" in told
+    assert "is not yours to open; use sudo" in told
 
 
 def test_the_operator_gives_the_time(engine, control, capsys):

@@ -127,6 +127,22 @@ def test_the_page_shows_how_the_radios_are(engine):
     assert get(engine, "/healthz")[::2] == (503, "relay net does not work; see its log\n")
 
 
+def test_a_radio_that_nobody_has_or_that_was_stopped_is_worth_knowing_and_no_problem(engine):
+    engine.changes = {
+        "components": [
+            ComponentStatus(name="ble", connected=True, idle="no_adapter"),
+            ComponentStatus(name="net", idle="stopped"),
+        ],
+    }
+    assert get(engine, "/healthz")[::2] == (200, "ok\n")
+    page = get(engine, "/")[2]
+    Document(page)
+    assert '<td>Bluetooth</td><td><span class="soft">no adapter</span></td>' in page
+    assert '<td>Wi-Fi</td><td><span class="soft">stopped</span></td>' in page
+    assert "<li>Bluetooth: no adapter in this machine; one that is plugged in is used at once</li>" in page
+    assert "<li>Wi-Fi: stopped; systemctl start relay-net, or relay net, starts it again</li>" in page
+
+
 def test_a_relay_that_is_well_is_healthy(engine):
     assert get(engine, "/healthz")[::2] == (200, "ok\n")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Between a Bluetooth stream and `relay run`: all bytes, both ways, no more than the air allows."""
+"""Between a Bluetooth stream and `relay run`: all bytes, both ways."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from contextlib import suppress
 
 import pytest
 
-from relay.ble.airtime import Airtime, Share
 from relay.ble.bridge import LINGER_S, STALL_S, connect, splice, stream_preamble
 from relay.ble.slots import Slot
 from relay.ble.stream import SlotStream, StreamEndedError
@@ -153,32 +152,3 @@ def test_connecting_writes_the_first_line(tmp_path):
         assert lines == [b'{"version": 1}\n']
 
     asyncio.run(main())
-
-
-def test_the_air_is_bounded_and_shared_evenly():
-    async def main():
-        airtime = Airtime(kbytes_per_s=10)
-        loop = asyncio.get_running_loop()
-        taken = [0, 0]
-
-        async def take(who, each):
-            share = Share(airtime)
-            while loop.time() < 60:
-                await share.take(each)
-                taken[who] += each
-
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(take(0, 4096))
-            tasks.create_task(take(1, 17))
-        assert sum(taken) == pytest.approx(60 * 10_000, rel=0.05)
-        assert taken[0] == pytest.approx(taken[1], rel=0.05)
-
-    run(main())
-
-
-def test_without_a_bound_nobody_waits():
-    async def main():
-        await Share(Airtime(kbytes_per_s=0)).take(1 << 20)
-        assert asyncio.get_running_loop().time() == 0
-
-    run(main())

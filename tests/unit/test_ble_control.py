@@ -73,6 +73,29 @@ def test_it_reports_and_hears_the_news(tmp_path):
     in_world(tmp_path, scenario)
 
 
+def test_a_process_that_is_told_to_end_says_so_and_one_that_fails_does_not(tmp_path):
+    async def scenario(world, *, is_stopped):
+        async with world.relay_run():
+            world.reporter.up = True
+            task = asyncio.ensure_future(world.control.run())
+            await asyncio.sleep(5)
+            world.reporter.is_stopped = is_stopped
+            task.cancel()
+            await asyncio.wait([task])
+            await asyncio.sleep(0.1)
+            return world.lines[-1]
+
+    for is_stopped in (False, True):
+        folder = tmp_path / str(is_stopped)
+        folder.mkdir()
+
+        async def main(folder=folder, is_stopped=is_stopped):
+            return await scenario(World(folder), is_stopped=is_stopped)
+
+        last = run(main())
+        assert (last["up"], last.get("idle")) == ((False, "stopped") if is_stopped else (True, None))
+
+
 def test_without_relay_run_there_is_no_news_and_it_tries_again(tmp_path):
     async def scenario(world):
         await asyncio.sleep(300)

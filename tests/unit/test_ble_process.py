@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from relay.ble.config import BleConfig
+from relay.ble.presence import Presence
 from relay.ble.privacy import missing, warnings
+from relay.links.components import Idle
 from relay.service.config import ConfigError, parse_config
 
 #: Only `relay ble` may load these: they pull in GLib and D-Bus.
@@ -22,9 +24,7 @@ def parse(text):
 
 
 def test_the_defaults_need_no_file():
-    assert parse("[ble]\n") == BleConfig(
-        enabled=True, adapters=(), max_clients=12, max_neighbours=3, airtime_kbytes_per_s=0, rotation_s=900
-    )
+    assert parse("[ble]\n") == BleConfig(enabled=True, adapters=(), max_clients=12, max_neighbours=3, rotation_s=900)
     assert parse('[ble]\nadapters = ["hci1"]\nrotation_s = 300').adapters == ("hci1",)
 
 
@@ -35,7 +35,8 @@ def test_the_defaults_need_no_file():
         ("adapters = 1", '["hci0"]'),
         ("max_clients = 0", "1 to 64"),
         ("rotation_s = 1", "30"),
-        ("airtime = 3", "airtime_kbytes_per_s"),
+        ("airtime_kbytes_per_s = 3", "[limits.bytes_per_s]"),
+        ("max_client = 3", "did you mean max_clients?"),
     ],
 )
 def test_a_wrong_setting_is_told_with_its_line_and_remedy(line, remedy):
@@ -56,6 +57,18 @@ def test_relay_run_imports_nothing_of_bluetooth():
     assert "relay.ble.config" in loaded
     assert {name for name in loaded if name.partition(".")[0] in HEAVY} == set()
     assert {name for name in loaded if name.startswith("relay.ble.")} == {"relay.ble.config"}
+
+
+def test_a_machine_without_an_adapter_is_no_fault_and_one_that_lost_its_own_is(tmp_path):
+    assert Presence(is_wanted=True, kernel_list=tmp_path).look() is None
+    presence = Presence(is_wanted=False, kernel_list=tmp_path / "none")
+    assert presence.look() is Idle.NO_ADAPTER, "a kernel that knows no Bluetooth"
+    presence = Presence(is_wanted=False, kernel_list=tmp_path)
+    assert presence.look() is Idle.NO_ADAPTER
+    (tmp_path / "hci0").mkdir()
+    assert presence.look() is None
+    (tmp_path / "hci0").rmdir()
+    assert presence.look() is None
 
 
 ADDRESS, NAMES = "Privacy = device", "ReverseServiceDiscovery = false"

@@ -10,7 +10,6 @@ import socket
 
 import pytest
 
-from relay.ble.airtime import Airtime
 from relay.ble.frames import CloseReason, Kind, decode_frame, encode_open
 from relay.ble.gatt import INFO_UUID, NO_SLOT, SLOT_UUID, SLOTS, TX_UUIDS, decode_info
 from relay.ble.server import OPEN_TIMEOUT_S, REOPEN_S, Server
@@ -36,7 +35,6 @@ class World:
         self.server = Server(
             max_clients=max_clients,
             socket_path=self.path,
-            airtime=Airtime(kbytes_per_s=0),
             reporter=self.reporter,
             notify=self.notify,
         )

@@ -5,9 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.clock import LAST_HOUR, SKEW_HOURS, STEP_S, Clock
+from relay.core.clock import LAST_HOUR, SKEW_HOURS, STEP_S, Clock, jittered
 from relay.core.envelope import MAX_LIFETIME_HOURS
 from tests.unit.memory import BUILD_HOUR
+
+
+@pytest.mark.parametrize(("spread", "least", "most"), [(0.5, 50, 150), (0.25, 75, 125), (1, 0, 200)])
+def test_a_jittered_time_is_around_the_time(spread, least, most):
+    assert jittered(100, 0.0, spread=spread) == least
+    assert jittered(100, 0.5, spread=spread) == 100
+    assert most - 0.1 < jittered(100, 0.9999, spread=spread) < most
+
 
 YEAR_S = 365 * 86400.0
 WALL = (BUILD_HOUR + 50) * 3600.0

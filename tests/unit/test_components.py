@@ -18,6 +18,7 @@ from relay.links.components import (
     SILENT_S,
     Component,
     ComponentState,
+    Idle,
     NewsForBle,
     Report,
     Reporter,
@@ -62,6 +63,45 @@ def test_a_process_reports_at_once_then_changes_once_a_second_and_that_it_lives(
     reporter.connected()
     assert reporter.line(11.0 + REPORT_INTERVAL_S) is not None, "a new connection knows nothing"
     assert REPORT_INTERVAL_S * 2 < SILENT_S
+
+
+def test_a_process_may_say_why_it_does_nothing_unless_it_does_something():
+    reporter = Reporter(Component.BLE)
+    reporter.idle = Idle.NO_ADAPTER
+    assert decode_report(Component.BLE, reporter.line(0.0)[:-1]).idle is Idle.NO_ADAPTER
+    assert reporter.last_line() is None, "nobody told it to end"
+    reporter.up = True
+    assert decode_report(Component.BLE, reporter.line(1.0)[:-1]).idle is None
+    reporter.is_stopped = True
+    last = decode_report(Component.BLE, reporter.last_line()[:-1])
+    assert (last.up, last.idle) == (False, Idle.STOPPED)
+
+
+def test_what_makes_a_report_due_is_heard():
+    reporter = Reporter(Component.BLE)
+    heard = []
+    reporter.on_change = lambda: heard.append(reporter.next_s())
+    reporter.line(0.0)
+    reporter.count("dials")
+    reporter.gauge("clients", 1)
+    reporter.up = True
+    reporter.idle = Idle.NO_ADAPTER
+    assert heard == [REPORT_LEAST_S] * 4
+    reporter.gauge("clients", 1)
+    reporter.up = True
+    reporter.idle = Idle.NO_ADAPTER
+    assert len(heard) == 4
+
+
+def test_only_who_was_stopped_is_idle_after_the_end():
+    state = ComponentState(Component.BLE)
+    for idle, after in ((None, None), (Idle.NO_ADAPTER, None), (Idle.STOPPED, Idle.STOPPED)):
+        state.opened()
+        assert state.idle is None
+        state.reported(Report(up=False, counters={}, gauges={}, idle=idle))
+        assert state.idle is idle
+        state.closed()
+        assert state.idle is after
 
 
 def test_names_that_are_not_in_the_list_are_a_bug_of_the_process():
@@ -117,6 +157,10 @@ def test_news_fit_a_line_with_as_many_neighbours_as_there_can_be():
         b'{"up":true,"counters":{"dials":99999999999999999},"gauges":{}}',
         b'{"up":true,"counters":{},"gauges":{"dials":1}}',
         b'{"up":true,"counters":{},"gauges":{},"more":0}',
+        b'{"up":true,"counters":{},"gauges":{},"idle":"no_adapter"}',
+        b'{"up":false,"counters":{},"gauges":{},"idle":"lazy"}',
+        b'{"up":false,"counters":{},"gauges":{},"idle":["stopped"]}',
+        b'{"up":false,"counters":{},"gauges":{},"idle":null}',
         b"[" * 3000,
         b'{"up":true,"counters":{},"gauges":{}}' + b" " * MAX_REPORT_BYTES,
     ],

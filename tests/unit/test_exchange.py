@@ -9,11 +9,11 @@ import pytest
 from relay.core import messages as m
 from relay.core.admission import Policy
 from relay.core.envelope import envelope_id, price_paid
-from relay.core.exchange import MAX_STALLS, REQUEST_TIMEOUT_S
+from relay.core.exchange import DOUBT_AFTER_S, MAX_STALLS, REQUEST_TIMEOUT_S
 from relay.core.meetings import MAX_AT_ONCE as MAX_RECONCILIATIONS
 from relay.core.messages import OFFER_WINDOW, Goodbye, MessageType, Offer
 from relay.core.node import MAX_UNWANTED
-from relay.core.session import Credit, Fetch, Offers, Reconcile, Same
+from relay.core.session import DEAD_AFTER_S, PROBE_TIMEOUT_S, Credit, Fetch, Offers, Reconcile, Same
 from relay.core.stats import Dropped, Rejected, SessionError, Total
 from tests.unit.memory import BUILD_HOUR, HOUR, Relay, Wire, client, envelope, neighbour, purge, put_all, settle
 
@@ -310,6 +310,54 @@ def test_two_links_to_one_neighbour_carry_each_envelope_once_and_one_replaces_th
             busiest.lose()
             settle(*(wire for wire in (eth, wlan) if not wire.cut))
     assert a.count(Total.DUPLICATE) == b.count(Total.DUPLICATE) == 0
+
+
+def offered_to(peer):
+    return {item.identity for event in peer.of(Offers) for item in event.items}
+
+
+def test_what_was_offered_in_vain_and_what_had_yet_to_be_is_offered_on_the_next_link_to_the_neighbour():
+    """Without a reconciliation, which takes longer: it is the side that dialled that begins one."""
+    relay = Relay(policy=Policy(max_bytes=1 << 24, max_envelopes=1 << 14))
+    one, first = neighbour(relay, seed=5)
+    two, second = client(relay, seed=6, role=m.Role.RELAY)
+    two.session.send_same([one.session.link_secret])
+    settle(first, second)
+    rng = random.Random(19)
+    bodies = [envelope(rng) for _ in range(OFFER_WINDOW + 20)]
+    put_all(relay, bodies)
+    settle(first, second)
+    (primary, lost), (other, wire) = sorted(((one, first), (two, second)), key=lambda side: not offered_to(side[0]))
+    assert (len(offered_to(primary)), len(offered_to(other))) == (OFFER_WINDOW, 0)
+    lost.lose()
+    settle(wire)
+    other.session.credit(OFFER_WINDOW)
+    settle(wire)
+    assert offered_to(other) == {envelope_id(body) for body in bodies}
+    assert relay.count(Total.RECONCILED) == 0
+
+
+def test_a_neighbour_that_is_silent_after_offers_is_probed_long_before_one_that_has_nothing_to_say():
+    a, b = Relay(1), Relay(2)
+    wires = [Wire(a, b, interface="eth0"), Wire(a, b, interface="wlan0")]
+    settle(*wires)
+    (dead,) = (wire for wire in wires if wire.link.exchange.cursor is not None)
+    (alive,) = (wire for wire in wires if wire is not dead)
+    dead.cut = True
+    bodies = [envelope(random.Random(20)) for _ in range(3)]
+    began = now = 30.0
+    put_all(a, bodies, now=now)
+    a.node.data_to_send(dead.link, now)  # the offers, which nobody hears
+    settle(alive, now=now)
+    assert b.held() == set()
+    while not dead.link.closed and now - began <= DOUBT_AFTER_S + PROBE_TIMEOUT_S:
+        now = max(a.node.next_deadline(), now + 0.1)
+        a.node.handle_timer(now)
+        a.node.data_to_send(dead.link, now)
+        settle(alive, now=now)
+    assert DOUBT_AFTER_S + PROBE_TIMEOUT_S < DEAD_AFTER_S / 2
+    assert (dead.link.closed, alive.link.closed) == (True, False)
+    assert b.held() == set(bodies)
 
 
 def test_same_is_said_once_and_first_in_a_session():
