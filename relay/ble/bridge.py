@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 #: Read from `relay run` at a time: two records of a slow link, and four full frames of a
 #: slot, so that none is sent nearly empty. What lies here can be overtaken by nothing.
 CHUNK_BYTES: Final = 4 * (MAX_VALUE_BYTES - HEADER.size)
+#: What may wait for `relay run` to read it (Linux doubles that): beyond, the peer has to stop sending.
+AHEAD_BYTES: Final = 8 << 10
 #: For the last bytes of a session that `relay run` ended.
 LINGER_S: Final = 2.0
 #: A peer that does not take one chunk in so long is disconnected: `relay run` has given
@@ -37,6 +39,7 @@ async def connect(path: Path, preamble: dict[str, object]) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, AHEAD_BYTES)
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await loop.sock_connect(sock, str(path))
             await loop.sock_sendall(sock, json.dumps(preamble).encode() + b"\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How much is sent on one interface, where the operator bounds it (docs/protocol.md section 5)."""
+"""How much is sent and received on one interface, where the operator bounds it (docs/protocol.md section 5)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from relay.core.link import Link
 
-#: What was not sent may be sent later, up to so many seconds' worth at once.
+#: What was not used may be used later, up to so many seconds' worth at once.
 BURST_S: Final = 0.25
+#: Who sends to us stops once that takes the air for so long ahead: a message comes in whole meanwhile, and its
+#: answer waits for nobody.
+AHEAD_S: Final = 0.5
 
 
 class Airtime:
@@ -31,8 +34,12 @@ class Airtime:
         self._waiting.add(link.number)
         return False
 
+    def admits_more(self, link: Link, now: float) -> bool:
+        """Whether a link may be read from; one that may not waits for its turn as if it had something to send."""
+        return self._open_at <= now + AHEAD_S or self.admits(link, now)
+
     def spent(self, link: Link, count: int, now: float) -> None:
-        """Take account of bytes sent, those that could not wait included."""
+        """Take account of bytes sent, those that could not wait included, or received."""
         if count:
             self._open_at = max(self._open_at, now - BURST_S) + count / self._bytes_per_s
             self._links[link.number] = self._links.pop(link.number, link)

@@ -30,6 +30,7 @@ class Link:
         "news",
         "news_told",
         "number",
+        "paused",
         "pending_bytes",
         "pinned",
         "price_told",
@@ -64,9 +65,10 @@ class Link:
         self.serving = serving
         self.pinned = pinned
         self.since = now
-        #: Of its interface, where that is bounded; and whether it holds back what can wait.
+        #: Of its interface, where that is bounded; whether it holds back what can wait, and is not read from.
         self.airtime: Airtime | None = None
         self.held = False
+        self.paused = False
         self.exchange: Exchange | None = None
         self.reconciler: Reconciler | None = None
         self.reconciliations = 0

@@ -99,7 +99,7 @@ class NodeConfig:
     ``secret`` (32 bytes) closes the mesh between relays; ``open_to_clients``
     lets clients in without it. ``static`` is the key shown to whoever connects,
     if others pin it; one that dials shows a fresh one to whom it may find there.
-    ``bytes_per_s``: what is sent at most on an interface, by its name.
+    ``bytes_per_s``: what is sent and received at most on an interface, by its name.
     """
 
     durable: bool
@@ -241,6 +241,10 @@ class Node:
         before = link.session.frames_in
         events = link.session.receive_data(data, now)
         link.kind_stats.frames_in += link.session.frames_in - before
+        if link.airtime is not None:
+            link.airtime.spent(link, len(data), now)
+            # Whoever is not read from has to stop sending.
+            link.paused = not link.airtime.admits_more(link, now)
         self._handle(link, events, now)
         self._ready[link.number] = link
 
@@ -259,14 +263,15 @@ class Node:
             self.close(link, Goodbye.SHUTTING_DOWN, SessionError.GOODBYE, now)
 
     def may_receive(self, link: Link) -> bool:
-        """Whether to read on; False while the store or the peer's own reading lags.
+        """Whether to read on; False while the store or the peer's own reading lags, or the air is used up.
 
         One who has nothing waiting is read from whatever the others do: a read of his at most comes in.
         """
         intake = self.intake
         has_room = link.pending_bytes < MAX_PENDING_BYTES_PER_LINK and intake.pending_bytes < intake.most_pending_bytes
         return (
-            (has_room or not link.pending_bytes)
+            not link.paused
+            and (has_room or not link.pending_bytes)
             and link.session.unanswered_bytes < MAX_UNANSWERED_BYTES
             and link.session.queued_bytes < MAX_UNREAD_BYTES
         )
@@ -279,6 +284,7 @@ class Node:
         before = session.frames_out
         airtime = link.airtime
         link.held = airtime is not None and not airtime.admits(link, now)
+        link.paused = link.paused and link.held
         data = session.data_to_send(max_bytes, urgent_only=link.held)
         if airtime is not None:
             airtime.spent(link, len(data), now)
@@ -640,7 +646,10 @@ class Node:
         """Do what is due."""
         self._renew_news(now)
         for airtime in self._airtimes.values():
-            self._ready |= {link.number: link for link in airtime.take_due(now)}
+            for link in airtime.take_due(now):
+                # Read on even if nothing can be written: two that wait for each other would wait for ever.
+                link.paused = False
+                self._ready[link.number] = link
         due: list[Link] = []
         while self._timers and self._timers[0][0] <= now:
             deadline, number = heapq.heappop(self._timers)

@@ -17,7 +17,7 @@ from relay.service.streams import SLOW_AHEAD_BYTES
 from tests.sim.people import write_letter
 from tests.sim.radio import Radio
 from tests.sim.relays import COMMIT_S
-from tests.sim.steps import assert_settled, give, ids, letters
+from tests.sim.steps import assert_settled, give, ids, letters, stream_bytes
 from tests.sim.world import START_HOUR, World
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def test_equal_peers_get_equal_shares() -> None:
         assert min(got) > 0.9 * max(got)
 
 
-def test_the_operator_bounds_what_is_sent_on_an_interface_and_answers_do_not_wait_for_that() -> None:
+def test_the_operator_bounds_what_is_on_an_interface_and_answers_do_not_wait_for_that() -> None:
     world = World("airtime")
     bound = 6_000.0
     relay = world.add_relay(bytes_per_s={"hci0": bound})
@@ -194,7 +194,7 @@ def test_the_operator_bounds_what_is_sent_on_an_interface_and_answers_do_not_wai
     relay.attach(phones.ends[1], initiator=False, interface="hci0", slow=True)
     phone.visit(relay.name, phones.ends[0])
     world.run(2)
-    before = [contact.halves[1].stream_bytes for contact in contacts]
+    before, before_all = [contact.halves[1].stream_bytes for contact in contacts], stream_bytes(*contacts, phones)
     start_s, waits = world.now, []
     for _ in range(10):
         [letter] = letters(world, 1, classes=(0,))
@@ -205,7 +205,7 @@ def test_the_operator_bounds_what_is_sent_on_an_interface_and_answers_do_not_wai
         waits.append(world.now - put_s)
         world.run(4)
     sent = [contact.halves[1].stream_bytes - b for contact, b in zip(contacts, before, strict=True)]
-    rate = sum(sent) / (world.now - start_s)
+    rate = (stream_bytes(*contacts, phones) - before_all) / (world.now - start_s)
     print(f"{rate:.0f} of {bound:.0f} bytes/s, {sent} each; acknowledged after {max(waits):.2f} s at most")
     assert 0.9 * bound < rate < 1.02 * bound
     assert min(sent) > 0.9 * max(sent)
@@ -213,4 +213,26 @@ def test_the_operator_bounds_what_is_sent_on_an_interface_and_answers_do_not_wai
     assert elsewhere.held() == relay.held(), "an interface without a bound waited, too"
     world.run(900)
     assert all(neighbour.held() == relay.held() for neighbour in neighbours)
+    assert_settled(world)
+
+
+def test_the_operator_bounds_what_is_received_on_an_interface() -> None:
+    world = World("upload")
+    bound = 6_000.0
+    relay = world.add_relay(bytes_per_s={"hci0": bound})
+    senders = [world.add_relay() for _ in range(2)]
+    for sender in senders:
+        give(world, sender, mixed(world, 200))
+    contacts = [world.join(sender.name, relay.name, SLOW, slow=True, interface="hci0") for sender in senders]
+    world.run(5)
+    before = [stream_bytes(contact) for contact in contacts]
+    start_s = world.now
+    world.run(60)
+    used = [stream_bytes(contact) - b for contact, b in zip(contacts, before, strict=True)]
+    rate = sum(used) / (world.now - start_s)
+    print(f"{rate:.0f} of {bound:.0f} bytes/s, {used} each")
+    assert 0.9 * bound < rate < 1.1 * bound
+    assert min(used) > 0.8 * max(used)
+    world.run(900)
+    assert len({frozenset(one.held()) for one in (relay, *senders)}) == 1
     assert_settled(world)
