@@ -646,10 +646,10 @@ class Node:
         """Do what is due."""
         self._renew_news(now)
         for airtime in self._airtimes.values():
-            for link in airtime.take_due(now):
+            for its_turn in airtime.take_due(now):
                 # Read on even if nothing can be written: two that wait for each other would wait for ever.
-                link.paused = False
-                self._ready[link.number] = link
+                its_turn.paused = False
+                self._ready[its_turn.number] = its_turn
         due: list[Link] = []
         while self._timers and self._timers[0][0] <= now:
             deadline, number = heapq.heappop(self._timers)
