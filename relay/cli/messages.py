@@ -156,10 +156,7 @@ async def _send_and_report(arguments: Namespace, file: BinaryIO | None) -> int:
             is_held &= progress is not None and _is_held(progress)
             print(f"{name}: {_state(progress)}. ID {message_id.hex()[:_SHORT_ID]}", flush=True)
         if not is_held:
-            print(
-                "It is kept, and offered again with the next `relay send` or `relay receive`, until it expires.",
-                file=sys.stderr,
-            )
+            print(_KEPT, file=sys.stderr)
         if not arguments.wait:
             return 0 if is_held else 1
         return await _wait(client, ids, arguments.timeout)
@@ -194,8 +191,16 @@ async def _wait(client: Client, ids: dict[str, bytes], timeout_s: float | None) 
     return 0 if received else EXIT_NOT_RECEIVED
 
 
+_KEPT: Final = "It is kept, and offered again with the next `relay send` or `relay receive`, until it expires."
+
+
 def _is_held(progress: Progress) -> bool:
     return progress.is_received or progress.durable + progress.volatile == progress.pieces
+
+
+def _is_done(progress: Progress) -> bool:
+    """Whether nothing has to be put on a relay (any more)."""
+    return _is_held(progress) or progress.is_expired or progress.is_purged
 
 
 def _state(progress: Progress | None) -> str:
@@ -264,7 +269,19 @@ async def _receive_once(arguments: Namespace) -> int:
         for partial in await client.partials():
             have = partial.pieces - partial.missing
             print(f"{_name(client, partial.sender)}: {have} of {partial.pieces} pieces are here", file=sys.stderr)
-        return 0 if any(outcome.error is None for outcome in outcomes) else 1
+        is_sent = await _report_unsent(client)
+        return 0 if is_sent and any(outcome.error is None for outcome in outcomes) else 1
+
+
+async def _report_unsent(client: Client) -> bool:
+    """Tell what of earlier messages is not on a relay yet; whether all is."""
+    unsent = [(sent, progress) for sent, progress in await client.log() if not _is_done(progress)]
+    for sent, progress in unsent:
+        name = _name(client, sent.recipient)
+        print(f"To {name}: {_state(progress)}. ID {sent.message_id.hex()[:_SHORT_ID]}", file=sys.stderr)
+    if unsent:
+        print(_KEPT, file=sys.stderr)
+    return not unsent
 
 
 async def _follow(arguments: Namespace) -> int:

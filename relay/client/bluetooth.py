@@ -34,8 +34,12 @@ LINGER_S: Final = 4.0
 """After the last session: the next one often follows at once."""
 CLOSE_S: Final = 6.0
 """For the last bytes of a session, and the 2 s that bluetoothd takes to hang up."""
-MAX_TRIED: Final = 3
-"""Relays that are dialled before the user hears that none can be reached."""
+DIALLING_S: Final = 60.0
+"""For all relays that were heard, before the user hears that none can be reached; each has its share of it."""
+DIAL_S: Final = 6.0
+"""... but no less than this: 3 s as measured."""
+MAX_FAILED: Final = 64
+"""Remembered of those that were dialled in vain; addresses change every 15 minutes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,10 @@ class Bluetooth:
         self._heard_at = 0.0
         self.is_connected = False
         """Whether a visit is under way."""
+        #: How often what advertises at these addresses (as bluetoothd names them) was no relay that could be used.
+        self._failures: dict[str, int] = {}
+        self._visited = ""
+        self._is_avoided = False
         #: Controllers cannot scan and connect at once.
         self._radio = asyncio.Lock()
         #: As many as sessions are opened at once: few.
@@ -171,6 +179,17 @@ class Bluetooth:
             raise
         return ours
 
+    def avoid(self) -> None:
+        """Leave what we are connected to, since there is no session with it, and try others before it."""
+        self._is_avoided = True
+        self._note_failure(self._visited)
+
+    def _note_failure(self, path: str) -> None:
+        count = self._failures.pop(path, 0)
+        if len(self._failures) >= MAX_FAILED:
+            del self._failures[next(iter(self._failures))]
+        self._failures[path] = count + 1
+
     async def _serve(self) -> None:
         """Open what is asked for, until nothing was for a while."""
         request = await self._next()
@@ -201,6 +220,8 @@ class Bluetooth:
                         if request is first:
                             raise
                         return request  # the connection was lost since the last one
+                    if self._is_avoided:
+                        break
                     request = await self._next()
         except DialError as error:
             first.failed(self._dial_failed(error))
@@ -214,30 +235,47 @@ class Bluetooth:
     @contextlib.asynccontextmanager
     async def _dialled(self) -> "AsyncIterator[DialledRelay]":
         """Connect to the first relay that lets us; DialError of the last that did not, RelayConnectionError."""
-        from relay.ble import l2cap
-        from relay.ble.dial import DialError, dial
-
         async with contextlib.AsyncExitStack() as stack:
             async with self._radio:
                 if not self._heard or asyncio.get_running_loop().time() - self._heard_at > FRESH_S:
                     await self._scan(SCAN_S, SETTLE_S)
-                candidates, self._heard = self._heard[:MAX_TRIED], []
-                if not candidates:
-                    raise self._unreachable(_NONE_HEARD)
-                bluez, adapter = await self._open()
-                own = l2cap.parse_address(adapter.address, adapter.address_type)
-                for heard in candidates:
-                    try:
-                        relay = await stack.enter_async_context(dial(bluez, adapter.path, own, heard.device))
-                        break
-                    except DialError:
-                        if heard is candidates[-1]:
-                            raise
+                relay = await self._dial_any(stack)
                 self.is_connected = True
             try:
                 yield relay
             finally:
                 self.is_connected = False
+
+    async def _dial_any(self, stack: contextlib.AsyncExitStack) -> "DialledRelay":
+        """Dial who was heard, those first that never failed: anybody can advertise himself as a relay."""
+        from relay.ble import l2cap
+        from relay.ble.dial import DialError, DialFailure, dial
+
+        candidates = sorted(self._heard, key=lambda heard: self._failures.get(heard.device.path, 0))
+        self._heard = []
+        if not candidates:
+            raise self._unreachable(_NONE_HEARD)
+        bluez, adapter = await self._open()
+        own = l2cap.parse_address(adapter.address, adapter.address_type)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + DIALLING_S
+        failed = DialError(DialFailure.TIMEOUT, "no relay answers in time")
+        for index, heard in enumerate(candidates):
+            left_s = until - loop.time()
+            if left_s <= 0:
+                break
+            try:
+                async with asyncio.timeout(max(DIAL_S, left_s / (len(candidates) - index))):
+                    relay = await stack.enter_async_context(dial(bluez, adapter.path, own, heard.device))
+            except DialError as error:
+                failed = error
+            except TimeoutError:
+                pass
+            else:
+                self._visited, self._is_avoided = heard.device.path, False
+                return relay
+            self._note_failure(heard.device.path)
+        raise failed
 
     def _unreachable(self, why: str) -> RelayConnectionError:
         return RelayConnectionError(Failure.UNREACHABLE, self._address, f"Bluetooth: {why}")

@@ -217,8 +217,9 @@ class Client:
     ) -> list[RelayOutcome]:
         """Offer all that is pending to every relay, due receipts and purges too; return what became of it.
 
-        A relay that was not in the last day is offered everything that no receipt has come for, another
-        one only what no relay has on disk, and with `again` false only what no relay has at all. A connection
+        A relay that was not in the last day is offered everything that no receipt has come for (never yet: but no
+        file that a relay has on disk if it seems to hold that), another one only what no relay has on disk, and
+        with `again` false only what no relay has at all. What no relay has goes first. A connection
         that breaks is made again, for as long as there is progress now and then; what is left then stays
         pending. The list is empty when nothing was pending. NoRelayError when there is no relay.
         """

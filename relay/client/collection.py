@@ -2,7 +2,6 @@
 """Envelopes of one prefix of buckets, from one relay into the inbox: offered, asked for if new, checked, kept."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +20,8 @@ MAX_BITS: Final = 8
 """However many envelopes a relay claims to have, it learns no more of a bucket than this."""
 FETCH_BYTES: Final = 1024 * 1024
 SLOW_FETCH_BYTES: Final = 48 * 1024
+SLOW_FIRST_BYTES: Final = 16 * 1024
+"""... until all was offered: relays offer about in order of arrival, and what is asked for first is old."""
 MAX_WANTED: Final = 65_536
 """Offers remembered and not asked for yet, 100 bytes each; the rest is found the next time."""
 MAX_UNWANTED: Final = 256
@@ -127,6 +128,7 @@ class Collection:
         offers: dict[bytes, int] = {}
         envelopes: list[tuple[bytes, bytes]] = []
         was_reading = not reading.has_all_offers
+        is_answered = False
         for event in events:
             match event:
                 case s.Offers(items):
@@ -136,7 +138,7 @@ class Collection:
                     envelopes += [pair for pair in arrived if reading.arrived(pair[0])]
                 case s.Missing(identities):
                     for identity in identities:
-                        reading.gone(identity)
+                        is_answered |= reading.gone(identity)
                 case s.CaughtUp():
                     reading.has_all_offers = True
         if reading.unwanted > MAX_UNWANTED:
@@ -149,7 +151,7 @@ class Collection:
         if offers:
             unseen = await self._worker.run(self._inbox.unseen, list(offers))
             reading.want((identity, offers[identity]) for identity in unseen)
-        return bool(envelopes) or (was_reading and reading.has_all_offers)
+        return bool(envelopes) or is_answered or (was_reading and reading.has_all_offers)
 
     def _keep(self, envelopes: list[tuple[bytes, bytes]]) -> bool:
         """Open, keep what is for us and remember the rest, on disk when this returns. Runs in the worker."""
@@ -185,15 +187,18 @@ class _Reading:
         self.connection = connection
         self.has_all_offers = False
         self.unwanted = 0
-        self._wanted: deque[tuple[bytes, int]] = deque()
+        self._wanted: dict[int, list[bytes]] = {size: [] for size in SIZES}
+        self._wanted_count = 0
         self._asked: dict[bytes, int] = {}
         self._asked_bytes = 0
         self._known: set[bytes] = set()
-        self._most_bytes = SLOW_FETCH_BYTES if connection.hello.slow else FETCH_BYTES
+        is_slow = connection.hello.slow
+        self._most_bytes = SLOW_FETCH_BYTES if is_slow else FETCH_BYTES
+        self._first_bytes = SLOW_FIRST_BYTES if is_slow else FETCH_BYTES
 
     @property
     def owes_nothing(self) -> bool:
-        return not self._wanted and not self._asked
+        return not self._wanted_count and not self._asked
 
     @property
     def is_complete(self) -> bool:
@@ -202,17 +207,21 @@ class _Reading:
 
     def want(self, offers: Iterable[tuple[bytes, int]]) -> None:
         for identity, size in offers:
-            if identity not in self._known and len(self._wanted) < MAX_WANTED:
+            if identity not in self._known and self._wanted_count < MAX_WANTED:
                 self._known.add(identity)
-                self._wanted.append((identity, size))
+                self._wanted[size].append(identity)
+                self._wanted_count += 1
 
     def ask(self) -> None:
-        """Ask for more once half of what was asked for is here."""
-        if self._asked_bytes > self._most_bytes // 2:
+        """Ask for more once half of what was asked for is here: the small ones first, of one size the newest."""
+        most_bytes = self._most_bytes if self.has_all_offers else self._first_bytes
+        if self._asked_bytes > most_bytes // 2:
             return
         batch: list[bytes] = []
-        while self._wanted and len(batch) < MAX_FETCH_IDS and self._asked_bytes < self._most_bytes:
-            identity, size = self._wanted.popleft()
+        while self._wanted_count and len(batch) < MAX_FETCH_IDS and self._asked_bytes < most_bytes:
+            size, identities = next(pair for pair in self._wanted.items() if pair[1])
+            identity = identities.pop()
+            self._wanted_count -= 1
             self._asked[identity] = size
             self._asked_bytes += size
             batch.append(identity)
@@ -221,12 +230,15 @@ class _Reading:
 
     def arrived(self, identity: bytes) -> bool:
         """Note a body; False when it was not asked for."""
-        if identity in self._asked:
-            self.gone(identity)
-            return True
-        self.unwanted += 1
-        return False
+        was_asked = self.gone(identity)
+        self.unwanted += not was_asked
+        return was_asked
 
-    def gone(self, identity: bytes) -> None:
-        self._asked_bytes -= self._asked.pop(identity, 0)
+    def gone(self, identity: bytes) -> bool:
+        """Note that nothing more is to come of this one; False when it was not asked for."""
+        size = self._asked.pop(identity, None)
+        if size is None:
+            return False
+        self._asked_bytes -= size
         self._known.discard(identity)
+        return True

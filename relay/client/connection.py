@@ -114,6 +114,11 @@ class Connection:
         try:
             await stream.wait()
             return cls(address, stream, _established(stream, address, with_secret=secret is not None))
+        except RelayConnectionError:
+            if bluetooth is not None:
+                bluetooth.avoid()
+            await stream.close()
+            raise
         except BaseException:
             await stream.close()
             raise

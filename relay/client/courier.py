@@ -6,19 +6,20 @@ fresh keys, and one session never asks for two prefixes of buckets (docs/protoco
 """
 
 import asyncio
+import functools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from relay.client.address import RelayAddress
 from relay.client.collection import Collected, Collection, prefix_bits, prefixes_of
-from relay.client.connection import Connection, RelayConnectionError
-from relay.client.delivery import Delivered, Delivery
+from relay.client.connection import Connection, Failure, RelayConnectionError
+from relay.client.delivery import Delivered, Delivery, Part
 from relay.client.finding import RelayFinder
 from relay.client.identity import Identity
 from relay.client.inbox import Inbox
-from relay.client.met import RelaysMet
+from relay.client.met import Given, RelaysMet
 from relay.client.outbox import Acknowledged, Outbox
 from relay.client.seal import buckets_to_read
 from relay.client.worker import Worker
@@ -34,9 +35,9 @@ _DAY_S: Final = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """IDs of the envelopes to offer, each part in a session of its own."""
+    """What to offer a relay, each part in a session of its own."""
 
-    parts: tuple[Sequence[int], ...]
+    parts: tuple[Part, ...]
     has_everything: bool
 
 
@@ -50,20 +51,23 @@ class _Reading:
 
 
 class Retry:
-    """When to try again: for as long as there is progress now and then."""
+    """When to try a relay again: for as long as there is progress now and then."""
 
-    def __init__(self, patience_s: float, draw: random.Random) -> None:
-        """Give up `patience_s` after the last progress."""
+    def __init__(
+        self, address: RelayAddress, patience_s: float, draw: random.Random, answering: set[RelayAddress]
+    ) -> None:
+        """Give up `patience_s` after the last progress; `answering`, kept here, are the relays that are there."""
         self._loop = asyncio.get_running_loop()
+        self._address = address
         self._patience_s = patience_s
         self._draw = draw
-        self._was_connected = False
+        self._answering = answering
         self._progressed_at = self._loop.time()
         self._failures = 0
 
     def connected(self) -> None:
         """Note that the relay is there at all: from now on a failure may pass."""
-        self._was_connected = True
+        self._answering.add(self._address)
 
     def progressed(self) -> None:
         """Note that something got through."""
@@ -73,7 +77,13 @@ class Retry:
     async def wait_after(self, error: RelayConnectionError) -> None:
         """Wait a little, longer each time, or raise the error again when there is no point."""
         is_over = self._loop.time() - self._progressed_at >= self._patience_s
-        if not error.is_retryable or not self._was_connected or is_over:
+        is_there = self._address in self._answering
+        may_pass = error.is_retryable and is_there
+        if self._address.is_bluetooth:
+            # The next one may be another relay, and a radio's hiccup looks like anything.
+            may_pass = error.failure is not Failure.UNREACHABLE or is_there
+        if is_over or not may_pass:
+            self._answering.discard(self._address)
             raise error
         await asyncio.sleep(retry_delay_s(self._failures, self._draw))
         self._failures += 1
@@ -111,26 +121,42 @@ class Courier:
         self._patience_s = patience_s
         self._on_change = on_change
         self._draw = random.SystemRandom()
+        self._answering: set[RelayAddress] = set()
 
     # -- out --------------------------------------------------------------
 
     def plan(self, address: RelayAddress, *, again: bool) -> Plan:
         """Return what to offer a relay: everything when it was not today already. Runs in the worker.
 
-        `again` offers a relay that we know also what relays have only in memory.
+        `again` offers a relay that was today also what relays have only in memory.
         """
         now_s = self._clock()
-        has_everything = not self._met.has_been_given(address, now_s)
-        known = Acknowledged.VOLATILE if again else Acknowledged.NO
-        at_most = Acknowledged.DURABLE if has_everything else known
-        parts = (self._outbox.pending_ids(now_s, at_most=at_most, purges=purges) for purges in (False, True))
-        return Plan(parts=tuple(part for part in parts if part), has_everything=has_everything)
+        given = self._met.given(address, now_s)
+        parts = (self._part(given, now_s, purges=purges, again=again) for purges in (False, True))
+        return Plan(
+            parts=tuple(part for part in parts if part.ids or part.elsewhere),
+            has_everything=given is not Given.TODAY,
+        )
+
+    def _part(self, given: Given, now_s: float, *, purges: bool, again: bool) -> Part:
+        pending = functools.partial(self._outbox.pending_ids, now_s, purges=purges)
+        match given:
+            case Given.TODAY:
+                return Part(ids=pending(at_most=Acknowledged.VOLATILE if again else Acknowledged.NO))
+            case Given.BEFORE:
+                return Part(ids=pending())
+            case Given.NEVER:
+                # A visit here may have broken off, or the last one was at a relay that has met this one.
+                return Part(
+                    ids=pending(at_most=Acknowledged.VOLATILE), elsewhere=pending(at_least=Acknowledged.DURABLE)
+                )
 
     async def deliver(self, address: RelayAddress, plan: Plan, on_progress: Callable[[Delivered], None]) -> Delivered:
         """Offer all of a plan; RelayConnectionError when the relay is gone for longer than patience."""
         began_s = self._clock()
         result = Delivered()
-        retry = Retry(self._patience_s, self._draw)
+        retry = Retry(address, self._patience_s, self._draw, self._answering)
+        is_one_relay = True
 
         def progressed() -> None:
             retry.progressed()
@@ -138,7 +164,13 @@ class Courier:
 
         deliveries = [
             Delivery(
-                part, self._outbox, self._worker, result=result, patience_s=self._patience_s, on_progress=progressed
+                part,
+                self._outbox,
+                self._inbox,
+                self._worker,
+                result=result,
+                patience_s=self._patience_s,
+                on_progress=progressed,
             )
             for part in plan.parts
         ]
@@ -149,8 +181,10 @@ class Courier:
                         retry.connected()
                         await delivery.run(connection)
                 except RelayConnectionError as error:
+                    # By Bluetooth the next connection may be with another relay.
+                    is_one_relay = not address.is_bluetooth
                     await retry.wait_after(error)
-        if plan.has_everything:
+        if plan.has_everything and is_one_relay:
             await self._worker.run(self._met.note_given, address, began_s)
         return result
 
@@ -165,7 +199,7 @@ class Courier:
         if not await self._finder.has_news(address, await self._worker.run(self._met.news, began_s)):
             return Collected()
         hours = await self._worker.run(self._met.hours_to_read, address, began_s)
-        retry = Retry(self._patience_s, self._draw)
+        retry = Retry(address, self._patience_s, self._draw, self._answering)
         collection = self._collection(retry.progressed)
         reading: _Reading | None = None
         news: bytes | None = None

@@ -9,6 +9,7 @@ What relays told of their news (docs/ble.md section 2) has to be kept as it is, 
 has recorded advertisements, or seizes that relay too, can tell by it where one was.
 """
 
+import enum
 import hashlib
 import json
 import secrets
@@ -42,6 +43,15 @@ _DELIVERED: Final = "delivered"
 _COLLECTED: Final = "collected"
 
 
+class Given(enum.Enum):
+    """When a relay was last offered everything, and acknowledged or refused each of it."""
+
+    NEVER = "never"
+    BEFORE = "before"
+    """So long ago that it may have evicted some."""
+    TODAY = "today"
+
+
 class RelaysMet:
     """What was last done when with which relay. Times are Unix seconds (UTC)."""
 
@@ -51,10 +61,12 @@ class RelaysMet:
         self._path = folder / FILE_NAME
         self._lock = folder / LOCK_NAME
 
-    def has_been_given(self, address: RelayAddress, now_s: float) -> bool:
-        """Whether everything has been offered to this relay in the last day."""
+    def given(self, address: RelayAddress, now_s: float) -> Given:
+        """Return when everything was last offered to this relay."""
         given_s = self._time_of(address, _DELIVERED)
-        return given_s is not None and 0 <= now_s - given_s < OFFER_AGAIN_S
+        if given_s is None:
+            return Given.NEVER
+        return Given.TODAY if 0 <= now_s - given_s < OFFER_AGAIN_S else Given.BEFORE
 
     def hours_to_read(self, address: RelayAddress, now_s: float) -> int:
         """Return how many hours of arrivals to ask for: all, unless the relay is known by its key."""

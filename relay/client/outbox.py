@@ -65,6 +65,7 @@ class Pending:
     id: int
     envelope: bytes = field(repr=False)
     acknowledged: Acknowledged
+    is_to_oneself: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,10 +184,9 @@ class Outbox:
         return len(due)
 
     def pending(self, now_s: float, *, at_most: Acknowledged = Acknowledged.DURABLE) -> Iterator[Pending]:
-        """Yield the envelopes to offer now, messages with few pieces first, one batch in memory at a time.
+        """Yield the envelopes to offer now, in the order of `pending_ids`, one batch in memory at a time.
 
-        `at_most` leaves out those that a relay has acknowledged better than that: everything is to be
-        offered to a relay not met yet, and only what is not `DURABLE` to one that has it.
+        `at_most` leaves out those that a relay has acknowledged better than that.
         """
         ids = self.pending_ids(now_s, at_most=at_most)
         for start in range(0, len(ids), BATCH_PIECES):
@@ -196,10 +196,16 @@ class Outbox:
         self,
         now_s: float,
         *,
+        at_least: Acknowledged = Acknowledged.NO,
         at_most: Acknowledged = Acknowledged.DURABLE,
         purges: bool | None = None,
     ) -> "array[int]":
-        """Return the IDs of what `pending` yields, in its order; `purges` leaves out all others, or just them."""
+        """Return the IDs of the envelopes to offer now.
+
+        First what no relay has acknowledged, lest a visit that breaks off be spent on what was said before;
+        of that the messages with few pieces first. `at_least` and `at_most` leave out what was acknowledged
+        worse or better than that; `purges` leaves out all others, or just them.
+        """
         messages = self._database.rows(
             "SELECT id FROM sent WHERE state = ? AND expiry_hour > ? AND (? IS NULL OR (kind = ?) = ?)"
             " ORDER BY pieces, id",
@@ -209,31 +215,41 @@ class Outbox:
             PURGE,
             purges,
         )
-        ids = array("q")
+        found = {one: array("q") for one in Acknowledged}
         for (message,) in messages:
             rows = self._database.rows(
-                "SELECT id FROM envelope WHERE id >= ? AND id < ? AND acknowledged <= ? AND not_before_s <= ?"
-                " ORDER BY id",
+                "SELECT id, acknowledged FROM envelope WHERE id >= ? AND id < ? AND acknowledged BETWEEN ? AND ?"
+                " AND not_before_s <= ? ORDER BY id",
                 *piece_range(message),
+                at_least,
                 at_most,
                 int(now_s),
             )
-            ids.extend(row for (row,) in rows)
-        return ids
+            for row, acknowledged in rows:
+                found[acknowledged].append(row)
+        return sum(found.values(), array("q"))
 
     def load(self, ids: Iterable[int]) -> list[Pending]:
         """Return those of these envelopes that are still to be offered, in their order."""
         found = []
         for row in ids:
             values = self._database.row(
-                "SELECT acknowledged, data FROM envelope JOIN body USING (id) JOIN sent ON sent.id = ?"
+                "SELECT acknowledged, data, recipient FROM envelope JOIN body USING (id) JOIN sent ON sent.id = ?"
                 " WHERE envelope.id = ? AND state = ?",
                 message_of(row),
                 row,
                 SENT_QUEUED,
             )
             if values is not None:
-                found.append(Pending(id=row, envelope=values[1], acknowledged=Acknowledged(values[0])))
+                acknowledged, envelope, recipient = values
+                found.append(
+                    Pending(
+                        id=row,
+                        envelope=envelope,
+                        acknowledged=Acknowledged(acknowledged),
+                        is_to_oneself=recipient == self._identity.static.public,
+                    )
+                )
         return found
 
     def mark_acknowledged(self, ids: Iterable[int], *, durable: bool) -> None:

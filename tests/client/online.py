@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import socket
 import subprocess
 import sys
 import threading
@@ -15,10 +16,13 @@ import time
 from relay.client.address import RelayAddress, parse_address
 from relay.client.card import Card
 from relay.client.client import Client
+from relay.client.connection import Failure, RelayConnectionError
 from relay.client.contacts import ContactBook
-from relay.client.finding import RelayFinder
+from relay.client.finding import ANY_BLUETOOTH, RelayFinder
 from relay.client.identity import Identity
-from relay.core.messages import Hello, Role
+from relay.core import session as s
+from relay.core.envelope import decode_envelope, envelope_id
+from relay.core.messages import Hello, Offer, Role, Subscribe
 from relay.core.session import Session, State
 from relay.service.control import ControlClient
 
@@ -195,3 +199,85 @@ class FakeRelay:
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
+
+
+def offer_of(envelope):
+    header = decode_envelope(envelope)
+    return Offer(envelope_id(envelope), header.size_class, header.expiry_hour)
+
+
+class Holding(FakeRelay):
+    """Honest: holds envelopes, offers and gives them."""
+
+    def __init__(self, envelopes=()):
+        super().__init__()
+        self.held = {envelope_id(envelope): envelope for envelope in envelopes}
+
+    def offers(self):
+        return [offer_of(envelope) for envelope in self.held.values()]
+
+    def on_event(self, session, event):
+        match event:
+            case Subscribe():
+                session.offer(self.offers())
+                session.caught_up()
+            case s.Fetch(identities):
+                for identity in identities:
+                    self.give(session, identity)
+            case s.Puts(items):
+                for number, envelope in items:
+                    self.take(session, number, envelope)
+
+    def give(self, session, identity):
+        if identity in self.held:
+            session.send_envelopes([self.held[identity]])
+        else:
+            session.send_missing([identity])
+
+    def take(self, session, number, envelope):
+        self.held[envelope_id(envelope)] = envelope
+        session.acknowledge(number)
+
+
+class Sockets:
+    """Takes the place of `relay.client.bluetooth.Bluetooth`: whoever is in range is at a port."""
+
+    def __init__(self, port=None):
+        self.port = port
+        self.news = None
+        self.is_connected = False
+        self.opened = 0
+        self.avoided = 0
+        self.asked = []
+        self.often_asked = asyncio.Event()
+
+    async def open(self):
+        self.opened += 1
+        if self.port is None:
+            raise RelayConnectionError(Failure.UNREACHABLE, ANY_BLUETOOTH, "no relay is in range")
+        sock = await asyncio.to_thread(socket.create_connection, ("127.0.0.1", self.port))
+        sock.setblocking(False)
+        return sock
+
+    async def has_news(self, known):
+        self.asked.append(list(known))
+        if len(self.asked) >= 3:
+            self.often_asked.set()
+        return self.news not in self.asked[-1]
+
+    def avoid(self):
+        self.avoided += 1
+
+    async def scan(self):
+        return [self] if self.port else []
+
+    async def close(self):
+        pass
+
+
+@contextlib.asynccontextmanager
+async def client_of(user, radio, *named, patience_s=5.0):
+    finder = RelayFinder([parse_address(name) for name in named])
+    finder._radios[""] = radio
+    async with Client(user.config, user.data, finder, patience_s=patience_s) as client:
+        yield client

@@ -4,21 +4,21 @@
 import asyncio
 import contextlib
 import random
-import socket
 
 import pytest
 
+from relay.ble.bluez import Adapter, Device
+from relay.ble.dial import DialError, DialFailure
 from relay.ble.gatt import make_beacon
 from relay.client.address import AddressError, RelayAddress, parse_address
-from relay.client.bluetooth import HeardRelay
-from relay.client.client import Client
+from relay.client.bluetooth import Bluetooth, HeardRelay
 from relay.client.connection import Failure, RelayConnectionError
 from relay.client.finding import ANY_BLUETOOTH, NoRelayError, RelayFinder
-from relay.client.met import KEEP_NEWS_S, MAX_NEWS, RelaysMet
+from relay.client.met import KEEP_NEWS_S, MAX_NEWS, Given, RelaysMet
 from relay.core.messages import Goodbye, Hello, Role, Subscribe
 from relay.core.session import Established
 from relay.core.stats import SessionError
-from tests.client.online import FakeRelay, RelayProcess, User
+from tests.client.online import FakeRelay, RelayProcess, Sockets, User, client_of
 
 NOW_S = 1_800_000_000.0
 
@@ -59,7 +59,7 @@ def test_what_was_kept_before_there_were_news_is_still_read(tmp_path):
     met.note_given(ANY_BLUETOOTH, NOW_S)
     path = tmp_path / "data" / "relays.json"
     path.write_text(path.read_text().replace('"news": {}', '"other": {}'))
-    assert met.has_been_given(ANY_BLUETOOTH, NOW_S + 60)
+    assert met.given(ANY_BLUETOOTH, NOW_S + 60) is Given.TODAY
     assert met.news(NOW_S) == []
 
 
@@ -97,46 +97,6 @@ class Telling(FakeRelay):
     def tell(self, session):
         self.values.append(self.draw.randbytes(16))
         session.tell_news(self.values[-1])
-
-
-class Sockets:
-    """Takes the place of `relay.client.bluetooth.Bluetooth`: whoever is in range is at a port."""
-
-    def __init__(self, port=None):
-        self.port = port
-        self.news = None
-        self.is_connected = False
-        self.opened = 0
-        self.asked = []
-        self.often_asked = asyncio.Event()
-
-    async def open(self):
-        self.opened += 1
-        if self.port is None:
-            raise RelayConnectionError(Failure.UNREACHABLE, ANY_BLUETOOTH, "no relay is in range")
-        sock = await asyncio.to_thread(socket.create_connection, ("127.0.0.1", self.port))
-        sock.setblocking(False)
-        return sock
-
-    async def has_news(self, known):
-        self.asked.append(list(known))
-        if len(self.asked) >= 3:
-            self.often_asked.set()
-        return self.news not in self.asked[-1]
-
-    async def scan(self):
-        return [self] if self.port else []
-
-    async def close(self):
-        pass
-
-
-@contextlib.asynccontextmanager
-async def client_of(user, radio, *named, patience_s=5.0):
-    finder = RelayFinder([parse_address(name) for name in named])
-    finder._radios[""] = radio
-    async with Client(user.config, user.data, finder, patience_s=patience_s) as client:
-        yield client
 
 
 @pytest.fixture
@@ -249,3 +209,145 @@ def test_a_follower_visits_again_and_again_rather_than_stay(bob, monkeypatch):
 
     relay = asyncio.run(asyncio.wait_for(follow(), 20))
     assert not any(event.follow for _, events in relay.sessions for event in events if isinstance(event, Subscribe))
+
+
+# -- whom to dial ----------------------------------------------------------
+
+
+class Crowd:
+    """What advertises near here, in place of `relay.ble.dial`; only `honest` lets anybody connect."""
+
+    def __init__(self, *names, honest):
+        self.heard = [
+            HeardRelay(
+                device=Device(path=f"/{name}", address="C0:00:00:00:00:01", address_type="random"),
+                beacon=make_beacon(b"n" * 16, b"\x01\x02\x03"),
+                rssi_dbm=-60,
+            )
+            for name in names
+        ]
+        self.honest = honest
+        self.hanging = set()
+        self.dialled = []
+        self.left = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def dial(self, _bluez, _adapter, _own, device):
+        name = device.path[1:]
+        self.dialled.append(name)
+        if name in self.hanging:
+            await asyncio.Event().wait()
+        if name != self.honest:
+            raise DialError(DialFailure.FAILED, "nobody there")
+        yield self
+        self.left.set()
+
+    @contextlib.asynccontextmanager
+    async def stream(self):
+        yield self
+
+    async def receive(self):
+        return b""
+
+    async def send(self, data):
+        pass
+
+    async def finish(self):
+        pass
+
+    def close(self):
+        pass
+
+
+class Radio(Bluetooth):
+    """Hears a crowd whenever it listens."""
+
+    def __init__(self, crowd):
+        super().__init__(ANY_BLUETOOTH)
+        self._crowd = crowd
+
+    async def _open(self):
+        return None, Adapter(path="/hci0", address="00:00:00:00:00:02", address_type="public", is_powered=True)
+
+    async def _scan(self, timeout_s, settle_s):  # noqa: ARG002
+        self._heard, self._heard_at = list(self._crowd.heard), asyncio.get_running_loop().time()
+
+
+@contextlib.asynccontextmanager
+async def in_crowd(crowd, monkeypatch):
+    monkeypatch.setattr("relay.ble.dial.dial", crowd.dial)
+    monkeypatch.setattr("relay.client.bluetooth.LINGER_S", 0.1)
+    radio = Radio(crowd)
+    yield radio
+    await radio.close()
+
+
+def test_all_that_were_heard_are_dialled_and_those_first_that_never_failed(monkeypatch):
+    async def visits():
+        crowd = Crowd("a", "b", "c", "d", "relay", honest="relay")
+        async with in_crowd(crowd, monkeypatch) as radio:
+
+            async def visit(*, is_bad=False):
+                crowd.dialled = []
+                sock = await radio.open()
+                if is_bad:
+                    radio.avoid()
+                sock.close()
+                await crowd.left.wait()
+                crowd.left.clear()
+                return crowd.dialled
+
+            dialled = [await visit(), await visit(is_bad=True)]
+            crowd.heard += Crowd("new", honest="").heard
+            crowd.honest = "new"
+            return [*dialled, await visit()]
+
+    everybody, again, other = asyncio.run(asyncio.wait_for(visits(), 20))
+    assert everybody == ["a", "b", "c", "d", "relay"]
+    assert again == ["relay"]
+    # The one before let itself be dialled, and was no relay after all.
+    assert other == ["new"]
+
+
+def test_those_that_do_not_answer_take_no_more_than_their_share_of_the_time(monkeypatch):
+    monkeypatch.setattr("relay.client.bluetooth.DIALLING_S", 0.4)
+    monkeypatch.setattr("relay.client.bluetooth.DIAL_S", 0.1)
+
+    async def visit(fakes):
+        crowd = Crowd(*fakes, "relay", honest="relay")
+        crowd.hanging = set(fakes)
+        async with in_crowd(crowd, monkeypatch) as radio:
+            try:
+                (await radio.open()).close()
+            except RelayConnectionError as error:
+                return crowd.dialled, error.failure
+            return crowd.dialled, None
+
+    dialled, failure = asyncio.run(asyncio.wait_for(visit("abc"), 20))
+    assert (dialled, failure) == (["a", "b", "c", "relay"], None)
+    # However many there are, it ends.
+    dialled, failure = asyncio.run(asyncio.wait_for(visit([f"x{number}" for number in range(50)]), 20))
+    assert failure is Failure.UNREACHABLE
+    assert 3 < len(dialled) < 10
+
+
+def test_who_lets_one_connect_and_is_no_relay_is_left_for_the_next(bob):
+    async def visit():
+        class Fickle(Sockets):
+            """First something that hangs up at once, then a relay, as each is avoided."""
+
+            async def open(self):
+                self.port = ports[min(self.avoided, 1)]
+                return await super().open()
+
+        async def hang_up(_, writer):
+            writer.close()
+
+        fake = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        async with fake, Telling().serving() as address, client_of(bob, radio := Fickle(), "ble") as client:
+            ports = [fake.sockets[0].getsockname()[1], int(address.rpartition(":")[2])]
+            (outcome,) = await client.collect()
+            return outcome, radio
+
+    outcome, radio = asyncio.run(asyncio.wait_for(visit(), 20))
+    assert (outcome.error, radio.avoided) == (None, 1)

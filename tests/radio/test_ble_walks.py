@@ -5,23 +5,35 @@ import random
 
 import pytest
 
-WALKS = 5
+from relay.client.delivery import SAMPLES
+
+#: What becomes of the command each time that the phone has gone: it ends by itself (a minute later), it is still
+#: there when the phone is back, or somebody closes it.
+GIVES_UP, GOES_ON, CLOSED = "gives up", "goes on", "closed"
+WALKS = (GIVES_UP, GOES_ON, CLOSED, GOES_ON, CLOSED)
 PHOTO_BYTES = 1_500_000
 PIECES = 93
-#: What a client has sent and not had answered when it leaves: 64 KiB, and what is on its way.
+#: That many come through before the phone leaves again.
+STEP = PIECES // (len(WALKS) + 2)
+#: 6 pieces a second, so that we see how far it is while it goes on.
+BYTES_PER_S = 100_000
+#: What a client has sent and not had answered when it leaves, or has asked for: 64 KiB, and what is on its way.
 MOST_AGAIN = 8
 #: A visit may end early by itself, as any on a radio.
 MOST_VISITS = 4
+#: More than a client's own, for which it goes on trying.
 PATIENCE_S = 90
 #: A transfer that begins: hearing, connecting, discovery and handshake, on a busy machine.
 BEGIN_S = 60
+RECEIVE = ("receive", "--relay", "ble")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_phone_that_leaves_ten_times_sends_and_fetches_on_where_it_was(open_stage):
     photo = random.Random(7).randbytes(PHOTO_BYTES)
     with open_stage("phones") as stage:
         relay, alice, bob, _ = stage.machines.values()
+        stage.air.conditions(bytes_per_s=BYTES_PER_S)
         relay.start_relay()
         relay.start("ble")
         alice.cli("contact", "add", bob.cli("identity").split()[0], "--name", "Bob")
@@ -30,47 +42,64 @@ def test_a_phone_that_leaves_ten_times_sends_and_fetches_on_where_it_was(open_st
         def held():
             return relay.status()["store"]["envelopes"]
 
-        sending = ["send", "Bob", "--file", "photo.jpg", "--relay", "ble"]
-        for walk in range(1, WALKS + 1):
-            process = alice.start_process("python3", "-m", "relay", *sending)
-            # What is left is offered whenever the client runs.
-            sending = ["receive", "--relay", "ble"]
-            least = PIECES * walk // (WALKS + 2)
-            relay.wait(f"{least} pieces are here", lambda status, n=least: status["store"]["envelopes"] >= n, BEGIN_S)
-            stage.air.heard([])
-            process.wait(PATIENCE_S)
-            assert held() < PIECES, "it has sent everything before it left"
-            stage.air.heard(None)
+        ended = walk(stage, alice, ("send", "Bob", "--file", "photo.jpg", "--relay", "ble"), held, STEP)
+        assert held() < PIECES, "it has sent everything before it left"
+        assert f"of {PIECES} pieces are)" in ended.output, ended.describe("does not say what is left")
         for _ in range(MOST_VISITS):
-            alice.cli("receive", "--relay", "ble", timeout_s=PATIENCE_S)
-            print(f"{held()} of {PIECES} pieces are there")
-            if held() == PIECES:
+            process = alice.run("python3", "-m", "relay", *RECEIVE, timeout_s=PATIENCE_S, check=False)
+            print(process.describe(f"left {held()} of {PIECES} pieces there"))
+            if process.code == 0:
                 break
         assert held() == PIECES
         totals = relay.status()["totals"]["total"]
-        assert totals["duplicate"] <= WALKS * MOST_AGAIN, totals
+        assert totals["duplicate"] <= len(WALKS) * MOST_AGAIN, totals
+        # Nor has the phone fetched its own photo; only some pieces, to know the relay again.
+        assert totals["forwarded"] <= SAMPLES * MOST_VISITS, totals
 
-        got = 0
-        for _ in range(WALKS):
-            process = bob.start_process("python3", "-m", "relay", "receive", "--relay", "ble")
-            before = served(relay)
-            relay.wait(
-                "some more was fetched",
-                lambda _, n=before: served(relay) >= n + PHOTO_BYTES // (WALKS + 2),
-                BEGIN_S,
-            )
-            stage.air.heard([])
-            process.wait(PATIENCE_S)
-            assert "photo.jpg" not in process.stdout, "it has fetched everything before it left"
-            stage.air.heard(None)
-        got = served(relay)
+        def given():
+            return relay.status()["totals"]["total"]["forwarded"] - totals["forwarded"]
+
+        ended = walk(stage, bob, RECEIVE, given, STEP)
+        assert "pieces are here" in ended.output, ended.describe("does not say what it has")
+        assert "photo.jpg" not in bob.sh("ls"), "it has fetched everything before it left"
         for _ in range(MOST_VISITS):
-            if "photo.jpg" in bob.cli("receive", "--relay", "ble", timeout_s=PATIENCE_S):
+            process = bob.run("python3", "-m", "relay", *RECEIVE, timeout_s=PATIENCE_S, check=False)
+            print(process.describe(f"{given()} pieces given for {PIECES}"))
+            if "photo.jpg" in process.stdout:
                 break
         assert bob.guest.read(f"{bob.folder}/photo.jpg") == photo
-        print(f"{served(relay) - got} bytes in the last visit, {served(relay)} in all, of a photo of {PHOTO_BYTES}")
+        print(f"{totals}; then {given()} pieces given")
+        assert given() <= PIECES + len(WALKS) * MOST_AGAIN
 
 
-def served(relay):
-    """Bytes that went out over Bluetooth."""
-    return sum(link["bytes_out"] for link in relay.status()["links"] if link["kind"] == "ble")
+def walk(stage, phone, command, count, step):
+    """Have a phone leave whenever `step` more came through, and come back; return the process that gave up.
+
+    What is left is gone on with whenever the client runs.
+    """
+    relay = stage.machines["relay"]
+    ended = process = None
+    for fate in WALKS:
+        if process is None:
+            process = phone.start_process("python3", "-m", "relay", *command)
+            command = RECEIVE
+        enough = count() + step
+        relay.wait(f"{enough} are through", lambda _, n=enough: count() >= n, BEGIN_S)
+        stage.air.heard([])
+        print(f"{phone.name} left when {count()} were through, and {fate}")
+        if fate == GIVES_UP:
+            process.wait(PATIENCE_S)
+            assert process.code == 1, process.describe("is content")
+            ended = process
+        else:
+            relay.wait("the phone is gone", lambda status: not clients(status), BEGIN_S)
+        if fate == CLOSED:
+            process.kill()
+        if fate != GOES_ON:
+            process = None
+        stage.air.heard(None)
+    return ended
+
+
+def clients(status):
+    return sum(link["clients"] for link in status["links"] if link["kind"] == "ble")
