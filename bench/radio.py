@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relay.core.envelope import SIZES
 from tests.guest.uml import Parts
 from tests.radio import bridged
 from tests.radio.scene import load_scene
@@ -96,6 +97,7 @@ def measure_streams(stage: Stage) -> dict[str, float]:
             relay.wait("Bluetooth is up", _has_bluetooth, PATIENCE_S)
             # What one phone puts all three fetch, three times.
             _note(best, f"relay_{bearer}_up", phones.goodput("relay", bearer, "up", size))
+            _check_stored(relay.status(), size)
             _note(best, f"relay_{bearer}_down", phones.goodput("relay", bearer, "down", size))
             ble.stop(PATIENCE_S)
             relay.processes["run"].stop(PATIENCE_S)
@@ -110,6 +112,14 @@ def measure_streams(stage: Stage) -> dict[str, float]:
         "ble_coc_ratio": min(ratio["ble_coc_up_ratio"], ratio["ble_coc_down_ratio"]),
         "ble_gatt_ratio": min(ratio["ble_gatt_up_ratio"], ratio["ble_gatt_down_ratio"]),
     }
+
+
+def _check_stored(status: dict, size: int) -> None:
+    """Nothing lost, nothing twice."""
+    wanted = PHONES * -(-size // SIZES[-1])
+    totals = status["totals"]["total"]
+    if totals["accepted"] != wanted or status["store"]["envelopes"] != wanted or totals["duplicate"]:
+        raise RuntimeError(f"{wanted} envelopes were sent: {totals}")
 
 
 def _note(best: dict[str, float], name: str, value: float) -> None:

@@ -123,10 +123,12 @@ async def put(connection: Connection, envelopes: list[bytes]) -> None:
 
 async def fetch(connection: Connection, count: int) -> None:
     connection.subscribe(Subscribe(prefix_bits=0, prefix=0, follow=False))
-    identities = set()
+    identities: set[bytes] = set()
     while len(identities) < count:
         for event in await connection.events(PATIENCE_S):
             if isinstance(event, s.Envelopes):
+                if not identities.isdisjoint(event.items):
+                    raise RuntimeError("an envelope came twice")
                 identities.update(event.items)
             elif isinstance(event, s.CaughtUp) and len(identities) < count:
                 raise RuntimeError(f"only {len(identities)} of {count} envelopes are there")
