@@ -64,7 +64,7 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     # Only arguments; their work is imported later still.
-    from relay.cli import appliance, client, operator, radio, sniff  # noqa: PLC0415
+    from relay.cli import appliance, client, messages, operator, radio, scan, sniff  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(prog="relay", description="Stores and forwards encrypted messages.")
     parser.add_argument("--version", action="version", version=f"relay {__version__}")
@@ -72,6 +72,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=parser_class)
     operator.add_parsers(commands)
     client.add_parsers(commands)
+    messages.add_parsers(commands)
+    scan.add_parser(commands)
     appliance.add_parsers(commands)
     sniff.add_parsers(commands)
     radio.add_parsers(commands)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`relay identity` and `relay contact`: keys and names, without any network; and the commands of messages."""
+"""`relay identity` and `relay contact`: keys and names, without any network."""
 
 # ruff: noqa: PLC0415 - each command imports what it needs when it runs, so that the others start fast
 
@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import sys
 from typing import TYPE_CHECKING
-
-from relay.cli import messages, scan
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _SubParsersAction
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
-    """Add the commands of the client; each sets `func`, which returns the exit status or raises ClientError."""
+    """Add the commands; each sets `func`, which returns the exit status or raises ClientError."""
     identity = sub.add_parser("identity", help="show your contact card; the first time, make your keys")
     identity.add_argument("--name", default="", help="name to suggest to those who add the card")
     identity.add_argument("--qr", action="store_true", help="also as a QR code")
@@ -51,9 +49,6 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     remove = actions.add_parser("remove", help="remove a contact or a group")
     remove.add_argument("name", metavar="NAME")
     remove.set_defaults(func=_contact_remove)
-
-    messages.add_parsers(sub)
-    scan.add_parser(sub)
 
 
 def own_identity(folder: Path) -> Identity:
