@@ -10,8 +10,7 @@ from pathlib import Path
 from image import minisign
 from image.build import Request, build
 from image.bundle import MACHINES, SUITES, make_bundle
-from image.rootfs import assert_unchanged, attach, configure
-from image.run import BuildError, run
+from image.run import BuildError
 
 
 def main(argv: list[str]) -> int:
@@ -31,14 +30,6 @@ def main(argv: list[str]) -> int:
     command.add_argument("--uncompressed", action="store_true", help="leave out IMAGE.xz and what goes with it")
     command.add_argument("--key", type=Path, help="sign with the key that `python -m image key` made")
     command.set_defaults(func=_build)
-
-    command = commands.add_parser(
-        "converge", help="apply the playbook twice to a copy of a Debian tree; as root (.ci/deploy-test)"
-    )
-    command.add_argument("tree", type=Path)
-    command.add_argument("--work", type=Path, required=True, help="an empty folder; whoever made it removes it")
-    command.add_argument("--cache", type=Path, required=True)
-    command.set_defaults(func=_converge)
 
     command = commands.add_parser("bundle", help="make the relay and its packages for one machine; print the file")
     command.add_argument("arch", choices=sorted(MACHINES))
@@ -79,19 +70,6 @@ def _build(arguments: argparse.Namespace) -> None:
     )
     for path in build(request, arguments.output):
         print(path)
-
-
-def _converge(arguments: argparse.Namespace) -> None:
-    root = arguments.work / "root"
-    run(["cp", "--archive", arguments.tree, root])
-    # How this machine reaches its mirror, and the names in that.
-    for name in ("resolv.conf", "hosts"):
-        run(["cp", "--dereference", f"/etc/{name}", root / "etc" / name])
-    attach(root)
-    for _ in range(2):
-        output = configure(root, arguments.cache, arguments.work, inventory="folder.yml")
-    assert_unchanged(output)
-    print(output[output.rindex("PLAY RECAP") :])
 
 
 def _bundle(arguments: argparse.Namespace) -> None:

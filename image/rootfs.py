@@ -62,7 +62,7 @@ def attach(root: Path) -> None:
     run(["mount", "-t", "tmpfs", "tmpfs", root / "tmp"])
 
 
-def configure(root: Path, cache: Path, work: Path, *, inventory: str = "image.yml") -> str:
+def configure(root: Path, cache: Path, work: Path) -> str:
     """Apply the playbook to an unpacked and attached root; return Ansible's output."""
     settings = {
         "ansible_host": root,
@@ -71,7 +71,7 @@ def configure(root: Path, cache: Path, work: Path, *, inventory: str = "image.ym
     }
     command: list[str | Path] = [
         *(sys.executable, "-m", "ansible", "playbook"),
-        *(ANSIBLE / "site.yml", "--inventory", ANSIBLE / inventory),
+        *(ANSIBLE / "site.yml", "--inventory", ANSIBLE / "image.yml"),
         *("--extra-vars", " ".join(f"{name}={value}" for name, value in settings.items())),
     ]
     environ = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import random
@@ -98,10 +99,11 @@ class Segment:
     async def run(self, notifier: Notifier) -> None:
         """Work until cancelled; raise OSError when the interface is gone."""
         loop = asyncio.get_running_loop()
+        index = socket.if_nametoindex(self._interface)
         with contextlib.ExitStack() as stack:
             packets = stack.enter_context(_open_packets(self._interface))
             routers = stack.enter_context(_open_routers(self._interface))
-            names = stack.enter_context(_open_names(self._interface))
+            names = stack.enter_context(_open_names(self._interface, self._address))
             election = (
                 Unopposed()
                 if self._number is None
@@ -125,6 +127,9 @@ class Segment:
                         await self._become(role, names)
                         notifier.status(role.value)
                     notifier.watchdog()
+                    # A bridge that was made anew is another one.
+                    if socket.if_nametoindex(self._interface) != index:
+                        raise OSError(errno.ENODEV, "another interface has the name now")
                     self._woken.clear()
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(min(election.deadline_s - loop.time(), _LONGEST_S)):
@@ -155,7 +160,7 @@ class Segment:
             except BlockingIOError:
                 return
             except OSError:
-                # The interface went down, or away; the unit ends with it.
+                # The interface went down, or away.
                 self._woken.set()
                 return
             heard(data)
@@ -223,15 +228,17 @@ def _open_routers(interface: str) -> socket.socket:
     return sock
 
 
-def _open_names(interface: str) -> socket.socket:
-    """Hears multicast DNS, beside the relay's own discovery and whoever else does."""
+def _open_names(interface: str, address: IPv4Address) -> socket.socket:
+    """Hears multicast DNS, beside the relay's own discovery and whoever else does; speaks from ``address``."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
     sock.bind((str(mdns.GROUP), mdns.PORT))
-    request = struct.pack("@4s4si", mdns.GROUP.packed, bytes(4), socket.if_nametoindex(interface))
+    request = struct.pack("@4s4si", mdns.GROUP.packed, address.packed, socket.if_nametoindex(interface))
     sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
+    # Of several addresses the kernel may take one of 169.254.0.0/16, which others need not
+    # believe (RFC 6762 section 11).
     sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
     # RFC 6762 section 11.
     sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 255)
@@ -247,16 +254,21 @@ def _send(sock: socket.socket, data: bytes, to: tuple[object, ...]) -> None:
 def run(interface: str, address: IPv4Address, number: bytes | None, server: Server) -> int:
     """Run until SIGTERM or SIGINT; return the exit status."""
     logs.setup("info")
-    asyncio.run(_serve(interface, address, number, server))
-    return 0
+    return asyncio.run(_serve(interface, address, number, server))
 
 
-async def _serve(interface: str, address: IPv4Address, number: bytes | None, server: Server) -> None:
+async def _serve(interface: str, address: IPv4Address, number: bytes | None, server: Server) -> int:
     loop = asyncio.get_running_loop()
     work = asyncio.ensure_future(
         Segment(interface=interface, address=address, number=number, server=server).run(Notifier(os.environ))
     )
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, work.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await work
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            await work
+    except OSError as error:
+        # Started again, or with the interface when that comes back.
+        logger.warning("%s: %s", interface, error)
+        return 1
+    return 0

@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 TICK_S: Final = 15.0
 #: While the relay is not up yet somebody does look.
 STARTING_TICK_S: Final = 2.0
+#: The kernel forgets a dip after two seconds (relay/board/sysfs.py).
+VOLTAGE_TICK_S: Final = 1.0
 #: A large store takes minutes to be read on a slow card.
 PATIENCE_S: Final = 300.0
 IDENTIFY_S: Final = 10.0
@@ -93,6 +95,8 @@ class Board:
             async with BoardServer(self._socket, self._perform, self._on_refused), asyncio.TaskGroup() as tasks:
                 self._reporter.up = True
                 tasks.create_task(self._shine())
+                # First: what was wrong from the start is written to the card at once.
+                tasks.create_task(self._watch_voltage())
                 tasks.create_task(self._tick(inputs if self._board.panic_button else None, notifier))
                 tasks.create_task(self._die())
                 tasks.create_task(report(self._config.unix.path, self._reporter, random.random))
@@ -223,10 +227,6 @@ class Board:
             notifier.watchdog()
             if inputs is not None:
                 inputs.scan()
-            if not self._undervoltage and is_undervoltage(self._sys):
-                self._undervoltage = True
-                self._reporter.count("undervoltage")
-                logger.warning("the supply voltage was too low")
             notices = self._notices()
             codes = {notice.code for notice in notices}
             if told is None and NoticeCode.CONFIG in codes:
@@ -236,7 +236,6 @@ class Board:
             self._say(Code.CONFIG, on=NoticeCode.CONFIG in codes)
             self._say(Code.FULL, on=NoticeCode.STORAGE in codes)
             self._say(Code.NO_COUNTRY, on=NoticeCode.NO_COUNTRY in codes)
-            self._say(Code.VOLTAGE, on=self._undervoltage)
             before = self._code()
             self._relay_codes = codes_of(await ask_status(self._config.control.path))
             if self._code() is not before:
@@ -246,6 +245,15 @@ class Board:
             if works or asyncio.get_running_loop().time() - started_s >= PATIENCE_S:
                 await self._write(status_text(notices, works=works))
             await asyncio.sleep(TICK_S if works else STARTING_TICK_S)
+
+    async def _watch_voltage(self) -> None:
+        """Notice the first dip of the supply; that there was one is said until the next start."""
+        while not is_undervoltage(self._sys):  # noqa: ASYNC110 - a file of the kernel's
+            await asyncio.sleep(VOLTAGE_TICK_S)
+        self._undervoltage = True
+        self._reporter.count("undervoltage")
+        logger.warning("the supply voltage was too low")
+        self._say(Code.VOLTAGE, on=True)
 
     def _tell(self, own: list[Notice]) -> None:
         """Leave the board's own notices for the status page."""

@@ -9,7 +9,8 @@ from typing import Final
 SYS: Final = Path("/sys")
 #: The green light of a Raspberry Pi, as kernels have called it.
 _LIGHTS: Final = ("ACT", "led0", "mesh-relay")
-#: Named by drivers/hwmon/raspberrypi-hwmon.c, which asks the firmware every 2 s.
+#: Named by drivers/hwmon/raspberrypi-hwmon.c, which asks the firmware every 2 s. The alarm
+#: stands until it asks again, then it is about the next two seconds.
 _VOLTAGE: Final = "rpi_volt"
 _ALARM: Final = "in0_lcrit_alarm"
 
@@ -38,7 +39,7 @@ def find_led(sys: Path = SYS) -> Path | None:
 
 
 def is_undervoltage(sys: Path = SYS) -> bool:
-    """Whether the firmware saw the supply below 4.63 V since it was last asked; False where nothing measures it."""
+    """Whether the supply was below 4.63 V in the last two seconds or so; False where nothing measures it."""
     for folder in (sys / "class" / "hwmon").glob("hwmon*"):
         try:
             if (folder / "name").read_text().strip() == _VOLTAGE:

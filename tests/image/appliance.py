@@ -8,6 +8,8 @@ systemd with the kernel's command line, as a unit of that boot.
 from __future__ import annotations
 
 import base64
+import os
+import re
 import shutil
 import socket
 import threading
@@ -34,17 +36,22 @@ ExecStart=python3 -I -S /run/lab/agent.py /dev/ttyS0
 class Appliance(Guest):
     """``card`` is written to. Ends like pulling the plug, unless :meth:`shut_down`.
 
+    :param cpu: of the host; None: tests that run at the same time have others
+    :param radios: serial lines for Bluetooth controllers, as of :class:`Guest`
     :param network: arguments from :meth:`tests.image.lan.Lan.port`
     """
 
-    def __init__(self, parts, name, card, *, cpu=1, arguments=(), network=()):
-        super().__init__(parts, name, memory_mib=MEMORY_MIB, cpu=cpu, arguments=(*network, *arguments))
+    def __init__(self, parts, name, card, *, cpu=None, radios=0, arguments=(), network=()):
+        if cpu is None:
+            cpu = int(re.sub(r"\D", "", os.environ.get("PYTEST_XDIST_WORKER", "1")))
+        super().__init__(parts, name, radios=radios, memory_mib=MEMORY_MIB, cpu=cpu, arguments=(*network, *arguments))
         self.card = card
 
     def start(self):
         # A link would lead to nowhere in there.
         shutil.copy(ROOT / "tests/guest/agent.py", self.folder)
-        self._line, theirs = socket.socketpair()
+        pairs = [socket.socketpair() for _ in range(1 + self._radios)]
+        self._line, *self.radio_lines = (pair[0] for pair in pairs)
         boot = self.card.boot_settings()
         unit = base64.b64encode(_AGENT.format(folder=self.folder).encode()).decode()
         verity = (
@@ -60,7 +67,7 @@ class Appliance(Guest):
                 f"systemd.set_credential_binary=systemd.extra-unit.lab.service:{unit}", *self._arguments,
             ],
             memory_mib=self._memory_mib,
-            lines=[theirs],
+            lines=[pair[1] for pair in pairs],
             cpu=self._cpu,
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, args=(self._line.dup(),), name=f"appliance {self.name}")
@@ -87,6 +94,8 @@ class Appliance(Guest):
         """Pull the plug, and remove all that it left on the host."""
         if self._uml is not None and self._line.fileno() >= 0:
             self.kill()
+        for line in self.radio_lines:
+            line.close()
         shutil.rmtree(self.folder)
 
     def shut_down(self):

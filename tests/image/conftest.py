@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+import fcntl
 import json
-import time
 
 import pytest
 
@@ -12,8 +12,15 @@ from tests.image.parts import find_kernel
 
 #: Where `make test-image` builds, and where it builds once more.
 FIRST, SECOND = (ROOT / "build" / "image" / name for name in ("first", "second"))
+#: The key that the first one is signed with.
+KEY = ROOT / "build" / "image" / "test.key"
 #: Where tests/image writes what it measured.
 REPORT = ROOT / "build" / "image.json"
+
+
+def pytest_collection_modifyitems(items):
+    """What takes longest comes first: at the end, all would wait for it."""
+    items.sort(key=lambda item: item.path.name != "test_site.py")
 
 
 @pytest.fixture(scope="session")
@@ -42,9 +49,12 @@ def measured():
     """What goes to build/image.json, at the end of the session, beside what other sessions of the same run found."""
     found = {}
     yield found
-    if REPORT.exists():
-        found = json.loads(REPORT.read_text()) | found
-    REPORT.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    with REPORT.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        found = json.loads(file.read() or "{}") | found
+        file.truncate(0)
+        file.write(json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 
 @pytest.fixture
@@ -64,20 +74,27 @@ def boot(kernel):
         return appliance
 
     yield start
+    said = [appliance.console_text() for appliance in running]
     for appliance in running:
         appliance.close()
+    # Nothing is killed for want of memory, whatever the test was about.
+    assert not any("ut of memory" in text for text in said), said
 
 
-@pytest.fixture(scope="module")
-def booted(image, kernel, tools, tmp_path_factory, measured):
-    """A relay that tests only look at, with a cable to the tests."""
+@pytest.fixture(scope="session")
+def cable():
+    """What `booted` is plugged into; the tests are at its other end."""
+    with Lan() as lan:
+        yield lan
+
+
+@pytest.fixture(scope="session")
+def booted(image, kernel, tools, cable, tmp_path_factory):
+    """A relay that tests only look at. Those of them that are in the group `booted` share one."""
     card = Card(image, tmp_path_factory.mktemp("card") / "card.img", tools=tools, times=2)
-    with Lan("lan0") as lan:
-        started = time.monotonic()
-        with Appliance(kernel, "relay", card, network=lan.port()) as appliance:
-            assert appliance.wait_booted() == "running", appliance.explain()
-            measured["boot_s"] = round(time.monotonic() - started, 1)
-            yield appliance
+    with Appliance(kernel, "relay", card, network=cable.port()) as appliance:
+        assert appliance.wait_booted() == "running", appliance.explain()
+        yield appliance
 
 
 def only(paths):

@@ -6,10 +6,14 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
+import os
 import subprocess
 
 #: The driver of User-Mode Linux names its interface vec0; on a Raspberry Pi the cable is eth0.
 _RULE = 'ACTION=="add", SUBSYSTEM=="net", KERNEL=="vec0", NAME="eth0"\n'
+
+
+_NUMBERS = itertools.count()
 
 
 def ip(*arguments):
@@ -19,8 +23,9 @@ def ip(*arguments):
 class Lan:
     """A bridge; a context manager. The tests are on it, too, with an IPv6 link-local address."""
 
-    def __init__(self, name):
-        self.name = name
+    def __init__(self):
+        # Tests that run at the same time share a namespace.
+        self.name = f"lan{os.getpid()}x{next(_NUMBERS)}"
         self._numbers = itertools.count()
         self._ports = []
 

@@ -9,7 +9,12 @@ from tests.guest.uml import ROOT, Parts
 
 
 def find_kernel():
-    """The kernel alone: everything else is in the image."""
-    shown = subprocess.run([ROOT / ".ci" / "kernel"], check=True, stdout=subprocess.PIPE, text=True).stdout
+    """The kernel, and what runs the air for Bluetooth: everything else is in the image."""
+    kernel, air = (_shown(".ci/kernel"), _shown(".ci/venv", "lab"))
     nothing = {field.name: Path("/nonexistent") for field in fields(Parts)}
-    return Parts(**nothing | {"kernel": Path(shown.strip())})
+    return Parts(**nothing | {"kernel": kernel, "air_python": air / "bin" / "python"})
+
+
+def _shown(script, *arguments):
+    shown = subprocess.run([ROOT / script, *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
+    return Path(shown.strip())

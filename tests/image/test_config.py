@@ -18,6 +18,8 @@ FILES = {
     "huge": b"# far too much\n" * 200_000,
 }
 MISTAKEN = {"wrong", "binary", "huge"}
+REFUSED = "relay.toml has a mistake and is not used"
+FETCH = """python3 -c 'import urllib.request as u; print(u.urlopen("http://127.0.0.1:9470/").read().decode())'"""
 
 
 def status_file(card, timeout_s=40):
@@ -39,8 +41,15 @@ def test_the_relay_relays_with_any_relay_toml(card, boot, kind):
     assert any(notice["code"] == "config" for notice in notices) == (kind in MISTAKEN), notices
     if kind == "windows":
         assert appliance.sh("hostname").strip() == "gate"
+    # On the card, on the page, on the screen and by the light.
     text = status_file(card)
     assert ("MISTAKE" in text) == (kind in MISTAKEN), text
+    page = appliance.sh(FETCH)
+    assert (REFUSED in page) == (kind in MISTAKEN), page
+    screen = appliance.run("timeout", "10", "relay", "appliance", "screen", check=False).stdout
+    assert (REFUSED in " ".join(screen.split())) == (kind in MISTAKEN), screen
+    light = json.loads(appliance.run("relay", "board", "status").stdout)["light"]
+    assert (light == "config") == (kind in MISTAKEN), light
 
 
 def test_the_relay_relays_without_relay_toml(card, boot):
