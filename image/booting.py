@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from image.initrd import make_initrd
+from image.run import BuildError
 
 if TYPE_CHECKING:
     from image.disk import VerityRoot
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 SETTINGS = "root.env"
 SOURCES = Path(__file__).parent / "boot"
 #: The boards that the image is for; U-Boot hands on the tree that the firmware chose of these.
-DEVICE_TREES = ("bcm2710-rpi-*.dtb", "bcm2711-rpi-*.dtb", "bcm2712-rpi-*.dtb", "bcm2837-rpi-*.dtb")
-FIRMWARE = ("bootcode.bin", "start*.elf", "fixup*.dat")
+#: Not the Pi 5's: Debian's kernel 6.12 has no driver for its card reader (MMC_SDHCI_BRCMSTB).
+DEVICE_TREES = ("bcm2711-rpi-*.dtb", "bcm2837-rpi-*.dtb")
+#: The smallest variants, which gpu_mem=16 in config.txt selects, and those for whoever changes that.
+FIRMWARE = ("bootcode.bin", "start_cd.elf", "start4cd.elf", "start.elf", "start4.elf")
+FIRMWARE += ("fixup_cd.dat", "fixup4cd.dat", "fixup.dat", "fixup4.dat")
 
 
 def take_kernel(tools: Tools, root: Path, *, epoch: int) -> tuple[Path, Path]:
@@ -65,5 +69,8 @@ def describe_root(slot: Path, verity: VerityRoot) -> None:
 
 def _copy(folder: Path, patterns: tuple[str, ...], target: Path) -> None:
     for pattern in patterns:
-        for file in sorted(folder.glob(pattern)):
+        files = sorted(folder.glob(pattern))
+        if not files:
+            raise BuildError(f"{folder} has no {pattern}; change that in image/booting.py")
+        for file in files:
             shutil.copyfile(file, target / file.name)

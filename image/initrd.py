@@ -19,8 +19,9 @@ INIT = Path(__file__).parent / "boot" / "init"
 #: Drivers between power-on and the root: cards, what hangs on PCIe and USB of a Raspberry
 #: Pi, the virtual disks of QEMU, and what lies on top of them.
 MODULES = (
-    *("bcm2835_dma", "bcm2835_wdt", "sdhci_iproc", "bcm2835", "mmc_block", "pwrseq_simple"),
-    *("raspberrypi_hwmon", "reset_raspberrypi", "pcie_brcmstb", "xhci_pci", "dwc2", "usb_storage", "uas"),
+    # A Pi 4's card has no power without the regulators; its driver waits for them.
+    *("bcm2835_dma", "bcm2835_wdt", "gpio_regulator", "fixed", "sdhci_iproc", "bcm2835", "mmc_block"),
+    *("reset_raspberrypi", "pcie_brcmstb", "xhci_pci", "phy_generic", "dwc2", "usb_storage", "uas", "sd_mod"),
     *("virtio_pci", "virtio_mmio", "virtio_blk"),
     *("dm_mod", "dm_verity", "sha256_arm64", "sha2_ce", "sha256_generic", "squashfs"),
 )
