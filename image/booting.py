@@ -52,6 +52,14 @@ def take_kernel(tools: Tools, root: Path, *, epoch: int) -> tuple[Path, Path]:
         _copy(root / "usr/lib/raspi-firmware", FIRMWARE, selector)
         (trees,) = root.glob("usr/lib/linux-image-*/broadcom")
         _copy(trees, DEVICE_TREES, selector)
+        overlays = selector / "overlays"
+        overlays.mkdir()
+        source = overlays / "relay-button.dts"
+        shutil.copyfile(SOURCES / source.name, source)
+        # What it has in __overrides__ is the firmware's, not a gpios property of a device.
+        compile_overlay = ("dtc", "-@", "-W", "no-gpios_property", "-I", "dts", "-O", "dtb", "-o")
+        tools(*compile_overlay, source.with_suffix(".dtbo"), source)
+        source.unlink()
         script = selector / "boot.cmd"
         shutil.copyfile(SOURCES / "boot.cmd", script)
         compile_script = ("mkimage", "-q", "-A", "arm64", "-T", "script", "-C", "none", "-d", script)

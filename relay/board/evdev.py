@@ -24,7 +24,8 @@ _KEY_BITS_BYTES: Final = _KEY_MAX // 8 + 1
 _GET_KEYS: Final = 2 << 30 | _KEY_BITS_BYTES << 16 | ord("E") << 8 | 0x20 + _EV_KEY
 #: EVIOCGRAB: _IOW('E', 0x90, int).
 _GRAB: Final = 1 << 30 | 4 << 16 | ord("E") << 8 | 0x90
-#: KEY_POWER, as the Raspberry Pi 5 has it on its board, and KEY_PROG1, for a button on pins (dtoverlay=gpio-key).
+#: KEY_POWER, as the Raspberry Pi 5 has it on its board, and KEY_PROG1, for a button on pins: relay-button on the
+#: image, gpio-key with keycode=148 on Raspberry Pi OS.
 BUTTON_KEYS: Final = frozenset({116, 148})
 #: A keyboard has 100 keys; so many events lie in the kernel's buffer for one device.
 _READ_EVENTS: Final = 64
