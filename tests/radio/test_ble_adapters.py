@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A relay works with both of its adapters, has one session with a neighbour on each at most, and goes on with either."""
+"""A relay works with both of its adapters, with one session with a neighbour on each at most, and with either alone."""
 
 import pytest
 
