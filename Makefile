@@ -44,7 +44,7 @@ netns: ## the tests on real networks, in namespaces
 
 test-radio: ## Bluetooth and Wi-Fi: real kernels, drivers and bluetoothd in guests, on air that is simulated
 	@.ci/guest >/dev/null; $(in_dev); \
-		python -m pytest -p no:cacheprovider -m radio -n 4 --dist worksteal tests/radio $(ARGS)
+		python -m pytest -p no:cacheprovider -m radio -n 4 --maxschedchunk 1 tests/radio $(ARGS)
 
 other-python: ## the fast tests on the Python version that this system lacks, in a chroot
 	@.ci/tools >/dev/null; .ci/other-python

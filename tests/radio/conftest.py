@@ -14,6 +14,13 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.radio)
+    # The longest first, lest one of them begins when all others are done: their time limits tell.
+    items.sort(key=_limit_s, reverse=True)
+
+
+def _limit_s(item):
+    limit = item.get_closest_marker("timeout")
+    return limit.args[0] if limit else 0
 
 
 @pytest.fixture(scope="session")
