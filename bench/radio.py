@@ -75,12 +75,12 @@ class Phones:
         raise RuntimeError(f"the bare {bearer} lost frames in each of {RUNS} runs {direction}")
 
 
-def measure_streams(stage: Stage) -> dict[str, float]:
+def measure_streams(stage: Stage, runs: int) -> dict[str, float]:
     """Three phones at once, up and down, over channels and over GATT, against both bare."""
     phones = Phones(stage)
     relay = phones.relay
     best: dict[str, float] = {}
-    for _ in range(RUNS):
+    for _ in range(runs):
         raw = relay.guest.python("-m", "bench.guests.raw")
         raw.wait_output("psm ", PATIENCE_S)
         psm = int(raw.stdout.split("psm ")[1].split()[0])
@@ -131,14 +131,14 @@ def _has_bluetooth(status: dict) -> bool:
     return any(part["name"] == "ble" and part["up"] for part in status["components"])
 
 
-def measure_bridge(stage: Stage) -> dict[str, float]:
+def measure_bridge(stage: Stage, runs: int) -> dict[str, float]:
     """100 MB between two programs on the Ethernets of two relays that bridge them, against iperf3 on that path."""
     best: dict[str, float] = {}
     north, south = stage.machines["north"], stage.machines["south"]
     for kind in bridged.KINDS:
         bridged.bridge(stage, kind)
         offer = bridged.start_offer(north, 1, BRIDGE_BYTES)
-        for _ in range(RUNS):
+        for _ in range(runs):
             server = south.start_process("iperf3", "-s", "-1", "--forceflush")
             server.wait_output("listening", PATIENCE_S)
             # By time: it would count the time for a number of bytes in whole seconds.
@@ -162,7 +162,7 @@ def measure_bridge(stage: Stage) -> dict[str, float]:
     }
 
 
-def measure_processes(stage: Stage) -> dict[str, float]:
+def measure_processes(stage: Stage, _: int) -> dict[str, float]:
     """Memory of the idle processes, and how soon Bluetooth is back after bluetoothd was killed."""
     relay = stage.machines["relay"]
     relay.sh("rm -rf store")
@@ -196,7 +196,7 @@ def _memory(relay: Machine) -> dict[str, float]:
     return found | {"pss_total_mib": sum(found.values())}
 
 
-def measure_clients(stage: Stage) -> dict[str, float]:
+def measure_clients(stage: Stage, _: int) -> dict[str, float]:
     """How many clients of those that try are served at the same time, with the default settings."""
     relay, crowd = stage.machines["relay"], stage.machines["crowd"]
     relay.start_relay()
@@ -207,7 +207,7 @@ def measure_clients(stage: Stage) -> dict[str, float]:
     return {"ble_clients": told["served"], "ble_clients_busy": told["busy"]}
 
 
-PARTS: dict[str, tuple[str, Callable[[Stage], dict[str, float]]]] = {
+PARTS: dict[str, tuple[str, Callable[[Stage, int], dict[str, float]]]] = {
     "streams": ("phones", measure_streams),
     "processes": ("phones", measure_processes),
     "bridge": ("bridge", measure_bridge),
@@ -219,6 +219,7 @@ def main() -> None:
     """Measure the parts named on the command line, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m bench.radio", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to measure; everything by default")
+    parser.add_argument("--runs", type=int, default=RUNS, help="the best of so many counts (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("build/bench-radio.json"))
     arguments = parser.parse_args()
     parts = Parts.find()
@@ -230,7 +231,7 @@ def main() -> None:
         scene, measure = PARTS[name]
         print(f"\n{name}: {(measure.__doc__ or '').strip().splitlines()[0]}", flush=True)
         with Stage(parts, load_scene(scene)) as stage:
-            found = measure(stage)
+            found = measure(stage, arguments.runs)
         for key, value in found.items():
             print(f"  {key:<34} {value:>14,.3f}", flush=True)
         figures.update(found)
