@@ -222,6 +222,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=RUNS, help="the best of so many counts (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("build/bench-radio.json"))
     arguments = parser.parse_args()
+    if arguments.runs < 1:
+        parser.error("--runs: one at least")
     parts = Parts.find()
     # Parts measured at another time keep their figures.
     figures: dict[str, float] = {}

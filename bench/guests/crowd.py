@@ -21,7 +21,7 @@ from relay.ble.dial import DialError, DialFailure, dial
 from relay.client.address import RelayAddress
 from relay.client.connection import Connection
 
-#: Places in the store's size classes: 1 KiB.
+#: Of relay.core.envelope.SIZES, the smallest.
 SIZE_CLASS = 0
 
 
