@@ -10,8 +10,6 @@ from typing import Final
 GROUP: Final = IPv4Address("224.0.0.251")
 PORT: Final = 5353
 NAME: Final = (b"relay", b"local")
-#: Where they are not the same as elsewhere, packets end with the Ethernet frame (RFC 6762 section 17).
-MAX_QUERY_BYTES: Final = 9000
 #: Questions looked at in one packet; a phone asks for a few names at once.
 MAX_QUESTIONS: Final = 32
 #: Soon wrong when another relay takes over.

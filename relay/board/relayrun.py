@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from relay.board.light import Code
-from relay.links.components import REPORT_LEAST_S
+from relay.core.errors import DecodeError
+from relay.links import reporting
 from relay.service.api import Status, read_status
 from relay.service.control import MAX_ANSWER_BYTES, VERSION
 from relay.service.supervisor import Backoff
@@ -61,28 +63,6 @@ async def report(path: Path, reporter: Reporter, random: Callable[[], float]) ->
     backoff = Backoff(random)
     while True:
         began = loop.time()
-        try:
-            await _report_once(path, reporter)
-        except OSError:
-            await asyncio.sleep(backoff.next(ran_s=loop.time() - began))
-
-
-async def _report_once(path: Path, reporter: Reporter) -> None:
-    reader, writer = await asyncio.open_unix_connection(path)
-    loop = asyncio.get_running_loop()
-    try:
-        writer.write(reporter.preamble())
-        reporter.connected()
-        # Nothing is sent to the board: the end of the file is all there is to read.
-        ended = loop.create_task(reader.read())
-        try:
-            while not ended.done():
-                if line := reporter.line(loop.time()):
-                    writer.write(line)
-                    await writer.drain()
-                await asyncio.wait({ended}, timeout=REPORT_LEAST_S)
-        finally:
-            ended.cancel()
-        raise ConnectionError("relay run closed the connection")
-    finally:
-        writer.close()
+        with suppress(OSError, DecodeError):
+            await reporting.report(path, reporter)
+        await asyncio.sleep(backoff.next(ran_s=loop.time() - began))

@@ -104,6 +104,10 @@ class Board:
         finally:
             inputs.close()
 
+    def stopped(self) -> None:
+        """Note that the process was told to end."""
+        self._reporter.is_stopped = True
+
     # Light
 
     def _code(self) -> Code | None:
@@ -289,6 +293,7 @@ async def serve(board: Board) -> None:
     notifier.stopping()
     stopped.cancel()
     if not running.done():
+        board.stopped()
         running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running

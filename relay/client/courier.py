@@ -23,6 +23,7 @@ from relay.client.met import Given, RelaysMet
 from relay.client.outbox import Acknowledged, Outbox
 from relay.client.seal import buckets_to_read
 from relay.client.worker import Worker
+from relay.core.clock import jittered
 
 FIRST_RETRY_S: Final = 0.5
 MAX_RETRY_S: Final = 10.0
@@ -91,7 +92,7 @@ class Retry:
 
 def retry_delay_s(failures: int, draw: random.Random) -> float:
     """Return how long to wait after so many failures in a row; jittered, so that clients do not stay in step."""
-    return min(FIRST_RETRY_S * 2.0 ** min(failures, 16), MAX_RETRY_S) * draw.uniform(0.5, 1.5)
+    return jittered(min(FIRST_RETRY_S * 2.0 ** min(failures, 16), MAX_RETRY_S), draw.random())
 
 
 class Courier:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from typing import TYPE_CHECKING, Final
@@ -109,8 +110,9 @@ class Machine:
             self.record.note_country(now or "00")
             if await self._ask(wanted):
                 return
-            # Read once at boot, maybe before the disk was there.
-            await self.radios.reload_rules()
+            # Read once at boot, maybe before the disk was there. It may not be there at all.
+            with contextlib.suppress(KernelRefusedError):
+                await self.radios.reload_rules()
             if not await self._ask(wanted):
                 self._country_refused = True
                 logger.warning(

@@ -33,8 +33,6 @@ class Passed(enum.StrEnum):
     """A stream that had to make room for a newer one."""
     CONNECTIONS_FULL = "connections_full"
     """A Bluetooth connection that had to make room for a newer one."""
-    REORDER_FULL = "reorder_full"
-    """Bytes given up because too many waited for something that did not come."""
     KERNEL = "kernel"
     """Frames that came faster than they could be read."""
 

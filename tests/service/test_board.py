@@ -7,7 +7,7 @@ import socket
 import stat
 import threading
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from relay.board.client import BoardError, ask
 from relay.board.config import BoardConfig
 from relay.board.service import Board
 from relay.board.verbs import Verb
-from relay.links.components import Component, decode_component, decode_report
+from relay.links.components import Component, Idle, decode_component, decode_report
 from relay.service.config import default_config
 from relay.service.notify import Notifier
 
@@ -86,7 +86,7 @@ def place(tmp_path, control):
 
 @pytest.fixture
 def run(place):
-    """Start the board, in a thread; ends with the test."""
+    """Start the board, in a thread, and return how to tell it to end; it ends with the test at the latest."""
     ends = []
 
     def start(machine, board=BoardConfig(panic_button=False)):  # noqa: B008 - frozen
@@ -103,19 +103,27 @@ def run(place):
                 sys=place.sys,
             )
             task = asyncio.ensure_future(made.run(Notifier({})))
-            loops.append((asyncio.get_running_loop(), task))
+
+            def stop():
+                made.stopped()
+                task.cancel()
+
+            loops.append((asyncio.get_running_loop(), stop))
             started.set()
             await asyncio.wait({task})
 
         thread = threading.Thread(target=asyncio.run, args=(serve(),))
         thread.start()
         assert started.wait(PATIENCE_S)
-        ends.append((thread, *loops[0]))
+        loop, stop = loops[0]
+        ends.append((thread, loop, stop))
         until(place.socket.exists)
+        return lambda: loop.call_soon_threadsafe(stop)
 
     yield start
-    for thread, loop, task in ends:
-        loop.call_soon_threadsafe(task.cancel)
+    for thread, loop, stop in ends:
+        with suppress(RuntimeError):  # ended by itself
+            loop.call_soon_threadsafe(stop)
         thread.join(PATIENCE_S)
         assert not thread.is_alive()
 
@@ -268,6 +276,20 @@ async def hear(path, event):
         while (report := await heard.get()).counters[event] == 0:
             pass
         return report
+
+
+def test_a_board_that_is_told_to_end_is_no_fault(place, run):
+    stop = run(Machine())
+
+    async def look():
+        async with relay_run(place.link) as heard, asyncio.timeout(PATIENCE_S):
+            assert (await heard.get()).up
+            stop()
+            while (report := await heard.get()).up:
+                pass
+            return report
+
+    assert asyncio.run(look()).idle is Idle.STOPPED
 
 
 def test_what_nobody_may_ask_for_is_refused_and_counted(place, run):

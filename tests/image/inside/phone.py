@@ -18,8 +18,10 @@ import time
 FIXED = "10.42.70.1"
 ROUTER, DNS, KIND, SERVER = 3, 6, 53, 54
 DISCOVER, OFFER, REQUEST, ACK = 1, 2, 3, 5
-#: A server looks for three seconds whether the address is free before it offers it.
-SURVEY_S = 8
+#: A server looks for three seconds whether the address is free before it offers it, and one that
+#: has just been started may miss the first question.
+SURVEY_S = 10
+ASK_AGAIN_S = 3
 TRIES = 5
 MDNS = ("224.0.0.251", 5353)
 
@@ -77,11 +79,17 @@ def question(name):
 
 
 def lookup(name, server):
+    """Ask, and ask again, as phones do; return the address."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(5)
-        sock.sendto(question(name), (server, 53))
-        answer = sock.recv(2000)
-    return socket.inet_ntoa(answer[-4:]) if answer[3] & 15 == 0 and answer[7] else "unknown"
+        sock.settimeout(3)
+        for _ in range(TRIES):
+            sock.sendto(question(name), (server, 53))
+            try:
+                answer = sock.recv(2000)
+            except TimeoutError:
+                continue
+            return socket.inet_ntoa(answer[-4:]) if answer[3] & 15 == 0 and answer[7] else "unknown"
+    sys.exit(f"{server} does not answer about names")
 
 
 def is_open(address, port):
@@ -134,13 +142,16 @@ def name_socket(interface):
 
 def survey(interface):
     with dhcp_socket(interface) as dhcp, router_socket(interface) as routers, name_socket(interface) as names:
-        end = time.monotonic() + SURVEY_S
-        ask_dhcp(dhcp, interface, DISCOVER)
-        routers.sendto(bytes((133,)) + bytes(7), ("ff02::2", 0, 0, socket.if_nametoindex(interface)))
-        names.sendto(question("relay.local"), MDNS)
+        ask = time.monotonic()
+        end = ask + SURVEY_S
         found = set()
-        while (left := end - time.monotonic()) > 0:
-            for sock in select.select([dhcp, routers, names], [], [], left)[0]:
+        while (now := time.monotonic()) < end:
+            if now >= ask:
+                ask = now + ASK_AGAIN_S
+                ask_dhcp(dhcp, interface, DISCOVER)
+                routers.sendto(bytes((133,)) + bytes(7), ("ff02::2", 0, 0, socket.if_nametoindex(interface)))
+                names.sendto(question("relay.local"), MDNS)
+            for sock in select.select([dhcp, routers, names], [], [], min(ask, end) - now)[0]:
                 data, (sender, *_) = sock.recvfrom(2000)
                 if sock is dhcp:
                     found.add(f"dhcp {socket.inet_ntoa(read_dhcp(data)[1][SERVER])}")
