@@ -20,10 +20,10 @@ FAST_BUFFER_BYTES: Final = 256 << 10
 #: What lies between the session and whoever reads from a slow link, at most: bytes that
 #: nothing more urgent can overtake. That is a turn of one or two records in the
 #: transport, and what the kernel holds of them.
-SLOW_AHEAD_BYTES: Final = 4 << 10
-#: The kernel's part. Linux doubles it and counts its own records in: three of ours
-#: in a Unix socket, 0.1 s of a radio of 20 kB/s. By default it holds 200 kB, 10 s.
-SLOW_SOCKET_BYTES: Final = 2304
+SLOW_AHEAD_BYTES: Final = 6 << 10
+#: The kernel's part. Linux doubles it and counts its own records in: four of ours
+#: in a Unix socket, 0.2 s of a radio of 20 kB/s. By default it holds 200 kB, 10 s.
+SLOW_SOCKET_BYTES: Final = 4608
 #: Bytes for one stream before others get their turn.
 TURN_BYTES: Final = 1 << 20
 #: A peer that takes nothing for so long is disconnected.
