@@ -17,6 +17,8 @@ from pathlib import Path
 from image.run import ROOT, BuildError, digest, run
 
 LOCK = ROOT / ".ci" / "requirements-guest.txt"
+#: All but the code that gets into the relay's wheel.
+ABOUT = tuple(ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE"))
 #: Debian's suite and C library for each Python that the relay runs on.
 SUITES = {"3.11": ("bookworm", 36), "3.13": ("trixie", 41)}
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -45,7 +47,7 @@ def make_bundle(arch: str, version: str, cache: Path) -> Path:
         f"{arch} {version}".encode(),
         Path(__file__).read_bytes(),
         LOCK.read_bytes(),
-        (ROOT / "pyproject.toml").read_bytes(),
+        *(path.read_bytes() for path in ABOUT),
         *(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() for path in sources),
     )
     tar = cache / f"bundle-{arch}-{version}-{key}.tar"

@@ -23,7 +23,7 @@ _NAMESPACE = uuid.UUID("6f1f3a62-8f3d-5b8e-9d0a-3a2f0c5b7e11")
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Package:
-    """``kind`` is deb or pypi; ``source`` the Debian source package and its version."""
+    """``kind`` is deb or pypi; ``source`` the Debian source package and its version; ``part`` the one file taken."""
 
     kind: str
     name: str
@@ -31,6 +31,7 @@ class Package:
     arch: str = ""
     source: str = ""
     licence: str = ""
+    part: str = ""
 
     @property
     def purl(self) -> str:
@@ -38,7 +39,8 @@ class Package:
         name = quote(self.name.lower() if self.kind == "pypi" else self.name, safe="")
         scope = "deb/debian" if self.kind == "deb" else "pypi"
         qualifier = f"?arch={self.arch}" if self.arch else ""
-        return f"pkg:{scope}/{name}@{quote(self.version, safe='')}{qualifier}"
+        subpath = f"#{quote(self.part)}" if self.part else ""
+        return f"pkg:{scope}/{name}@{quote(self.version, safe='')}{qualifier}{subpath}"
 
 
 def debian_packages(status: str) -> list[Package]:
@@ -73,11 +75,9 @@ def python_packages(lib: Path) -> list[Package]:
 
 
 def listing(packages: list[Package]) -> str:
-    """One line per package: kind, name, version, architecture, source."""
-    return "".join(
-        f"{' '.join(part for part in (item.kind, item.name, item.version, item.arch, item.source) if part)}\n"
-        for item in packages
-    )
+    """One line per package: kind, name, version, architecture, source, and the file if it is only one of it."""
+    fields = ((item.kind, item.name, item.version, item.arch, item.source, item.part) for item in packages)
+    return "".join(f"{' '.join(filter(None, line))}\n" for line in fields)
 
 
 def cyclonedx(packages: list[Package], *, name: str, version: str, arch: str, epoch: int, archive: str) -> str:

@@ -113,9 +113,15 @@ def test_the_package_list_has_what_is_installed_with_its_source():
     )
 
 
+def test_of_a_package_that_gave_one_file_the_list_names_that():
+    driver = sbom.Package(kind="deb", name="linux-source-6.12", version="6.12.1-1", arch="all", part="drivers/a.c")
+    assert sbom.listing([driver]) == "deb linux-source-6.12 6.12.1-1 all drivers/a.c\n"
+
+
 def test_the_sbom_names_each_package_by_its_url():
     nacl = sbom.Package(kind="pypi", name="PyNaCl", version="1.6.2", licence="Apache-2.0")
-    packages = [*sbom.debian_packages(STATUS), nacl]
+    driver = sbom.Package(kind="deb", name="linux-source-6.12", version="6.12.1-1", arch="all", part="drivers/a.c")
+    packages = [*sbom.debian_packages(STATUS), nacl, driver]
     about = {"name": "mesh-relay", "version": "1", "arch": "amd64", "epoch": 0, "archive": "ab  trixie\n"}
     text = sbom.cyclonedx(packages, **about)
     document = json.loads(text)
@@ -124,6 +130,7 @@ def test_the_sbom_names_each_package_by_its_url():
         "pkg:deb/debian/base-files@13.8?arch=amd64",
         "pkg:deb/debian/libgcc-s1@14.2.0-19%2Bb1?arch=amd64",
         "pkg:pypi/pynacl@1.6.2",
+        "pkg:deb/debian/linux-source-6.12@6.12.1-1?arch=all#drivers/a.c",
     ]
     assert document["metadata"]["timestamp"] == "1970-01-01T00:00:00Z"
     # The same packages give the same document, to the byte.
