@@ -3,6 +3,8 @@
 
 From the host: ``{"start": id, "argv": [..], "env": {..}, "cwd": ".."}`` begins a command in a session of its own,
 with no input; ``{"signal": id, "number": n}`` goes to its whole process group; ``{"quit": 1}``.
+``{"ask": id, "path": "..", "line": ".."}`` writes a line to a Unix socket, and its answer is a line of output: for
+what is asked again and again, a process each time would be most of a guest's work.
 
 To the host: ``{"ready": 1}`` once, then for each command ``{"id": id, "pid": pid}``, any number of
 ``{"id": id, "out" or "err": base64}``, and last ``{"id": id, "exit": code}``, with minus the signal that ended it, and
@@ -14,6 +16,7 @@ import contextlib
 import json
 import os
 import selectors
+import socket
 import subprocess
 import sys
 import tty
@@ -53,6 +56,8 @@ class Agent:
                 self._start(command["start"], command["argv"], command["env"], command["cwd"])
             elif "signal" in command:
                 self._signal(command["signal"], command["number"])
+            elif "ask" in command:
+                self._ask(command["ask"], command["path"], command["line"])
             else:
                 self._done = True
 
@@ -68,8 +73,7 @@ class Agent:
                 start_new_session=True,
             )  # fmt: skip
         except OSError as error:
-            self._tell(id=ident, err=base64.b64encode(f"{error}\n".encode()).decode())
-            self._tell(id=ident, exit=127)
+            self._fail(ident, error, 127)
             return
         self._running[ident] = process
         self._tell(id=ident, pid=process.pid)
@@ -80,6 +84,33 @@ class Agent:
             )
         pidfd = os.pidfd_open(process.pid)
         self._selector.register(pidfd, selectors.EVENT_READ, lambda: self._ended(ident, pidfd))
+
+    def _fail(self, ident, error, code):
+        self._tell(id=ident, err=base64.b64encode(f"{error}\n".encode()).decode())
+        self._tell(id=ident, exit=code)
+
+    def _ask(self, ident, path, line):
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(path)
+            sock.sendall(line.encode() + b"\n")
+        except OSError as error:
+            sock.close()
+            self._fail(ident, error, 1)
+            return
+        self._selector.register(sock, selectors.EVENT_READ, lambda: self._answer(ident, sock))
+
+    def _answer(self, ident, sock):
+        try:
+            data = sock.recv(READ_BYTES)
+        except OSError:
+            data = b""
+        if data:
+            self._tell(id=ident, out=base64.b64encode(data).decode())
+        if not data or data.endswith(b"\n"):
+            self._selector.unregister(sock)
+            sock.close()
+            self._tell(id=ident, exit=0 if data else 1)
 
     def _pass(self, ident, name, pipe):
         """Pass on what is there; return whether there may be more."""

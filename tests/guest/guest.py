@@ -201,12 +201,16 @@ class Guest:
         argv = [str(argument) for argument in argv]
         if netns is not None:
             argv = ["ip", "netns", "exec", netns, *argv]
+        process, number = self._new_process(argv)
+        self.tell(start=number, argv=argv, env=ENVIRONMENT | (env or {}), cwd=str(cwd))
+        return process
+
+    def _new_process(self, argv):
         process = Process(self, argv, self._changed)
         with self._changed:
             number = next(self._numbers)
             self._processes[number] = process
-        self.tell(start=number, argv=argv, env=ENVIRONMENT | (env or {}), cwd=str(cwd))
-        return process
+        return process, number
 
     def run(self, *argv, timeout_s=RUN_TIMEOUT_S, check=True, **options):
         """Run a command to its end; fail if it fails and ``check``; return the :class:`Process`."""
@@ -215,6 +219,13 @@ class Guest:
         if check and process.code:
             raise GuestError(process.describe("failed"))
         return process
+
+    def ask(self, path, line, timeout_s=RUN_TIMEOUT_S):
+        """Write a line to a Unix socket; return the line that is answered, None while nobody does."""
+        self.wait_ready()
+        process, number = self._new_process(["ask", path])
+        self.tell(ask=number, path=str(path), line=line)
+        return process.stdout if process.wait(timeout_s) == 0 else None
 
     def sh(self, script, **options):
         """Run a script of bash to its end, which fails at the first command that does; return what it printed."""

@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items):
 
 def _limit_s(item):
     limit = item.get_closest_marker("timeout")
-    return limit.args[0] if limit else 0
+    return (item.get_closest_marker("slow") is not None, limit.args[0] if limit else 0)
 
 
 @pytest.fixture(scope="session")

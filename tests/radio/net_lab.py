@@ -149,7 +149,7 @@ class Box:
         return True
 
 
-def until(condition, what, *, patience_s=PATIENCE_S, pause_s=0.1):
+def until(condition, what, *, patience_s=PATIENCE_S, pause_s=0.25):
     """Wait for a true value and return it."""
     deadline = time.monotonic() + patience_s
     while not (value := condition()):

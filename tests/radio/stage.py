@@ -17,6 +17,8 @@ HWSIM = "/sys/kernel/debug/ieee80211"
 #: Start-up imports zeroconf and aiohttp, on a machine that may be busy with other tests.
 READY_TIMEOUT_S = 30.0
 COMMAND_TIMEOUT_S = 60.0
+#: Of a status that is waited for.
+POLL_S = 0.2
 #: Neighbours before duplicate address detection has run its two seconds.
 QUIET_IPV6 = "for s in all default; do sysctl -qw net.ipv6.conf.$s.accept_dad=0; done"
 PERFECT = {"loss": 0.0, "latency_s": 0.0, "bytes_per_s": None}
@@ -257,11 +259,8 @@ class Machine:
 
     def status(self):
         """The status of `relay run` as `relay status --json` prints it; None while nobody answers."""
-        request = json.dumps({"v": 1, "op": "status"})
-        found = self.guest.run(
-            "bash", "-c", f"echo '{request}' | socat -t 5 - UNIX-CONNECT:{self.folder}/control.sock", check=False
-        )
-        return json.loads(found.stdout)["result"] if found.code == 0 and found.stdout else None
+        answer = self.guest.ask(f"{self.folder}/control.sock", json.dumps({"v": 1, "op": "status"}))
+        return json.loads(answer)["result"] if answer else None
 
     def wait(self, what, condition, timeout_s):
         """Return the first status of `relay run` that meets ``condition``; fail with ``what`` after ``timeout_s``."""
@@ -275,7 +274,7 @@ class Machine:
             if time.monotonic() > deadline:
                 links = status and {key: status.get(key) for key in ("store", "links", "totals")}
                 raise GuestError(self.processes["run"].describe(f"after {timeout_s:g} s not true that {what}; {links}"))
-            time.sleep(0.1)
+            time.sleep(POLL_S)
 
     def print_output(self):
         """For a test that failed."""

@@ -7,8 +7,9 @@ import time
 import pytest
 
 PATIENCE_S = 90
-#: A big file, so that something is always under way.
+#: A big file, so that something is always under way, on an air that is no faster than a good one.
 LOAD_BYTES = 20_000_000
+BYTES_PER_S = 150_000
 #: What is left is offered first, and only when nothing is, another copy.
 LOAD = """
 while sleep 1; do python3 -m relay receive --relay ble && python3 -m relay send Alice --file load --relay ble; done
@@ -23,6 +24,7 @@ def test_bluetooth_comes_back_after_whatever_happens_under_load(open_stage):
         relay.start("ble")
         scene = Recovery(relay)
         scene.wait_up()
+        stage.air.conditions(bytes_per_s=BYTES_PER_S)
         alice.cli("contact", "add", loader.cli("identity").split()[0], "--name", "Bob")
         loader.cli("contact", "add", alice.cli("identity").split()[0], "--name", "Alice")
         loader.sh(f"head -c {LOAD_BYTES} /dev/urandom >load")
@@ -59,8 +61,8 @@ def test_bluetooth_comes_back_after_whatever_happens_under_load(open_stage):
             scene.wait_load()
             before = scene.counted(counter)
             harm()
-            relay.wait(f"it notices: {what}", lambda _: not scene.is_up(), PATIENCE_S)
-            relay.wait(f"it counts: {what}", lambda _, c=counter, n=before: scene.counted(c) > n, PATIENCE_S)
+            relay.wait(f"it notices: {what}", lambda status: not is_up(status), PATIENCE_S)
+            relay.wait(f"it counts: {what}", lambda status, c=counter, n=before: counted(status, c) > n, PATIENCE_S)
             began = time.monotonic()
             mend()
             scene.wait_up()
@@ -82,25 +84,30 @@ class Recovery:
     def __init__(self, relay):
         self._relay = relay
 
-    def _part(self):
-        status = self._relay.status() or {"components": []}
-        return next((part for part in status["components"] if part["name"] == "ble"), None)
-
-    def is_up(self):
-        part = self._part()
-        return part is not None and part["up"]
-
     def wait_up(self):
-        self._relay.wait("Bluetooth is up", lambda _: self.is_up(), PATIENCE_S)
+        self._relay.wait("Bluetooth is up", is_up, PATIENCE_S)
 
     def counted(self, name):
-        return self._part()["counters"].get(name, 0)
+        return counted(self._relay.status(), name)
 
     def wait_load(self):
         """Wait until the loader's bytes flow."""
-        before = self._bytes()
-        self._relay.wait("the load is on", lambda _: self._bytes() > before + 50_000, PATIENCE_S)
+        before = bytes_in(self._relay.status())
+        self._relay.wait("the load is on", lambda status: bytes_in(status) > before + 50_000, PATIENCE_S)
 
-    def _bytes(self):
-        status = self._relay.status() or {"links": []}
-        return sum(link["bytes_in"] for link in status["links"] if link["kind"] == "ble")
+
+def part_of(status):
+    return next((part for part in status["components"] if part["name"] == "ble"), None)
+
+
+def is_up(status):
+    part = part_of(status)
+    return part is not None and part["up"]
+
+
+def counted(status, name):
+    return part_of(status)["counters"].get(name, 0)
+
+
+def bytes_in(status):
+    return sum(link["bytes_in"] for link in status["links"] if link["kind"] == "ble")
