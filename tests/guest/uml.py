@@ -48,7 +48,7 @@ class Uml:
 
     :param folder: for its own files and the console's text; absolute, and short: Unix sockets lie in it
     :param arguments: of the kernel: root, init, disks. The first console goes to ``folder/console.txt``
-    :param cpu: of the host, counted round and round
+    :param cpu: of the host, counted round and round, from another one in each of pytest's workers
     :param lines: sockets that become the serial lines ttyS0, ttyS1, ... inside; closed here
     """
 
@@ -56,6 +56,7 @@ class Uml:
         self.console = folder / "console.txt"
         serial = [f"ssl{number}=fd:{line.fileno()}" for number, line in enumerate(lines)]
         cpus = sorted(os.sched_getaffinity(0))
+        cpu += int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", LEASH, self.console, str(cpus[cpu % len(cpus)]), kernel,
              f"mem={memory_mib}M", f"uml_dir={folder}", "umid=uml", "con=null", "con0=null,fd:1", *serial, *arguments],

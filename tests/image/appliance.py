@@ -8,8 +8,6 @@ systemd with the kernel's command line, as a unit of that boot.
 from __future__ import annotations
 
 import base64
-import os
-import re
 import shutil
 import socket
 import threading
@@ -36,14 +34,12 @@ ExecStart=python3 -I -S /run/lab/agent.py /dev/ttyS0
 class Appliance(Guest):
     """``card`` is written to. Ends like pulling the plug, unless :meth:`shut_down`.
 
-    :param cpu: of the host; None: tests that run at the same time have others
+    :param cpu: of the host, as of :class:`~tests.guest.uml.Uml`
     :param radios: serial lines for Bluetooth controllers, as of :class:`Guest`
     :param network: arguments from :meth:`tests.image.lan.Lan.port`
     """
 
-    def __init__(self, parts, name, card, *, cpu=None, radios=0, arguments=(), network=()):
-        if cpu is None:
-            cpu = int(re.sub(r"\D", "", os.environ.get("PYTEST_XDIST_WORKER", "1")))
+    def __init__(self, parts, name, card, *, cpu=0, radios=0, arguments=(), network=()):
         super().__init__(parts, name, radios=radios, memory_mib=MEMORY_MIB, cpu=cpu, arguments=(*network, *arguments))
         self.card = card
 
