@@ -264,9 +264,10 @@ class Bluez:
 
     async def wait_closed(self) -> None:
         """Return when the bus itself is gone."""
-        # Whatever ended it, it is over.
+        # Whatever ended it, it is over. Shielded: all who wait do so for one future, and who is
+        # cancelled would cancel that for the others.
         with contextlib.suppress(OSError, EOFError, DBusError):
-            await self._bus.wait_for_disconnect()
+            await asyncio.shield(self._bus.wait_for_disconnect())
 
     @property
     def is_running(self) -> bool:

@@ -11,6 +11,18 @@ PATIENCE_S = 45.0
 #: Duplicate address detection takes one or two seconds.
 SETTLE_S = 5.0
 SECRET = 'correct "horse" battery'
+_NEXT = "-- next --"
+_LOOK = f"; echo; echo '{_NEXT}'; ".join(
+    [
+        "ip -d -j link",
+        "ip -d -j addr",
+        "ip -d -j -4 route show table all",
+        "ip -d -j -6 route show table all",
+        "tc -j qdisc",
+        "iw dev | grep -E 'phy|Interface|ifindex|addr|ssid|type|channel' || true",
+        "iw reg get | grep -A1 global",
+    ]
+)
 
 
 class Box:
@@ -118,21 +130,19 @@ class Box:
     def snapshot(self):
         """Everything that `relay net` could have changed, less what changes by itself."""
         until(lambda: "tentative" not in self.sh("ip addr"), "addresses are settled")
-        links = self.sh("ip -d -j link")
-        addresses = json.loads(self.sh("ip -d -j addr"))
+        # At once: each command of its own would take longer to begin than to look.
+        shown = self.sh(_LOOK).split(_NEXT)
+        links, addresses, routes, routes6, queues, wireless, country = (text.strip() for text in shown)
+        addresses = json.loads(addresses)
         for link in addresses:
             for entry in link.get("addr_info", ()):
                 for lifetime in ("valid_life_time", "preferred_life_time"):
                     # Counting down, where it does.
                     entry[lifetime] = entry.get(lifetime) == 0xFFFFFFFF
-        routes = self.sh("ip -d -j -4 route show table all; echo; ip -d -j -6 route show table all")
-        queues = self.sh("tc -j qdisc")
-        wireless = self.sh("iw dev | grep -E 'phy|Interface|ifindex|addr|ssid|type|channel' || true")
-        country = self.sh("iw reg get | grep -A1 global")
         return {
             "links": json.loads(links),
             "addresses": addresses,
-            "routes": [json.loads(line) for line in routes.splitlines() if line],
+            "routes": [json.loads(lines) for lines in (routes, routes6) if lines],
             "queues": re.sub(r'"refcnt":\d+', "", queues),
             "wireless": wireless,
             "country": country,
@@ -145,7 +155,7 @@ class Box:
             if time.monotonic() > deadline:
                 lines = [json.dumps(state, indent=1).splitlines() for state in (before, now)]
                 raise AssertionError("\n".join(difflib.unified_diff(*lines, "before", "after", lineterm="")))
-            time.sleep(0.2)
+            time.sleep(0.5)
         return True
 
 

@@ -24,3 +24,8 @@ def test_seven_clients_are_served_at_once_and_the_eighth_hears_busy(open_stage):
         totals = relay.status()["totals"]["total"]
         assert totals["accepted"] == PLACES
         assert totals["duplicate"] == 0
+        # Told to end, they do so in peace.
+        for part in ("ble", "run"):
+            process = relay.processes[part]
+            assert process.stop(PATIENCE_S) == 0, process.output
+            assert "CRITICAL" not in process.output
