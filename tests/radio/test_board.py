@@ -12,14 +12,18 @@ from tests.guest.guest import Guest
 
 CARD = "/dev/loop0"
 HOLD_S = 3
+#: Finding the network, joining it, and with a wrong password the relay's patience.
+PHONE_S = 45
 #: Of a message that nobody may find after a panic.
 SECRET = "correct horse battery staple"
+PASSWORD = "ask at the = bar #1"
 
 RELAY_TOML = f"""\
 [appliance]
 country = "DE"
 access_point = true
 access_point_interface = "wlan0"
+access_point_password = "{PASSWORD}"
 mesh_interface = ""
 mesh_secret = "{SECRET}"
 storage = "volatile"
@@ -118,6 +122,12 @@ def test_a_relay_is_set_up_by_its_card_signals_and_is_erased_by_its_button(box):
     hostapd = guest.start_process("hostapd", "-i", "wlan0", "/run/mesh-relay-config/hostapd.conf")
     hostapd.wait_output("AP-ENABLED")
     assert "Mesh relay" in guest.sh("iw dev wlan0 info")
+    guest.sh("ip netns add phone; iw phy phy1 set netns name phone")
+    for password, told in (("ask at the bar", "WRONG_KEY"), (PASSWORD, "CTRL-EVENT-CONNECTED")):
+        guest.write("/root/phone.conf", f'network={{\nssid="Mesh relay"\npsk="{password}"\n}}\n')
+        phone = guest.start_process("wpa_supplicant", "-i", "wlan1", "-c", "/root/phone.conf", netns="phone")
+        phone.wait_output(told, PHONE_S)
+        phone.stop()
 
     box.relay()
     # One long flash: works, and has no clock to go by.
