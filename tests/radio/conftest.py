@@ -14,11 +14,11 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.radio)
-    # The longest first, lest one of them begins when all others are done: their time limits tell.
-    items.sort(key=_limit_s, reverse=True)
+    # The longest first, lest one of them begins when all others are done: their marks and time limits tell.
+    items.sort(key=_length, reverse=True)
 
 
-def _limit_s(item):
+def _length(item):
     limit = item.get_closest_marker("timeout")
     return (item.get_closest_marker("slow") is not None, limit.args[0] if limit else 0)
 
