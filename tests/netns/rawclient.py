@@ -17,10 +17,11 @@ from relay.core.session import Session
 _READ_BYTES = 1 << 18
 
 
-def make_envelopes(seed, count, size=1024, *, bucket=None, expires_in_hours=48, price=0):
-    """Return valid envelopes with random payloads, the same for the same seed within an hour."""
+def make_envelopes(seed, count, size=1024, *, bucket=None, expires_in_hours=48, expiry_hour=None, price=0):
+    """Return valid envelopes with random payloads, the same for the same seed and ``expiry_hour``."""
     rng = random.Random(seed)
-    expiry_hour = int(time.time()) // 3600 + expires_in_hours
+    if expiry_hour is None:
+        expiry_hour = int(time.time()) // 3600 + expires_in_hours
     made = []
     for _ in range(count):
         tag = rng.randbytes(16) if bucket is None else bucket.to_bytes(2, "big") + rng.randbytes(14)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Runs beside a relay: puts envelopes into it, or says what it holds, by TCP on loopback.
 
-``put SEED COUNT SIZE`` puts. ``check SEED COUNT SIZE...`` (three numbers for each lot) fetches everything and
-compares every byte with what was put; prints ``all COUNT`` and how many others there are: ``others COUNT``.
+``put HOUR SEED COUNT SIZE`` puts, to expire in that hour since 1970. ``check HOUR SEED COUNT SIZE...`` (three numbers
+for each lot) fetches everything and compares every byte with what was put; prints ``all COUNT`` and how many others
+there are: ``others COUNT``.
 """
 
 import socket
@@ -11,8 +12,8 @@ import sys
 from tests.netns.rawclient import RawClient, make_envelopes
 
 
-def main(verb, *numbers):
-    lots = [make_envelopes(*lot) for lot in zip(*[iter(map(int, numbers))] * 3, strict=True)]
+def main(verb, hour, *numbers):
+    lots = [make_envelopes(*lot, expiry_hour=int(hour)) for lot in zip(*[iter(map(int, numbers))] * 3, strict=True)]
     with RawClient(socket.create_connection(("127.0.0.1", 4270))) as client:
         if verb == "put":
             for lot in lots:
