@@ -31,12 +31,15 @@ def bridge(stage, kind):
     for relay in relays:
         relay.processes["net"].wait_output("has joined", PATIENCE_S)
     north, south = stage.machines["north"], stage.machines["south"]
-    target = address(south)
-    until(
-        lambda: north.run("ping", "-c1", "-W1", target, check=False).code == 0,
-        "what is behind one relay reaches what is behind the other",
-        patience_s=PATIENCE_S,
-    )
+    for one, other in ((north, south), (south, north)):
+        ping = f"ip neigh flush dev eth0; ping -c1 -W1 {address(other)}"
+        until(
+            # Whom it does not know it asks for by multicast, as programs ask for services; that has its own delay
+            # each way.
+            lambda one=one, ping=ping: one.run("bash", "-c", ping, check=False).code == 0,
+            f"{one.name}, behind one relay, reaches {other.name} behind the other",
+            patience_s=PATIENCE_S,
+        )
 
 
 def address(machine):
