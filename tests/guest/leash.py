@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``leash.py CONSOLE CPU PROGRAM...``: runs a program that must not outlive whoever started it.
+"""``leash.py CONSOLE CPUS PROGRAM...``: runs a program that must not outlive whoever started it.
 
 It ends, with all its process group, when standard input does: the other end of that pipe is in the test process, and
 closes however that ends. What it prints goes to the file CONSOLE, through a pipe, since User-Mode Linux seeks in files.
@@ -18,10 +18,9 @@ PR_SET_PDEATHSIG = 1
 CONSOLE_BYTES = 4_000_000
 
 
-def main(console, cpu, *argv):
+def main(console, cpus, *argv):
     libc = ctypes.CDLL(None)
-    # Its kernel and its processes take turns; on two CPUs they would wait for each other's caches.
-    os.sched_setaffinity(0, {int(cpu)})
+    os.sched_setaffinity(0, map(int, cpus.split(",")))
     inherited = [int(path.name) for path in Path("/proc/self/fd").iterdir() if int(path.name) > 2]
     child = subprocess.Popen(
         argv,

@@ -88,8 +88,7 @@ class Box:
     def reset(self):
         """Have the network as it was, however a test ended."""
         if self.net is not None and self.net.poll() is None:
-            self.net.kill()
-            self.relay("net", "undo")
+            self.stop()
         self.guest.sh("iw reg set 00")
 
     def close(self):
