@@ -42,11 +42,11 @@ netns: ## the tests on real networks, in namespaces
 	@$(in_dev); tools=$$(.ci/tools); PATH="$$PATH:$$tools" \
 		.ci/netns "$$venv/bin/python" -m pytest -p no:cacheprovider -m netns $(TESTS)
 
-# Guests live in real time, and most of it they wait: so six at once on two cores. Now and then that
+# Guests live in real time, and half of it they wait: so seven at once on two cores. Now and then that
 # makes one of them late; so what fails is run once more, and what fails twice is a failure.
 test-radio: ## Bluetooth and Wi-Fi: real kernels, drivers and bluetoothd in guests, on air that is simulated
 	@.ci/guest >/dev/null; $(in_dev); mkdir -p build; \
-		run=(python -m pytest -o cache_dir=build/radio-cache -m radio -n 6 --maxschedchunk 1 tests/radio); \
+		run=(python -m pytest -o cache_dir=build/radio-cache -m radio -n 7 --maxschedchunk 1 tests/radio); \
 		"$${run[@]}" $(ARGS) || { printf '\n== once more what failed\n'; "$${run[@]}" --last-failed --last-failed-no-failures none; }
 
 other-python: ## the fast tests on the Python version that this system lacks, in a chroot

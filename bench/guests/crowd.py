@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.guests.phone import OneStream, fetch, hear, put
 from bench.store_input import make_envelopes
 from relay.ble import gatt, l2cap
-from relay.ble.bluez import Bluez, adapters
+from relay.ble.bluez import Adapter, Bluez, Device, adapters
 from relay.ble.dial import DialError, DialFailure, dial
 from relay.client.address import RelayAddress
 from relay.client.connection import Connection
@@ -25,9 +25,10 @@ from relay.client.connection import Connection
 SIZE_CLASS = 0
 
 
-async def enter(bluez: Bluez, number: int, resources: contextlib.AsyncExitStack) -> Connection | None:
-    """Open a session from an adapter; None when the relay is busy."""
-    adapter, device = await hear(bluez, gatt.SERVICE_UUID, number)
+async def enter(
+    bluez: Bluez, number: int, adapter: Adapter, device: Device, resources: contextlib.AsyncExitStack
+) -> Connection | None:
+    """Open a session from an adapter with the relay that it has heard; None when the relay is busy."""
     own = l2cap.parse_address(adapter.address, adapter.address_type)
     try:
         relay = await resources.enter_async_context(dial(bluez, adapter.path, own, device))
@@ -46,7 +47,14 @@ async def enter(bluez: Bluez, number: int, resources: contextlib.AsyncExitStack)
 async def main() -> None:
     async with await Bluez.open() as bluez, contextlib.AsyncExitStack() as resources:
         count = len(adapters(await bluez.objects()))
-        entered = [await enter(bluez, number, resources) for number in range(count)]
+        entered = []
+        heard = asyncio.ensure_future(hear(bluez, gatt.SERVICE_UUID, 0))
+        for number in range(count):
+            adapter, device = await heard
+            if number + 1 < count:
+                # Listens while this one dials.
+                heard = asyncio.ensure_future(hear(bluez, gatt.SERVICE_UUID, number + 1))
+            entered.append(await enter(bluez, number, adapter, device, resources))
         connections = [connection for connection in entered if connection is not None]
         envelopes = make_envelopes(len(connections), SIZE_CLASS, seed=1)
         async with asyncio.TaskGroup() as tasks:

@@ -7,6 +7,7 @@ PATIENCE_S = 90
 WITHOUT_IP = {"tcp": {"interfaces": [], "discovery": False}}
 
 
+@pytest.mark.lasts(55)
 @pytest.mark.timeout(300)
 def test_two_adapters_and_either_of_them(open_stage):
     with open_stage("adapters") as stage:

@@ -10,6 +10,7 @@ CLIENTS = 8
 PATIENCE_S = 150
 
 
+@pytest.mark.lasts(50)
 @pytest.mark.timeout(240)
 def test_seven_clients_are_served_at_once_and_the_eighth_hears_busy(open_stage):
     with open_stage("crowd") as stage:

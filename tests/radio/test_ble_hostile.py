@@ -24,6 +24,7 @@ COUNTED = (
 )
 
 
+@pytest.mark.lasts(60)
 @pytest.mark.timeout(300)
 def test_whoever_means_ill_is_bounded_and_counted_and_others_are_served(open_stage):
     photo = random.Random(5).randbytes(PHOTO_BYTES)

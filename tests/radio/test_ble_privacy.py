@@ -41,6 +41,7 @@ LINK_LAYER, PAYLOAD, CHECKSUM_BYTES = 14, 16, 3
 PCAP_HEADER_BYTES, PCAP_RECORD = 24, struct.Struct("<IIII")
 
 
+@pytest.mark.lasts(120)
 @pytest.mark.timeout(400)
 def test_nothing_in_a_capture_of_several_epochs_joins_two_of_them(open_stage, tmp_path):
     recorded = tmp_path / "air.pcap"

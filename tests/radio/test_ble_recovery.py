@@ -16,6 +16,7 @@ while sleep 1; do python3 -m relay receive --relay ble && python3 -m relay send 
 """
 
 
+@pytest.mark.lasts(120)
 @pytest.mark.timeout(600)
 def test_bluetooth_comes_back_after_whatever_happens_under_load(open_stage):
     with open_stage("phones") as stage:

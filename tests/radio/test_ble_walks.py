@@ -7,9 +7,11 @@ import pytest
 
 from relay.client.delivery import SAMPLES
 
-#: What becomes of the command each time that the phone has gone: it ends by itself (a minute later), it is still
+#: What becomes of the command each time that the phone has gone: it ends by itself (as its patience does), it is still
 #: there when the phone is back, or somebody closes it.
 GIVES_UP, GOES_ON, CLOSED = "gives up", "goes on", "closed"
+#: By default that is a minute, for which two tests would do nothing.
+IMPATIENT = "tests.radio.inside.impatient"
 WALKS = (GIVES_UP, GOES_ON, CLOSED, GOES_ON, CLOSED)
 PHOTO = random.Random(7).randbytes(1_500_000)
 PIECES = 93
@@ -28,6 +30,7 @@ BEGIN_S = 60
 RECEIVE = ("receive", "--relay", "ble")
 
 
+@pytest.mark.lasts(105)
 @pytest.mark.timeout(600)
 def test_a_phone_that_leaves_five_times_sends_on_where_it_was(open_stage):
     with open_stage("phones") as stage:
@@ -56,6 +59,7 @@ def test_a_phone_that_leaves_five_times_sends_on_where_it_was(open_stage):
         assert bob.guest.read(f"{bob.folder}/photo.jpg") == PHOTO
 
 
+@pytest.mark.lasts(105)
 @pytest.mark.timeout(600)
 def test_a_phone_that_leaves_five_times_fetches_on_where_it_was(open_stage):
     with open_stage("phones") as stage:
@@ -100,7 +104,8 @@ def walk(stage, phone, command, count, step):
     ended = process = None
     for fate in WALKS:
         if process is None:
-            process = phone.start_process("python3", "-m", "relay", *command)
+            program = IMPATIENT if fate == GIVES_UP else "relay"
+            process = phone.start_process("python3", "-m", program, *command)
             command = RECEIVE
         enough = count() + step
         relay.wait(f"{enough} are through", lambda _, n=enough: count() >= n, BEGIN_S)

@@ -22,6 +22,7 @@ def sha256(seed, size):
     return digest.hexdigest()
 
 
+@pytest.mark.lasts(45)
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", BYTES)
 def test_two_programs_find_each_other_and_exchange_files_across_two_relays(open_stage, kind):

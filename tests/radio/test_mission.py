@@ -25,6 +25,7 @@ def photo(seed):
     return random.Random(seed).randbytes(PHOTO_BYTES)
 
 
+@pytest.mark.lasts(75)
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", WIFI)
 def test_a_text_and_a_photo_go_from_a_phone_to_ethernet_and_back(open_stage, kind):

@@ -179,7 +179,7 @@ def test_a_country_that_the_kernel_has_no_rules_of_is_explained_and_the_radio_wo
     box.stop()
 
 
-@pytest.mark.slow
+@pytest.mark.lasts(80)
 def test_a_change_of_rules_ends_the_mesh_and_another_one_begins_it_again(pair):
     box = pair[0]
     box.sh("iw reg set DE")

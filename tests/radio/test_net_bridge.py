@@ -46,6 +46,7 @@ def set_addresses(box):
     )
 
 
+@pytest.mark.lasts(35)
 @pytest.mark.parametrize("crashes", [False, True], ids=["sigterm", "sigkill"])
 def test_clients_of_two_relays_reach_each_other_and_the_network_is_put_back(boxes, crashes):
     a, b, c, d = boxes.values()
@@ -77,6 +78,7 @@ def frames(box, interface):
     return link["stats64"]["tx"]["packets"]
 
 
+@pytest.mark.lasts(30)
 def test_a_ring_of_ethernet_and_mesh_carries_no_storm(guest, boxes):
     a, b, _, _ = boxes.values()
     # A cable between the two relays, beside their mesh.
@@ -96,7 +98,7 @@ def test_a_ring_of_ethernet_and_mesh_carries_no_storm(guest, boxes):
     assert len(blocked) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.lasts(40)
 def test_batman_avoids_loops_behind_ethernet(boxes):
     a, b, c, d = boxes.values()
     before = a.snapshot()

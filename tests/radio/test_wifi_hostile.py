@@ -110,6 +110,7 @@ class Attack:
         return {} if line == "ready" else json.loads(line)
 
 
+@pytest.mark.lasts(80)
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("mode", KINDS)
 def test_envelopes_flow_whatever_is_forged(open_stage, mode):

@@ -34,6 +34,7 @@ def put_radio(stage, machine):
     stage.apply_wifi()
 
 
+@pytest.mark.lasts(55)
 @pytest.mark.timeout(600)
 def test_wifi_comes_back_after_whatever_happens_while_envelopes_flow(open_stage):
     with open_stage("recovery") as stage:
