@@ -95,9 +95,9 @@ def _cpus(cpu):
     """Return the host's CPUs for a guest."""
     cpus = sorted(os.sched_getaffinity(0))
     if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > len(cpus):
-        # One of them may have more to do than the other: three busy guests on two CPUs take a quarter longer if each
-        # has to stay on one.
+        # Else one CPU has more to do than the other: of three busy guests on two, each on its own, the last ends a
+        # quarter later.
         return cpus
-    # Its kernel and its processes take turns; on two CPUs they wait for each other, half as long again.
+    # Its kernel and its processes take turns: a guest alone that may change between two CPUs takes half as long again.
     cpu += int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     return [cpus[cpu % len(cpus)]]
