@@ -114,7 +114,7 @@ class Guest:
 
     :param radios: serial lines for Bluetooth controllers; ``radio_lines[i]`` is the host's end of the guest's
         ``/dev/ttyS{1 + i}``, to be given to the air
-    :param cpu: number of the host's CPU on which it runs; guests that work at the same time should have others
+    :param cpu: as of :class:`tests.guest.uml.Uml`; guests that work at the same time should have others
     """
 
     def __init__(self, parts, name, *, radios=0, memory_mib=192, cpu=None, arguments=()):
