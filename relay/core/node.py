@@ -110,6 +110,9 @@ class NodeConfig:
     bytes_per_s: Mapping[str, float] = field(default_factory=dict)
 
 
+#: What a relay hears from another only after that one's SAME: without it nobody knows
+#: whether there is another session with the same neighbour (docs/protocol.md section 6.9).
+_AFTER_SAME: Final = (s.Offers, s.Credit, s.Fetch, s.Envelopes, s.Missing, s.Reconcile)
 #: What a peer says that makes it pointless to come back soon.
 _HOPELESS: Final[dict[Goodbye, Reason]] = {
     Goodbye.SELF: HandshakeFailure.SELF,
@@ -350,6 +353,9 @@ class Node:
         for event in events:
             if link.closed:
                 # What came in the same bytes as the reason to close has no claim to be heard.
+                return
+            if link.exchange is not None and not link.ready and isinstance(event, _AFTER_SAME):
+                self._violation(link, SessionError.PROTOCOL, Goodbye.PROTOCOL, now)
                 return
             match event:
                 case s.Puts(items):
