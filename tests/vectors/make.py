@@ -3,7 +3,7 @@
 
 `python -m tests.vectors.make` writes them anew; a change of one is a change of
 the protocol. Bytes are in hex. payload.json and reconcile.json have makers of
-their own (tests/client/vectors.py, tests/unit/test_reconcile_vectors.py).
+their own (tests/client/vectors.py, tests/unit/core/test_reconcile_vectors.py).
 """
 
 import hashlib
