@@ -6,10 +6,12 @@ the protocol. Bytes are in hex. payload.json and reconcile.json have makers of
 their own (tests/client/vectors.py, tests/unit/test_reconcile_vectors.py).
 """
 
+import base64
 import hashlib
 import json
 from pathlib import Path
 
+from relay.client.card import URI_PREFIX, Card, parse_uri
 from relay.core import messages as m
 from relay.core.envelope import (
     HEADER_BYTES,
@@ -575,6 +577,63 @@ def event_name(event):
             return type(event).__name__
 
 
+# -- card.json --------------------------------------------------------------
+
+
+def cards():
+    card = Card(static=KeyPair.from_private(from_label("card static")).public, rendezvous=from_label("card", 16))
+    uri, encoded = card.to_uri(), card.encode()
+    return {
+        "about": (
+            "Contact cards as URIs (docs/protocol.md section 12.1). takes: what a client takes, and which name is then "
+            "suggested ('' for none). refuses: what it does not."
+        ),
+        "static": card.static.hex(),
+        "rendezvous": card.rendezvous.hex(),
+        "takes": [
+            {"why": why, "uri": text, "name": parse_uri(text)[1]}
+            for why, text in (
+                ("without a name", uri),
+                ("a name of unreserved characters alone", card.to_uri("Zoe-1._~")),
+                ("everything else is percent-encoded", card.to_uri("Zoë & Ben + 1 = 3 #?/%")),
+                ("hexadecimal digits in either case", uri + "?name=Zo%c3%AB"),
+                ("a plus is a plus", uri + "?name=a+b"),
+                ("bytes that are no UTF-8 become U+FFFD", uri + "?name=a%FFb"),
+                ("a percent sign without two digits stays", uri + "?name=100%"),
+                ("scheme and word in any case", uri.replace("mesh-relay:contact", "MESH-RELAY:Contact")),
+                ("unknown parameters, before and after", uri + "?v=2&name=Ben&x&=y"),
+                ("of two names the first", uri + "?name=Ben&name=Zoe"),
+                ("an empty query", uri + "?"),
+            )
+        ],
+        "refuses": [
+            {"why": why, "uri": text}
+            for why, text in (
+                ("another scheme", uri.replace("mesh-relay:", "mesh:")),
+                ("another word", uri.replace("contact", "group")),
+                ("cut", uri[:-1]),
+                ("a character more", uri + "A"),
+                ("padding", uri + "="),
+                ("the other alphabet of base64", URI_PREFIX + "+" + uri[len(URI_PREFIX) + 1 :]),
+                ("last bits not zero", uri[:-1] + chr(ord(uri[-1]) + 1)),
+                ("checksum", to_uri(encoded[:-1] + bytes([encoded[-1] ^ 1]))),
+                ("version 2", to_uri(with_checksum(b"\2" + encoded[1:49]))),
+                ("a byte more", to_uri(with_checksum(encoded[:49] + b"\0"))),
+                ("key 0, of low order", Card(static=bytes(32), rendezvous=bytes(16)).to_uri()),
+                ("key 1, of low order", Card(static=b"\1" + bytes(31), rendezvous=bytes(16)).to_uri()),
+            )
+        ],
+    }
+
+
+def with_checksum(body):
+    return body + hashlib.sha256(b"mesh-relay/1 card" + body).digest()[:4]
+
+
+def to_uri(data):
+    return URI_PREFIX + base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
 MAKERS = {
     "envelope.json": envelopes,
     "tags.json": tags,
@@ -582,6 +641,7 @@ MAKERS = {
     "frames.json": frames,
     "messages.json": messages,
     "session.json": session,
+    "card.json": cards,
 }
 
 
