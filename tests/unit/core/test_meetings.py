@@ -4,7 +4,7 @@
 import random
 
 from relay.core.meetings import MAX_ACTIVE, STALLED_S
-from relay.core.messages import Role
+from relay.core.messages import Goodbye, Role
 from relay.core.stats import SessionError
 from tests.unit.core.memory import Peer, Relay, Wire, envelope, neighbour, put_all, settle
 
@@ -35,3 +35,15 @@ def test_neighbours_that_fall_silent_in_the_middle_give_their_places_up():
     assert relay.count(SessionError.STALLED) == MAX_ACTIVE
     settle(wire, now=STALLED_S + 22)
     assert honest.held() == relay.held()
+
+
+def test_a_second_root_ends_the_session_whether_the_first_waits_or_is_answered():
+    relay = Relay(1)
+    put_all(relay, [envelope(random.Random(1)) for _ in range(20)])
+    answered = [_stalling(relay, seed) for seed in range(50, 50 + MAX_ACTIVE)]
+    for (peer, wire), goodbye in ((_stalling(relay, 60), Goodbye.LIMIT), (answered[0], Goodbye.DECODE)):
+        assert not wire.link.closed
+        peer.session.reconcile(b"\x01" + bytes(16) + b"\x07")
+        settle(wire)
+        assert wire.link.closed
+        assert peer.goodbye is goodbye

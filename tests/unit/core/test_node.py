@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from relay.core.admission import Policy
 from relay.core.envelope import envelope_id
 from relay.core.intake import COMMIT_WAIT_S, MAX_PENDING_BYTES, STORAGE_RETRY_MAX_S, STORAGE_RETRY_S
-from relay.core.messages import Ack, Goodbye, Hello, Refusal, Role, Subscribe
+from relay.core.messages import Ack, Goodbye, Hello, Refusal, Role, Subscribe, encode_put
 from relay.core.node import (
     DIALLED_RELAY_SESSIONS,
     MAX_INTERFACES,
@@ -63,6 +63,17 @@ def test_an_acknowledgement_comes_after_the_commit_and_says_what_it_is_worth(dur
     settle(wire)
     assert peer.of(Ack) == [Ack(durable=durable, ranges=[(0, 1)])]
     assert relay.held() == {body}
+
+
+def test_puts_are_answered_by_the_number_that_came_whatever_it_is():
+    relay = Relay()
+    peer, wire = client(relay)
+    rng = random.Random(6)
+    peer.session._puts_sent = 2**32  # so that this peer takes any answer
+    peer.say(*(encode_put(number, envelope(rng)) for number in (2**32 - 1, 5, 4)), encode_put(9, b"none"))
+    settle(wire)
+    assert peer.of(Ack) == [Ack(durable=True, ranges=[(4, 2), (2**32 - 1, 1)])]
+    assert peer.refused == {9: Refusal.MALFORMED}
 
 
 def test_putting_again_what_is_held_is_acknowledged_and_stored_once():

@@ -60,7 +60,8 @@ def make():
             "Entry n has ID SHA-256(n as u32 big-endian) and expires in hour first_hour + n mod hours. initiator and "
             "responder are [start, stop, step] of their n. Messages alternate as sender says; offers are the n that "
             "each side then knows the other lacks. Which batch sizes a responder asks for is its own choice; all else "
-            "is exact."
+            "is exact. prf is the eight output bytes of SipHash-2-4, read little-endian; all other numbers in hex have "
+            "their most significant digit first, and in messages integers are big-endian."
         ),
         "key": KEY.hex(),
         "first_hour": WHOLE.first_hour,

@@ -279,3 +279,41 @@ def test_streams_that_are_no_session_end_at_once(vector):
     [event] = session.receive_data(bytes.fromhex(vector["stream"]), 0.0)
     assert isinstance(event, Closed)
     assert isinstance(event.reason, HandshakeFailure)
+
+
+def client_of_the_transcript():
+    """A client that said its first message, and what it says from then on."""
+    session = Session(
+        initiator=True,
+        hello=Hello(role=Role.CLIENT),
+        static=KeyPair.from_private(from_label("client static")),
+        random_bytes=lambda length: from_label("client ephemeral")[:length],
+        now=0.0,
+    )
+    session.data_to_send()
+    return session
+
+
+@pytest.mark.parametrize("vector", VECTORS["session.json"]["client_refuses"], ids=lambda v: v["why"])
+@pytest.mark.parametrize("step", [1, 1 << 16])
+def test_a_client_ends_a_session_in_which_a_relay_breaks_the_rules(vector, step):
+    session, stream = client_of_the_transcript(), bytes.fromhex(vector["stream"])
+    events = [
+        event
+        for start in range(0, len(stream), step)
+        for event in session.receive_data(stream[start : start + step], 0.0)
+    ]
+    assert [event_name(event) for event in events] == vector["events"]
+    assert [type(event) for event in events][-1] is Closed
+    assert events[-1].goodbye is None, "the relay said goodbye by itself"
+    # The handshake fails without a word; later a goodbye says why.
+    assert (vector["goodbye"] is None) == (not session.handshake_hash)
+
+
+@pytest.mark.parametrize("vector", VECTORS["session.json"]["client_takes"], ids=lambda v: v["why"])
+def test_a_client_lives_with_what_later_versions_and_odd_relays_may_say(vector):
+    events = client_of_the_transcript().receive_data(bytes.fromhex(vector["stream"]), 0.0)
+    assert [event_name(event) for event in events] == vector["events"]
+    assert vector["goodbye"] is None
+    closed = [event for event in events if isinstance(event, Closed)]
+    assert [event.goodbye for event in closed] == [Goodbye.PROTOCOL] * len(closed)
