@@ -10,7 +10,7 @@ import pytest
 from relay.core.admission import MAX_HOURS_PER_INTERFACE, Policy
 from relay.core.envelope import EnvelopeType, Header, envelope_id, make_tag
 from relay.core.messages import Offer, Refusal
-from tests.unit.memory import BUILD_HOUR, HOUR, MemoryStore, Relay, client, envelope, neighbour
+from tests.unit.core.memory import BUILD_HOUR, HOUR, MemoryStore, Relay, client, envelope, neighbour
 
 FEW, MANY = 400, 100_000
 #: What is stored paid this; nobody in these tests pays as much.
