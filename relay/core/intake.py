@@ -227,7 +227,7 @@ class Intake:
             self._repeated[number] = queue
         held = [self._log.held_seq(identity) for _, _, identity in some]
         seqs = sorted({seq for seq in held if seq is not None})
-        sound = {seq for seq, body in zip(seqs, self._bodies.read(seqs), strict=True) if body is not None}
+        sound = {seq for seq, body in zip(seqs, self._bodies.read(seqs, again=True), strict=True) if body is not None}
         self.drop_damaged()
         answers: list[tuple[Link, int, Refusal | None]] = []
         for ((link, put, size), envelope, identity), seq in zip(some, held, strict=True):

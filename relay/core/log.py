@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a relay has admitted, in order of arrival, in memory.
 
-Columns of plain arrays, about 85 bytes an entry beside the dictionary of
+Columns of plain arrays, about 86 bytes an entry beside the dictionary of
 identities (about 190): 100,000 entries take 28 MB. No index lives on the card:
 random keys would multiply the bytes written there.
 
@@ -99,6 +99,8 @@ class AdmittedLog:
         self._interface = bytearray()
         self._arrived = array("d")
         self._state = bytearray()
+        #: In which of some periods the body was found to be what it should be; 0 for none.
+        self._checked = bytearray()
         self._by_id: dict[bytes, int] = {}
         #: When what was displaced and came again arrived first: its time counts from then.
         self._first_arrived: dict[int, float] = {}
@@ -160,6 +162,7 @@ class AdmittedLog:
         self._interface.append(interface)
         self._arrived.append(arrived_s)
         self._state.append(state)
+        self._checked.append(0)
         self._by_id[identity] = seq
         if state not in _LEFT:
             self._account(interface, header.expiry_hour, header.size_class, 1)
@@ -288,6 +291,7 @@ class AdmittedLog:
         self._kind = bytearray(self._kind[p] for p in keep)
         self._interface = bytearray(self._interface[p] for p in keep)
         self._state = bytearray(self._state[p] for p in keep)
+        self._checked = bytearray(self._checked[p] for p in keep)
         self._forgotten = 0
 
     # -- questions --------------------------------------------------------
@@ -366,14 +370,28 @@ class AdmittedLog:
             return None
         return self._id(position)
 
+    def _positions(self, seqs: Sequence[int]) -> range | list[int]:
+        # What arrived together is usually asked for together.
+        first, last = self._position(seqs[0]), self._position(seqs[-1])
+        if last - first + 1 == len(seqs) and self._seq[first : last + 1].tolist() == seqs:
+            return range(first, last + 1)
+        return [self._position(seq) for seq in seqs]
+
     def identities(self, seqs: Sequence[int]) -> list[bytes]:
         """Return the identities of known sequence numbers."""
-        first, last = self._position(seqs[0]), self._position(seqs[-1])
-        if last - first + 1 != len(seqs) or self._seq[first : last + 1].tolist() != seqs:
-            return [self._id(self._position(seq)) for seq in seqs]
-        # What arrived together is usually asked for together.
-        ids = bytes(self._ids[ID_BYTES * first : ID_BYTES * (last + 1)])
-        return [ids[at : at + ID_BYTES] for at in range(0, len(ids), ID_BYTES)]
+        return [self._id(position) for position in self._positions(seqs)]
+
+    def were_checked(self, seqs: Sequence[int], period: int) -> bool:
+        """Tell whether the bodies of all these were found sound in a period."""
+        positions = self._positions(seqs)
+        if isinstance(positions, range):
+            return self._checked.count(period, positions.start, positions.stop) == len(seqs)
+        return all(self._checked[position] == period for position in positions)
+
+    def note_checked(self, seqs: Sequence[int], period: int) -> None:
+        """Remember that the bodies of these were found sound in a period."""
+        for position in self._positions(seqs):
+            self._checked[position] = period
 
     def terms(self, seq: int) -> tuple[int, int, int]:
         """Return size class, expiry hour and price of a known ``seq``."""

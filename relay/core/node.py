@@ -611,6 +611,7 @@ class Node:
 
     def retire(self, now: float, *, save_clock: bool) -> None:
         """Let envelopes leave whose time has come; ``save_clock`` writes the residence clock too."""
+        self._bodies.begin_period()
         self.intake.retire(now, save_clock=save_clock)
         # A full store commits little: without this the price before the last burst would stand.
         self._tell_price(now)
