@@ -23,6 +23,7 @@ from relay.process import logs
 from relay.process.notify import Notifier, run_watchdog
 from relay.process.progress import Progress
 from relay.process.reports import REPORT_LEAST_S, Component, Reporter
+from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,7 +96,7 @@ async def _serve(config: Config, settings: BleConfig, environ: Mapping[str, str]
 
         control = Control(path=config.unix.path, reporter=reporter, on_news=on_news, random=random.random)
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 work = [
                     tasks.create_task(_serve_channels(server)),
                     tasks.create_task(control.run()),

@@ -24,6 +24,7 @@ from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices, r
 from relay.process import logs
 from relay.process.notify import Notifier
 from relay.process.reports import Component, Reporter
+from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,7 +90,7 @@ class Board:
         loop = asyncio.get_running_loop()
         inputs = Inputs(loop, self._on_key, self._on_gone)
         try:
-            async with BoardServer(self._socket, self._perform, self._on_refused), asyncio.TaskGroup() as tasks:
+            async with BoardServer(self._socket, self._perform, self._on_refused), TaskGroup() as tasks:
                 self._reporter.up = True
                 tasks.create_task(self._shine())
                 # First: what was wrong from the start is written to the card at once.

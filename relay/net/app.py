@@ -27,6 +27,7 @@ from relay.net.rtnetlink import Links
 from relay.net.undo import undo
 from relay.process import logs
 from relay.process.notify import Notifier
+from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -128,7 +129,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
             if net.bridge:
                 work.append(Bridge(machine).run(random.random))
             notifier.ready("joining")
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 tasks = [group.create_task(part) for part in work]
                 await stopping.wait()
                 notifier.stopping()
