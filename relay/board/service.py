@@ -25,6 +25,7 @@ from relay.process.notify import Notifier
 from relay.process.reporting import report_forever
 from relay.process.reports import Component, Reporter
 from relay.process.stopping import stop_signals, until_stopped
+from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,7 +91,7 @@ class Board:
         loop = asyncio.get_running_loop()
         inputs = Inputs(loop, self._on_key, self._on_gone)
         try:
-            async with board_server(self._socket, self._perform, self._on_refused), asyncio.TaskGroup() as tasks:
+            async with board_server(self._socket, self._perform, self._on_refused), TaskGroup() as tasks:
                 self._reporter.up = True
                 tasks.create_task(self._shine())
                 # First: what was wrong from the start is written to the card at once.

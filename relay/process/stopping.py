@@ -7,6 +7,8 @@ import asyncio
 import signal
 from typing import TYPE_CHECKING, Any
 
+from relay.process.tasks import TaskGroup
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
@@ -33,7 +35,7 @@ async def until_stopped(
     An error of one part ends the others, and is raised as it is: whoever called looks for its type.
     """
     try:
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             parts = [tasks.create_task(part) for part in work]
             await stopping.wait()
             notifier.stopping()
