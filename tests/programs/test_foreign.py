@@ -14,14 +14,14 @@ from relay.core.stats import HandshakeFailure, LinkKind
 from relay.process.reports import MAX_REPORT_BYTES, Component, Idle, Reporter, decode_news
 from relay.run import siblings
 from tests.programs.running import Phone, connect, envelope, running
+from tests.waiting import until_true
 
+PATIENCE_S = 10
 GOOD = {"version": 1, "interface": "hci0", "initiator": False, "slow": True}
 
 
 async def until(holds):
-    async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110 - the status says nothing when it changes
-            await asyncio.sleep(0.005)
+    await until_true("the status says so", holds, PATIENCE_S)
 
 
 async def line_of(sock):
