@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What of the client is a library (docs/client.md): `from relay.client import Client` finds it here."""
+"""What `relay.client` exports, in one place that is imported when a name of it is asked for."""
+
+# ruff: noqa: F401
 
 from relay.client.card import Card, parse_uri
 from relay.client.client import Client, RelayOutcome
@@ -17,37 +19,3 @@ from relay.client.saving import SaveError
 from relay.client.text import safe_text
 from relay.links.address import AddressError, RelayAddress, parse_address
 from relay.links.client_session import Failure, RelayConnectionError
-
-__all__ = [
-    "AddressError",
-    "Card",
-    "CardError",
-    "Client",
-    "ClientError",
-    "Collected",
-    "Contact",
-    "ContactBook",
-    "ContactError",
-    "DatabaseError",
-    "Delivered",
-    "Failure",
-    "Identity",
-    "Kind",
-    "Message",
-    "NoRelayError",
-    "Partial",
-    "PrivateFileError",
-    "Progress",
-    "RelayAddress",
-    "RelayConnectionError",
-    "RelayFinder",
-    "RelayOutcome",
-    "SaveError",
-    "SendError",
-    "Sent",
-    "config_folder",
-    "data_folder",
-    "parse_address",
-    "parse_uri",
-    "safe_text",
-]
