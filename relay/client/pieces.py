@@ -12,7 +12,7 @@ from typing import Final
 
 from relay.client.identity import RENDEZVOUS_BYTES
 from relay.client.seal import LIFETIMES_DAYS, MAX_PLAINTEXTS
-from relay.client.text import cut, safe_file_name
+from relay.client.text import safe_file_name, shorten_file_name
 from relay.core.codec import Reader, Writer
 from relay.core.errors import DecodeError
 
@@ -133,7 +133,7 @@ def piece_length(size: int, index: int) -> int:
 
 def file_head(name: str) -> bytes:
     """Return what precedes the content of a file in its body: the length of the name in bytes, and the name."""
-    encoded = cut(name, MAX_NAME_BYTES).encode()
+    encoded = shorten_file_name(name, MAX_NAME_BYTES).encode()
     return bytes((len(encoded),)) + encoded
 
 

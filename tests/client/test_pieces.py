@@ -5,7 +5,7 @@ import random
 import unicodedata
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.client.pieces import (
@@ -21,7 +21,7 @@ from relay.client.pieces import (
     piece_length,
     split_file_head,
 )
-from relay.client.text import safe_file_name, safe_text
+from relay.client.text import rows, safe_file_name, safe_text
 from relay.core.errors import DecodeError
 
 IDS = st.binary(min_size=16, max_size=16)
@@ -156,6 +156,13 @@ def test_a_file_name_stays_in_its_folder_and_hides_nothing(name):
         ("gpj.\u202eexe", "gpj._exe"),
         ("a\x1b[31mb\n", "a_[31mb_"),
         ("é" * 150, "é" * 100),
+        # 67 letters of three bytes; the last vowel sign does not go to another letter, nor a letter without it.
+        ("ที่" * 22 + "ที.jpg", "ที่" * 21 + ".jpg"),
+        ("a" * 300 + ".tar", "a" * 196 + ".tar"),
+        ("a" * 195 + "é" + "e\u0323\u0301.jpg", "a" * 195 + ".jpg"),
+        ("a." + "b" * 300, "a." + "b" * 198),
+        ("x" + "\u0323" * 300, "x" + "\u0323" * 99),
+        ("\N{HANGUL FILLER}.txt", "_.txt"),
     ],
 )
 def test_file_names_are_changed_no_more_than_needed(name, safe):
@@ -166,12 +173,46 @@ def test_file_names_are_changed_no_more_than_needed(name, safe):
 def test_a_text_gives_a_terminal_nothing_to_obey(text):
     shown = safe_text(text)
     assert not {character for character in shown if unicodedata.category(character) == "Cc"} - {"\n", "\t"}
+    assert not {character for character in shown if character in REORDERING}
     shown.encode()
-    assume("\r\n" not in text)
-    assert len(shown) == len(text)
+
+
+#: UAX #9 (embeddings, overrides, isolates, marks), line ends beside the line feed, tags, a byte order mark.
+REORDERING = set(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x61C, 0x200E, 0x200F, 0x2028, 0x2029)))
+REORDERING |= set(map(chr, (*range(0xE0000, 0xE0080), 0xFEFF, 0xAD, 0x2060)))
+
+
+@pytest.mark.parametrize("character", sorted(REORDERING))
+def test_nothing_that_reorders_or_hides_comes_through(character):
+    assert character not in safe_text(f"a{character}b")
+    assert character not in safe_file_name(f"a{character}b")
+    assert character not in rows(f"a{character}b", 80)
+
+
+@given(ANY_TEXT, st.integers(20, 200))
+def test_no_row_of_a_message_begins_like_another_message(text, columns):
+    first, *others = rows(f"ana (2025-06-01 13:05): {text}", columns).split("\n")
+    for row in others:
+        assert row.startswith("  | ")
+    # The screen of a terminal that goes to the next row by itself.
+    for row in (first, *others):
+        assert len(row) + sum(unicodedata.east_asian_width(one) in "WF" for one in row) < columns
+
+
+def test_spaces_up_to_the_end_of_the_row_forge_no_row():
+    forged = "hello" + " " * (80 - len("ana (2025-06-01 13:05): hello")) + "ben (2025-06-01 13:07): all cancelled"
+    shown = rows(f"ana (2025-06-01 13:05): {forged}", 80)
+    screen = [row[place : place + 80] for row in shown.split("\n") for place in range(0, len(row), 80)]
+    assert not any(row.startswith("ben") for row in screen)
+    # Words stay whole, and nothing is lost.
+    assert rows("a " * 30, 30).replace("\n  | ", "") == "a " * 30
+    assert rows("x" * 100, None) == "x" * 100
+    assert rows("x\ny\tz", None) == "x\n  | y\tz"
 
 
 def test_a_text_keeps_the_marks_that_languages_need():
     text = "می\u200cخواهم\n👩\u200d🚀"  # noqa: RUF001 - Persian
     assert safe_text(text) == text
+    flag = "🏴"
+    assert safe_text(flag + "\N{RIGHT-TO-LEFT MARK}\u202e") == flag + "�"
     assert safe_text("a\r\nb\x1b[2J\x9b") == "a\nb�[2J�"
