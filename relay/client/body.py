@@ -54,8 +54,10 @@ def text_body(text: str) -> Body:
 
 
 def file_body(file: BinaryIO, name: str) -> Body:
-    """Return an open, seekable file as a body, reading it once; SendError when it is too long."""
-    return _measure(Kind.FILE, file_head(name), file)
+    """Return an open, seekable file as a body, reading it once; SendError when it is too long, before that."""
+    head = file_head(name)
+    _require_size(len(head) + file.seek(0, io.SEEK_END))
+    return _measure(Kind.FILE, head, file)
 
 
 def spool(stream: BinaryIO, folder: Path) -> BinaryIO:
@@ -65,8 +67,7 @@ def spool(stream: BinaryIO, folder: Path) -> BinaryIO:
     try:
         while chunk := stream.read(_CHUNK_BYTES):
             file.write(chunk)
-            if file.tell() > MAX_BODY_BYTES:
-                raise SendError(f"at most {MAX_BODY_BYTES} bytes can be sent as one file; split it")  # noqa: TRY301
+            _require_size(file.tell())
         file.flush()
     except BaseException:
         file.close()
@@ -81,9 +82,14 @@ def _measure(kind: Kind, head: bytes, file: BinaryIO) -> Body:
     while chunk := file.read(_CHUNK_BYTES):
         digest.update(chunk)
         size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise SendError(f"at most {MAX_BODY_BYTES} bytes can be sent as one message; split it")
+        # It may grow while it is read.
+        _require_size(size)
     return Body(kind=kind, head=head, file=file, size=size, digest=digest.digest())
+
+
+def _require_size(size: int) -> None:
+    if size > MAX_BODY_BYTES:
+        raise SendError(f"at most 4 GiB ({MAX_BODY_BYTES} bytes) can be sent as one message; split it")
 
 
 def _read_exactly(file: BinaryIO, length: int) -> bytes:

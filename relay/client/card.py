@@ -24,6 +24,7 @@ URI_PREFIX: Final = "mesh-relay:contact/"
 MAX_URI_CHARACTERS: Final = 1024
 """A card has 90; the rest is room for a name of 64 characters, percent-encoded (12 characters each at worst)."""
 
+_AROUND: Final = "<>\"'\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}\N{ZERO WIDTH NO-BREAK SPACE}"
 _CHECKSUM_CONTEXT: Final = b"mesh-relay/1 card"
 _FINGERPRINT_CONTEXT: Final = b"mesh-relay/1 fingerprint"
 _FINGERPRINT_GROUPS: Final = 8
@@ -78,8 +79,12 @@ class Card:
 
 
 def parse_uri(uri: str) -> tuple[Card, str]:
-    """Return the card and the suggested name ('' for none), which is text from a stranger; CardError otherwise."""
-    uri = uri.strip()
+    """Return the card and the suggested name ('' for none), which is text from a stranger; CardError otherwise.
+
+    Taken as mail and messengers bring it: in angle brackets or quotation marks, and broken by spaces and line ends,
+    none of which a URI has inside (RFC 3986, appendix C).
+    """
+    uri = "".join(uri.split()).strip(_AROUND)
     if len(uri) > MAX_URI_CHARACTERS:
         raise CardError(f"a contact URI has at most {MAX_URI_CHARACTERS} characters, this one {len(uri)}")
     # Scheme names ignore case (RFC 3986, section 3.1), and QR readers use that.

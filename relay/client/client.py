@@ -6,8 +6,10 @@
         await client.deliver()
         await client.collect()
         for message in await client.messages():
-            print(client.name_of(message.sender), await client.text(message))
-            await client.take(message)
+            async with client.claim(message) as is_ours:
+                if is_ours:
+                    print(client.name_of(message.sender), await client.text(message))
+                    await client.take(message)
 
 All of it is on disk before a call returns, and any call may be cancelled or the process killed: what was
 under way goes on the next time. Several processes may use the same folders.
@@ -20,7 +22,7 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Self
@@ -55,6 +57,8 @@ AGAIN_EVERY_S: Final = 3600.0
 """What a relay has in memory only is offered to it again: it may have restarted."""
 VISIT_EVERY_S: Final = 60.0
 """How often a follower listens on Bluetooth whether there is something new, give or take a quarter."""
+MAX_USELESS: Final = 3
+"""Relays that are found and bring nothing, before the visit ends; each may take minutes."""
 POLL_S: Final = 1.0
 """Another command of the same user may be the one that takes a receipt in."""
 
@@ -119,8 +123,7 @@ class Client:
     def _open(self) -> None:
         identity = Identity.load(self._config_folder)
         if identity is None:
-            identity = Identity.generate(secrets.token_bytes)
-            identity.save(self._config_folder)
+            identity, _ = Identity.generate(secrets.token_bytes).save_first(self._config_folder)
         self.identity = identity
         self.contacts = ContactBook(self._config_folder)
         database = self._resources.enter_context(Database(self._data_folder))
@@ -268,21 +271,58 @@ class Client:
 
     # -- messages in ------------------------------------------------------
 
-    async def collect(self) -> list[RelayOutcome]:
-        """Read from every relay what can be for us; return what came of it. NoRelayError when there is no relay."""
-        addresses = await self.finder.find()
+    async def collect(self, on_outcome: Callable[[RelayOutcome], None] = lambda _: None) -> list[RelayOutcome]:
+        """Read from every relay what can be for us; return what came of it. NoRelayError when there is no relay.
 
-        async def collect_from(index: int) -> RelayOutcome:
-            address = addresses[index]
-            return RelayOutcome(address=address, collected=await self._courier.collect(address))
-
-        outcomes = await _each(addresses, collect_from)
+        `on_outcome` hears of each relay as soon as it is done. When a relay that was found, and not named, turns out
+        to be of no use, the next one is asked.
+        """
+        outcomes: list[RelayOutcome] = []
+        for _ in range(MAX_USELESS + 1):
+            try:
+                addresses = await self.finder.find()
+            except NoRelayError:
+                if not outcomes:
+                    raise
+                break
+            outcomes += await self._collect_from(addresses, on_outcome)
+            if self.finder.named or outcomes[-1].error is None:
+                break
+            self.finder.avoid(outcomes[-1].address)
         await self._worker.run(self._inbox.prune, self._clock())
         return outcomes
 
+    async def _collect_from(
+        self, addresses: Sequence[RelayAddress], on_outcome: Callable[[RelayOutcome], None]
+    ) -> list[RelayOutcome]:
+        async def collect_from(index: int) -> RelayOutcome:
+            address = addresses[index]
+            outcome = RelayOutcome(address=address, collected=await self._courier.collect(address))
+            on_outcome(outcome)
+            return outcome
+
+        return await _each(addresses, collect_from)
+
     async def messages(self) -> list[Message]:
-        """Return the messages that are whole, verified and not taken yet."""
+        """Return the messages that are whole, verified and not taken yet, the oldest first."""
         return await self._worker.run(self._inbox.messages)
+
+    @contextlib.asynccontextmanager
+    async def claim(self, message: Message) -> AsyncIterator[bool]:
+        """Have a message to oneself while the block reads and takes it; False when another command does, or did."""
+        claiming = asyncio.ensure_future(self._worker.run(self._inbox.claim, message))
+        try:
+            claimed = await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            await asyncio.wait({claiming})
+            if (claimed := claiming.result()) is not None:
+                self._inbox.release(claimed)
+            raise
+        try:
+            yield claimed is not None
+        finally:
+            if claimed is not None:
+                self._inbox.release(claimed)
 
     async def partials(self) -> list[Partial]:
         """Return the messages of which pieces are missing."""
@@ -293,14 +333,14 @@ class Client:
         return self.contacts.name_of(sender)
 
     async def text(self, message: Message) -> str:
-        """Return the text of a message as it was sent: show it by `relay.client.text.safe_text` only."""
+        """Return the text of a message as it was sent: show it by `relay.client.text.rows` only. TakenError."""
         content = await self._worker.run(lambda: b"".join(self._inbox.content(message)))
         return content.decode(errors="replace")
 
     async def save(self, message: Message, folder: Path) -> Path:
         """Write a message's content into `folder` under its name or the next that is free; return where it is.
 
-        On disk when this returns; ClientError when it cannot be written.
+        On disk and verified when this returns; ClientError when it cannot be written, TakenError.
         """
         return await self._worker.run(lambda: save(self._inbox.content(message), folder, message.name or "text.txt"))
 
@@ -333,6 +373,7 @@ class Client:
             failures = 0
 
         while True:
+            address = named
             try:
                 address = named or (await self.finder.find())[0]
                 if not address.is_bluetooth:
@@ -345,6 +386,8 @@ class Client:
             except _DISK_ERRORS:
                 raise
             except ClientError as error:
+                if named is None and address is not None:
+                    self.finder.avoid(address)
                 on_trouble(error)
                 await asyncio.sleep(retry_delay_s(failures, draw))
                 failures += 1

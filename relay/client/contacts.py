@@ -12,11 +12,14 @@ from typing import Any, Final
 from relay.client.card import Card, parse_uri
 from relay.client.errors import CardError, ContactError, PrivateFileError
 from relay.client.files import ensure_private_folder, locked, read_private, replace_private
+from relay.client.text import is_seen
 
 FILE_NAME: Final = "contacts.json"
 LOCK_NAME: Final = ".contacts.lock"
 FILE_VERSION: Final = 1
 MAX_NAME_CHARACTERS: Final = 64
+OWN_WORD: Final = "~"
+"""Before a name that a card suggested for itself: the user has not said that it is that person's."""
 MAX_CONTACTS: Final = 4096
 """More than anyone knows; with MAX_GROUPS and full groups the file stays under MAX_FILE_BYTES."""
 MAX_GROUPS: Final = 256
@@ -28,19 +31,27 @@ MAX_FILE_BYTES: Final = 32 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contact:
-    """A card under the user's own name for it."""
+    """A card under the user's own name for it, or behind OWN_WORD under the one that it gives itself."""
 
     name: str
     card: Card
+
+    @property
+    def plain_name(self) -> str:
+        """The name without OWN_WORD."""
+        return self.name.removeprefix(OWN_WORD)
 
 
 def require_name(name: str) -> str:
     """Return `name`; ContactError when a terminal or a person could mistake it for something else."""
     if not 1 <= len(name) <= MAX_NAME_CHARACTERS:
         raise ContactError(f"a name has 1 to {MAX_NAME_CHARACTERS} characters, this one {len(name)}")
-    # isprintable excludes control characters, line ends, and the invisible and direction-changing ones.
-    if not name.isprintable() or name != name.strip() or name.startswith("-"):
-        raise ContactError("a name must not begin with a dash, begin or end with a space, or hold invisible characters")
+    # No control characters, line ends, nor invisible and direction-changing ones; nor spaces that look like the end.
+    if not all(map(is_seen, name)) or name != " ".join(name.split()) or name.startswith(("-", OWN_WORD)):
+        raise ContactError(
+            f"a name must not begin with a dash or {OWN_WORD}, begin or end with a space, have two in a row, "
+            "or hold invisible characters"
+        )
     if name != unicodedata.normalize("NFC", name):
         raise ContactError("the name is not in Unicode normal form C; type it instead of copying it")
     return name
@@ -68,7 +79,7 @@ class ContactBook:
     def get(self, name: str) -> Contact:
         """Return the contact of that name; ContactError when there is none."""
         try:
-            return self._contacts[name.casefold()]
+            return self._contacts[_key(name)]
         except KeyError:
             raise ContactError(f"no contact named {name!r}; see: relay contact list") from None
 
@@ -85,17 +96,39 @@ class ContactBook:
                 return contact.name
         return None
 
-    def add(self, card: Card, name: str) -> Contact:
-        """Keep a card under a new name; ContactError when the name or the card is there already."""
+    def add(self, card: Card, name: str, *, is_own_word: bool = False) -> Contact:
+        """Keep a card under a new name; ContactError when the name or the card is there already.
+
+        `is_own_word`: it is the card that says so, and the name is marked until `rename`.
+        """
         with self._change():
             self._require_free(name)
             if (known := self.name_of(card.static)) is not None:
                 raise ContactError(f"this card is there already, as {known!r}")
             if len(self._contacts) >= MAX_CONTACTS:
                 raise ContactError(f"there are {MAX_CONTACTS} contacts already; remove one first")
-            contact = Contact(name=name, card=card)
-            self._contacts[name.casefold()] = contact
+            contact = Contact(name=OWN_WORD + name if is_own_word else name, card=card)
+            self._contacts[_key(name)] = contact
         return contact
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a contact or a group a name of the user's; ContactError when there is none, or the name is taken."""
+        with self._change():
+            if (group := self._groups.get(name.casefold())) is not None:
+                self._rename_group(group, new_name)
+                return
+            contact = self.get(name)
+            del self._contacts[_key(name)]
+            self._require_free(new_name)
+            self._contacts[_key(new_name)] = Contact(name=new_name, card=contact.card)
+            for key, (group_name, members) in self._groups.items():
+                renamed = tuple(new_name if member == contact.name else member for member in members)
+                self._groups[key] = (group_name, renamed)
+
+    def _rename_group(self, group: tuple[str, tuple[str, ...]], new_name: str) -> None:
+        del self._groups[group[0].casefold()]
+        self._require_free(new_name)
+        self._groups[new_name.casefold()] = (new_name, group[1])
 
     def set_group(self, name: str, members: tuple[str, ...]) -> None:
         """Make or replace a group of at least one contact; ContactError for names that do not exist."""
@@ -118,7 +151,7 @@ class ContactBook:
             groups = [group for group, members in self._groups.values() if contact.name in members]
             if groups:
                 raise ContactError(f"{contact.name!r} is in the group {groups[0]!r}; set that group without it first")
-            del self._contacts[name.casefold()]
+            del self._contacts[_key(name)]
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[None]:
@@ -155,7 +188,8 @@ class ContactBook:
             path = self._folder / FILE_NAME
             raise PrivateFileError(f"{path} has version {version!r}, this program reads {FILE_VERSION}; update it")
         for name, uri in fields["contacts"].items():
-            self._contacts[name.casefold()] = Contact(name=require_name(name), card=parse_uri(uri)[0])
+            require_name(name.removeprefix(OWN_WORD))
+            self._contacts[_key(name)] = Contact(name=name, card=parse_uri(uri)[0])
         for name, members in fields["groups"].items():
             self._groups[require_name(name).casefold()] = (name, tuple(self.get(member).name for member in members))
 
@@ -166,3 +200,8 @@ class ContactBook:
             "groups": self.groups,
         }
         replace_private(self._folder / FILE_NAME, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
+
+
+def _key(name: str) -> str:
+    """What a contact is found by: without regard to case, and with the mark or without."""
+    return name.removeprefix(OWN_WORD).casefold()

@@ -20,22 +20,23 @@ INNER_VERSION: Final = 1
 MESSAGE_ID_BYTES: Final = 16
 DIGEST_BYTES: Final = 32
 
-WHOLE_OVERHEAD: Final = 1 + 1 + MESSAGE_ID_BYTES + RENDEZVOUS_BYTES + 1
-"""version, kind, message ID, reply rendezvous, age: 35 bytes, leaving 92 for text in the smallest envelope."""
+WHOLE_OVERHEAD: Final = 1 + 1 + MESSAGE_ID_BYTES + RENDEZVOUS_BYTES + 2 + 4
+"""version, kind, message ID, reply rendezvous, age, sequence: 40 bytes. 87 are left in the smallest envelope."""
 PIECE_OVERHEAD: Final = WHOLE_OVERHEAD + 4 + 8 + DIGEST_BYTES
-"""Also index, size and digest of the body: 79 bytes."""
+"""Also index, size and digest of the body: 84 bytes."""
 MAX_WHOLE_BYTES: Final = MAX_PLAINTEXTS[-1] - WHOLE_OVERHEAD
-"""Longest body in one envelope: 16,220."""
+"""Longest body in one envelope: 16,215."""
 PIECE_BYTES: Final = MAX_PLAINTEXTS[-1] - PIECE_OVERHEAD
-"""Bytes of the body in every piece but the last: 16,176."""
+"""Bytes of the body in every piece but the last: 16,171."""
 MAX_BODY_BYTES: Final = 4 * 1024**3
-"""4 GiB: 265,515 pieces; what a recipient must be ready to keep on disk for one message."""
+"""4 GiB: 265,597 pieces; what a recipient must be ready to keep on disk for one message."""
 
 MAX_NAME_BYTES: Final = 255
 """One length byte; also the longest name on Linux file systems."""
 
 _PIECED: Final = 0x80
-_MAX_AGE_HOURS: Final = 24 * LIFETIMES_DAYS[-1]
+MAX_SEQUENCE: Final = 2**32 - 1
+_MAX_AGE_MINUTES: Final = 60 * 24 * LIFETIMES_DAYS[-1]
 
 
 class Kind(enum.IntEnum):
@@ -59,22 +60,24 @@ class Part:
 class Inner:
     """One plaintext. `part` is None when `data` is the whole body; a receipt's body is empty.
 
-    `message_id` (16 bytes) names the message, for a receipt the one that arrived. `age_hours` is how long
-    before the expiry of the envelope the message was sent. `reply_rendezvous` (16 bytes) finds the bucket
+    `message_id` (16 bytes) names the message, for a receipt the one that arrived. `age_minutes` is how long
+    before the expiry of the envelope the message was sent. `sequence` is greater than in what the sender sent to
+    the same recipient before. `reply_rendezvous` (16 bytes) finds the bucket
     for a receipt.
     """
 
     kind: Kind
     message_id: bytes
     reply_rendezvous: bytes = field(repr=False)
-    age_hours: int
+    age_minutes: int
+    sequence: int
     part: Part | None = None
     data: bytes = field(repr=False)
 
     def encode(self) -> bytes:
         """Return the plaintext."""
         writer = Writer().u8(INNER_VERSION).u8(self.kind | (_PIECED if self.part else 0))
-        writer.bytes(self.message_id).bytes(self.reply_rendezvous).u8(self.age_hours)
+        writer.bytes(self.message_id).bytes(self.reply_rendezvous).u16(self.age_minutes).u32(self.sequence)
         if self.part is not None:
             writer.u32(self.part.index).u64(self.part.size).bytes(self.part.digest)
         return bytes(writer.bytes(self.data))
@@ -92,8 +95,9 @@ def decode_inner(plaintext: bytes) -> Inner:
         raise DecodeError(f"unknown kind {code}") from None
     message_id = reader.bytes(MESSAGE_ID_BYTES)
     reply_rendezvous = reader.bytes(RENDEZVOUS_BYTES)
-    if (age_hours := reader.u8()) > _MAX_AGE_HOURS:
-        raise DecodeError(f"sent {age_hours} hours before its expiry, at most {_MAX_AGE_HOURS}")
+    if (age_minutes := reader.u16()) > _MAX_AGE_MINUTES:
+        raise DecodeError(f"sent {age_minutes} minutes before its expiry, at most {_MAX_AGE_MINUTES}")
+    sequence = reader.u32()
     part = _decode_part(reader) if code & _PIECED else None
     data = reader.rest()
     if kind is Kind.RECEIPT and (part or data):
@@ -106,7 +110,8 @@ def decode_inner(plaintext: bytes) -> Inner:
         kind=kind,
         message_id=message_id,
         reply_rendezvous=reply_rendezvous,
-        age_hours=age_hours,
+        age_minutes=age_minutes,
+        sequence=sequence,
         part=part,
         data=data,
     )

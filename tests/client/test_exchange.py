@@ -82,7 +82,7 @@ def test_a_file_of_any_size_arrives_as_it_was_in_any_order_with_repetitions(pair
     assert outcomes.count(Outcome.STORED) == piece_count(size + HEAD)
     assert set(outcomes) <= {Outcome.STORED, Outcome.DUPLICATE}
     (message,) = bob.inbox.messages()
-    assert (message.name, message.size, message.sent_hour) == ("a.jpg", size, NOW_HOUR)
+    assert (message.name, message.size, message.sent_minute) == ("a.jpg", size, 60 * NOW_HOUR)
     assert (message.sender, message.message_id) == (alice.identity.static.public, message_id)
     assert b"".join(bob.inbox.content(message)) == content
 
@@ -110,8 +110,8 @@ def test_a_text_of_any_length_arrives_as_it_was(text):
 
 
 def test_a_short_text_takes_the_smallest_envelope_and_nothing_is_shared_between_pieces(alice, bob):
-    alice.send_text("a" * 92, bob)
-    alice.send_text("a" * 93, bob)
+    alice.send_text("a" * 87, bob)
+    alice.send_text("a" * 88, bob)
     alice.send_file(bytes(3 * PIECE_BYTES), "zeros", bob)
     envelopes = alice.envelopes()
     assert [len(one) for one in envelopes] == [256, 1024, 16384, 16384, 16384, 256]
@@ -215,7 +215,8 @@ def forge_receipt(sender, recipient, message_id):
         kind=Kind.RECEIPT,
         message_id=message_id,
         reply_rendezvous=sender.identity.rendezvous,
-        age_hours=24,
+        age_minutes=24 * 60,
+        sequence=1,
         data=b"",
     )
     return seal(

@@ -46,7 +46,8 @@ def inners(draw):
         kind=kind,
         message_id=draw(IDS),
         reply_rendezvous=draw(IDS),
-        age_hours=draw(st.integers(0, 168)),
+        age_minutes=draw(st.integers(0, 168 * 60)),
+        sequence=draw(st.integers(0, 2**32 - 1)),
         part=part,
         data=data,
     )
@@ -87,7 +88,8 @@ def make_piece(**changes):
         kind=Kind.TEXT,
         message_id=bytes(16),
         reply_rendezvous=bytes(16),
-        age_hours=1,
+        age_minutes=1,
+        sequence=1,
         part=Part(**fields),
         data=bytes(length),
     ).encode()

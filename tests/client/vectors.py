@@ -39,7 +39,7 @@ def build():
         },
         "sealed": [
             sealed("text", *inners_of(text_body("Grüße über drei Netze"))),
-            sealed("longest text of the smallest envelope", *inners_of(text_body("a" * 92))),
+            sealed("longest text of the smallest envelope", *inners_of(text_body("a" * 87))),
             sealed("file", *inners_of(file_body(from_bytes(b"content" * 50), "ü.txt"))),
             sealed("receipt", make_inner(Kind.RECEIPT, None, b"")),
             *(
@@ -87,7 +87,9 @@ def make_inner(kind, part, data):
         kind=kind,
         message_id=MESSAGE_ID,
         reply_rendezvous=ALICE.rendezvous,
-        age_hours=expiry_hour(NOW_HOUR, 3) - NOW_HOUR,
+        # Sent at five past the hour.
+        age_minutes=60 * (expiry_hour(NOW_HOUR, 3) - NOW_HOUR) - 5,
+        sequence=60 * NOW_HOUR + 6,
         part=part,
         data=data,
     )
@@ -122,7 +124,8 @@ def sealed(comment, inner):
             "kind": int(inner.kind),
             "message_id": inner.message_id.hex(),
             "reply_rendezvous": inner.reply_rendezvous.hex(),
-            "age_hours": inner.age_hours,
+            "age_minutes": inner.age_minutes,
+            "sequence": inner.sequence,
             "index": inner.part.index if inner.part else None,
             "size": inner.part.size if inner.part else None,
             "digest": inner.part.digest.hex() if inner.part else None,
@@ -146,10 +149,10 @@ def refused():
     yield "inner version 2", dishonest(sodium_pad(b"\2" + good[1:], CAPACITIES[0]))
     yield "kind 3", dishonest(sodium_pad(good[:1] + b"\3" + good[2:], CAPACITIES[0]))
     yield "receipt with data", dishonest(sodium_pad(good[:1] + b"\2" + good[2:], CAPACITIES[0]))
-    yield "age of 169 hours", dishonest(sodium_pad(good[:34] + b"\xa9" + good[35:], CAPACITIES[0]))
-    yield "file without a name", dishonest(sodium_pad(good[:1] + b"\1" + good[2:35], CAPACITIES[0]))
+    yield "age of 168 hours and a minute", dishonest(sodium_pad(good[:34] + b"\x27\x61" + good[36:], CAPACITIES[0]))
+    yield "file without a name", dishonest(sodium_pad(good[:1] + b"\1" + good[2:40], CAPACITIES[0]))
     part = (1).to_bytes(4, "big") + (PIECE_BYTES + 7).to_bytes(8, "big") + bytes(32)
-    pieced = good[:1] + b"\x80" + good[2:35]
+    pieced = good[:1] + b"\x80" + good[2:40]
     yield "piece shorter than its place", dishonest(sodium_pad(pieced + part + b"short", CAPACITIES[0]))
     part = (0).to_bytes(4, "big") + (7).to_bytes(8, "big") + hashlib.sha256(b"refused").digest()
     yield "piece of what fits one envelope", dishonest(sodium_pad(pieced + part + b"refused", CAPACITIES[0]))
