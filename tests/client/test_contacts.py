@@ -2,6 +2,7 @@
 """Cards survive the way from person to person or are refused; names are the user's own."""
 
 import random
+import re
 import stat
 import threading
 
@@ -75,13 +76,27 @@ def test_the_fingerprint_is_eight_groups_of_digits_that_depend_on_both_keys():
 
 
 def test_a_qr_code_fits_a_terminal_of_80_columns():
-    lines = terminal_qr(make_card(1).to_uri("x" * 64)).splitlines()
+    lines = re.sub("\x1b\\[[0-9;]*m", "", terminal_qr(make_card(1).to_uri("x" * 64))).splitlines()
     assert max(map(len, lines)) <= 80
     assert {character for line in lines for character in line} <= set(" ▀▄█")
 
 
 @pytest.mark.parametrize(
-    "name", ["", " a", "a ", "-a", "a\nb", "a\x1b[31m", "a\u202eb", "a\u200bb", "x" * 65, "e\u0301"]
+    "around", ["{}", "<{}>", "< {} >", '\t"{}"\r\n', "\N{LEFT DOUBLE QUOTATION MARK}{}\N{RIGHT DOUBLE QUOTATION MARK}"]
+)
+@pytest.mark.parametrize("break_with", ["\n", "\r\n", " ", "\n   ", "\N{NO-BREAK SPACE}", "\N{LINE SEPARATOR}"])
+def test_a_card_is_taken_as_mail_and_messengers_break_it(around, break_with):
+    card = make_card(1)
+    uri = card.to_uri("Zoë & Ben")
+    for place in range(1, len(uri)):
+        assert parse_uri(around.format(uri[:place] + break_with + uri[place:])) == (card, "Zoë & Ben")
+    in_lines = break_with.join(uri[place : place + 20] for place in range(0, len(uri), 20))
+    assert parse_uri(around.format(in_lines)) == (card, "Zoë & Ben")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " a", "a ", "-a", "a\nb", "a\x1b[31m", "a\u202eb", "a\u200bb", "x" * 65, "e\u0301", "a  b", "~a", "\u3164"],
 )
 def test_names_that_could_be_mistaken_are_refused(name):
     with pytest.raises(ContactError):
@@ -91,6 +106,30 @@ def test_names_that_could_be_mistaken_are_refused(name):
 @pytest.mark.parametrize("name", ["Zoë", "李", "a b", "@home", "x" * 64, "زهرا", "🐙"])
 def test_names_of_people_are_taken(name):
     assert require_name(name) == name
+
+
+def test_a_name_that_the_card_gives_itself_is_marked_until_the_user_says_who_it_is(tmp_path):
+    folder = tmp_path / "mesh-relay"
+    book = ContactBook(folder)
+    assert book.add(make_card(1), "Ben", is_own_word=True).name == "~Ben"
+    with pytest.raises(ContactError, match="taken"):
+        book.add(make_card(2), "ben")
+    book.add(make_card(2), "ann")
+    book.set_group("all", ("ben", "ann"))
+    again = ContactBook(folder)
+    assert again.name_of(make_card(1).static) == "~Ben"
+    assert again.get("BEN") == again.get("~ben")
+    assert again.groups == {"all": ("~Ben", "ann")}
+    for taken in ("Ann", "ALL", "-x", "~Ben"):
+        with pytest.raises(ContactError):
+            again.rename("ben", taken)
+    again.rename("~Ben", "Ben")
+    again.rename("all", "everybody")
+    again = ContactBook(folder)
+    assert again.name_of(make_card(1).static) == "Ben"
+    assert again.groups == {"everybody": ("Ben", "ann")}
+    again.rename("Ben", "Benjamin")
+    assert [contact.name for contact in ContactBook(folder).resolve("everybody")] == ["Benjamin", "ann"]
 
 
 def test_contacts_and_groups_are_there_after_a_restart_in_a_private_file(tmp_path):
