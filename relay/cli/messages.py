@@ -91,10 +91,10 @@ def seconds(text: str) -> float:
 
 def finder(relays: Iterable[str]) -> RelayFinder:
     """Return what finds the relays that were given, or those of the settings."""
-    from relay.client.address import parse_address
     from relay.client.files import config_folder
     from relay.client.finding import RelayFinder
     from relay.client.settings import load_settings
+    from relay.links.address import parse_address
 
     settings = load_settings(config_folder(os.environ))
     texts = list(relays) or [text for text in os.environ.get("MESH_RELAY", "").split(",") if text.strip()]
@@ -139,7 +139,7 @@ def _send(arguments: Namespace) -> int:
 async def _send_and_report(arguments: Namespace, file: BinaryIO | None) -> int:
     from relay.cli.progress import ProgressBar
     from relay.client.errors import ClientError
-    from relay.service.text import human_bytes
+    from relay.control.text import human_bytes
 
     async with _client(arguments.relay or ()) as client:
         with ProgressBar(sys.stderr) as bar:
@@ -394,7 +394,7 @@ class _Display:
 
     async def _content(self, message: Message) -> str:
         from relay.client.pieces import Kind
-        from relay.service.text import human_bytes
+        from relay.control.text import human_bytes
 
         if message.kind is Kind.TEXT and message.size <= MAX_SHOWN_BYTES:
             return await self._client.text(message)
@@ -430,7 +430,7 @@ def _sent(_: Namespace) -> int:
 
 async def _list_sent() -> int:
     from relay.client.pieces import Kind
-    from relay.service.text import human_bytes
+    from relay.control.text import human_bytes
 
     async with _client(()) as client:
         for sent, progress in await client.log():
