@@ -69,7 +69,7 @@ def file_of(tmp_path, content, name):
 
 
 def texts_in(output):
-    return re.findall(r"^\S+ \([-0-9: ]+\): (.*)$", output, re.MULTILINE)
+    return re.findall(r"^.+? \([-0-9: ]+\): (.*)$", output, re.MULTILINE)
 
 
 # -- two commands at once --------------------------------------------------
@@ -98,7 +98,7 @@ def test_a_message_that_one_command_is_saving_is_left_to_it(alice, bob, tmp_path
             with pytest.raises(TakenError):
                 b"".join(inbox.content(taken))
     later = bob.run("receive", "--dir", str(bob.inbox), relays=[NOWHERE])
-    assert texts_in(later.stdout) == [f"map.jpg, 488.3 KiB, saved as {bob.inbox / 'map.jpg'}"]
+    assert texts_in(later.stdout) == [f"map.jpg, 488 KiB, saved as {bob.inbox / 'map.jpg'}"]
     assert (bob.inbox / "map.jpg").read_bytes() == content
 
 
@@ -164,7 +164,7 @@ def test_commands_beside_each_other_do_all_that_each_would_alone(alice, tmp_path
         assert "Traceback" not in errors
         assert "locked" not in errors
     received = [text for one, out, _ in outcomes if one == "receive" for text in texts_in(out)]
-    assert sorted(received[:]) == sorted(
+    assert sorted(received) == sorted(
         [f"hello {number}" for number in range(20)] + [f"large.bin, 5.7 MiB, saved as {carol.inbox / 'large.bin'}"]
     )
     (saved,) = carol.inbox.iterdir()
@@ -193,7 +193,7 @@ def test_one_message_that_cannot_be_saved_or_read_keeps_back_no_other(alice, bob
         deliver(alice, bob, text_body("first"), text_body("rotten"), file_body(file, "map.jpg"), text_body("last"))
     with Database(bob.data) as database:
         assert database.execute("DELETE FROM piece WHERE id >> 20 = 2") == 1
-    for _ in range(2):
+    for shown in (["first", "last"], []):
         # A folder that takes no file, whoever asks.
         received = bob.run("receive", "--dir", "/proc", relays=[NOWHERE])
         assert received.returncode == 1
@@ -201,9 +201,7 @@ def test_one_message_that_cannot_be_saved_or_read_keeps_back_no_other(alice, bob
         assert received.stderr.count("the message is not here any more as it was sent") == 1
         # Fetching and sending went on.
         assert "localhost:1" in received.stderr
-        if texts_in(received.stdout) != ["first", "last"]:
-            assert texts_in(received.stdout) == []
-            continue
+        assert texts_in(received.stdout) == shown
     received = bob.run("receive", "--dir", str(bob.inbox), relays=[NOWHERE])
     assert texts_in(received.stdout) == [f"map.jpg, 100 B, saved as {bob.inbox / 'map.jpg'}"]
 
@@ -260,13 +258,11 @@ def test_messages_are_shown_oldest_first_as_their_sender_sent_them(alice, bob, t
     wrong = envelopes(alice, bob, text_body("well, not all"), now_s=noon_s + 4 * 3600)
     burst = [envelopes(alice, bob, text_body(f"{number}"), now_s=noon_s + 6 * 3600) for number in range(12)]
     other = envelopes(carol, bob, text_body("14:30 from carol"), now_s=noon_s + 2.5 * 3600)
-    early = envelopes(carol, bob, text_body("13:20 meet"), now_s=noon_s + 3600 + 20 * 60)
     with Database(bob.data) as database:
         inbox = Inbox(database, bob.identity, lambda _: True)
         # A relay gives the newest first.
         for envelope in itertools.chain(*reversed(burst), wrong, late, other):
             inbox.accept([inbox.try_open(envelope)], time.time())
-        assert early
     environ_zone = {"TZ": "Asia/Kolkata"}
     done = subprocess.run(
         [sys.executable, "-m", "relay", "receive"],
