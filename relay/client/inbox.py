@@ -231,7 +231,10 @@ class Inbox:
 
     def take(self, message: Message) -> None:
         """Forget the content of a message that the user has; that it was here is remembered until it expires."""
-        self._database.execute("UPDATE received SET state = ? WHERE id = ?", RECEIVED_CLOSED, message.id)
+        # When it was sent is nobody's business any more.
+        self._database.execute(
+            "UPDATE received SET state = ?, sent_minute = 0, sequence = 0 WHERE id = ?", RECEIVED_CLOSED, message.id
+        )
         self._database.sweep()
 
     def prune(self, now_s: float) -> None:

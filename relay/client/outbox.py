@@ -156,8 +156,15 @@ class Outbox:
                     if on_piece is not None:
                         on_piece(done * pieces + ready, len(recipients) * pieces)
             with self._database.transaction():
-                for row in rows:
+                for row, recipient in zip(rows, recipients, strict=True):
                     self._set_state(row, SENT_QUEUED)
+                    # Only the last one is needed, and it tells the minute.
+                    self._database.execute(
+                        "UPDATE sent SET sequence = 0 WHERE recipient = ? AND id < ? AND state != ?",
+                        recipient.static,
+                        row,
+                        SENT_PREPARING,
+                    )
         return message_ids
 
     def queue_due_receipts(self, *, price: int, now_s: float) -> int:
