@@ -20,9 +20,8 @@ from relay.client.finding import ANY_BLUETOOTH, RelayFinder
 from relay.client.identity import Identity
 from relay.control.client import ControlClient
 from relay.core import session as s
-from relay.core.envelope import EnvelopeType, Header, decode_envelope, envelope_id
-from relay.core.messages import Hello, MessageType, Offer, Role, Subscribe
-from relay.core.news import NEWS_BYTES
+from relay.core.envelope import HEADER_BYTES, EnvelopeType, Header, decode_envelope, envelope_id
+from relay.core.messages import Hello, Offer, Role, Subscribe
 from relay.core.session import Session, State
 from relay.links.address import RelayAddress, parse_address
 from relay.links.client_session import Failure, RelayConnectionError
@@ -252,10 +251,6 @@ class Dripping(Holding):
 
     EVERY_S = 0.3
 
-    def __init__(self, envelopes=(), kind="offers"):
-        super().__init__(envelopes)
-        self._kind = kind
-
     def on_event(self, session, event):
         if isinstance(event, Subscribe):
             session.offer(self.offers())
@@ -266,18 +261,11 @@ class Dripping(Holding):
     def _drip(self, session):
         if session.state is not State.OPEN:
             return
-        if self._kind == "offers":
-            header = Header(
-                type=EnvelopeType.MESSAGE,
-                size_class=0,
-                expiry_hour=int(time.time() // 3600) + 48,
-                tag=secrets.token_bytes(16),
-            ).encode()
-            junk = header + secrets.token_bytes(256 - len(header))
-            self.held[envelope_id(junk)] = junk
-            session.offer([offer_of(junk)])
-        else:
-            session._push(0, bytes([MessageType.NEWS]) + secrets.token_bytes(NEWS_BYTES))
+        expiry_hour = int(time.time() // 3600) + 48
+        header = Header(type=EnvelopeType.MESSAGE, size_class=0, expiry_hour=expiry_hour, tag=secrets.token_bytes(16))
+        junk = header.encode() + secrets.token_bytes(256 - HEADER_BYTES)
+        self.held[envelope_id(junk)] = junk
+        session.offer([offer_of(junk)])
         self.flushing[session]()
         asyncio.get_running_loop().call_later(self.EVERY_S, self._drip, session)
 

@@ -334,10 +334,9 @@ def test_what_relays_have_given_is_shown_while_another_keeps_one_waiting(alice, 
     assert sorted(texts_in(b"".join(lines).decode())) == ["from the honest one", "from the hostile one"]
 
 
-@pytest.mark.parametrize("kind", ["offers", "news"])
-def test_a_relay_that_gives_little_and_never_says_that_this_is_all_is_left(bob, kind):
+def test_a_relay_that_gives_little_and_never_says_that_this_is_all_is_left(bob):
     async def run():
-        async with Dripping(kind=kind).serving() as address, bob.client(address, patience_s=1.0) as client:
+        async with Dripping().serving() as address, bob.client(address, patience_s=1.0) as client:
             async with asyncio.timeout(20):
                 (outcome,) = await client.collect()
             return outcome
