@@ -41,7 +41,7 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     add.add_argument("--name", help="your name for the person (default: the one the card suggests, marked with ~)")
     add.set_defaults(func=_contact_add)
 
-    show = actions.add_parser("show", help="show a contact's card, to pass it on or to compare it")
+    show = actions.add_parser("show", help="show a contact's card, or each in a group, to pass on or to compare")
     show.add_argument("name", metavar="NAME")
     show.add_argument("--qr", action="store_true", help="also as a QR code")
     show.set_defaults(func=_contact_show)
@@ -53,6 +53,10 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     group.add_argument("name", metavar="GROUP")
     group.add_argument("members", metavar="NAME", nargs="+")
     group.set_defaults(func=_contact_group)
+
+    leave = actions.add_parser("leave", help="leave a group, and have its members told")
+    leave.add_argument("name", metavar="GROUP")
+    leave.set_defaults(func=_contact_leave)
 
     rename = actions.add_parser("rename", help="give a contact or a group another name")
     rename.add_argument("name", metavar="NAME")
@@ -130,7 +134,13 @@ def _read_uri() -> str:
 
 
 def _contact_show(arguments: Namespace) -> int:
-    contact = _book().get(arguments.name)
+    book = _book()
+    if (group := book.group(arguments.name)) is not None:
+        # So that a member who is none can be made a contact.
+        for card in group.others:
+            say(f"{book.shown_name(card.static)}\n{card.to_uri()}\nFingerprint: {card.fingerprint}")
+        return 0
+    contact = book.get(arguments.name)
     _show(contact.card, contact.plain_name, with_qr=arguments.qr)
     return 0
 
@@ -146,6 +156,22 @@ def _contact_list(_: Namespace) -> int:
 
 def _contact_group(arguments: Namespace) -> int:
     _book().set_group(arguments.name, tuple(arguments.members))
+    print("With the first message to it the members get each other's cards, and can answer all.")
+    return 0
+
+
+def _contact_leave(arguments: Namespace) -> int:
+    import asyncio
+
+    return asyncio.run(_leave(arguments.name))
+
+
+async def _leave(name: str) -> int:
+    from relay.cli.messages import open_client
+
+    async with open_client(()) as client:
+        names = list(await client.leave_group(name, "(has left the group)"))
+    say(f"You left. These are told with the next `relay send` or `relay receive`: {', '.join(names)}")
     return 0
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from relay.cli.progress import ProgressBar
     from relay.client.client import Client, RelayOutcome
+    from relay.client.contacts import GroupNews
     from relay.client.errors import ClientError
     from relay.client.finding import RelayFinder
     from relay.client.inbox import Message
@@ -102,7 +103,8 @@ def finder(relays: Iterable[str]) -> RelayFinder:
     return RelayFinder(named, secret=settings.secret)
 
 
-def _client(relays: Iterable[str]) -> Client:
+def open_client(relays: Iterable[str]) -> Client:
+    """Return the user's client, to be entered; ClientError."""
     from relay.cli.client import own_identity
     from relay.client.client import Client
     from relay.client.files import config_folder, data_folder
@@ -141,7 +143,7 @@ async def _send_and_report(arguments: Namespace, file: BinaryIO | None) -> int:
     from relay.client.errors import ClientError
     from relay.control.text import human_bytes
 
-    async with _client(arguments.relay or ()) as client:
+    async with open_client(arguments.relay or ()) as client:
         with ProgressBar(sys.stderr) as bar:
             ids = await _queue(client, arguments, file, bar)
             outcomes: list[RelayOutcome] = []
@@ -267,7 +269,7 @@ def _receive(arguments: Namespace) -> int:
 
 
 async def _receive_once(arguments: Namespace) -> int:
-    async with _client(arguments.relay or ()) as client:
+    async with open_client(arguments.relay or ()) as client:
         display = _Display(client, arguments.dir)
         # What is here already is shown even when no relay is.
         await display.show()
@@ -279,7 +281,7 @@ async def _receive_once(arguments: Namespace) -> int:
             print("No new messages.", file=sys.stderr)
         for partial in await client.partials():
             have = partial.pieces - partial.missing
-            say(f"{_name(client, partial.sender)}: {have} of {partial.pieces} pieces are here", sys.stderr)
+            say(f"{client.contacts.shown_name(partial.sender)}: {have} of {partial.pieces} pieces are here", sys.stderr)
         is_sent = await _report_unsent(client)
         is_well = is_sent and not display.kept and any(outcome.error is None for outcome in outcomes)
         return 0 if is_well else 1
@@ -308,7 +310,7 @@ async def _report_unsent(client: Client) -> bool:
     unsent = [one for one in log if not _is_done(one[1])]
     never = [one for one in log if one[1].is_never_sent]
     for sent, progress in never + unsent:
-        name = _name(client, sent.recipient)
+        name = client.contacts.shown_name(sent.recipient)
         say(f"To {name}: {_state(progress)}. ID {sent.message_id.hex()[:_SHORT_ID]}", sys.stderr)
     if never:
         print("`relay purge ID` ends the reminder.", file=sys.stderr)
@@ -318,7 +320,7 @@ async def _report_unsent(client: Client) -> bool:
 
 
 async def _follow(arguments: Namespace) -> int:
-    async with _client(arguments.relay or ()) as client:
+    async with open_client(arguments.relay or ()) as client:
         display = _Display(client, arguments.dir)
         following = asyncio.ensure_future(client.follow(_Troubles()))
         try:
@@ -377,8 +379,12 @@ class _Display:
                     await self._show(message)
 
     async def _show(self, message: Message) -> None:
-        head = f"{_name(self._client, message.sender)} ({_when(message.sent_minute)})"
+        sender, when = self._client.contacts.shown_name(message.sender), _when(message.sent_minute)
+        head = f"{sender} ({when})"
         try:
+            news = await self._client.learn_group(message)
+            if news is not None:
+                head = f"{sender} to {news.name} ({when})"
             content = await self._content(message)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one message must not keep back the others
             problem = str(error) or repr(error)
@@ -388,6 +394,8 @@ class _Display:
             return
         self._failures.pop(message.id, None)
         say(f"{head}: {content}")
+        if news is not None and (news.changed or news.group is None):
+            say(_about(self._client, news))
         self.shown += 1
         # Only now: whoever interrupts before sees it again.
         await self._client.take(message)
@@ -402,11 +410,12 @@ class _Display:
         return f"{message.name or 'a long text'}, {human_bytes(message.size)}, saved as {path}"
 
 
-def _name(client: Client, sender: bytes) -> str:
-    from hashlib import sha256
-
-    # A name that the user gave, or else one that nobody can choose.
-    return client.name_of(sender) or f"stranger {sha256(sender).hexdigest()[:_SHORT_ID]}"
+def _about(client: Client, news: GroupNews) -> str:
+    """Who is in a group now, or why it is not kept."""
+    if news.group is None:
+        return f"You are not in the group {news.name}, or who wrote is no contact of yours: answers do not go to it."
+    names = ", ".join(client.contacts.shown_name(card.static) for card in news.group.others)
+    return f"In the group {news.name} are you and {names}."
 
 
 def _when(minute: int) -> str:
@@ -432,11 +441,12 @@ async def _list_sent() -> int:
     from relay.client.pieces import Kind
     from relay.control.text import human_bytes
 
-    async with _client(()) as client:
+    async with open_client(()) as client:
         for sent, progress in await client.log():
             kind = "file" if sent.kind == Kind.FILE else "text"
+            name = client.contacts.shown_name(sent.recipient)
             say(
-                f"{sent.message_id.hex()[:_SHORT_ID]}  {_when_hour(sent.sent_hour)}  {_name(client, sent.recipient)}: "
+                f"{sent.message_id.hex()[:_SHORT_ID]}  {_when_hour(sent.sent_hour)}  {name}: "
                 f"{kind}, {human_bytes(sent.size)}; {_state(progress)}; expires {_when_hour(sent.expiry_hour)}"
             )
     return 0
@@ -449,7 +459,7 @@ def _purge(arguments: Namespace) -> int:
 async def _purge_one(start: str) -> int:
     from relay.client.errors import SendError
 
-    async with _client(()) as client:
+    async with open_client(()) as client:
         known = {sent.message_id: progress for sent, progress in await client.log()}
         found = [message_id for message_id in known if start and message_id.hex().startswith(start)]
         if len(found) != 1:

@@ -72,6 +72,11 @@ class Card:
         return URI_PREFIX + text + query
 
     @property
+    def is_low_order(self) -> bool:
+        """Whether sealing to this card would protect nothing."""
+        return _is_low_order(self.static)
+
+    @property
     def fingerprint(self) -> str:
         """Eight groups of five digits (128 bits) to compare aloud."""
         digest = hashlib.sha256(_FINGERPRINT_CONTEXT + self.static + self.rendezvous).digest()

@@ -29,13 +29,15 @@ from typing import BinaryIO, Final, Self
 
 import relay
 from relay.client.body import Body, file_body, spool, text_body
+from relay.client.card import Card
 from relay.client.collection import Collected
-from relay.client.contacts import ContactBook
+from relay.client.contacts import Contact, ContactBook, GroupNews
 from relay.client.courier import Courier, retry_delay_s
 from relay.client.database import Database
 from relay.client.delivery import Delivered
 from relay.client.errors import ClientError, DatabaseError, PrivateFileError, SendError
 from relay.client.finding import NoRelayError, RelayFinder
+from relay.client.group import Group
 from relay.client.identity import Identity
 from relay.client.inbox import Inbox, Message, Partial
 from relay.client.met import RelaysMet
@@ -155,7 +157,7 @@ class Client:
 
         `deliver` or `follow` takes it to the relays. ContactError, SendError.
         """
-        return await self._queue(names, lambda: text_body(text), lifetime_days, None)
+        return await self._queue(names, lambda group: text_body(text, group), lifetime_days, None)
 
     async def send_file(
         self,
@@ -170,10 +172,12 @@ class Client:
 
         `on_piece(done, all)` is called from another thread as envelopes get ready.
         """
+        spooled: list[BinaryIO] = [file] if file.seekable() else []
 
-        def body() -> Body:
-            seekable = file if file.seekable() else resources.enter_context(spool(file, self._data_folder))
-            return file_body(seekable, name)
+        def body(group: Group | None) -> Body:
+            if not spooled:
+                spooled.append(resources.enter_context(spool(file, self._data_folder)))
+            return file_body(spooled[0], name, group)
 
         with contextlib.ExitStack() as resources:
             return await self._queue(names, body, lifetime_days, on_piece)
@@ -181,11 +185,25 @@ class Client:
     async def _queue(
         self,
         names: Sequence[str],
-        make_body: Callable[[], Body],
+        make_body: Callable[[Group | None], Body],
         lifetime_days: int,
         on_piece: Callable[[int, int], None] | None,
     ) -> dict[str, bytes]:
-        cards = {contact.name: contact.card for name in names for contact in self.contacts.resolve(name)}
+        own = Card.of(self.identity)
+        groups = [group for name in names if (group := self.contacts.group(name)) is not None]
+        targets = [(group.to_send(own), self.contacts.resolve(group.name)) for group in groups]
+        people = [self.contacts.get(name) for name in names if self.contacts.group(name) is None]
+        return await self._queue_to(
+            [(None, people), *targets] if people else targets, make_body, lifetime_days, on_piece
+        )
+
+    async def _queue_to(
+        self,
+        targets: Sequence[tuple[Group | None, Sequence[Contact]]],
+        make_body: Callable[[Group | None], Body],
+        lifetime_days: int,
+        on_piece: Callable[[int, int], None] | None,
+    ) -> dict[str, bytes]:
         interrupted = threading.Event()
 
         def ready(done: int, everything: int) -> None:
@@ -194,26 +212,57 @@ class Client:
             if on_piece is not None:
                 on_piece(done, everything)
 
-        def queue() -> list[bytes]:
-            return self._outbox.queue_message(
-                list(cards.values()),
-                make_body(),
-                lifetime_days=lifetime_days,
-                price=FIRST_PRICE,
-                now_s=self._clock(),
-                on_piece=ready,
-            )
+        def queue() -> dict[str, bytes]:
+            ids: dict[str, bytes] = {}
+            for group, contacts in targets:
+                cards = {contact.card: contact.name for contact in contacts}
+                queued = self._outbox.queue_message(
+                    list(cards),
+                    make_body(group),
+                    lifetime_days=lifetime_days,
+                    price=FIRST_PRICE,
+                    now_s=self._clock(),
+                    on_piece=ready,
+                )
+                for name, message_id in zip(cards.values(), queued, strict=True):
+                    # Somebody may be written to alone and in a group.
+                    ids[f"{name} in {group.name}" if group and name in ids else name] = message_id
+            return ids
 
         work = asyncio.ensure_future(self._worker.run(queue))
         try:
-            message_ids = await asyncio.shield(work)
+            ids = await asyncio.shield(work)
         except asyncio.CancelledError:
             # The file is the caller's and may be closed once this returns.
             interrupted.set()
             await asyncio.wait({work})
             raise
         self._outgoing.set()
-        return dict(zip(cards, message_ids, strict=True))
+        return ids
+
+    async def leave_group(self, name: str, text: str) -> dict[str, bytes]:
+        """Leave a group and queue `text`, by which its members learn that; return the message ID by name of each.
+
+        ContactError, SendError.
+        """
+        group = await self._worker.run(self.contacts.leave, name)
+        own = Card.of(self.identity)
+        others = [
+            Contact(name=self.contacts.shown_name(card.static), card=card)
+            for card in group.others
+            if card.static != own.static
+        ]
+        told = group.to_send(own, is_left=True)
+        if not others:
+            return {}
+        return await self._queue_to([(told, others)], lambda told: text_body(text, told), DEFAULT_LIFETIME_DAYS, None)
+
+    async def learn_group(self, message: Message) -> GroupNews | None:
+        """Take in what a message says of the group that it was sent to; None when it was to none."""
+        if message.group is None:
+            return None
+        own = self.identity.static.public
+        return await self._worker.run(self.contacts.learn_group, message.group, message.sender, own)
 
     async def deliver(
         self, on_progress: Callable[[RelayAddress, Delivered], None] | None = None, *, again: bool = True

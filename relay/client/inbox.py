@@ -23,6 +23,7 @@ from relay.client.database import (
 )
 from relay.client.errors import TakenError
 from relay.client.files import claim
+from relay.client.group import Group
 from relay.client.identity import Identity
 from relay.client.outbox import note_receipt
 from relay.client.pieces import (
@@ -31,7 +32,8 @@ from relay.client.pieces import (
     Kind,
     decode_inner,
     piece_count,
-    split_file_head,
+    split_code,
+    split_head,
 )
 from relay.client.seal import Unsealed, unseal
 from relay.core.envelope import MAX_LIFETIME_HOURS
@@ -90,13 +92,15 @@ class Opened:
 class Message:
     """A whole and verified message; `name` is '' for a text, a safe file name otherwise; `size` is the content's.
 
-    `sent_minute` is what the sender's clock showed (Unix minutes, UTC).
+    `group` is the one that it was sent to, by the sender's word. `sent_minute` is what the sender's clock showed
+    (Unix minutes, UTC).
     """
 
     id: int
     sender: bytes
     message_id: bytes
     kind: Kind
+    group: Group | None
     name: str
     size: int
     sent_minute: int
@@ -285,7 +289,7 @@ class Inbox:
             message = self._insert(opened, pool, size, digest)
         else:
             message, pool, kind, known_size, known_digest, state = row
-            if (inner.kind, size, digest) != (kind, known_size, known_digest):
+            if (inner.code, size, digest) != (kind, known_size, known_digest):
                 return Outcome.CONFLICT
             if state != RECEIVED_PARTIAL:
                 return Outcome.DUPLICATE
@@ -311,7 +315,7 @@ class Inbox:
             opened.sender,
             inner.message_id,
             pool,
-            int(inner.kind),
+            inner.code,
             RECEIVED_PARTIAL,
             size,
             digest,
@@ -373,16 +377,18 @@ class Inbox:
                 yield data
                 first = row + 1
 
-    def _message(self, row: int, sender: bytes, message_id: bytes, kind: int, size: int, sent_minute: int) -> Message:
-        name, head_bytes = "", 0
-        if kind == Kind.FILE:
-            start: tuple[Any, ...] | None = self._database.row("SELECT data FROM piece WHERE id = ?", piece_id(row, 0))
-            name, head_bytes = split_file_head(start[0] if start else b"\0")
+    def _message(self, row: int, sender: bytes, message_id: bytes, code: int, size: int, sent_minute: int) -> Message:
+        kind, is_to_group = split_code(code)
+        group, name, head_bytes = None, "", 0
+        start: tuple[Any, ...] | None = self._database.row("SELECT data FROM piece WHERE id = ?", piece_id(row, 0))
+        if start is not None:  # else `content` says that it is not here
+            group, name, head_bytes = split_head(start[0], kind, is_to_group=is_to_group)
         return Message(
             id=row,
             sender=sender,
             message_id=message_id,
-            kind=Kind(kind),
+            kind=kind,
+            group=group,
             name=name,
             size=size - head_bytes,
             sent_minute=sent_minute,

@@ -441,6 +441,7 @@ class Outbox:
                 reply_rendezvous=self._identity.rendezvous,
                 age_minutes=60 * log.expiry_hour - sent_minute,
                 sequence=sequence,
+                is_to_group=body.is_to_group,
                 part=None if is_whole else Part(index=index, size=body.size, digest=body.digest),
                 data=data,
             )

@@ -10,6 +10,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Final
 
+from relay.client.group import Group, split_group_head
 from relay.client.identity import RENDEZVOUS_BYTES
 from relay.client.seal import LIFETIMES_DAYS, MAX_PLAINTEXTS
 from relay.client.text import safe_file_name, shorten_file_name
@@ -35,12 +36,13 @@ MAX_NAME_BYTES: Final = 255
 """One length byte; also the longest name on Linux file systems."""
 
 _PIECED: Final = 0x80
+_TO_GROUP: Final = 0x40
 MAX_SEQUENCE: Final = 2**32 - 1
 _MAX_AGE_MINUTES: Final = 60 * 24 * LIFETIMES_DAYS[-1]
 
 
 class Kind(enum.IntEnum):
-    """What a body is."""
+    """What a body is, after the group if it is to one."""
 
     TEXT = 0
     FILE = 1
@@ -63,7 +65,7 @@ class Inner:
     `message_id` (16 bytes) names the message, for a receipt the one that arrived. `age_minutes` is how long
     before the expiry of the envelope the message was sent. `sequence` is greater than in what the sender sent to
     the same recipient before. `reply_rendezvous` (16 bytes) finds the bucket
-    for a receipt.
+    for a receipt. `is_to_group`: the body begins with the group.
     """
 
     kind: Kind
@@ -71,16 +73,27 @@ class Inner:
     reply_rendezvous: bytes = field(repr=False)
     age_minutes: int
     sequence: int
+    is_to_group: bool = False
     part: Part | None = None
     data: bytes = field(repr=False)
 
+    @property
+    def code(self) -> int:
+        """The kind, and whether it is to a group: `split_code` takes them apart."""
+        return self.kind | (_TO_GROUP if self.is_to_group else 0)
+
     def encode(self) -> bytes:
         """Return the plaintext."""
-        writer = Writer().u8(INNER_VERSION).u8(self.kind | (_PIECED if self.part else 0))
+        writer = Writer().u8(INNER_VERSION).u8(self.code | (_PIECED if self.part else 0))
         writer.bytes(self.message_id).bytes(self.reply_rendezvous).u16(self.age_minutes).u32(self.sequence)
         if self.part is not None:
             writer.u32(self.part.index).u64(self.part.size).bytes(self.part.digest)
         return bytes(writer.bytes(self.data))
+
+
+def split_code(code: int) -> tuple[Kind, bool]:
+    """Return the kind and whether it is to a group; ValueError for others."""
+    return Kind(code & ~_TO_GROUP), bool(code & _TO_GROUP)
 
 
 def decode_inner(plaintext: bytes) -> Inner:
@@ -90,7 +103,7 @@ def decode_inner(plaintext: bytes) -> Inner:
         raise DecodeError(f"inner version {version}, expected {INNER_VERSION}")
     code = reader.u8()
     try:
-        kind = Kind(code & ~_PIECED)
+        kind, is_to_group = split_code(code & ~_PIECED)
     except ValueError:
         raise DecodeError(f"unknown kind {code}") from None
     message_id = reader.bytes(MESSAGE_ID_BYTES)
@@ -100,10 +113,10 @@ def decode_inner(plaintext: bytes) -> Inner:
     sequence = reader.u32()
     part = _decode_part(reader) if code & _PIECED else None
     data = reader.rest()
-    if kind is Kind.RECEIPT and (part or data):
+    if kind is Kind.RECEIPT and (part or data or is_to_group):
         raise DecodeError("a receipt has no body")
-    if kind is Kind.FILE and (part is None or part.index == 0):
-        split_file_head(data)
+    if part is None or part.index == 0:
+        split_head(data, kind, is_to_group=is_to_group)
     if part and len(data) != piece_length(part.size, part.index):
         raise DecodeError("length of the piece does not follow from its place")
     return Inner(
@@ -112,6 +125,7 @@ def decode_inner(plaintext: bytes) -> Inner:
         reply_rendezvous=reply_rendezvous,
         age_minutes=age_minutes,
         sequence=sequence,
+        is_to_group=is_to_group,
         part=part,
         data=data,
     )
@@ -140,6 +154,18 @@ def file_head(name: str) -> bytes:
     """Return what precedes the content of a file in its body: the length of the name in bytes, and the name."""
     encoded = shorten_file_name(name, MAX_NAME_BYTES).encode()
     return bytes((len(encoded),)) + encoded
+
+
+def split_head(start: bytes, kind: Kind, *, is_to_group: bool) -> tuple[Group | None, str, int]:
+    """Return the group (None for none), the safe file name ('' for a text) and where the content begins; DecodeError.
+
+    `start` is the first piece or the whole of the body.
+    """
+    group, begin = split_group_head(start) if is_to_group else (None, 0)
+    if kind is not Kind.FILE:
+        return group, "", begin
+    name, head_bytes = split_file_head(start[begin:])
+    return group, name, begin + head_bytes
 
 
 def split_file_head(start: bytes) -> tuple[str, int]:

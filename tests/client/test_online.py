@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from relay.client.contacts import stranger_name
 from relay.client.errors import ClientError
 from relay.links.address import AddressError, parse_address
 from relay.links.client_session import Failure, RelayConnectionError
@@ -167,8 +168,23 @@ def test_a_group_is_written_to_at_once(relay, alice, bob, tmp_path):
     sent = alice.run("send", "friends", "-", stdin="tonight at nine\n", relays=[relay.address])
     assert sent.returncode == 0
     assert [line.partition(":")[0] for line in sent.stdout.splitlines()] == ["bob", "carol"]
-    for person in (bob, carol):
-        assert person.run("receive", relays=[relay.address]).stdout.endswith("): tonight at nine\n")
+    for person, other in ((bob, carol), (carol, bob)):
+        shown, about = person.run("receive", relays=[relay.address]).stdout.splitlines()
+        assert re.fullmatch(r"alice to ~friends \(.*\): tonight at nine", shown)
+        assert about == f"In the group ~friends are you and alice, {stranger_name(other.card.static)}."
+    # Carol answers all, also Bob, whom she does not know, and leaves.
+    assert carol.run("send", "friends", "I cannot", relays=[relay.address]).returncode == 0
+    assert carol.run("contact", "leave", "friends").returncode == 0
+    assert alice.run("receive", relays=[relay.address]).returncode == 0
+    assert carol.run("receive", relays=[relay.address]).returncode == 0
+    lines = bob.run("receive", relays=[relay.address]).stdout.splitlines()
+    her = stranger_name(carol.card.static)
+    assert [re.sub(r" \(\d.*?\): ", ": ", line) for line in lines] == [
+        f"{her} to ~friends: I cannot",
+        f"{her} to ~friends: (has left the group)",
+        "In the group ~friends are you and alice.",
+    ]
+    assert bob.run("contact", "list").stdout.splitlines()[-1] == "~friends\tgroup of alice"
 
 
 def test_whoever_waits_hears_that_it_was_received(relay, alice, bob):

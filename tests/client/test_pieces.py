@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.client.card import Card
+from relay.client.group import Group, split_group_head
 from relay.client.pieces import (
     MAX_BODY_BYTES,
     MAX_WHOLE_BYTES,
@@ -29,8 +31,37 @@ ANY_TEXT = st.text(st.characters() | st.sampled_from("./\\-~ \0\n\x1b:*é"))
 
 
 @st.composite
+def groups(draw):
+    members = draw(st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=4, unique=True))
+    return Group(
+        id=draw(IDS),
+        version=draw(st.integers(0, 2**32 - 1)),
+        name=draw(st.text(st.characters(exclude_categories=["Cs"]), max_size=60)),
+        members=tuple(Card(static=static, rendezvous=draw(IDS)) for static in members),
+    )
+
+
+@given(groups(), st.binary(max_size=20))
+def test_a_group_comes_through_in_front_of_any_content(group, content):
+    told, start = split_group_head(group.encode() + content)
+    assert told == group
+    assert (group.encode() + content)[start:] == content
+    whole = Group(
+        id=group.id,
+        version=0,
+        name="x" * 300,
+        members=tuple(Card(static=bytes([n]) * 32, rendezvous=bytes(16)) for n in range(255)),
+    )
+    assert len(whole.encode()) + 256 < PIECE_BYTES
+    for twice_or_none in ((), (*group.members, group.members[0])):
+        with pytest.raises(DecodeError):
+            split_group_head(Group(id=group.id, version=0, name="x", members=twice_or_none).encode())
+
+
+@st.composite
 def inners(draw):
     kind = draw(st.sampled_from(Kind))
+    group = draw(st.none() | groups()) if kind is not Kind.RECEIPT else None
     part = None
     data = b""
     if kind is not Kind.RECEIPT and draw(st.booleans()):
@@ -38,16 +69,21 @@ def inners(draw):
         index = draw(st.integers(0, piece_count(size) - 1) | st.just(0) | st.just(piece_count(size) - 1))
         part = Part(index=index, size=size, digest=draw(st.binary(min_size=32, max_size=32)))
         data = random.Random(index).randbytes(piece_length(size, index))
+        if group and not index:
+            data = (group.encode() + data)[: piece_length(size, index)]
     elif kind is Kind.FILE:
         data = file_head(draw(ANY_TEXT)) + draw(st.binary(max_size=50))
     elif kind is Kind.TEXT:
         data = draw(st.binary(max_size=50))
+    if group and part is None:
+        data = group.encode() + data
     return Inner(
         kind=kind,
         message_id=draw(IDS),
         reply_rendezvous=draw(IDS),
         age_minutes=draw(st.integers(0, 168 * 60)),
         sequence=draw(st.integers(0, 2**32 - 1)),
+        is_to_group=group is not None,
         part=part,
         data=data,
     )
