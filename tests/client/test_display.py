@@ -17,12 +17,15 @@ import time
 import pytest
 
 from relay.cli import messages as command
+from relay.client import finding
 from relay.client.body import file_body, text_body
 from relay.client.database import Database
 from relay.client.errors import TakenError
+from relay.client.finding import NoRelayError
 from relay.client.inbox import Inbox
 from relay.client.outbox import Outbox
 from relay.client.saving import save
+from relay.links.address import parse_address
 from tests.client.online import Dripping, Holding, User
 
 #: Nobody listens there: what has come already is shown all the same.
@@ -343,6 +346,33 @@ def test_a_relay_that_gives_little_and_never_says_that_this_is_all_is_left(bob):
 
     outcome = asyncio.run(run())
     assert outcome.error is not None
+
+
+def test_a_relay_that_was_found_and_is_of_no_use_gives_way_to_the_next(alice, bob, monkeypatch):
+    async def run():
+        async with Dripping().serving() as hostile, Holding(mail).serving() as honest:
+            found = [parse_address(address) for address in (hostile, honest)]
+
+            async def browse():
+                return found
+
+            monkeypatch.setattr(finding, "LOCAL", parse_address(NOWHERE))
+            monkeypatch.setattr(finding, "browse", browse)
+            async with asyncio.timeout(30), bob.client(patience_s=1.0) as client:
+                outcomes = await client.collect()
+                shown = [await client.text(message) for message in await client.messages()]
+                # As long as there are others.
+                for address in (found[1], finding.ANY_BLUETOOTH):
+                    client.finder.avoid(address)
+                with pytest.raises(NoRelayError):
+                    await client.finder.find()
+                return outcomes, shown, await client.finder.find() == (found[0],)
+
+    mail = envelopes(alice, bob, text_body("hello"))
+    outcomes, shown, is_found_again = asyncio.run(run())
+    assert [outcome.error is None for outcome in outcomes] == [False, True]
+    assert shown == ["hello"]
+    assert is_found_again
 
 
 def test_what_could_not_be_shown_is_tried_again_later(alice, bob, monkeypatch):
