@@ -314,6 +314,25 @@ def test_no_row_on_a_terminal_passes_for_another_message(alice, bob):
     assert "\u202e" not in output.decode()
 
 
+# -- what was never sent ---------------------------------------------------
+
+
+def test_what_was_sent_while_the_clock_was_behind_is_not_gone_without_a_word(alice, bob):
+    with Database(alice.data) as database:
+        then_s = time.time() - 14 * 86_400
+        outbox = Outbox(database, alice.identity)
+        (message_id,) = outbox.queue_message(
+            [bob.card], text_body("meet at nine"), lifetime_days=7, price=4, now_s=then_s
+        )
+    short = message_id.hex()[:8]
+    told = f"To bob: never sent: it expired before it was on a relay. Send it again. ID {short}"
+    for _ in range(2):
+        assert told in alice.run("receive", relays=[NOWHERE]).stderr
+    assert "bob: text, 12 B; never sent" in alice.run("sent").stdout
+    assert alice.run("purge", short).stdout == "It was never sent, and is forgotten now.\n"
+    assert alice.run("sent").stdout == ""
+
+
 # -- relays that keep one waiting ------------------------------------------
 
 
