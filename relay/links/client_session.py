@@ -180,9 +180,11 @@ class Connection:
         RelayConnectionError when the session is over, or STALLED when nothing comes for `timeout_s`.
         """
         events: list[Incoming] = []
+        # One for all that comes: what is none of these events is no answer.
+        until = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
         while not events:
             try:
-                async with asyncio.timeout(timeout_s):
+                async with asyncio.timeout_at(until):
                     await self._stream.wait()
             except TimeoutError:
                 raise self.stalled() from None
