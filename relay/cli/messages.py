@@ -331,7 +331,7 @@ async def _follow(arguments: Namespace) -> int:
                 changed = asyncio.ensure_future(client.changed.wait())
                 await asyncio.wait({changed, following}, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
                 if changed.done():
-                    await asyncio.sleep(_SETTLE_S)
+                    await _settle(client)
                 changed.cancel()
             # It ends by an error only.
             following.result()
@@ -339,6 +339,14 @@ async def _follow(arguments: Namespace) -> int:
             following.cancel()
             await asyncio.wait({following})
     return 0
+
+
+async def _settle(client: Client) -> None:
+    """Wait until nothing more comes for a moment."""
+    until_s = time.monotonic() + _LOOK_S
+    while client.changed.is_set() and time.monotonic() < until_s:
+        client.changed.clear()
+        await asyncio.sleep(_SETTLE_S)
 
 
 class _Troubles:

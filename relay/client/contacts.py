@@ -29,6 +29,8 @@ _STRANGER_DIGITS: Final = 8
 MAX_CONTACTS: Final = 4096
 """More than anyone knows; with MAX_GROUPS and full groups the file stays under MAX_FILE_BYTES."""
 MAX_GROUPS: Final = 256
+MAX_TOLD_GROUPS: Final = 128
+"""Of those, under the names that others gave them: nobody's groups keep the user from making one."""
 MAX_MEMBERS: Final = MAX_CARDS - 1
 """Others in a group; a message to it is sealed and worked for once for each."""
 MAX_CHANGES: Final = 65_536
@@ -231,6 +233,7 @@ class ContactBook:
             and {sender, own} <= {card.static for card in told.members}
             and told.id not in self._left
             and len(self._groups) < MAX_GROUPS
+            and sum(group.name.startswith(OWN_WORD) for group in self._groups.values()) < MAX_TOLD_GROUPS
         )
         if not is_welcome:
             return GroupNews(name=OWN_WORD + suggested, group=None, changed=False)

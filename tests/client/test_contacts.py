@@ -340,6 +340,15 @@ def test_a_group_has_a_name_of_its_own_here_whatever_it_is_called_elsewhere(tmp_
     assert set(ContactBook(tmp_path / "ben").groups) == {"~Ann 2", "~ann 3", "~evil name", "~group", "~" + "x" * 59}
 
 
+def test_groups_of_others_leave_room_for_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(contacts, "MAX_TOLD_GROUPS", 2)
+    _, ben, _ = books(tmp_path)
+    told = [Group(id=bytes([number]) * 16, version=0, name="g", members=(ANN, BEN)) for number in range(3)]
+    assert [ben.learn_group(one, ANN.static, BEN.static).changed for one in told] == [True, True, False]
+    ben.set_group("mine", ("ann",))
+    assert set(ben.groups) == {"~g", "~g 2", "mine"}
+
+
 def test_a_group_of_oneself_too_names_nobody_twice(tmp_path):
     ann, _, _ = books(tmp_path)
     ann.add(ANN, "me")

@@ -17,12 +17,15 @@ import time
 import pytest
 
 from relay.cli import messages as command
+from relay.client import finding
 from relay.client.body import file_body, text_body
 from relay.client.database import Database
 from relay.client.errors import TakenError
+from relay.client.finding import NoRelayError
 from relay.client.inbox import Inbox
 from relay.client.outbox import Outbox
 from relay.client.saving import save
+from relay.links.address import parse_address
 from tests.client.online import Dripping, Holding, User
 
 #: Nobody listens there: what has come already is shown all the same.
@@ -311,6 +314,25 @@ def test_no_row_on_a_terminal_passes_for_another_message(alice, bob):
     assert "\u202e" not in output.decode()
 
 
+# -- what was never sent ---------------------------------------------------
+
+
+def test_what_was_sent_while_the_clock_was_behind_is_not_gone_without_a_word(alice, bob):
+    with Database(alice.data) as database:
+        then_s = time.time() - 14 * 86_400
+        outbox = Outbox(database, alice.identity)
+        (message_id,) = outbox.queue_message(
+            [bob.card], text_body("meet at nine"), lifetime_days=7, price=4, now_s=then_s
+        )
+    short = message_id.hex()[:8]
+    told = f"To bob: never sent: it expired before it was on a relay. Send it again. ID {short}"
+    for _ in range(2):
+        assert told in alice.run("receive", relays=[NOWHERE]).stderr
+    assert "bob: text, 12 B; never sent" in alice.run("sent").stdout
+    assert alice.run("purge", short).stdout == "It was never sent, and is forgotten now.\n"
+    assert alice.run("sent").stdout == ""
+
+
 # -- relays that keep one waiting ------------------------------------------
 
 
@@ -343,6 +365,33 @@ def test_a_relay_that_gives_little_and_never_says_that_this_is_all_is_left(bob):
 
     outcome = asyncio.run(run())
     assert outcome.error is not None
+
+
+def test_a_relay_that_was_found_and_is_of_no_use_gives_way_to_the_next(alice, bob, monkeypatch):
+    async def run():
+        async with Dripping().serving() as hostile, Holding(mail).serving() as honest:
+            found = [parse_address(address) for address in (hostile, honest)]
+
+            async def browse():
+                return found
+
+            monkeypatch.setattr(finding, "LOCAL", parse_address(NOWHERE))
+            monkeypatch.setattr(finding, "browse", browse)
+            async with asyncio.timeout(30), bob.client(patience_s=1.0) as client:
+                outcomes = await client.collect()
+                shown = [await client.text(message) for message in await client.messages()]
+                # As long as there are others.
+                for address in (found[1], finding.ANY_BLUETOOTH):
+                    client.finder.avoid(address)
+                with pytest.raises(NoRelayError):
+                    await client.finder.find()
+                return outcomes, shown, await client.finder.find() == (found[0],)
+
+    mail = envelopes(alice, bob, text_body("hello"))
+    outcomes, shown, is_found_again = asyncio.run(run())
+    assert [outcome.error is None for outcome in outcomes] == [False, True]
+    assert shown == ["hello"]
+    assert is_found_again
 
 
 def test_what_could_not_be_shown_is_tried_again_later(alice, bob, monkeypatch):
