@@ -75,7 +75,7 @@ def _inet(appliance: ApplianceConfig, config: Config) -> str:
 
 def _cables(appliance: ApplianceConfig) -> tuple[str, ...]:
     """Names and patterns of wired interfaces."""
-    return tuple(dict.fromkeys((*ETHERNET, appliance.ethernet_interface)))
+    return tuple(dict.fromkeys(name for name in (*ETHERNET, appliance.ethernet_interface) if name))
 
 
 def _cable(appliance: ApplianceConfig, config: Config, serving: list[str]) -> list[str]:

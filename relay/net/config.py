@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from relay.net import countries
 from relay.net.wiphy import frequency_of
 from relay.service import settings
 from relay.service.settings import BadValueError, setting
@@ -30,13 +30,6 @@ MAX_NAME_BYTES: Final = 32
 MAX_SECRET_BYTES: Final = 128
 
 _CHANNELS: Final = (*range(1, 15), *range(36, 65, 4), *range(100, 145, 4), *range(149, 178, 4))
-_COUNTRY: Final = re.compile(r"[A-Z]{2}")
-
-
-def _country(value: object) -> str:
-    if not isinstance(value, str) or (value and not _COUNTRY.fullmatch(value)):
-        raise BadValueError('write the two capital letters of the country, such as "DE"; "" leaves it as it is')
-    return value
 
 
 def _interface(value: object) -> str:
@@ -53,7 +46,7 @@ def _channel(value: object) -> int:
 
 
 def _mesh_id(value: object) -> str:
-    if not isinstance(value, str) or not 1 <= len(value.encode()) <= MAX_NAME_BYTES:
+    if not isinstance(value, str) or not 1 <= len(value.encode()) <= MAX_NAME_BYTES or not value.isprintable():
         raise BadValueError(f"write a name of 1 to {MAX_NAME_BYTES} bytes in quotes, the same on all relays")
     return value
 
@@ -142,7 +135,7 @@ def _ports(value: object) -> tuple[str, ...]:
 class NetConfig:
     """What `relay net` reads. ``radios`` by the names that the operator gave them."""
 
-    country: str = setting("", _country)
+    country: str = setting("", countries.country)
     # Marked as secret because a table of radios holds secrets, and is shown as a whole where it is wrong.
     radios: Mapping[str, RadioConfig] = setting(MappingProxyType({}), _radios, secret=True)
     bridge: tuple[str, ...] = setting((), _ports)

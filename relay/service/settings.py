@@ -23,7 +23,7 @@ T = TypeVar("T")
 #: longer, temporary name first (relay.service.sockets).
 MAX_SOCKET_PATH_BYTES = 100
 #: IFNAMSIZ less the final zero.
-MAX_INTERFACE_CHARS = 15
+MAX_INTERFACE_BYTES = 15
 #: Each static peer costs one reconnecting task (some KiB); a mesh is not configured by hand beyond that.
 MAX_PEERS = 64
 #: A shorter passphrase can be guessed by anyone who tries a handshake and takes the result home.
@@ -34,7 +34,10 @@ LEAST_BYTES_PER_S = 1_000
 
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
 _KEY = re.compile(rf"[0-9a-fA-F]{{{2 * KEY_BYTES}}}")
-_INTERFACE = re.compile(rf"[^\s/:%]{{1,{MAX_INTERFACE_CHARS}}}")
+#: The kernel takes more (dev_valid_name: all but spaces, "/", ":", "." and ".."), also what nft, systemd and
+#: hostapd read as a pattern, the end of a string or a remark, and what sysctl means by "all" and "default".
+#: No program gives an interface such a name; so they are no names here.
+_INTERFACE = re.compile(rf"(?!(all|default)\Z)[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_INTERFACE_BYTES - 1}}}")
 
 
 class BadValueError(RelayError):
@@ -245,7 +248,11 @@ def _strings(value: object, remedy: str) -> tuple[str, ...]:
 
 def _interface(name: str) -> None:
     if not _INTERFACE.fullmatch(name):
-        raise BadValueError(f'"{name}" is no interface name; `ip link` lists them', name)
+        raise BadValueError(
+            f'"{name}" is no interface name: up to {MAX_INTERFACE_BYTES} letters, digits, "_", "-" and "."; '
+            "`ip link` lists them",
+            name,
+        )
 
 
 def _address(text: str, default_port: int | None) -> Address:

@@ -46,7 +46,7 @@ def test_a_whole_section():
 @pytest.mark.parametrize(
     ("text", "line", "remedy"),
     [
-        ('[net]\ncountry = "de"\n', 2, "capital letters"),
+        ('[net]\ncountry = "xx"\n', 2, "two letters"),
         ("[net]\nradios = 1\n", 2, r"\[net.radios.NAME\]"),
         ("[net]\nbridge = ['eth0']\n", 2, "two interfaces"),
         ("[net]\nbridge = ['eth0', 'eth0']\n", 2, "once"),
