@@ -30,9 +30,15 @@ class Checked:
     document: Mapping[str, Any] = field(default_factory=dict)
 
 
-#: What a relay is whose file has a mistake: no radio that a law binds, an open mesh, and
-#: nothing kept on the card, since the file may have asked for that.
-SAFE = Checked(appliance=ApplianceConfig(storage="volatile"))
+def safe(secret: str, *, clients: bool) -> Checked:
+    """Return what a relay is whose file has a mistake; ``secret`` and ``clients`` as of relay.appliance.closed.
+
+    No radio that a law binds, and nothing kept on the card, since the file may have asked for that.
+    """
+    return Checked(
+        appliance=ApplianceConfig(storage="volatile", mesh_secret=secret),
+        document={} if clients else {"mesh": {"open_to_clients": False}},
+    )
 
 
 def check(raw: bytes, path: Path) -> Checked:

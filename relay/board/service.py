@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import random
+import secrets
 import signal
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +23,7 @@ from relay.board.report import Writing, status_text
 from relay.board.server import BoardServer
 from relay.board.sysfs import SYS, Led, find_led, is_undervoltage
 from relay.board.verbs import Verb
+from relay.core.secret import SECRET_DIGITS
 from relay.links.components import Component, Reporter
 from relay.service import logs
 from relay.service.notify import Notifier
@@ -86,6 +88,7 @@ class Board:
         self._undervoltage = False
         self._boot_error = ""
         self._writing = Writing()
+        self._drawn_secret = secrets.token_hex(SECRET_DIGITS // 2)
 
     async def run(self, notifier: Notifier) -> None:
         """Work until cancelled."""
@@ -247,7 +250,7 @@ class Board:
             works = Code.STARTING not in self._relay_codes
             # Written once a start, not first that it does not work yet and then that it does.
             if works or asyncio.get_running_loop().time() - started_s >= PATIENCE_S:
-                await self._write(status_text(notices, works=works))
+                await self._write(status_text(notices, works=works, drawn_secret=self._drawn_secret))
             await asyncio.sleep(TICK_S if works else STARTING_TICK_S)
 
     async def _watch_voltage(self) -> None:

@@ -26,6 +26,7 @@ MAX_RADIOS: Final = 8
 MAX_PORTS: Final = 16
 #: A network's name (IEEE 802.11-2020 9.4.2.2 and 9.4.2.97).
 MAX_NAME_BYTES: Final = 32
+MIN_SECRET_CHARS: Final = 12
 #: SAE takes more, wpa_supplicant's control line has to hold twice as much.
 MAX_SECRET_BYTES: Final = 128
 
@@ -52,10 +53,17 @@ def _mesh_id(value: object) -> str:
 
 
 def _secret(value: object) -> str:
-    text = settings.secret(value)
-    if len(text.encode()) > MAX_SECRET_BYTES or not text.isprintable():
+    """A password of SAE, which lets nobody take guesses home: each costs a try on the air."""
+    if value == "":
+        return ""
+    remedy = f'write a password of {MIN_SECRET_CHARS} characters or more, in quotes; "" leaves this Wi-Fi open'
+    if not isinstance(value, str) or len(value) < MIN_SECRET_CHARS:
+        raise BadValueError(remedy)
+    if settings.is_trivial(value):
+        raise BadValueError(f"that is among the first that anybody tries; {remedy}")
+    if len(value.encode()) > MAX_SECRET_BYTES or not value.isprintable():
         raise BadValueError(f"a secret may have {MAX_SECRET_BYTES} bytes, and no tabs or line ends")
-    return text
+    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,10 +53,11 @@ GIB = 1024 * MIB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing wrong with the file; ``line`` counts from 1, 0 is the file as a whole."""
+    """One thing wrong with the file; ``line`` counts from 1, 0 is the file as a whole. ``key``: of which setting."""
 
     line: int
     message: str
+    key: tuple[str, ...] = ()
 
 
 class ConfigError(RelayError):
@@ -257,7 +258,9 @@ def parse_config(raw: bytes, path: Path, environ: Mapping[str, str]) -> Config:
     config = _read_document(document, found)
     if found:
         lines = tomlfile.locate(text)
-        raise ConfigError(path, [Problem(line=tomlfile.line_of(lines, key), message=text) for key, text in found])
+        raise ConfigError(
+            path, [Problem(line=tomlfile.line_of(lines, key), message=text, key=key) for key, text in found]
+        )
     return _with_paths(config, environ)
 
 

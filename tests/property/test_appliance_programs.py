@@ -7,6 +7,7 @@ that the real program takes the file and understands all else in it as it does w
 
 import configparser
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -27,7 +28,7 @@ from relay.service.config import ConfigError
 
 pytestmark = [pytest.mark.tools]
 
-FACTS = Facts(segment=draw_segment(lambda count: bytes(range(count))))
+FACTS = Facts(segment=draw_segment(lambda count: bytes(range(count))), stand_in=hashlib.sha256(b"drawn").hexdigest())
 #: Harmless values, each unlike all others, so that what stands for it is found in a program's own words.
 PLAIN = {
     "hostname": "plainhost",

@@ -15,7 +15,7 @@ HOLD_S = 3
 #: Finding the network, joining it, and with a wrong password the relay's patience.
 PHONE_S = 45
 #: Of a message that nobody may find after a panic.
-SECRET = "correct horse battery staple"
+SECRET = "3f9a02c7e1b84d56908a7b6c5d4e3f21a1b2c3d4e5f60718293a4b5c6d7e8f90"
 PASSWORD = "ask at the = bar #1"
 
 RELAY_TOML = f"""\

@@ -163,15 +163,15 @@ def test_everything_else_is_refused(line, said):
 
 def test_the_status_file_reads_well_in_notepad():
     notice = Notice(code=NoticeCode.CONFIG, text="line 3: “DE” " + "word " * 40)
-    raw = status_text([notice], works=True)
+    raw = status_text([notice], works=True, drawn_secret="")
     assert raw.startswith(b"\xef\xbb\xbf")
     assert raw.count(b"\n") == raw.count(b"\r\n")
     text = raw.decode("utf-8-sig")
     assert "MISTAKE: line 3: “DE”" in text
     assert max(map(len, text.splitlines())) <= 76
     assert "has no mistake" not in text
-    assert "no mistake" in status_text([], works=True).decode()
-    assert "did not come up" in status_text([], works=False).decode()
+    assert "no mistake" in status_text([], works=True, drawn_secret="").decode()
+    assert "did not come up" in status_text([], works=False, drawn_secret="").decode()
 
 
 def test_it_is_written_on_change_only_and_seldom():
