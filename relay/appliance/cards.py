@@ -6,8 +6,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from relay.appliance.config import EXAMPLE
 from relay.appliance.names import BOOT_CONFIG
+from relay.config.appliance import EXAMPLE
 from relay.core.errors import RelayError
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final
 
+from relay.config.textfile import TextError, decode_text
 from relay.core.errors import RelayError
 from relay.core.secret import SECRET_DIGITS, mesh_secret
-from relay.service.textfile import TextError, decode_text
 
 #: Settings that close a mesh, and what comes near them: whoever mistypes one meant it.
 _SECRETS: Final = ("mesh_secret", "secret")

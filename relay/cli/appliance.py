@@ -91,9 +91,9 @@ def _board(arguments: argparse.Namespace) -> int:
     if arguments.verb:
         return _ask_board(arguments, socket)
     from relay.board import service
-    from relay.board.config import BoardConfig
     from relay.board.machine import STORES, Machine
-    from relay.service.config import load_config
+    from relay.config.board import BoardConfig
+    from relay.config.file import load_config
 
     config = load_config(arguments.config)
     board = config.others.get("board")
@@ -160,9 +160,9 @@ def _apply(arguments: argparse.Namespace) -> int:
 
 def _cards(arguments: argparse.Namespace) -> int:
     from relay.appliance import cards
+    from relay.config.countries import country
+    from relay.config.settings import BadValueError
     from relay.core.secret import SECRET_DIGITS
-    from relay.net.countries import country
-    from relay.service.settings import BadValueError
 
     try:
         code = country(arguments.country)
@@ -180,7 +180,7 @@ def _cards(arguments: argparse.Namespace) -> int:
 
 
 def _example(_: argparse.Namespace) -> int:
-    from relay.appliance.config import EXAMPLE
+    from relay.config.appliance import EXAMPLE
 
     print(EXAMPLE.read_text(encoding="utf-8"), end="")
     return 0

@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from relay.client.address import AddressError, parse_address
-from relay.client.connection import Failure, RelayConnectionError
 from relay.client.errors import ClientError
+from relay.links.address import AddressError, parse_address
+from relay.links.client_session import Failure, RelayConnectionError
 from tests.client.online import RelayProcess, User
 
 SECRET = "3f9a02c7e1b84d56908a7b6c5d4e3f21a1b2c3d4e5f60718293a4b5c6d7e8f90"

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from relay.appliance.check import check
 from relay.appliance.network import draw_segment
 from relay.appliance.plan import Facts, make_plan
-from relay.appliance.toml import write_toml
-from relay.service.config import ConfigError
+from relay.config.file import ConfigError
+from relay.config.toml_write import write_toml
 
 pytestmark = [pytest.mark.tools]
 
