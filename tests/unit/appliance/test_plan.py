@@ -377,3 +377,18 @@ def test_a_mistake_of_ours_is_no_reason_not_to_start(boot, monkeypatch):
     root = boot(f"[appliance]\nmesh_secret = '{SECRET}'\n")
     assert "ZeroDivisionError" in notices(root)[1].text
     assert mesh_of(root)["secret"] == SECRET
+
+
+def test_routers_are_believed_on_cables_alone():
+    for plan, text in possible():
+        content = {file.path.name: file.content.decode() for file in plan.files}
+        rules = content["nftables.conf"]
+        believed = re.findall(r'iifname "(.*)" icmpv6 type nd-router-advert accept', rules)
+        assert set(believed) == {"eth*", "en*", "eth0"} | ({"br-mesh"} if "lan_bridge = true" in text else set())
+        dropped = rules.index("icmpv6 type { nd-router-advert, nd-redirect } drop")
+        assert rules.index(believed[-1]) < dropped < rules.index("ct state established,related accept")
+        assert rules.index("icmp type redirect drop") < rules.index("ct state established,related accept")
+        # Whose mesh is part of the segment gets addresses from it, and no way out.
+        if bridge := content.get("10-relay-bridge.network"):
+            assert "IPv6AcceptRA=no" in bridge
+            assert "server" in text or {"UseGateway=no", "UseRoutes=no", "UseDNS=no"} <= set(bridge.split())
