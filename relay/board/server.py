@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from relay.board.verbs import MAX_REQUEST_BYTES, Verb, decode_request, encode_answer
+from relay.board.verbs import MAX_REQUEST_BYTES, Request, decode_request, encode_answer
 from relay.core.errors import DecodeError
 from relay.process.unix_sockets import UnixListener, listen_unix
 
@@ -23,7 +23,7 @@ MAX_CONNECTIONS: Final = 4
 class BoardServer:
     """Answers with what ``perform`` returns; ``refused`` hears of every other request."""
 
-    def __init__(self, path: Path, perform: Callable[[Verb], object], refused: Callable[[], None]) -> None:
+    def __init__(self, path: Path, perform: Callable[[Request], object], refused: Callable[[], None]) -> None:
         self._path = path
         self._perform = perform
         self._refused = refused
@@ -64,11 +64,11 @@ class BoardServer:
     def answer(self, line: bytes) -> bytes:
         """Perform the request in ``line``; return the line to send back."""
         try:
-            verb = decode_request(line)
+            request = decode_request(line)
         except DecodeError as error:
             self._refused()
             return encode_answer(error=str(error))
-        return encode_answer(self._perform(verb))
+        return encode_answer(self._perform(request))
 
 
 class _Connection(asyncio.Protocol):

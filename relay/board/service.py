@@ -17,11 +17,11 @@ from relay.appliance.names import NOTICES
 from relay.board.button import Button, Press
 from relay.board.inputs import Inputs
 from relay.board.light import PATTERNS, Code, foremost
-from relay.board.relayrun import ask_status, codes_of, report
+from relay.board.relayrun import ask_status, codes_of, give_clock, report
 from relay.board.report import Writing, status_text
 from relay.board.server import BoardServer
 from relay.board.sysfs import SYS, Led, find_led, is_undervoltage
-from relay.board.verbs import Verb
+from relay.board.verbs import Request, Verb
 from relay.control.notices import Notice, NoticeCode, encode_notices, read_notices
 from relay.core.secret import SECRET_DIGITS
 from relay.process import logs
@@ -85,6 +85,8 @@ class Board:
         self._changed = asyncio.Event()
         self._panic = asyncio.Event()
         self._power_off = asyncio.Event()
+        self._clock_given = asyncio.Event()
+        self._given_s = 0
         self._undervoltage = False
         self._boot_error = ""
         self._writing = Writing()
@@ -101,6 +103,7 @@ class Board:
                 # First: what was wrong from the start is written to the card at once.
                 tasks.create_task(self._watch_voltage())
                 tasks.create_task(self._tick(inputs if self._board.panic_button else None, notifier))
+                tasks.create_task(self._give_clock())
                 tasks.create_task(self._die())
                 tasks.create_task(report(self._config.unix.path, self._reporter, random.random))
                 notifier.ready("watching")
@@ -176,8 +179,12 @@ class Board:
 
     # Verbs
 
-    def _perform(self, verb: Verb) -> object:
-        if verb is Verb.PANIC:
+    def _perform(self, request: Request) -> object:
+        verb = request.verb
+        if verb is Verb.CLOCK:
+            self._given_s = request.unix_s
+            self._clock_given.set()
+        elif verb is Verb.PANIC:
             self._panic.set()
         elif verb is Verb.POWEROFF:
             self._power_off.set()
@@ -193,6 +200,14 @@ class Board:
 
     def _on_refused(self) -> None:
         self._reporter.count("verbs_refused")
+
+    async def _give_clock(self) -> None:
+        """Pass the time that an operator gave on to the relay, which takes it from root; he looks at its status."""
+        while True:
+            await self._clock_given.wait()
+            self._clock_given.clear()
+            if not await give_clock(self._config.control.path, self._given_s):
+                logger.warning("the relay did not take the time that an operator gave")
 
     async def _die(self) -> None:
         """Wait for the end that somebody asks for."""

@@ -4,13 +4,19 @@
 Request ``{"v": 1, "op": "status"}`` or ``{"v": 1, "op": "clock", "unix_s": 1700000000}``;
 answer ``{"v": 1, "ok": true, "result": ...}`` or ``{"v": 1, "ok": false, "error": "..."}``.
 Several requests may follow each other on one connection.
+
+Whoever may open the socket may read the status: the relay's other processes, the screen, operators. The clock,
+by which mail is refused and expires, is set by root and the relay's own user only; on an appliance
+`relay board` asks for its operators.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
+import struct
 from typing import TYPE_CHECKING, Any, Self
 
 from relay.control.status import SCHEMA, Status, read_status
@@ -32,6 +38,8 @@ MAX_ANSWER_BYTES = 1024 * 1024
 #: were left open lock nobody out and need no timer. With answers waiting: 8 MiB.
 MAX_CONNECTIONS = 8
 CLIENT_TIMEOUT_S = 10.0
+#: struct ucred: process, user, group.
+_UCRED = struct.Struct("@iII")
 #: The end of the year 9999, which is as far as dates go.
 MAX_UNIX_S = 253_402_300_799
 
@@ -89,15 +97,15 @@ class ControlServer:
         """Forget a connection."""
         self._connections.pop(connection, None)
 
-    def answer(self, line: bytes) -> bytes:
-        """Perform the request in ``line`` and return the line to send back."""
+    def answer(self, line: bytes, *, is_owner: bool) -> bytes:
+        """Perform the request in ``line`` and return the line to send back; ``is_owner``: of one who may change."""
         try:
-            answer = {"v": VERSION, "ok": True, "result": self._perform(line)}
+            answer = {"v": VERSION, "ok": True, "result": self._perform(line, is_owner=is_owner)}
         except RelayError as error:
             answer = {"v": VERSION, "ok": False, "error": str(error)}
         return json.dumps(answer, separators=(",", ":")).encode() + b"\n"
 
-    def _perform(self, line: bytes) -> object:
+    def _perform(self, line: bytes, *, is_owner: bool) -> object:
         try:
             request = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -108,6 +116,8 @@ class ControlServer:
         if operation == "status":
             return self._engine.status().as_dict()
         if operation == "clock":
+            if not is_owner:
+                raise ControlError("the clock is set by root or the relay's own user: use sudo")
             unix_s = request.get("unix_s")
             if not isinstance(unix_s, int) or isinstance(unix_s, bool) or not 0 < unix_s <= MAX_UNIX_S:
                 raise ControlError("unix_s must be whole seconds since 1970")
@@ -123,10 +133,12 @@ class _Connection(asyncio.Protocol):
         self._server = server
         self._received = b""
         self._transport: asyncio.Transport | None = None
+        self._is_owner = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if isinstance(transport, asyncio.Transport):
             self._transport = transport
+            self._is_owner = _peer_uid(transport) in {0, os.geteuid()}
             self._server.opened(self)
 
     def connection_lost(self, _: Exception | None) -> None:
@@ -148,7 +160,14 @@ class _Connection(asyncio.Protocol):
             if self._transport.get_write_buffer_size() > MAX_ANSWER_BYTES:
                 self.drop()
                 return
-            self._transport.write(self._server.answer(line))
+            self._transport.write(self._server.answer(line, is_owner=self._is_owner))
+
+
+def _peer_uid(transport: asyncio.Transport) -> int:
+    """Who connected. In the unit's user namespace all but root and the relay's own user are 65534 (unix(7))."""
+    credentials = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    _, uid, _ = _UCRED.unpack(credentials)
+    return int(uid)
 
 
 class ControlClient:
