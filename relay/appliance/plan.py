@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from relay.appliance.check import safe
 from relay.appliance.closed import Closing, closing
@@ -14,6 +14,8 @@ from relay.appliance.firewall import firewall
 from relay.appliance.names import NETWORKD, OUTPUT
 from relay.appliance.network import networkd_files
 from relay.appliance.phones import hostapd, phones_dnsmasq, segment_dnsmasq
+from relay.config.credentials import MESH_SECRET, WIFI_SECRET
+from relay.config.settings import CREDENTIAL
 from relay.config.toml_write import write_toml
 from relay.control.notices import Notice, NoticeCode, encode_notices
 
@@ -135,6 +137,8 @@ def _files(checked: Checked, facts: Facts, notices: tuple[Notice, ...]) -> Itera
     appliance = checked.appliance
     segment = facts.segment
     document = effective(checked, data_bytes=facts.data_bytes)
+    # First: what says that there is a secret comes after it.
+    yield from _secrets(checked, document)
     yield _text("relay.toml", write_toml(document), _PRIVATE)
     yield File(path=OUTPUT / "notices.json", content=encode_notices(notices))
     yield _text("nftables.conf", firewall(appliance, checked.config))
@@ -154,6 +158,20 @@ def _files(checked: Checked, facts: Facts, notices: tuple[Notice, ...]) -> Itera
         yield _text("portal", "")
     if appliance.ssh_keys:
         yield _text("authorized_keys", "".join(f"{key}\n" for key in appliance.ssh_keys))
+
+
+def _secrets(checked: Checked, document: dict[str, Any]) -> Iterator[File]:
+    """Move the secrets out of the document, which all processes read, to files that one of them each is given."""
+    mesh = document.get("mesh", {})
+    if mesh.get("secret"):
+        yield _text(MESH_SECRET, f"{mesh['secret']}\n", _PRIVATE)
+        mesh["secret"] = CREDENTIAL
+    # A secret that the operator gave a radio of his own stays with it.
+    radios = document["net"].get("radios", {})
+    if checked.appliance.mesh_secret and radios and "radios" not in checked.document.get("net", {}):
+        (radio,) = radios.values()
+        yield _text(WIFI_SECRET, f"{radio['secret']}\n", _PRIVATE)
+        radio["secret"] = CREDENTIAL
 
 
 def _text(name: str, content: str, mode: int = _PUBLIC) -> File:

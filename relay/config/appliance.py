@@ -106,7 +106,7 @@ class ApplianceConfig:
     country: str = setting("", country)
     hostname: str = setting("relay", _hostname)
     mesh_name: str = setting("mesh-relay", _network_name)
-    mesh_secret: str = setting("", settings.secret, secret=True)
+    mesh_secret: str = setting("", settings.drawn_secret, secret=True)
     mesh_interface: str = setting("wifi1", _interface)
     access_point: bool = setting(False, settings.boolean)
     access_point_name: str = setting("Mesh relay", _network_name)

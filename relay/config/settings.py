@@ -28,6 +28,8 @@ MAX_SOCKET_PATH_BYTES = 100
 MAX_INTERFACE_BYTES = 15
 #: Each static peer costs one reconnecting task (some KiB); a mesh is not configured by hand beyond that.
 MAX_PEERS = 64
+#: In the place of a secret that is in a file of its own (relay.config.credentials).
+CREDENTIAL = "credential"
 #: Of a password that is tried one guess at a time.
 MIN_DIFFERENT_CHARS = 5
 #: Below that a record of 64 KiB, once begun, would hold everything up for longer than
@@ -135,7 +137,12 @@ def socket_path(value: object) -> Path:
 
 
 def secret(value: object) -> str:
-    """The mesh secret: empty, or 64 hexadecimal digits."""
+    """The mesh secret: empty, 64 hexadecimal digits, or CREDENTIAL."""
+    return CREDENTIAL if value == CREDENTIAL else drawn_secret(value)
+
+
+def drawn_secret(value: object) -> str:
+    """The mesh secret itself: empty, or 64 hexadecimal digits."""
     if not isinstance(value, str):
         raise BadValueError('write the secret in quotes; "" leaves the mesh open')
     try:

@@ -10,10 +10,12 @@ import logging
 import os
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from relay.config import paths
+from relay.config.credentials import WIFI_SECRET, resolve
 from relay.config.net import NetConfig
 from relay.core.errors import DecodeError
 from relay.net import changes
@@ -46,6 +48,14 @@ def net_config(config: Config) -> NetConfig:
     """The section [net], or its defaults."""
     section = config.others.get("net")
     return section if isinstance(section, NetConfig) else NetConfig()
+
+
+def with_secrets(net: NetConfig, environ: Mapping[str, str]) -> NetConfig:
+    """Fill in the secrets that are in a file of their own; raise ConfigError."""
+    radios = {
+        name: replace(radio, secret=resolve(radio.secret, WIFI_SECRET, environ)) for name, radio in net.radios.items()
+    }
+    return replace(net, radios=radios)
 
 
 def link_socket(config: Config, environ: Mapping[str, str]) -> Path:
@@ -123,7 +133,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
     outcome = await undo(record, runtime)
     for problem in outcome.problems:
         logger.warning("could not put back what an earlier run has changed: %s", problem)
-    net = net_config(config)
+    net = with_secrets(net_config(config), environ)
     reporting = Reporting(ports=len(net.bridge))
     reporting.count("restored", outcome.restored)
     try:

@@ -23,6 +23,7 @@ from relay.appliance.network import draw_segment
 from relay.appliance.plan import Facts, make_plan
 from relay.board.report import status_text
 from relay.config.appliance import EXAMPLE
+from relay.config.credentials import MESH_SECRET, WIFI_SECRET, resolve
 from relay.config.file import MAX_CONFIG_BYTES, parse_config
 from relay.control.notices import NoticeCode, decode_notices
 
@@ -54,9 +55,19 @@ def boot(card, tmp_path):
 
 
 def effective(root):
+    """What all processes together are told."""
     raw = (root / OUTPUT / "relay.toml").read_bytes()
     parse_config(raw, Path("relay.toml"), {"HOME": "/"})
-    return tomllib.loads(raw.decode())
+    document = tomllib.loads(raw.decode())
+    environ = {"CREDENTIALS_DIRECTORY": str(root / OUTPUT)}
+    for name, tables in (
+        (MESH_SECRET, [document.get("mesh", {})]),
+        (WIFI_SECRET, document["net"].get("radios", {}).values()),
+    ):
+        for table in tables:
+            if "secret" in table:
+                table["secret"] = resolve(table["secret"], name, environ)
+    return document
 
 
 def notices(root):
@@ -137,6 +148,10 @@ def test_secrets_are_for_root_only(boot):
         text = path.read_text()
         if SECRET in text or "staple" in text or sae_secret(SECRET) in text:
             assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
+    # What every process reads has neither.
+    told = (root / OUTPUT / "relay.toml").read_text()
+    assert SECRET not in told
+    assert sae_secret(SECRET) not in told
     assert effective(root)["mesh"]["secret"] == SECRET
     assert effective(root)["net"]["radios"]["mesh"]["secret"] == sae_secret(SECRET)
 
@@ -281,6 +296,8 @@ def test_networkd_hands_out_no_name_and_takes_no_time():
         ("[appliance]\nmesh_secret = yes\n", FACTS.stand_in),
         ("[appliance]\nmeshsecret = 'x'\n", FACTS.stand_in),
         ("mesh = { secret = 'x' }\n", FACTS.stand_in),
+        ("[mesh]\nsecret = 'credential'\n", FACTS.stand_in),
+        ("[appliance]\nmesh_secret = 'credential'\n", FACTS.stand_in),
         (f"[appliance]\nmesh_secret = '{SECRET}'\n[mesh]\nsecret = '{SECRET[::-1]}'\n", FACTS.stand_in),
         (b"[appliance]\n\xff\xff garbage", FACTS.stand_in),
         (b"\0" * 5000, FACTS.stand_in),
@@ -332,8 +349,8 @@ def test_a_mesh_that_was_closed_stays_so_when_its_file_is_lost(card, tmp_path):
         plan = apply.read_plan(card, replace(FACTS, was_closed=apply.was_closed(data)))
         if plan.closed is not None:
             apply.remember_closed(data, closed=plan.closed)
-        document = next(file.content for file in plan.files if file.path.name == "relay.toml")
-        return tomllib.loads(document.decode()).get("mesh", {}).get("secret", ""), plan
+        secret = next((file.content for file in plan.files if file.path.name == MESH_SECRET), b"")
+        return secret.decode().strip(), plan
 
     def write(text):
         (card / "relay.toml").write_text(text)
