@@ -151,6 +151,7 @@ def _files(checked: Checked, facts: Facts, notices: tuple[Notice, ...]) -> Itera
         yield _text("segment-bridge" if appliance.lan_bridge else "segment-cable", json.dumps(settings))
     if appliance.serves_phones:
         yield _text("hostapd.conf", hostapd(appliance), _PRIVATE)
+        yield _text("hostapd-unprotected.conf", hostapd(appliance, protected=False), _PRIVATE)
         yield _text(f"access-point-{appliance.access_point_interface}", "")
         if not appliance.lan_bridge:
             yield _text("phones.conf", phones_dnsmasq(appliance))

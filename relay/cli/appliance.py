@@ -190,9 +190,11 @@ def _segment(arguments: argparse.Namespace) -> int:
     from ipaddress import IPv4Address
 
     from relay.appliance import names, segment
+    from relay.config import paths
 
+    folder = paths.runtime_directory(os.environ)
     if (names.OUTPUT / f"access-point-{arguments.interface}").exists():
-        phones = segment.Unit(f"relay-phones@{arguments.interface}.service")
+        phones = segment.Files(folder, "phones")
         return segment.run(arguments.interface, names.ACCESS_POINT_ADDRESS.ip, None, phones)
     path = next((path for path in names.SEGMENT_SETTINGS if path.exists()), None)
     if path is None:
@@ -203,7 +205,7 @@ def _segment(arguments: argparse.Namespace) -> int:
         arguments.interface,
         IPv4Address(settings["address"]),
         bytes.fromhex(settings["election"]),
-        segment.Unit(f"relay-dhcp@{arguments.interface}.service"),
+        segment.Files(folder, "dhcp"),
     )
 
 

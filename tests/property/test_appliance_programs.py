@@ -149,7 +149,13 @@ def stays_in_its_place(appliance):
         if name.endswith("_interface") and appliance.get(name, plain) != plain:
             expected = expected.replace(json.dumps(plain), json.dumps(appliance[name]))
     assert rules(found["nftables.conf"]) == expected
-    for name in found.keys() & {"hostapd.conf", "phones.conf", "segment.conf", "authorized_keys"}:
+    for name in found.keys() & {
+        "hostapd.conf",
+        "hostapd-unprotected.conf",
+        "phones.conf",
+        "segment.conf",
+        "authorized_keys",
+    }:
         assert keys(found[name]) == keys(harmless[name]) or name == "authorized_keys"
         assert len(found[name].splitlines()) == len(harmless[name].splitlines())
         assert "\0" not in found[name]

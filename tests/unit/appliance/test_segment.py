@@ -14,6 +14,7 @@ from relay.appliance.election import PROBE_S, SERVER_S, SILENCE_S, TAKEOVER_S, E
 from relay.appliance.mdns import announce, answer_query
 from relay.appliance.portal import PROBE_NAMES, answer
 from relay.appliance.portal_server import MAX_CONNECTIONS, Places, serve
+from relay.appliance.segment import Files
 from relay.core.errors import DecodeError
 
 #: What the issue allows.
@@ -412,3 +413,16 @@ def test_on_the_own_access_point_nobody_is_believed_to_serve():
     own.heard_relay(b"", 2.0)
     assert not own.expire(1e9)
     assert own.role is Role.SERVING
+
+
+def test_files_say_whether_it_serves_and_never_both(tmp_path):
+    server = Files(tmp_path, "dhcp")
+
+    async def main():
+        said = []
+        for step in (server.start, server.start, server.stop, server.stop, server.start):
+            await step()
+            said.append([path.name for path in tmp_path.iterdir()])
+        assert said == [["dhcp"], ["dhcp"], ["idle"], ["idle"], ["dhcp"]]
+
+    asyncio.run(main())
