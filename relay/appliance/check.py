@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from relay.config.appliance import ApplianceConfig
 from relay.config.file import Config, ConfigError, Problem, parse_config
-from relay.config.net import NetConfig
 from relay.config.settings import CREDENTIAL
 from relay.config.textfile import decode_text
 from relay.config.toml_lines import line_of, locate
@@ -47,17 +46,14 @@ def check(raw: bytes, path: Path) -> Checked:
     config = parse_config(raw, path, {"HOME": "/"})
     text = decode_text(raw)
     document = tomllib.loads(text)
-    appliance = config.others.get("appliance", ApplianceConfig())
-    if not isinstance(appliance, ApplianceConfig):
-        raise TypeError("the section [appliance] is not read by its own class")
     if config.mesh.secret == CREDENTIAL:
         key = ("mesh", "secret")
         message = f'mesh.secret; "{CREDENTIAL}" is for other machines: here write the secret itself'
         raise ConfigError(path, [Problem(line=line_of(locate(text), key), message=message, key=key)])
-    net = config.others.get("net")
-    if isinstance(net, NetConfig) and not appliance.country:
+    appliance = config.appliance
+    if not appliance.country:
         # One country is enough, wherever it stands.
-        appliance = replace(appliance, country=net.country)
+        appliance = replace(appliance, country=config.net.country)
     mine = document.get("appliance", {})
     twice = [
         (ours, theirs)

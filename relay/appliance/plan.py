@@ -17,7 +17,7 @@ from relay.appliance.phones import hostapd, phones_dnsmasq, segment_dnsmasq
 from relay.config.credentials import MESH_SECRET, WIFI_SECRET
 from relay.config.settings import CREDENTIAL
 from relay.config.toml_write import write_toml
-from relay.control.notices import Notice, NoticeCode, encode_notices
+from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,7 +140,7 @@ def _files(checked: Checked, facts: Facts, notices: tuple[Notice, ...]) -> Itera
     # First: what says that there is a secret comes after it.
     yield from _secrets(checked, document)
     yield _text("relay.toml", write_toml(document), _PRIVATE)
-    yield File(path=OUTPUT / "notices.json", content=encode_notices(notices))
+    yield File(path=NOTICES[0], content=encode_notices(notices))
     yield _text("nftables.conf", firewall(appliance, checked.config))
     for name, content in networkd_files(appliance, segment).items():
         yield File(path=NETWORKD / name, content=content.encode())

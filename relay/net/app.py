@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 
 from relay.config import paths
 from relay.config.credentials import WIFI_SECRET, resolve
-from relay.config.net import NetConfig
 from relay.core.errors import DecodeError
 from relay.net import changes
 from relay.net.bridge import Bridge
@@ -30,11 +29,13 @@ from relay.net.rtnetlink import Links
 from relay.net.undo import undo
 from relay.process import logs
 from relay.process.notify import Notifier
+from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from relay.config.file import Config
+    from relay.config.net import NetConfig
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +43,6 @@ logger = logging.getLogger(__name__)
 SYSTEM_FOLDER: Final = Path("/run/mesh-relay-net")
 #: How often the service manager is told how it goes; a third of the watchdog's time, where it has one.
 _STATUS_S: Final = 20.0
-
-
-def net_config(config: Config) -> NetConfig:
-    """The section [net], or its defaults."""
-    section = config.others.get("net")
-    return section if isinstance(section, NetConfig) else NetConfig()
 
 
 def with_secrets(net: NetConfig, environ: Mapping[str, str]) -> NetConfig:
@@ -133,7 +128,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
     outcome = await undo(record, runtime)
     for problem in outcome.problems:
         logger.warning("could not put back what an earlier run has changed: %s", problem)
-    net = with_secrets(net_config(config), environ)
+    net = with_secrets(config.net, environ)
     reporting = Reporting(ports=len(net.bridge))
     reporting.count("restored", outcome.restored)
     try:
@@ -145,7 +140,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
             if net.bridge:
                 work.append(Bridge(machine).run(random.random))
             notifier.ready("joining")
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 tasks = [group.create_task(part) for part in work]
                 await stopping.wait()
                 notifier.stopping()
