@@ -8,6 +8,7 @@ is there makes a lost file an error, and not an open mesh.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +18,8 @@ from relay.config.settings import CREDENTIAL
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+logger = logging.getLogger(__name__)
+
 #: The secret of the mesh, for `relay run`; that of the Wi-Fi, for `relay net`.
 MESH_SECRET: Final = "mesh-secret"  # noqa: S105 - a file's name
 WIFI_SECRET: Final = "wifi-secret"  # noqa: S105 - a file's name
@@ -25,9 +28,17 @@ _MAX_BYTES: Final = 1024
 
 def resolve(secret: str, name: str, environ: Mapping[str, str]) -> str:
     """Return what a setting says, or the credential ``name`` where it says CREDENTIAL; raise ConfigError."""
+    folder = environ.get("CREDENTIALS_DIRECTORY", "/run/credentials")
     if secret != CREDENTIAL:
+        if secret and "CREDENTIALS_DIRECTORY" in environ:
+            logger.warning(
+                "a secret stands in relay.toml, which all processes of the relay read: "
+                'write "%s" there, and the secret to /etc/mesh-relay/%s',
+                CREDENTIAL,
+                name,
+            )
         return secret
-    path = Path(environ.get("CREDENTIALS_DIRECTORY", "/run/credentials")) / name
+    path = Path(folder) / name
     try:
         with path.open("rb") as file:
             found = file.read(_MAX_BYTES).decode().strip()

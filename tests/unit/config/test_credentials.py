@@ -31,3 +31,11 @@ def test_a_file_that_is_lost_does_not_open_the_mesh(tmp_path, content):
 def test_what_is_in_the_configuration_is_taken_from_there():
     assert resolve("", MESH_SECRET, {}) == ""
     assert resolve(SECRET, MESH_SECRET, {}) == SECRET
+
+
+def test_a_service_is_told_where_its_secret_belongs(caplog):
+    assert resolve(SECRET, MESH_SECRET, {}) == SECRET
+    assert not caplog.messages
+    assert resolve(SECRET, MESH_SECRET, {"CREDENTIALS_DIRECTORY": "/run/credentials/x"}) == SECRET
+    assert "/etc/mesh-relay/mesh-secret" in caplog.text
+    assert SECRET not in caplog.text
