@@ -4,8 +4,7 @@
 For other programs, `__all__` is the library (docs/client.md); everything below this package may change at any time.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from relay.client.card import Card, parse_uri
@@ -59,44 +58,11 @@ __all__ = [
     "safe_text",
 ]
 
-_HOMES: Final = {
-    "AddressError": "relay.links.address",
-    "Card": "relay.client.card",
-    "CardError": "relay.client.errors",
-    "Client": "relay.client.client",
-    "ClientError": "relay.client.errors",
-    "Collected": "relay.client.collection",
-    "Contact": "relay.client.contacts",
-    "ContactBook": "relay.client.contacts",
-    "ContactError": "relay.client.errors",
-    "DatabaseError": "relay.client.errors",
-    "Delivered": "relay.client.delivery",
-    "Failure": "relay.links.client_session",
-    "Identity": "relay.client.identity",
-    "Kind": "relay.client.pieces",
-    "Message": "relay.client.inbox",
-    "NoRelayError": "relay.client.finding",
-    "Partial": "relay.client.inbox",
-    "PrivateFileError": "relay.client.errors",
-    "Progress": "relay.client.outbox",
-    "RelayAddress": "relay.links.address",
-    "RelayConnectionError": "relay.links.client_session",
-    "RelayFinder": "relay.client.finding",
-    "RelayOutcome": "relay.client.client",
-    "SaveError": "relay.client.saving",
-    "SendError": "relay.client.errors",
-    "Sent": "relay.client.outbox",
-    "config_folder": "relay.client.files",
-    "data_folder": "relay.client.files",
-    "parse_address": "relay.links.address",
-    "parse_uri": "relay.client.card",
-    "safe_text": "relay.client.text",
-}
-"""Where each name comes from. Imported when it is asked for: `relay contact` needs a sixth of all this."""
-
 
 def __getattr__(name: str) -> Any:
-    """Return a name of the library (PEP 562)."""
-    if name not in _HOMES:
+    """Return a name of the library (PEP 562), imported when asked for: `relay contact` needs a sixth."""
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    from relay.client import library  # noqa: PLC0415
+
+    return getattr(library, name)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The client as a library is what its page says, and the example there runs as it is printed."""
 
-import importlib
 import re
 import subprocess
 import sys
@@ -36,10 +35,8 @@ def test_the_example_of_the_page_runs_as_it_is_printed(tmp_path):
 
 def test_every_name_of_the_library_is_there_and_on_the_page():
     text = PAGE.read_text()
-    assert set(relay.client.__all__) == set(relay.client._HOMES)
     for name in relay.client.__all__:
-        home = importlib.import_module(relay.client._HOMES[name])
-        assert getattr(relay.client, name) is getattr(home, name)
+        assert callable(getattr(relay.client, name))
         assert re.search(rf"`{name}[`(]", text), f"{name} is not in docs/client.md"
     assert not hasattr(relay.client, "Courier")
 
