@@ -103,6 +103,8 @@ def test_a_windows_editor_changes_nothing(boot, mark):
     [
         ("[appliance]\ncountry = 'DE'\nmesh_name = 5\n", "line 3:"),
         ("[appliance]\ncountry = “DE”\n", 'line 2: .*type " instead'),
+        ("[appliance]\naccess_point = True\n", "line 2: .*True is written true"),
+        ("[appliance]\naccess_point = no # not yet\n", "line 2: .*no is written false"),
         ("[appliance]\ncountry = 'DE'\n[tcp]\nprot = 1\n", "line 4: .*did you mean port"),
         (b"{\\rtf1\\ansi [appliance]}", "word processor"),
         (b"\0" * 100, "zero bytes"),
