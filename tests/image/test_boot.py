@@ -132,6 +132,19 @@ def test_who_listens_to_strangers_is_not_root_and_knows_no_secret(booted):
     assert given == ["/run/credentials/mesh-relay.service/mesh-secret"]
 
 
+def test_relay_net_may_say_whom_the_kernel_believes_and_change_nothing_else_of_it(booted):
+    unit = booted.sh("cat /etc/systemd/system/relay-net.service")
+    wanted = re.findall(
+        r"^((?:DynamicUser|AmbientCap|CapabilityB|Protect|ReadWrite|Private|NoNew)\w*=.*)$", unit, re.MULTILINE
+    )
+    properties = [word for line in wanted for word in ("-p", line)]
+    script = (
+        "cd /proc/sys; echo 1 > net/ipv6/conf/lo/accept_ra && echo 0 > net/ipv6/conf/lo/accept_ra && "
+        "echo 0 > net/ipv4/conf/lo/accept_redirects && ! echo 1 > kernel/panic"
+    )
+    booted.run("systemd-run", "--pipe", "--wait", "--quiet", *properties, "sh", "-c", script)
+
+
 def test_addresses_are_random_at_each_start(booted):
     first = booted.sh("cat /sys/class/net/eth0/address").strip()
     assert int(first[:2], 16) & 2, "a locally administered address"
