@@ -15,6 +15,9 @@ from relay.bluetooth.slot_frames import CloseReason, Kind, decode_frame
 from relay.bluetooth.slots import Slot
 from relay.bluetooth.stream import ChannelStream, SlotStream
 from relay.core.errors import DecodeError
+from relay.core.stats import LinkKind
+from relay.process import link_socket
+from relay.process.link_socket import ForeignStream
 from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
@@ -252,8 +255,8 @@ class Server:
 
     async def _serve(self, stream: Stream, interface: str, *, initiator: bool) -> None:
         try:
-            preamble = splice.stream_preamble(interface, initiator=initiator)
-            sock = await splice.connect(self._socket_path, preamble)
+            brought = ForeignStream(interface=interface, initiator=initiator, slow=True, link=LinkKind.BLE)
+            sock = await link_socket.connect(self._socket_path, brought, ahead_bytes=splice.AHEAD_BYTES)
         except OSError:
             self._reporter.count("relay_unreachable")
         else:

@@ -9,23 +9,24 @@ import logging
 import os
 import random
 import secrets
-import signal
 from typing import TYPE_CHECKING, Final
 
 from relay.appliance.apply import BootPartitionError
 from relay.board.button import Button, Press
 from relay.board.inputs import Inputs
 from relay.board.light import PATTERNS, Code, foremost
-from relay.board.relayrun import ask_status, codes_of, give_clock, report
+from relay.board.relayrun import ask_status, codes_of, give_clock
 from relay.board.report import Writing, status_text
-from relay.board.server import BoardServer
+from relay.board.server import board_server
 from relay.board.sysfs import SYS, Led, find_led, is_undervoltage
 from relay.board.verbs import Request, Verb
 from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices, read_notices
 from relay.core.secret import SECRET_DIGITS
 from relay.process import logs
 from relay.process.notify import Notifier
+from relay.process.reporting import report_forever
 from relay.process.reports import Component, Reporter
+from relay.process.stopping import stop_signals, until_stopped
 from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Board:
         loop = asyncio.get_running_loop()
         inputs = Inputs(loop, self._on_key, self._on_gone)
         try:
-            async with BoardServer(self._socket, self._perform, self._on_refused), TaskGroup() as tasks:
+            async with board_server(self._socket, self._perform, self._on_refused), TaskGroup() as tasks:
                 self._reporter.up = True
                 tasks.create_task(self._shine())
                 # First: what was wrong from the start is written to the card at once.
@@ -103,14 +104,14 @@ class Board:
                 tasks.create_task(self._tick(inputs if self._board.panic_button else None, notifier))
                 tasks.create_task(self._give_clock())
                 tasks.create_task(self._die())
-                tasks.create_task(report(self._config.unix.path, self._reporter, random.random))
+                tasks.create_task(report_forever(self._config.unix.path, self._reporter, random=random.random))
                 notifier.ready("watching")
         finally:
             inputs.close()
 
     def stopped(self) -> None:
         """Note that the process was told to end."""
-        self._reporter.is_stopped = True
+        self._reporter.stopped()
 
     # Light
 
@@ -298,21 +299,8 @@ class Board:
 
 async def serve(board: Board) -> None:
     """Run until SIGTERM or SIGINT."""
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
     notifier = Notifier(os.environ)
-    running = asyncio.ensure_future(board.run(notifier))
-    stopped = asyncio.ensure_future(stopping.wait())
-    await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    notifier.stopping()
-    stopped.cancel()
-    if not running.done():
-        board.stopped()
-        running.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
+    await until_stopped(stop_signals(), [board.run(notifier)], notifier, board.stopped)
 
 
 def run(config: Config, machine: Machine, socket: Path) -> int:

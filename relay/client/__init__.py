@@ -10,17 +10,26 @@ if TYPE_CHECKING:
     from relay.client.card import Card, parse_uri
     from relay.client.client import Client, RelayOutcome
     from relay.client.collection import Collected
-    from relay.client.contacts import Contact, ContactBook
+    from relay.client.contacts import Contact, ContactBook, GroupNews
     from relay.client.delivery import Delivered
-    from relay.client.errors import CardError, ClientError, ContactError, DatabaseError, PrivateFileError, SendError
+    from relay.client.errors import (
+        CardError,
+        ClientError,
+        ContactError,
+        DatabaseError,
+        PrivateFileError,
+        SendError,
+        TakenError,
+    )
     from relay.client.files import config_folder, data_folder
     from relay.client.finding import NoRelayError, RelayFinder
+    from relay.client.group import Group
     from relay.client.identity import Identity
     from relay.client.inbox import Message, Partial
     from relay.client.outbox import Progress, Sent
     from relay.client.pieces import Kind
     from relay.client.saving import SaveError
-    from relay.client.text import safe_text
+    from relay.client.text import rows, safe_text
     from relay.links.address import AddressError, RelayAddress, parse_address
     from relay.links.client_session import Failure, RelayConnectionError
 
@@ -37,6 +46,8 @@ __all__ = [
     "DatabaseError",
     "Delivered",
     "Failure",
+    "Group",
+    "GroupNews",
     "Identity",
     "Kind",
     "Message",
@@ -51,10 +62,12 @@ __all__ = [
     "SaveError",
     "SendError",
     "Sent",
+    "TakenError",
     "config_folder",
     "data_folder",
     "parse_address",
     "parse_uri",
+    "rows",
     "safe_text",
 ]
 

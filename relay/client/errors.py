@@ -22,5 +22,9 @@ class DatabaseError(ClientError):
     """The message database cannot be used: made by a newer version, damaged, or the disk is full."""
 
 
+class TakenError(ClientError):
+    """A message whose content is not here as it was sent: another command has taken it, or the disk erred."""
+
+
 class SendError(ClientError):
     """A message that cannot be queued as asked."""

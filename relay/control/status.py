@@ -47,7 +47,7 @@ class ClockStatus:
 class StoreStatus:
     """``admitted`` counts the IDs not taken again, present or gone; ``price_bits`` is by interface label.
 
-    ``unreadable_bodies`` counts reads since the start that met damage.
+    ``unreadable_bodies`` counts bodies found damaged when read since the start.
     """
 
     envelopes: int = 0

@@ -134,8 +134,14 @@ class Exchange:
             self._peer_has.popitem(last=False)
 
     def add_backlog(self, log: AdmittedLog, seqs: Iterable[int]) -> None:
-        """Offer these too, small ones first, of one size the newest first."""
-        order = sorted((log.terms(seq)[0], -seq) for seq in seqs if log.is_held(seq))
+        """Offer these too, small ones first, of one size the newest first.
+
+        The neighbour lacks them, whatever it offered before: it may have found them damaged since.
+        """
+        held = [(seq, identity) for seq in seqs if (identity := log.held_identity(seq)) is not None]
+        for _, identity in held:
+            self._peer_has.pop(identity, None)
+        order = sorted((log.terms(seq)[0], -seq) for seq, _ in held)
         rest = self._backlog[self._backlog_at :]
         self._backlog = rest + array("Q", [-negative for _, negative in order])
         self._backlog_at = 0

@@ -32,7 +32,7 @@ from relay.core.ranks import Ranks
 from relay.core.reconcile_set import AdmittedColumns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 class EntryState(enum.IntEnum):
@@ -308,6 +308,11 @@ class AdmittedLog:
         seq = self._by_id.get(identity)
         return None if seq is None else self.entry(seq)
 
+    def held_seq(self, identity: bytes) -> int | None:
+        """Return the sequence number of an identity whose body is committed and here."""
+        seq = self._by_id.get(identity)
+        return seq if seq is not None and self.is_held(seq) else None
+
     def size_class(self, identity: bytes) -> int:
         """Return the size class of an identity, the smallest if it is not known."""
         seq = self._by_id.get(identity)
@@ -328,6 +333,15 @@ class AdmittedLog:
         if position == len(self._seq) or self._seq[position] != seq or self._state[position] != _HELD:
             return None
         return self._id(position)
+
+    def identities(self, seqs: Sequence[int]) -> list[bytes]:
+        """Return the identities of known sequence numbers."""
+        first, last = self._position(seqs[0]), self._position(seqs[-1])
+        if last - first + 1 != len(seqs) or self._seq[first : last + 1].tolist() != seqs:
+            return [self._id(self._position(seq)) for seq in seqs]
+        # What arrived together is usually asked for together.
+        ids = bytes(self._ids[ID_BYTES * first : ID_BYTES * (last + 1)])
+        return [ids[at : at + ID_BYTES] for at in range(0, len(ids), ID_BYTES)]
 
     def terms(self, seq: int) -> tuple[int, int, int]:
         """Return size class, expiry hour and price of a known ``seq``."""

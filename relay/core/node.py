@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from relay.core import session as s
 from relay.core.admission import Admission, Policy
 from relay.core.airtime import Airtime
+from relay.core.bodies import Bodies
 from relay.core.clock import jittered
 from relay.core.envelope import (
     SIZES,
@@ -141,8 +142,10 @@ class Node:
         self.log = AdmittedLog()
         self.admission = Admission(policy, self.log, clock)
         self.links: dict[int, Link] = {}
+        self._bodies = Bodies(self.log, read_bodies)
         self.intake = Intake(
             log=self.log,
+            bodies=self._bodies,
             admission=self.admission,
             clock=clock,
             stats=stats,
@@ -158,7 +161,6 @@ class Node:
         self._neighbours = Neighbours()
         self._meetings = Meetings(self.log, stats, random_bytes)
         self._random_bytes = random_bytes
-        self._read_bodies = read_bodies
         self._interfaces = {OTHER_INTERFACE: "other"} | (interfaces or {})
         self._next_link = 1
         self._ready: dict[int, Link] = {}
@@ -226,7 +228,7 @@ class Node:
             session=session,
             interface=number,
             stats=self.stats.link(kind, interface),
-            serving=Serving(self.log, self._read_bodies, self.stats),
+            serving=Serving(self.log, self._bodies, self.stats),
             pinned=pinned,
             now=now,
         )
@@ -331,6 +333,7 @@ class Node:
             link.serving.pump(
                 session, target_bytes=target, after_hour=after_hour, residence_s=self.clock.residence_s(now)
             )
+            self.intake.drop_damaged()
         if link.news_told != self._news.value and self._may_tell_news(link):
             self._tell_news(link)
 
@@ -469,10 +472,17 @@ class Node:
     @property
     def has_work(self) -> bool:
         """Whether :meth:`run_slice` has something to compute."""
-        return self._meetings.has_work
+        return self._meetings.has_work or self.intake.has_repeated
 
     def run_slice(self, now: float) -> None:
-        """Compute a bounded slice of one reconciliation; slices of several links take turns."""
+        """Compute a bounded slice of one reconciliation, and look after some puts of what is held already.
+
+        Slices of several links take turns.
+        """
+        if self.intake.has_repeated:
+            self._repeated(now)
+        if not self._meetings.has_work:
+            return
         link = self._meetings.next_job()
         try:
             self._meetings.run_slice(now)
@@ -521,6 +531,15 @@ class Node:
             if refusal is not None:
                 self.stats.add(REJECTED[refusal])
                 link.session.refuse(number, refusal, price=self.admission.price(link.interface))
+
+    def _repeated(self, now: float) -> None:
+        for link, number, refusal in self.intake.check_repeated(now):
+            if refusal is None:
+                link.session.acknowledge(number)
+            else:
+                self.stats.add(REJECTED[refusal])
+                link.session.refuse(number, refusal, price=self.admission.price(link.interface))
+            self._ready[link.number] = link
 
     def _envelopes(self, link: Link, items: list[bytes], now: float) -> None:
         exchange = link.exchange

@@ -7,7 +7,6 @@ cannot tell by them that two sessions are of one client.
 
 import asyncio
 import enum
-import json
 import os
 import secrets
 import socket
@@ -22,6 +21,7 @@ from relay.core.session import Session, State
 from relay.core.stats import HandshakeFailure, Reason, SessionError
 from relay.links.address import RelayAddress
 from relay.links.errors import ClientError
+from relay.process.link_socket import ForeignStream
 
 CONNECT_TIMEOUT_S: Final = 10.0
 MAX_UNANSWERED_BYTES: Final = 2 * 1024 * 1024
@@ -180,9 +180,11 @@ class Connection:
         RelayConnectionError when the session is over, or STALLED when nothing comes for `timeout_s`.
         """
         events: list[Incoming] = []
+        # One for all that comes: what is none of these events is no answer.
+        until = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
         while not events:
             try:
-                async with asyncio.timeout(timeout_s):
+                async with asyncio.timeout_at(until):
                     await self._stream.wait()
             except TimeoutError:
                 raise self.stalled() from None
@@ -353,9 +355,7 @@ async def _connect(address: RelayAddress, session: Session) -> _Stream:
     loop = asyncio.get_running_loop()
     errors: list[str] = []
     if address.path is not None:
-        # docs/links.md: the first line says what the stream is; the relay answers, it does not dial.
-        preamble = {"version": 1, "interface": _LOCAL_INTERFACE, "initiator": False, "slow": False}
-        line = json.dumps(preamble).encode() + b"\n"
+        line = ForeignStream(interface=_LOCAL_INTERFACE).preamble()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 _, stream = await loop.create_unix_connection(lambda: _Stream(session, line), str(address.path))

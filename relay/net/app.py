@@ -9,7 +9,6 @@ import fcntl
 import logging
 import os
 import random
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -29,7 +28,8 @@ from relay.net.rtnetlink import Links
 from relay.net.undo import undo
 from relay.process import logs
 from relay.process.notify import Notifier
-from relay.process.tasks import TaskGroup
+from relay.process.reporting import report_forever
+from relay.process.stopping import stop_signals, until_stopped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -117,10 +117,7 @@ async def _undo(runtime: Path) -> list[str]:
 
 
 async def _serve(config: Config, environ: Mapping[str, str]) -> int:
-    loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    stopping = stop_signals()
     notifier = Notifier(environ)
     runtime = paths.runtime_directory(environ)
     record = open_record(runtime)
@@ -135,18 +132,12 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
         async with Links() as links, Nl80211() as radios:
             machine = Machine(net, links=links, radios=radios, record=record, runtime=runtime, reporting=reporting)
             work = [changes.watch(machine.changes, reporting), _tell(notifier, reporting)]
-            work.append(reporting.run(link_socket(config, environ), random.random))
+            work.append(report_forever(link_socket(config, environ), reporting.reporter, random=random.random))
             work += [RadioTask(name, radio, machine).run(random.random) for name, radio in net.radios.items()]
             if net.bridge:
                 work.append(Bridge(machine).run(random.random))
             notifier.ready("joining")
-            async with TaskGroup() as group:
-                tasks = [group.create_task(part) for part in work]
-                await stopping.wait()
-                notifier.stopping()
-                reporting.stopped()
-                for task in tasks:
-                    task.cancel()
+            await until_stopped(stopping, work, notifier, reporting.stopped)
     finally:
         outcome = await undo(record, runtime)
         for problem in outcome.problems:
