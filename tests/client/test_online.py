@@ -17,7 +17,7 @@ from relay.links.address import AddressError, parse_address
 from relay.links.client_session import Failure, RelayConnectionError
 from tests.client.online import RelayProcess, User
 
-SECRET = "correct horse battery"
+SECRET = "3f9a02c7e1b84d56908a7b6c5d4e3f21a1b2c3d4e5f60718293a4b5c6d7e8f90"
 HOUR_S = 3600
 
 
@@ -320,7 +320,7 @@ def test_a_closed_mesh_lets_in_who_knows_its_secret(relays, alice):
     assert refused.returncode == 1
     assert "ask its operator for the secret" in refused.stderr
     settings = alice.config / "client.toml"
-    for secret, status in (("some other secret", 1), (SECRET, 0)):
+    for secret, status in ((SECRET[::-1], 1), (SECRET, 0)):
         settings.write_text(f'secret = "{secret}"\n[[relay]]\naddress = "{closed.address}"\n')
         settings.chmod(0o600)
         sent = alice.run("send", "bob", "hi")
