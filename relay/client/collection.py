@@ -10,14 +10,10 @@ from relay.client.connection import Connection, Incoming
 from relay.client.inbox import Inbox, Outcome
 from relay.client.worker import Worker
 from relay.core import session as s
-from relay.core.envelope import MAX_LIFETIME_HOURS, SIZES, decode_envelope, envelope_id
+from relay.core.envelope import BUCKET_BITS, MAX_LIFETIME_HOURS, SIZES, decode_envelope, envelope_id
 from relay.core.errors import DecodeError
-from relay.core.messages import MAX_FETCH_IDS, MAX_PREFIX_BITS, Subscribe
+from relay.core.messages import MAX_FETCH_IDS, Subscribe, Window
 
-MATCHES_LOG2: Final = 10
-"""About 1,024 envelopes are to match a prefix: enough to hide in, few enough to look at."""
-MAX_BITS: Final = 8
-"""However many envelopes a relay claims to have, it learns no more of a bucket than this."""
 FETCH_BYTES: Final = 1024 * 1024
 SLOW_FETCH_BYTES: Final = 48 * 1024
 SLOW_FIRST_BYTES: Final = 16 * 1024
@@ -30,14 +26,9 @@ MALFORMED_KEPT_HOURS: Final = 24
 """What has the right identity and is no envelope is not asked for again so soon."""
 
 
-def prefix_bits(stored_log2: int) -> int:
-    """Return how many bits of a bucket to tell a relay that holds about 2^`stored_log2` envelopes."""
-    return max(0, min(stored_log2 - MATCHES_LOG2, MAX_BITS))
-
-
 def prefixes_of(buckets: Iterable[int], bits: int) -> list[int]:
     """Return the distinct prefixes of some buckets, in their order; one, 0, when no bit is told."""
-    return list(dict.fromkeys(bucket >> (MAX_PREFIX_BITS - bits) for bucket in buckets))
+    return list(dict.fromkeys(bucket >> (BUCKET_BITS - bits) for bucket in buckets))
 
 
 @dataclass(slots=True)
@@ -84,7 +75,7 @@ class Collection:
         *,
         bits: int,
         prefix: int,
-        within_hours: int,
+        window: Window,
         follow_until: float | None = None,
     ) -> None:
         """Read all that is there of one prefix, and with `follow_until` (loop time) what comes until then.
@@ -95,11 +86,7 @@ class Collection:
         reading = _Reading(connection)
         follow = follow_until is not None
         # Offers only: nothing is downloaded twice, and an envelope that nobody asked for is known as such.
-        connection.subscribe(
-            Subscribe(
-                prefix_bits=bits, prefix=prefix, arrived_within_hours=within_hours, offers_only=True, follow=follow
-            )
-        )
+        connection.subscribe(Subscribe(prefix_bits=bits, prefix=prefix, window=window, offers_only=True, follow=follow))
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._patience_s
         while True:

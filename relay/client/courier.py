@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from relay.client.address import RelayAddress
-from relay.client.collection import Collected, Collection, prefix_bits, prefixes_of
+from relay.client.collection import Collected, Collection, prefixes_of
 from relay.client.connection import Connection, Failure, RelayConnectionError
 from relay.client.delivery import Delivered, Delivery, Part
 from relay.client.finding import RelayFinder
@@ -24,6 +24,8 @@ from relay.client.outbox import Acknowledged, Outbox
 from relay.client.seal import buckets_to_read
 from relay.client.worker import Worker
 from relay.core.clock import jittered
+from relay.core.envelope import BUCKET_BITS
+from relay.core.messages import Window
 
 FIRST_RETRY_S: Final = 0.5
 MAX_RETRY_S: Final = 10.0
@@ -199,7 +201,7 @@ class Courier:
         began_s = self._clock()
         if not await self._finder.has_news(address, await self._worker.run(self._met.news, began_s)):
             return Collected()
-        hours = await self._worker.run(self._met.hours_to_read, address, began_s)
+        window = await self._worker.run(self._met.window, address, began_s)
         retry = Retry(address, self._patience_s, self._draw, self._answering)
         collection = self._collection(retry.progressed)
         reading: _Reading | None = None
@@ -211,7 +213,7 @@ class Courier:
                     retry.connected()
                     reading = reading or self._reading(connection)
                     prefix = reading.prefixes[-1]
-                    await collection.run(connection, bits=reading.bits, prefix=prefix, within_hours=hours)
+                    await collection.run(connection, bits=reading.bits, prefix=prefix, window=window)
                     reading.prefixes.pop()
                     # Of several sessions that of the first: what came since, that one has not seen.
                     news = news or connection.first_news
@@ -233,7 +235,7 @@ class Courier:
         RelayConnectionError when the session breaks; `on_trouble` hears of other sessions that did.
         """
         began_s = self._clock()
-        hours = await self._worker.run(self._met.hours_to_read, address, began_s)
+        window = await self._worker.run(self._met.window, address, began_s)
         loop = asyncio.get_running_loop()
         failed: RelayConnectionError | None = None
         async with await self._finder.connect(address) as connection, asyncio.TaskGroup() as tasks:
@@ -241,10 +243,10 @@ class Courier:
             reading = self._reading(connection)
             others = [prefix for prefix in reading.prefixes if prefix != reading.today]
             until = loop.time() + _DAY_S - began_s % _DAY_S + self._draw.uniform(0, HANDOVER_SPREAD_S)
-            cycling = tasks.create_task(self._cycle(address, reading.bits, others, hours, on_trouble))
+            cycling = tasks.create_task(self._cycle(address, reading.bits, others, window, on_trouble))
             try:
                 await self._collection().run(
-                    connection, bits=reading.bits, prefix=reading.today, within_hours=hours, follow_until=until
+                    connection, bits=reading.bits, prefix=reading.today, window=window, follow_until=until
                 )
             except RelayConnectionError as error:
                 # Told apart from the group, which is for what nobody expects.
@@ -258,7 +260,7 @@ class Courier:
         address: RelayAddress,
         bits: int,
         prefixes: list[int],
-        within_hours: int,
+        window: Window,
         on_trouble: Callable[[RelayConnectionError], None],
     ) -> None:
         while prefixes:
@@ -266,7 +268,7 @@ class Courier:
             for prefix in prefixes:
                 try:
                     async with await self._finder.connect(address) as connection:
-                        await self._collection().run(connection, bits=bits, prefix=prefix, within_hours=within_hours)
+                        await self._collection().run(connection, bits=bits, prefix=prefix, window=window)
                 except RelayConnectionError as error:
                     on_trouble(error)
             await asyncio.sleep(CYCLE_S * self._draw.uniform(0.75, 1.25))
@@ -282,7 +284,8 @@ class Courier:
         )
 
     def _reading(self, connection: Connection) -> _Reading:
-        bits = prefix_bits(connection.hello.stored_log2)
+        # However many envelopes a relay claims to have, it learns no more of a bucket than stands in each of them.
+        bits = min(connection.hello.prefix_bits, BUCKET_BITS)
         buckets = buckets_to_read(self._identity.rendezvous, int(self._clock() // 3600))
         prefixes = prefixes_of(buckets, bits)
         today = prefixes[0]

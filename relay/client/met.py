@@ -20,7 +20,7 @@ from relay.client.address import RelayAddress
 from relay.client.errors import PrivateFileError
 from relay.client.files import ensure_private_folder, locked, read_private, replace_private
 from relay.core.envelope import MAX_LIFETIME_HOURS
-from relay.core.messages import ALL_HOURS
+from relay.core.messages import Window
 
 FILE_NAME: Final = "relays.json"
 LOCK_NAME: Final = ".relays.lock"
@@ -30,10 +30,7 @@ MAX_RELAYS: Final = 256
 KEEP_S: Final = MAX_LIFETIME_HOURS * 3600
 OFFER_AGAIN_S: Final = 86_400
 """A relay that acknowledged an envelope may have evicted it by then."""
-HOURS_LADDER: Final = (1, 6, 24)
-"""Asked instead of the exact time, which would show a client again that comes with fresh keys."""
-MARGIN_S: Final = 900
-"""Clocks of client and relay do not run at quite the same speed."""
+DAY_S: Final = 86_400
 MAX_NEWS: Final = 16
 """News values, the latest."""
 KEEP_NEWS_S: Final = 3 * 3600
@@ -68,13 +65,12 @@ class RelaysMet:
             return Given.NEVER
         return Given.TODAY if 0 <= now_s - given_s < OFFER_AGAIN_S else Given.BEFORE
 
-    def hours_to_read(self, address: RelayAddress, now_s: float) -> int:
-        """Return how many hours of arrivals to ask for: all, unless the relay is known by its key."""
+    def window(self, address: RelayAddress, now_s: float) -> Window:
+        """Return which arrivals to ask for: all, unless the relay is known by its key."""
         read_s = self._time_of(address, _COLLECTED) if address.pinned else None
-        if read_s is None or now_s < read_s:
-            return ALL_HOURS
-        since_hours = (now_s - read_s + MARGIN_S) / 3600
-        return next((hours for hours in HOURS_LADDER if since_hours <= hours), ALL_HOURS)
+        if read_s is None or not 0 <= now_s - read_s < DAY_S:
+            return Window.ALL
+        return Window.DAY
 
     def note_given(self, address: RelayAddress, now_s: float) -> None:
         """Note that this relay has been offered everything."""
