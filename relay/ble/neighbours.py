@@ -17,7 +17,7 @@ from relay.core.clock import jittered
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from relay.ble.gatt import Beacon
+    from relay.bluetooth.gatt import Beacon
 
 #: Relays heard and remembered, 600 bytes each. Whoever invents more makes us forget others at random, so that an
 #: honest relay, which keeps advertising, is found in proportion.

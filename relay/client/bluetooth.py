@@ -14,14 +14,14 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from relay.client.address import RelayAddress
-from relay.client.connection import Failure, RelayConnectionError
 from relay.core.errors import DecodeError
+from relay.links.address import RelayAddress
+from relay.links.client_session import Failure, RelayConnectionError
 
 if TYPE_CHECKING:
-    from relay.ble.bluez import Adapter, Bluez, Device
-    from relay.ble.dial import DialError, DialledRelay
-    from relay.ble.gatt import Beacon
+    from relay.bluetooth.bluez import Adapter, Bluez, Device
+    from relay.bluetooth.dial import DialError, DialledRelay
+    from relay.bluetooth.gatt import Beacon
 
 SCAN_S: Final = 8.0
 """Relays advertise about once a second, but not while they connect."""
@@ -115,8 +115,8 @@ class Bluetooth:
 
     async def _scan(self, timeout_s: float, settle_s: float) -> None:
         bluez, adapter = await self._open()
-        from relay.ble import gatt
-        from relay.ble.bluez import BluezError
+        from relay.bluetooth import gatt
+        from relay.bluetooth.bluez import BluezError
 
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
@@ -140,7 +140,7 @@ class Bluetooth:
     async def _open(self) -> "tuple[Bluez, Adapter]":
         """Return the bus and the adapter; RelayConnectionError with the remedy when there is none."""
         try:
-            from relay.ble.bluez import Bluez, BluezError, adapters
+            from relay.bluetooth.bluez import Bluez, BluezError, adapters
         except ModuleNotFoundError as error:
             raise self._unreachable("the Python package dbus-next is missing; install it (pip, extra ble)") from error
 
@@ -205,8 +205,8 @@ class Bluetooth:
 
     async def _visit(self, first: "_Request") -> "_Request | None":
         """Dial a relay and carry sessions until no more come; return the one that needs another connection."""
-        from relay.ble.bridge import splice
-        from relay.ble.dial import DialError
+        from relay.bluetooth.dial import DialError
+        from relay.bluetooth.splice import splice
 
         request: _Request | None = first
         try:
@@ -248,8 +248,8 @@ class Bluetooth:
 
     async def _dial_any(self, stack: contextlib.AsyncExitStack) -> "DialledRelay":
         """Dial who was heard, those first that never failed: anybody can advertise himself as a relay."""
-        from relay.ble import l2cap
-        from relay.ble.dial import DialError, DialFailure, dial
+        from relay.bluetooth import l2cap
+        from relay.bluetooth.dial import DialError, DialFailure, dial
 
         candidates = sorted(self._heard, key=lambda heard: self._failures.get(heard.device.path, 0))
         self._heard = []
@@ -281,7 +281,7 @@ class Bluetooth:
         return RelayConnectionError(Failure.UNREACHABLE, self._address, f"Bluetooth: {why}")
 
     def _dial_failed(self, error: "DialError") -> RelayConnectionError:
-        from relay.ble.dial import DialFailure
+        from relay.bluetooth.dial import DialFailure
 
         match error.failure:
             case DialFailure.BUSY:
@@ -320,8 +320,8 @@ class _Request:
 
 
 async def _look(bluez: "Bluez", adapter: "Adapter") -> list[HeardRelay]:
-    from relay.ble import gatt
-    from relay.ble.bluez import devices
+    from relay.bluetooth import gatt
+    from relay.bluetooth.bluez import devices
 
     found = []
     for device in devices(await bluez.objects(), adapter.path):

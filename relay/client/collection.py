@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from relay.client.connection import Connection, Incoming
 from relay.client.inbox import Inbox, Outcome
 from relay.client.worker import Worker
 from relay.core import session as s
 from relay.core.envelope import BUCKET_BITS, MAX_LIFETIME_HOURS, SIZES, decode_envelope, envelope_id
 from relay.core.errors import DecodeError
 from relay.core.messages import MAX_FETCH_IDS, Subscribe, Window
+from relay.links.client_session import Connection, Incoming
 
 FETCH_BYTES: Final = 1024 * 1024
 SLOW_FETCH_BYTES: Final = 48 * 1024

@@ -8,16 +8,16 @@ from dataclasses import replace
 
 import pytest
 
-from relay.client.address import parse_address
 from relay.client.body import text_body
-from relay.client.connection import Connection, Failure
 from relay.client.database import Database
 from relay.client.outbox import Outbox
 from relay.core import session as s
 from relay.core.codec import Writer
 from relay.core.envelope import EnvelopeType, Header, decode_envelope
-from relay.core.messages import ALL_HOURS, Hello, MessageType, Offer, Refusal, Role, Subscribe
+from relay.core.messages import Hello, MessageType, Offer, Refusal, Role, Subscribe, Window
 from relay.core.noise import KeyPair
+from relay.links.address import parse_address
+from relay.links.client_session import Connection, Failure
 from tests.client.online import FakeRelay, Holding, User
 
 PATIENCE_S = 1.0
@@ -274,7 +274,7 @@ def test_a_price_that_nobody_pays_leaves_the_envelope_as_it_is(alice, bob):  # n
 def test_messages_purges_and_each_prefix_go_in_sessions_of_their_own(alice, bob):
     class Crowded(Holding):
         # A lie: as if there were 2^200 envelopes to tell apart.
-        hello = Hello(role=Role.RELAY, durable=True, max_puts=2048, stored_log2=200)
+        hello = Hello(role=Role.RELAY, durable=True, max_puts=2048, prefix_bits=200)
 
         def offers(self):
             return []
@@ -303,7 +303,7 @@ def test_messages_purges_and_each_prefix_go_in_sessions_of_their_own(alice, bob)
     assert outcome.error is None
     asked = [[event for event in seen if isinstance(event, Subscribe)] for _, seen in relay.sessions]
     assert [len(each) for each in asked] == [1] * len(asked)
-    assert {each[0].prefix_bits for each in asked} == {8}
+    assert {each[0].prefix_bits for each in asked} == {5}
     prefixes = [each[0].prefix for each in asked]
     assert len(set(prefixes)) == len(prefixes) > 1
     keys = {session.peer_static for session, _ in relay.sessions}
@@ -315,7 +315,7 @@ def test_a_small_relay_is_told_nothing_of_the_bucket(bob):
     assert collect(bob, relay)[0].error is None
     ((_, seen),) = relay.sessions
     (asked,) = [event for event in seen if isinstance(event, Subscribe)]
-    assert (asked.prefix_bits, asked.prefix, asked.arrived_within_hours) == (0, 0, 0xFFFF)
+    assert (asked.prefix_bits, asked.prefix, asked.window) == (0, 0, Window.ALL)
 
 
 def test_a_relay_is_asked_for_less_again_only_if_its_key_is_known(alice, bob):
@@ -333,10 +333,10 @@ def test_a_relay_is_asked_for_less_again_only_if_its_key_is_known(alice, bob):
                 async with bob.client(address, clock=clock) as client:
                     (outcome,) = await client.collect()
                     assert outcome.error is None
-        return [event.arrived_within_hours for _, seen in relay.sessions for event in seen if type(event) is Subscribe]
+        return [event.window for _, seen in relay.sessions for event in seen if type(event) is Subscribe]
 
-    assert asyncio.run(hours(None)) == [ALL_HOURS] * 3
-    assert asyncio.run(hours(relay.static.public)) == [ALL_HOURS, 6, ALL_HOURS]
+    assert asyncio.run(hours(None)) == [Window.ALL] * 3
+    assert asyncio.run(hours(relay.static.public)) == [Window.ALL, Window.DAY, Window.ALL]
 
 
 def test_a_client_that_is_slow_to_take_makes_the_relay_wait(alice, bob):
