@@ -228,6 +228,7 @@ class Courier:
             cycling = tasks.create_task(self._cycle(address, reading.bits, others, on_trouble))
             window = await self._window(address, reading.bits, reading.today)
             caught_up = asyncio.Event()
+            full = collection.result.full
             try:
                 await collection.run(
                     connection,
@@ -240,7 +241,7 @@ class Courier:
             except RelayConnectionError as error:
                 # Told apart from the group, which is for what nobody expects.
                 failed = error
-            if caught_up.is_set() and not collection.result.full:
+            if caught_up.is_set() and collection.result.full == full:
                 await self._note_read(address, reading.bits, reading.today, window, began_s, self._clock())
             cycling.cancel()
         if failed is not None:

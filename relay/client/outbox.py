@@ -51,6 +51,8 @@ AGAIN_MIN_S: Final = 2 * 3600
 """The same bytes put twice tell a relay, or several, that both visits were one person's ..."""
 AGAIN_SPREAD_S: Final = 10 * 3600
 """... so between them lie random hours, whatever was acknowledged; within twelve the half of it is done."""
+MAX_AGAIN: Final = 4
+"""Messages put again at a time, of those that are due: sessions in a row are of one hand, and by radio take seconds."""
 MAX_WAIT_S: Final = AGAIN_MIN_S + AGAIN_SPREAD_S
 """Whatever waits for longer was noted by a clock that has been set back since."""
 MAX_PIECES_AGAIN: Final = 4
@@ -219,7 +221,7 @@ class Outbox:
         """Return the IDs of the envelopes to offer now; those of each list may go in one session.
 
         First what no relay has acknowledged yet: messages, those with few pieces first; receipts; purges. Then,
-        if `again`, what relays have had for hours, each message for itself, in random order; without
+        if `again`, some of what relays have had for hours, each message for itself, in random order; without
         `large_again` not the files that are on a relay's disk.
         """
         messages = self._database.rows(
@@ -244,7 +246,7 @@ class Outbox:
             new[its_kind].extend(row for row, acknowledged in rows if not acknowledged)
             old.append(array("q", (row for row, acknowledged in rows if acknowledged)))
         random.SystemRandom().shuffle(old)
-        return [ids for ids in (*new.values(), *old) if ids]
+        return [ids for ids in new.values() if ids] + [ids for ids in old if ids][:MAX_AGAIN]
 
     def load(self, ids: Iterable[int]) -> list[Pending]:
         """Return those of these envelopes that are still to be offered, in their order."""
