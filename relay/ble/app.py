@@ -18,16 +18,17 @@ from relay.ble.relayrun import Control
 from relay.ble.server import Server
 from relay.bluetooth import l2cap
 from relay.bluetooth.bluez import Bluez, BluezError
-from relay.config.ble import BleConfig
 from relay.core.errors import RelayError
 from relay.process import logs
 from relay.process.notify import Notifier, run_watchdog
 from relay.process.progress import Progress
 from relay.process.reports import REPORT_LEAST_S, Component, Reporter
+from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from relay.config.ble import BleConfig
     from relay.config.file import Config
     from relay.process.reports import NewsForBle
 
@@ -44,8 +45,7 @@ class NoBusError(RelayError):
 def run(config: Config) -> int:
     """Run until SIGTERM or SIGINT; return the exit code. Raise NoBusError."""
     logs.setup(config.log.level)
-    ble = config.others.get("ble")
-    settings = ble if isinstance(ble, BleConfig) else BleConfig()
+    settings = config.ble
     if not settings.enabled:
         # A service that ends before it was ready has failed, and would be started again.
         Notifier(os.environ).ready("disabled in the configuration")
@@ -96,7 +96,7 @@ async def _serve(config: Config, settings: BleConfig, environ: Mapping[str, str]
 
         control = Control(path=config.unix.path, reporter=reporter, on_news=on_news, random=random.random)
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 work = [
                     tasks.create_task(_serve_channels(server)),
                     tasks.create_task(control.run()),

@@ -15,6 +15,7 @@ from relay.bluetooth.slot_frames import CloseReason, Kind, decode_frame
 from relay.bluetooth.slots import Slot
 from relay.bluetooth.stream import ChannelStream, SlotStream
 from relay.core.errors import DecodeError
+from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
     import socket
@@ -65,7 +66,7 @@ class Server:
         self._places: dict[str, _Place] = {}
         self._channels: dict[str, ChannelStream] = {}
         self._dialled: set[Stream] = set()
-        self._tasks: asyncio.TaskGroup | None = None
+        self._tasks: TaskGroup | None = None
         self._psm = 0
         #: Names of the adapters that serve, by their identity addresses.
         self.adapters: dict[str, str] = {}
@@ -91,7 +92,7 @@ class Server:
         """Accept channels from ``listener``, which is bound to ``psm``, and serve until cancelled; closes it."""
         try:
             self._psm = psm
-            async with asyncio.TaskGroup() as self._tasks:
+            async with TaskGroup() as self._tasks:
                 await self._accept(listener)
         finally:
             self._tasks = None

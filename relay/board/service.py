@@ -12,7 +12,6 @@ import signal
 from typing import TYPE_CHECKING, Final
 
 from relay.appliance.apply import BootPartitionError
-from relay.appliance.names import NOTICES
 from relay.board.button import Button, Press
 from relay.board.inputs import Inputs
 from relay.board.light import PATTERNS, Code, foremost
@@ -21,17 +20,17 @@ from relay.board.report import Writing, status_text
 from relay.board.server import BoardServer
 from relay.board.sysfs import SYS, Led, find_led, is_undervoltage
 from relay.board.verbs import Verb
-from relay.control.notices import Notice, NoticeCode, encode_notices, read_notices
+from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices, read_notices
 from relay.process import logs
 from relay.process.notify import Notifier
 from relay.process.reports import Component, Reporter
+from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from relay.board.evdev import KeyEvent
     from relay.board.machine import Machine
-    from relay.config.board import BoardConfig
     from relay.config.file import Config
 
 logger = logging.getLogger(__name__)
@@ -62,21 +61,20 @@ class Board:
         self,
         *,
         config: Config,
-        board: BoardConfig,
         machine: Machine,
         socket: Path,
         notices: Path = NOTICES[0],
         sys: Path = SYS,
     ) -> None:
         self._config = config
-        self._board = board
+        self._board = config.board
         self._machine = machine
         self._socket = socket
         self._sys = sys
         self._own_notices_file = socket.with_name(NOTICES[1].name)
         self._start_notices = notices
         self._reporter = Reporter(Component.BOARD)
-        self._button = Button(board.panic_hold_s)
+        self._button = Button(self._board.panic_hold_s)
         self._timer: asyncio.TimerHandle | None = None
         self._relay_codes = {Code.STARTING}
         self._own_codes: set[Code] = set()
@@ -92,7 +90,7 @@ class Board:
         loop = asyncio.get_running_loop()
         inputs = Inputs(loop, self._on_key, self._on_gone)
         try:
-            async with BoardServer(self._socket, self._perform, self._on_refused), asyncio.TaskGroup() as tasks:
+            async with BoardServer(self._socket, self._perform, self._on_refused), TaskGroup() as tasks:
                 self._reporter.up = True
                 tasks.create_task(self._shine())
                 # First: what was wrong from the start is written to the card at once.
@@ -299,12 +297,12 @@ async def serve(board: Board) -> None:
         await running
 
 
-def run(config: Config, board: BoardConfig, machine: Machine, socket: Path) -> int:
+def run(config: Config, machine: Machine, socket: Path) -> int:
     """Run until told to end; return the exit status."""
     logs.setup(config.log.level)
-    asyncio.run(_run(config, board, machine, socket))
+    asyncio.run(_run(config, machine, socket))
     return 0
 
 
-async def _run(config: Config, board: BoardConfig, machine: Machine, socket: Path) -> None:
-    await serve(Board(config=config, board=board, machine=machine, socket=socket))
+async def _run(config: Config, machine: Machine, socket: Path) -> None:
+    await serve(Board(config=config, machine=machine, socket=socket))

@@ -43,6 +43,7 @@ from relay.client.seal import LIFETIMES_DAYS, PRICE_LADDER
 from relay.client.worker import Worker
 from relay.links.address import RelayAddress
 from relay.links.client_session import RelayConnectionError
+from relay.process.tasks import TaskGroup
 
 PATIENCE_S: Final = 60.0
 """How long a relay may owe an answer, and how long a broken connection is tried again without any progress."""
@@ -320,7 +321,7 @@ class Client:
         again; `on_trouble` hears of each failure.
         """
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 tasks.create_task(self._keep_delivering(on_trouble))
                 for address in self.finder.named or (None,):
                     tasks.create_task(self._keep_following(address, on_trouble))
@@ -380,7 +381,7 @@ class Client:
         Also False when one of them expires or is purged meanwhile. What else comes is received as usual.
         """
         try:
-            async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as tasks:
+            async with asyncio.timeout(timeout_s), TaskGroup() as tasks:
                 following = tasks.create_task(self.follow(on_trouble))
                 all_received = await self._watch(message_ids)
                 following.cancel()
@@ -431,7 +432,7 @@ async def _each(
             return RelayOutcome(address=addresses[index], error=error)
 
     try:
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             running = [tasks.create_task(one(index)) for index in range(len(addresses))]
     except BaseExceptionGroup as group:
         raise _first(group) from None

@@ -25,6 +25,7 @@ from relay.core.envelope import BUCKET_BITS
 from relay.core.messages import Window
 from relay.links.address import RelayAddress
 from relay.links.client_session import Connection, Failure, RelayConnectionError
+from relay.process.tasks import TaskGroup
 
 FIRST_RETRY_S: Final = 0.5
 MAX_RETRY_S: Final = 10.0
@@ -220,7 +221,7 @@ class Courier:
         loop = asyncio.get_running_loop()
         failed: RelayConnectionError | None = None
         collection = self._following.setdefault(address, self._collection())
-        async with await self._finder.connect(address) as connection, asyncio.TaskGroup() as tasks:
+        async with await self._finder.connect(address) as connection, TaskGroup() as tasks:
             on_open()
             reading = self._reading(connection)
             others = [prefix for prefix in reading.prefixes if prefix != reading.today]

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Errors of the client whose text a user reads: each says what to do."""
 
-from relay.core.errors import RelayError
+from relay.links.errors import ClientError
 
-
-class ClientError(RelayError):
-    """Something the user can put right; the text says how."""
+__all__ = ["CardError", "ClientError", "ContactError", "DatabaseError", "PrivateFileError", "SendError"]
 
 
 class PrivateFileError(ClientError):

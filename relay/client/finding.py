@@ -12,7 +12,8 @@ from typing import Final
 
 from relay.client.bluetooth import Bluetooth
 from relay.client.errors import ClientError
-from relay.links.address import DEFAULT_PORT, RelayAddress
+from relay.config.settings import DEFAULT_PORT
+from relay.links.address import RelayAddress
 from relay.links.client_session import Connection, Failure, RelayConnectionError
 
 SERVICE_TYPE: Final = "_mesh-relay._tcp.local."

@@ -207,7 +207,6 @@ class Intake:
         if pending.first_seq:
             self._log.commit(pending.first_seq, pending.last_seq)
             self._stats.add(Total.ACCEPTED, pending.accepted)
-            self._note_candidates(pending)
         return self._settle(pending)
 
     def _adapt(self, since: float, now: float) -> None:
@@ -224,16 +223,6 @@ class Intake:
             return
         self._adapted_at = now
         self._peak_bytes = self.pending_bytes
-
-    def _note_candidates(self, pending: PendingBatch) -> None:
-        if not self._admission.has_candidates:
-            return
-        for seq, *_ in pending.batch.inserts:
-            entry = self._log.entry(seq)
-            if entry is not None and entry.state is EntryState.HELD:
-                self._admission.committed(
-                    seq=seq, price=entry.price, expiry_hour=entry.header.expiry_hour, interface=entry.interface
-                )
 
     def commit_failed(self, pending: PendingBatch, now: float) -> list[tuple[Link, int | None]]:
         """Nothing of the batch is stored; return whom to tell. Admits nothing until :meth:`reload`, and a while."""
@@ -254,7 +243,6 @@ class Intake:
     def reload(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool]]) -> None:
         """Forget what was never stored: read everything from the store again."""
         self._log.reload(rows)
-        self._admission.forget_candidates()
         # Found in the log as it was; what is due will be found again.
         self.pending.batch.drop_bodies, self.pending.batch.forget = [], []
         self._stale = False

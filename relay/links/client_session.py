@@ -13,17 +13,15 @@ import secrets
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Self, cast
+from typing import Final, Protocol, Self, cast
 
-from relay.client.errors import ClientError
+from relay.config.settings import DEFAULT_PORT
 from relay.core import session as s
 from relay.core.messages import Ack, Goodbye, Hello, Refused, Role, Subscribe
 from relay.core.session import Session, State
 from relay.core.stats import HandshakeFailure, Reason, SessionError
 from relay.links.address import RelayAddress
-
-if TYPE_CHECKING:
-    from relay.client.bluetooth import Bluetooth
+from relay.links.errors import ClientError
 
 CONNECT_TIMEOUT_S: Final = 10.0
 MAX_UNANSWERED_BYTES: Final = 2 * 1024 * 1024
@@ -76,6 +74,16 @@ class RelayConnectionError(ClientError):
         return self.failure in RETRYABLE
 
 
+class Bearer(Protocol):
+    """What brings a stream to a relay where there is no address for it: Bluetooth."""
+
+    async def open(self) -> socket.socket:
+        """Return a stream to a relay in reach; RelayConnectionError."""
+
+    def avoid(self) -> None:
+        """Note that whoever the last stream led to is no relay that can be used."""
+
+
 class Connection:
     """An open session. Made by `open`; an async context manager that says goodbye at the end."""
 
@@ -94,7 +102,7 @@ class Connection:
 
     @classmethod
     async def open(
-        cls, address: RelayAddress, *, secret: bytes | None = None, bluetooth: "Bluetooth | None" = None
+        cls, address: RelayAddress, *, secret: bytes | None = None, bluetooth: "Bearer | None" = None
     ) -> Self:
         """Connect and shake hands; RelayConnectionError when that fails.
 
@@ -419,7 +427,7 @@ _TURNED_AWAY: Final = (
 )
 _NOT_A_RELAY: Final = (
     Failure.NOT_A_RELAY,
-    "does not speak the relays' protocol, so it is something else; check host and port (relays have 4270)",
+    f"does not speak the relays' protocol, so it is something else; check host and port (relays have {DEFAULT_PORT})",
 )
 _NOT_UNDERSTOOD: Final = (
     Failure.MISBEHAVED,

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from relay.config import paths
-from relay.config.net import NetConfig
 from relay.core.errors import DecodeError
 from relay.net import changes
 from relay.net.bridge import Bridge
@@ -28,6 +27,7 @@ from relay.net.rtnetlink import Links
 from relay.net.undo import undo
 from relay.process import logs
 from relay.process.notify import Notifier
+from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -40,12 +40,6 @@ logger = logging.getLogger(__name__)
 SYSTEM_FOLDER: Final = Path("/run/mesh-relay-net")
 #: How often the service manager is told how it goes; a third of the watchdog's time, where it has one.
 _STATUS_S: Final = 20.0
-
-
-def net_config(config: Config) -> NetConfig:
-    """The section [net], or its defaults."""
-    section = config.others.get("net")
-    return section if isinstance(section, NetConfig) else NetConfig()
 
 
 def link_socket(config: Config, environ: Mapping[str, str]) -> Path:
@@ -123,7 +117,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
     outcome = await undo(record, runtime)
     for problem in outcome.problems:
         logger.warning("could not put back what an earlier run has changed: %s", problem)
-    net = net_config(config)
+    net = config.net
     reporting = Reporting(ports=len(net.bridge))
     reporting.count("restored", outcome.restored)
     try:
@@ -135,7 +129,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
             if net.bridge:
                 work.append(Bridge(machine).run(random.random))
             notifier.ready("joining")
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 tasks = [group.create_task(part) for part in work]
                 await stopping.wait()
                 notifier.stopping()

@@ -30,6 +30,7 @@ from relay.process import logs
 from relay.process.notify import Notifier, run_watchdog
 from relay.process.progress import Progress
 from relay.process.supervisor import supervise
+from relay.process.tasks import TaskGroup
 from relay.run.engine import Engine
 from relay.run.history import History
 from relay.run.keyfile import load_or_make_key
@@ -108,7 +109,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
         links = _make_links(config, on_listening)
         if not config.tcp.enabled:
             on_listening(config.tcp.port)
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             work = [tasks.create_task(_supervised(link, kind, engine)) for link, kind in links]
             work.append(tasks.create_task(run_watchdog(notifier, progress, on_tick)))
             await stopping.wait()

@@ -95,8 +95,7 @@ def run(place):
 
         async def serve():
             made = Board(
-                config=place.config,
-                board=board,
+                config=replace(place.config, board=board),
                 machine=machine,
                 socket=place.socket,
                 notices=place.notices,
