@@ -205,7 +205,8 @@ class _Reading:
         self.brought = brought
         self.has_all_offers = False
         self.unwanted = 0
-        self.is_slow = connection.hello.slow
+        # By what we know ourselves: a relay on a cable that says so would see which visits were ours.
+        self.is_slow = connection.address.is_bluetooth
         # What continues a broken session on a fast link names what is missing, not what there was before the visit.
         self.is_by_offers = self.is_slow or bool(brought)
         self._wanted: dict[int, deque[bytes]] = {size: deque() for size in SIZES}

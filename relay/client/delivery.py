@@ -110,7 +110,7 @@ class Delivery:
                 loaded = await self._worker.run(self._outbox.load, batch)
                 # What was received, purged or has expired meanwhile is no longer offered.
                 self.result.envelopes -= len(batch) - len(loaded)
-                if connection.hello.slow:
+                if connection.address.is_bluetooth:
                     await self._worker.run(self._note_own, loaded)
                 self._loaded.extend(loaded)
                 continue

@@ -19,7 +19,7 @@ from relay.core.noise import KeyPair
 from relay.core.session import State
 from relay.links.address import parse_address
 from relay.links.client_session import Connection, Failure
-from tests.client.online import FakeRelay, Holding, User, offer_of
+from tests.client.online import FakeRelay, Holding, Sockets, User, client_of, offer_of
 
 PATIENCE_S = 1.0
 #: Over a radio a client asks for what it does not have, by name.
@@ -57,12 +57,19 @@ def collect(user, relay, patience_s=PATIENCE_S):
         async with (
             asyncio.timeout(HANG_S),
             relay.serving() as address,
-            user.client(address, patience_s=patience_s) as client,
+            _client_of(user, address, relay.hello, patience_s) as client,
         ):
             (outcome,) = await client.collect()
             return outcome, await user.texts(client)
 
     return asyncio.run(run())
+
+
+def _client_of(user, address, hello, patience_s):
+    """By radio if the relay says that it is slow: here that is a socket, too."""
+    if hello.slow:
+        return client_of(user, Sockets(int(address.rpartition(":")[2])), "ble", patience_s=patience_s)
+    return user.client(address, patience_s=patience_s)
 
 
 def send(user, relay, *texts, pieces=0):

@@ -3,6 +3,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -75,13 +76,16 @@ def other_phone(user, folder):
     return other
 
 
-def test_visits_in_the_same_window_are_the_same_whatever_went_before(tmp_path, alice, bob):
+@pytest.mark.parametrize("says_slow", [False, True])
+def test_visits_in_the_same_window_are_the_same_whatever_went_before(tmp_path, alice, bob, says_slow):
     """Two phones: one has read all that is there, wrote, and owes receipts; the other came once, to an empty relay."""
     fresh = other_phone(bob, tmp_path / "other")
     strangers = [User(tmp_path / "strangers", f"{number}") for number in range(20)]
 
     async def run():
         relay = Logging()
+        # On a cable nobody believes that.
+        relay.hello = replace(relay.hello, slow=says_slow)
         async with relay.serving() as address:
             await visit(fresh, address, at_s=0)
             first = relay.transcripts()
