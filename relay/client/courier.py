@@ -33,7 +33,6 @@ CYCLE_S: Final = 240.0
 """How often the buckets of other days are read while following today's; give or take a quarter."""
 HANDOVER_SPREAD_S: Final = 600.0
 """After midnight, in which clients go over to the new day's bucket: at once, it would tell their clocks apart."""
-_DAY_S: Final = 86_400
 _HOUR_S: Final = 3600
 
 
@@ -225,7 +224,7 @@ class Courier:
             on_open()
             reading = self._reading(connection)
             others = [prefix for prefix in reading.prefixes if prefix != reading.today]
-            until = loop.time() + _DAY_S - began_s % _DAY_S + self._draw.uniform(0, HANDOVER_SPREAD_S)
+            until = loop.time() + DAY_S - began_s % DAY_S + self._draw.uniform(0, HANDOVER_SPREAD_S)
             cycling = tasks.create_task(self._cycle(address, reading.bits, others, on_trouble))
             window = await self._window(address, reading.bits, reading.today)
             caught_up = asyncio.Event()
