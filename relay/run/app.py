@@ -150,7 +150,6 @@ def _make_node(config: Config, store: Store, now: float) -> Node:
         clock=Clock(
             now=now,
             build_hour=build_hour(),
-            saved_hour=state.get("floor_hour", 0),
             residence_s=float(state.get("residence_s", 0)),
         ),
         stats=Stats(),
