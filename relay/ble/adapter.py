@@ -12,6 +12,7 @@ from relay.ble.bluez import ADAPTER, DEVICE, Added, BluezError, Changed, Removed
 from relay.ble.central import run_central
 from relay.ble.epoch import Epoch
 from relay.ble.gatt import make_beacon
+from relay.ble.phase import Change, Phase, after
 from relay.core.news import SALT_BYTES
 from relay.service.supervisor import Backoff
 
@@ -77,7 +78,7 @@ class Adapter:
     ) -> None:
         """Make an adapter that is lost until it works.
 
-        ``random`` returns floats in [0, 1), ``random_bytes`` what nobody can guess;
+        ``random`` returns floats in [0, 1), ``random_bytes`` bytes, both such as nobody can guess;
         ``on_state`` hears True when the adapter works, and False when it was lost.
         """
         self.info = info
@@ -85,8 +86,6 @@ class Adapter:
         self.max_neighbours = max_neighbours
         self.news: NewsForBle | None = None
         self.salt: bytes | None = None
-        #: Whether it does its work now; silence between two epochs is part of that.
-        self.is_up = False
         self.relays_heard = 0
         self.neighbours = 0
         self._server = server
@@ -95,17 +94,23 @@ class Adapter:
         self._random = random
         self._random_bytes = random_bytes
         self._on_state = on_state
-        self._is_lost = True
-        self._epoch = self._new_epoch()
-        self._is_known_age = False
+        self._phase = Phase.LOST
+        #: None: nobody knows how old the address is.
+        self._epoch: Epoch | None = None
+        #: What bluetoothd says.
         self._is_powered = False
         self._power_changed = asyncio.Event()
         self._wake = asyncio.Event()
-        self._needs_refresh = False
+        #: None: nothing is registered; empty: something is, which has to be told anew.
         self._advertised: bytes | None = None
         self._waiting: set[asyncio.Future[None]] = set()
         self._connected: dict[str, float] = {}
         self._dialling: set[str] = set()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it does its work now."""
+        return self._phase is Phase.UP
 
     # -- CentralHost --------------------------------------------------------------
 
@@ -151,14 +156,14 @@ class Adapter:
         self._advertised = None
         self._connected.clear()
         self._dialling.clear()
-        self._is_known_age = self._server.has_channels(self.info.path)
+        if not self._server.has_channels(self.info.path):
+            self._epoch = None
 
     def unplugged(self) -> None:
         """The adapter is gone, and with it its address."""
-        self._lose()
+        self._change(Change.LOST)
         self._advertised = None
         self._epoch = self._new_epoch()
-        self._is_known_age = True
 
     async def run(self, air: Air) -> None:
         """Serve until cancelled, through all that happens to the adapter; raise BluezError without bluetoothd."""
@@ -174,18 +179,18 @@ class Adapter:
                 except* PoweredOffError:
                     logger.info("adapter %s was switched off", self.info.name)
                     # Switching it on makes a new address.
-                    self._epoch, self._is_known_age = self._new_epoch(), True
+                    self._epoch = self._new_epoch()
+                    self._change(Change.LOST)
                 finally:
-                    self.is_up = False
+                    self._change(Change.STOPPED)
                     self._set_salt(None)
                 self._advertised = None
-                self._lose()
                 await asyncio.sleep(backoff.next(ran_s=loop.time() - began))
 
-    def _lose(self) -> None:
-        if not self._is_lost:
-            self._is_lost = True
-            self._on_state(False)
+    def _change(self, change: Change) -> None:
+        before, self._phase = self._phase, after(self._phase, change)
+        if (before is Phase.LOST) != (self._phase is Phase.LOST):
+            self._on_state(before is Phase.LOST)
 
     async def _look(self) -> None:
         """Learn the adapter's state, which from then on is followed."""
@@ -215,12 +220,12 @@ class Adapter:
         # Privacy is bluetoothd's business; what it says of the adapter is ours.
         for name, value in (("Alias", ALIAS), ("Discoverable", False), ("Pairable", False)):
             await self._set(name, value)
-        if not self._is_known_age and not self._connected:
-            # Nobody knows how old the address is; this makes a new one.
-            await self._set("Powered", value=False)
-            await self._set("Powered", value=True)
+        if self._epoch is None:
+            if not self._connected:
+                # This makes a new address.
+                await self._set("Powered", value=False)
+                await self._set("Powered", value=True)
             self._epoch = self._new_epoch()
-        self._is_known_age = True
         self._is_powered = True
         self._power_changed.clear()
 
@@ -241,9 +246,7 @@ class Adapter:
             except Exception as error:
                 self._reporter.count("gatt_failed")
                 raise PoweredOffError from error
-            if self._is_lost:
-                self._is_lost = False
-                self._on_state(True)
+            self._change(Change.SERVED)
             tasks.create_task(self._advertise(air))
             tasks.create_task(self._run_central())
             tasks.create_task(self._end_idle())
@@ -267,22 +270,24 @@ class Adapter:
         while True:
             self._wake.clear()
             now = loop.time()
-            if now >= self._epoch.over_at(now):
-                self._epoch = self._new_epoch()
+            epoch = self._epoch or self._new_epoch()
+            if now >= epoch.over_at(now):
+                epoch = self._new_epoch()
                 self._reporter.count("rotations")
-            until = self._epoch.silent_at(now)
+            self._epoch = epoch
+            until = epoch.silent_at(now)
             if now >= until:
-                until = self._epoch.over_at(now)
+                until = epoch.over_at(now)
                 await self._be_silent(air)
             elif self.news is None:
                 await self._be_silent(air)
-            elif not await self._be_heard(air, self.news):
+            elif not await self._be_heard(air, self.news, epoch):
                 until = min(until, now + backoff.next(ran_s=0.0))
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(until):
                     await self._wake.wait()
 
-    async def _be_heard(self, air: Air, news: NewsForBle) -> bool:
+    async def _be_heard(self, air: Air, news: NewsForBle, epoch: Epoch) -> bool:
         """Advertise; False when that did not work."""
         salt = self.salt or self._random_bytes(SALT_BYTES)
         beacon = make_beacon(news.news, salt).encode()
@@ -293,15 +298,14 @@ class Adapter:
             except Exception as error:  # noqa: BLE001 - of D-Bus, of which there are many
                 logger.warning("adapter %s does not advertise (%s)", self.info.name, type(error).__name__)
                 self._reporter.count("advertise_failed")
-                self.is_up = False
+                self._change(Change.ADVERTISE_FAILED)
                 return False
-            self._epoch.began(asyncio.get_running_loop().time())
+            epoch.began(asyncio.get_running_loop().time())
             self._set_salt(salt)
-        elif beacon != self._advertised or self._needs_refresh:
+        elif beacon != self._advertised:
             air.refresh(self.info.path, beacon)
-        self._needs_refresh = False
         self._advertised = beacon
-        self.is_up = True
+        self._change(Change.ADVERTISED)
         return True
 
     async def _be_silent(self, air: Air) -> None:
@@ -315,11 +319,12 @@ class Adapter:
                 self._reporter.count("dbus_errors")
 
     def _refresh(self) -> None:
-        self._needs_refresh = True
+        if self._advertised is not None:
+            self._advertised = b""
         self._wake.set()
 
     def _new_epoch(self) -> Epoch:
-        return Epoch(rotation_s=self._rotation_s)
+        return Epoch(rotation_s=self._rotation_s, random=self._random)
 
     def _set_salt(self, salt: bytes | None) -> None:
         if salt != self.salt:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import secrets
 import signal
 from typing import TYPE_CHECKING, Final
@@ -63,6 +62,8 @@ async def _serve(config: Config, settings: BleConfig, environ: Mapping[str, str]
     notifier = Notifier(environ)
     reporter = Reporter(Component.BLE)
     progress = Progress(loop.time)
+    # Of some of it depends whether a listener knows our address again.
+    random = secrets.SystemRandom().random
     try:
         opened = await Bluez.open()
     except BluezError as error:
@@ -76,7 +77,7 @@ async def _serve(config: Config, settings: BleConfig, environ: Mapping[str, str]
             bluez=bluez,
             glib=glib,
             reporter=reporter,
-            random=random.random,
+            random=random,
             random_bytes=secrets.token_bytes,
         )
         server = Server(
@@ -93,7 +94,7 @@ async def _serve(config: Config, settings: BleConfig, environ: Mapping[str, str]
                 server.is_open = True
             radio.tell_news(news)
 
-        control = Control(path=config.unix.path, reporter=reporter, on_news=on_news, random=random.random)
+        control = Control(path=config.unix.path, reporter=reporter, on_news=on_news, random=random)
         try:
             async with asyncio.TaskGroup() as tasks:
                 work = [
