@@ -49,7 +49,7 @@ LEAST_EQUAL: Final = 4
 #: A repetition less likely than that is none of chance: one false alarm in a thousand captures.
 CHANCE: Final = 0.001
 #: ... and so for times, which are not as independent of each other as is computed with.
-RHYTHM_CHANCE: Final = 1e-5
+RHYTHM_CHANCE: Final = 1e-4
 
 
 class Field(enum.StrEnum):
