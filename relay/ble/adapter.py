@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -33,9 +34,12 @@ ALIAS: Final = "relay"
 POWER_RETRY_S: Final = 5.0
 #: From a connection, which ends advertising, to advertising again; measured, at once is too soon.
 REARM_S: Final = 0.2
-#: A controller holds few connections: one that carries no stream for so long is ended.
+#: A controller holds few connections, the least of them seven: one that carries no stream for so long is ended ...
 IDLE_S: Final = 30.0
-_IDLE_CHECK_S: Final = 10.0
+#: ... and sooner where there are more than so many. Connecting and discovering services takes 3 s, as measured.
+MOST_IDLE: Final = 3
+CROWDED_IDLE_S: Final = 8.0
+_IDLE_CHECK_S: Final = 2.0
 #: BlueZ answers within a fraction of a second, unless it hangs.
 REGISTER_TIMEOUT_S: Final = 10.0
 
@@ -145,6 +149,11 @@ class Adapter:
 
     # -- its life -------------------------------------------------------------------
 
+    def hang_up(self, device: str) -> None:
+        """End a connection, which no stream uses any more."""
+        if device in self._connected:
+            self._connected[device] = -math.inf
+
     def tell_news(self, news: NewsForBle | None) -> None:
         """Advertise this from now on; None: nothing, since nobody could be served."""
         self.news = news
@@ -164,6 +173,7 @@ class Adapter:
         self._change(Change.LOST)
         self._advertised = None
         self._epoch = self._new_epoch()
+        self._only_connected({})
 
     async def run(self, air: Air) -> None:
         """Serve until cancelled, through all that happens to the adapter; raise BluezError without bluetoothd."""
@@ -197,7 +207,12 @@ class Adapter:
         loop = asyncio.get_running_loop()
         objects = await self.bluez.objects()
         self._is_powered = any(item.path == self.info.path and item.is_powered for item in adapters(objects))
-        self._connected = {item.path: loop.time() for item in devices(objects, self.info.path) if item.is_connected}
+        self._only_connected({item.path: loop.time() for item in devices(objects, self.info.path) if item.is_connected})
+
+    def _only_connected(self, connected: dict[str, float]) -> None:
+        for device in self._connected.keys() - connected.keys():
+            self._server.disconnected(device)
+        self._connected = connected
 
     async def _power_on(self) -> None:
         is_blocked = False
@@ -359,10 +374,20 @@ class Adapter:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_IDLE_CHECK_S)
+            now = loop.time()
             for device in self._connected:
-                if self._server.uses(device) or device in self._dialling:
-                    self._connected[device] = loop.time()
-            idle = [device for device, since in self._connected.items() if loop.time() - since >= IDLE_S]
+                if self._server.carries(device) or device in self._dialling:
+                    self._connected[device] = now
+            idle = sorted(
+                (device for device, since_s in self._connected.items() if since_s < now),
+                key=self._connected.__getitem__,
+            )
+            crowd = len(idle) - MOST_IDLE
+            idle = [
+                device
+                for index, device in enumerate(idle)
+                if now - self._connected[device] >= (CROWDED_IDLE_S if index < crowd else IDLE_S)
+            ]
             if not idle:
                 continue
             for known in devices(await self.bluez.objects(), self.info.path):

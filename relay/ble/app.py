@@ -85,6 +85,7 @@ async def _serve(config: Config, settings: BleConfig, environ: Mapping[str, str]
             socket_path=config.unix.path,
             reporter=reporter,
             notify=radio.notify,
+            hang_up=radio.hang_up,
         )
 
         def on_news(news: NewsForBle | None) -> None:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who is served: channels and slots of phones and of relays that dialled us, each with a stream to `relay run`."""
+"""Who is served: channels and slots of phones and of relays that dialled us, each with a stream to `relay run`.
+
+Phones and relays have places of their own. When all of a kind are taken, whoever has been silent for longest gives
+way to a newcomer, or else whoever has been there for long.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from relay.ble import bridge, l2cap
 from relay.ble.frames import CloseReason, Kind, decode_frame
-from relay.ble.gatt import INFO_UUID, NO_SLOT, SLOT_UUID, SLOTS, Info, frame_bytes
+from relay.ble.gatt import INFO_UUID, NO_SLOT, RELAY_INFO_UUID, SLOT_UUID, SLOTS, Info, frame_bytes
 from relay.ble.slots import Slot
 from relay.ble.stream import ChannelStream, SlotStream
 from relay.core.errors import DecodeError
@@ -31,6 +35,14 @@ OPEN_TIMEOUT_S: Final = 15.0
 #: A central opens a stream on its slot no more often: each is a session of `relay run`.
 #: One that is in a hurry repeats its OPEN.
 REOPEN_S: Final = 0.2
+#: Places for relays that dial us, beside those for phones: 40 kB each, as those have.
+RELAY_PLACES: Final = 4
+#: Who has been silent for so long gives way when there is no place left: no phone is, in the few seconds of a visit.
+SILENT_S: Final = 10.0
+#: Fewer bytes, both ways together, are silence: a PING and its answer have 60, the smallest envelope 256.
+LEAST_BYTES: Final = 200
+#: ... and so does who has been there for so long, however much it says; what it has not got it comes back for.
+LONG_S: Final = 120.0
 #: After an error that accepting again at once would repeat.
 ACCEPT_PAUSE_S: Final = 1.0
 
@@ -46,6 +58,24 @@ class _Place:
     began_s: float | None = None
 
 
+class _Visitor:
+    """A stream, and when it was last of use."""
+
+    __slots__ = ("_bytes", "heard_s", "stream")
+
+    def __init__(self, stream: Stream, now: float) -> None:
+        self.stream = stream
+        self.heard_s = now
+        self._bytes = 0
+
+    def moved(self, size_bytes: int, now: float) -> None:
+        """Note bytes that came or went."""
+        self._bytes += size_bytes
+        if self._bytes >= LEAST_BYTES:
+            self._bytes = 0
+            self.heard_s = now
+
+
 class Server:
     """The places for clients, over all adapters. Devices are named by the paths of BlueZ's objects."""
 
@@ -56,12 +86,25 @@ class Server:
         socket_path: Path,
         reporter: Reporter,
         notify: Callable[[int, list[bytes]], None],
+        hang_up: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """``socket_path``: link.sock of `relay run`; ``notify`` sends values by the TX of a slot."""
+        """``socket_path``: link.sock of `relay run`; ``notify`` sends values by the TX of a slot.
+
+        ``hang_up`` ends the connection of a device that gave way, lest it be back before who comes.
+        """
         self._max_clients = max_clients
         self._socket_path = socket_path
         self._reporter = reporter
         self._notify = notify
+        self._hang_up = hang_up
+        #: Those connected that came as relays, as far as they still have a connection.
+        self._relays: set[str] = set()
+        #: Those connected that gave way, and get no place any more.
+        self._leaving: set[str] = set()
+        #: When those connected first had a place.
+        self._came: dict[str, float] = {}
+        #: Those with a stream, by device.
+        self._visitors: dict[str, _Visitor] = {}
         self._places: dict[str, _Place] = {}
         self._channels: dict[str, ChannelStream] = {}
         self._dialled: set[Stream] = set()
@@ -72,14 +115,54 @@ class Server:
         #: Whether `relay run` is there.
         self.is_open = False
 
-    @property
-    def is_full(self) -> bool:
-        """Whether another client would be turned away."""
-        return not self.is_open or len(self._places) + len(self._channels) >= self._max_clients
+    def is_busy_for(self, device: str) -> bool:
+        """Whether a device would be turned away."""
+        rivals = self._rivals(device)
+        is_welcome = self.is_open and device not in self._leaving
+        return not is_welcome or (bool(rivals) and self._who_gives_way(rivals) is None)
 
     def uses(self, device: str) -> bool:
         """Whether a device has a place here."""
         return device in self._places or device in self._channels
+
+    def carries(self, device: str) -> bool:
+        """Whether a device has a stream: a slot alone is none."""
+        return device in self._visitors
+
+    def _rivals(self, device: str) -> list[str]:
+        """Devices with a place of the kind that this one needs, if all of these are taken."""
+        is_relay = device in self._relays
+        alike = [other for other in (*self._places, *self._channels) if (other in self._relays) is is_relay]
+        return alike if len(alike) >= (RELAY_PLACES if is_relay else self._max_clients) else []
+
+    def _who_gives_way(self, rivals: list[str]) -> str | None:
+        """Return who has been silent for longest, or was there for longest, if that is long enough."""
+        now = asyncio.get_running_loop().time()
+        # Whoever has a slot and no stream says nothing.
+        silent = [(self._visitors[one].heard_s if one in self._visitors else self._came[one], one) for one in rivals]
+        there = [(self._came[one], one) for one in rivals]
+        for (since_s, other), long_s in ((min(silent), SILENT_S), (min(there), LONG_S)):
+            if now - since_s >= long_s:
+                return other
+        return None
+
+    def _make_room(self, rivals: list[str]) -> bool:
+        """Have one of these give way, if there are any; False if nobody does."""
+        if not rivals:
+            return True
+        other = self._who_gives_way(rivals)
+        if other is None:
+            return False
+        self._reporter.count("gave_way")
+        self._leaving.add(other)
+        visitor = self._visitors.get(other)
+        self._free_slot(other)
+        if (channel := self._channels.pop(other, None)) is not None:
+            channel.close()
+        if visitor is not None:
+            visitor.stream.close()
+        self._hang_up(other)
+        return True
 
     def has_channels(self, adapter_path: str) -> bool:
         """Whether a channel is open on an adapter, which proves that it kept its connections."""
@@ -118,29 +201,34 @@ class Server:
         interface = self.adapters.get(l2cap.own_address(sock).text)
         address = l2cap.peer_address(sock).text
         device = f"/org/bluez/{interface}/dev_{address.replace(':', '_')}"
-        if interface is None or self.is_full or self.uses(device):
-            is_extra = interface is not None and self.uses(device)
+        is_extra = interface is not None and self.uses(device)
+        if interface is None or is_extra or self.is_busy_for(device) or not self._make_room(self._rivals(device)):
             self._reporter.count("refused_extra_channel" if is_extra else "refused_busy")
             sock.close()
             return
-        self._channels[device] = ChannelStream(sock)
+        stream = self._channels[device] = ChannelStream(sock)
+        self._came.setdefault(device, asyncio.get_running_loop().time())
         self._accepted()
-        self._spawn(self._serve_channel(device, interface))
+        self._spawn(self._serve_channel(device, interface, stream))
 
-    async def _serve_channel(self, device: str, interface: str) -> None:
+    async def _serve_channel(self, device: str, interface: str, stream: ChannelStream) -> None:
         try:
-            await self._serve(self._channels[device], interface, initiator=False)
+            await self._serve_visitor(device, stream, interface)
         finally:
-            del self._channels[device]
+            if self._channels.get(device) is stream:
+                del self._channels[device]
             self._measure()
 
     # -- slots: called for the GATT application ----------------------------------
 
     def on_read(self, uuid: str, device: str, mtu_bytes: int) -> bytes:
-        """Answer INFO or SLOT."""
-        if uuid == INFO_UUID:
-            is_busy = self.is_full and not self.uses(device)
-            return Info(is_busy=is_busy, psm=self._psm, slots=SLOTS).encode()
+        """Answer INFO, RELAY INFO or SLOT."""
+        if uuid == RELAY_INFO_UUID and not self.uses(device):
+            self._relays.add(device)
+        if uuid in (INFO_UUID, RELAY_INFO_UUID):
+            is_busy = self.is_busy_for(device) and not self.uses(device)
+            slots = SLOTS if uuid == INFO_UUID else 0
+            return Info(is_busy=is_busy, psm=self._psm, slots=slots).encode()
         if uuid == SLOT_UUID:
             return bytes([self._give_slot(device, mtu_bytes)])
         raise ValueError(uuid)
@@ -150,17 +238,21 @@ class Server:
         if place is not None:
             place.frame_bytes = frame_bytes(mtu_bytes)
             return place.slot
-        used = {other.slot for other in self._places.values()}
-        free = [slot for slot in range(SLOTS) if slot not in used]
-        if self.is_full or self.uses(device) or not free:
-            self._reporter.count("refused_extra_channel" if self.uses(device) else "refused_busy")
+        # Relays have channels.
+        if device in self._relays or self.uses(device):
+            self._reporter.count("refused_extra_channel")
             return NO_SLOT
-        self._places[device] = _Place(
-            slot=free[0], frame_bytes=frame_bytes(mtu_bytes), timeout=self._open_timeout(device)
-        )
+        rivals = list(self._places) if len(self._places) >= SLOTS else self._rivals(device)
+        if self.is_busy_for(device) or not self._make_room(rivals):
+            self._reporter.count("refused_busy")
+            return NO_SLOT
+        used = {other.slot for other in self._places.values()}
+        slot = next(slot for slot in range(SLOTS) if slot not in used)
+        self._came.setdefault(device, asyncio.get_running_loop().time())
+        self._places[device] = _Place(slot=slot, frame_bytes=frame_bytes(mtu_bytes), timeout=self._open_timeout(device))
         self._reporter.count("slots_given")
         self._measure()
-        return free[0]
+        return slot
 
     def on_write(self, device: str, value: bytes) -> None:
         """Take in a frame."""
@@ -200,7 +292,7 @@ class Server:
 
     async def _serve_slot(self, device: str, place: _Place, stream: SlotStream) -> None:
         interface = device.split("/")[3] if device.count("/") >= 4 else "hci"
-        await self._serve(stream, interface, initiator=False)
+        await self._serve_visitor(device, stream, interface)
         if stream.ended is CloseReason.TIMEOUT:
             self._reporter.count("slot_timeout")
         if self._places.get(device) is place and place.stream is stream:
@@ -235,10 +327,16 @@ class Server:
 
     def disconnected(self, device: str) -> None:
         """A device's connection ended; the kernel ends its channel by itself."""
+        self._relays.discard(device)
+        self._leaving.discard(device)
+        self._came.pop(device, None)
         self._free_slot(device)
 
     def forget_slots(self) -> None:
         """Connections are no longer known by name: bluetoothd is gone."""
+        self._relays &= self._channels.keys()
+        self._leaving.clear()
+        self._came = {device: since_s for device, since_s in self._came.items() if device in self._channels}
         for device in list(self._places):
             self._free_slot(device)
 
@@ -249,14 +347,32 @@ class Server:
         for stream in [*self._channels.values(), *self._dialled]:
             stream.close()
 
-    async def _serve(self, stream: Stream, interface: str, *, initiator: bool) -> None:
+    async def _serve_visitor(self, device: str, stream: Stream, interface: str) -> None:
+        loop = asyncio.get_running_loop()
+        visitor = self._visitors[device] = _Visitor(stream, loop.time())
+        try:
+            await self._serve(
+                stream, interface, initiator=False, moved=lambda size_bytes: visitor.moved(size_bytes, loop.time())
+            )
+        finally:
+            if self._visitors.get(device) is visitor:
+                del self._visitors[device]
+
+    async def _serve(
+        self,
+        stream: Stream,
+        interface: str,
+        *,
+        initiator: bool,
+        moved: Callable[[int], None] = lambda _: None,
+    ) -> None:
         try:
             preamble = bridge.stream_preamble(interface, initiator=initiator)
             sock = await bridge.connect(self._socket_path, preamble)
         except OSError:
             self._reporter.count("relay_unreachable")
         else:
-            if not await bridge.splice(stream, sock):
+            if not await bridge.splice(stream, sock, moved):
                 self._reporter.count("slow_reader")
         finally:
             stream.close()
