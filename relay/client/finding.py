@@ -7,7 +7,7 @@ Those the user named; else one on this machine; else one on this segment (DNS-SD
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from relay.client.address import DEFAULT_PORT, RelayAddress
@@ -55,13 +55,6 @@ class RelayFinder:
         """Open a session; RelayConnectionError."""
         radio = self.bluetooth(address) if address.is_bluetooth else None
         return await Connection.open(address, secret=self.secret, bluetooth=radio)
-
-    async def has_news(self, address: RelayAddress, known: Iterable[bytes]) -> bool:
-        """Whether it is worth asking there what came, for who was told these news values by relays.
-
-        RelayConnectionError when nothing is there.
-        """
-        return not address.is_bluetooth or await self.bluetooth(address).has_news(known)
 
     async def find(self) -> tuple[RelayAddress, ...]:
         """Return the named relays, or one that answers; NoRelayError when none does."""
