@@ -74,7 +74,7 @@ sim: ## SIM_RELAYS relays in one process; report and picture in build/
 	@$(in_dev); mkdir -p build; python -m tests.sim --relays $(SIM_RELAYS) $(ARGS)
 
 fresh: ## what a newcomer sees: make run on fresh Debians, as root and as a user with sudo
-	@.ci/tools >/dev/null; .ci/fresh bookworm user; .ci/fresh trixie root
+	@.ci/fresh bookworm user; .ci/fresh trixie root
 
 lock: ## resolve pyproject.toml anew; UPGRADE=1 takes the newest versions
 	@.ci/lock

@@ -45,12 +45,31 @@ apt_lists() {
     done
 }
 
-# apt_install WHY PACKAGE...
+# apt_install WHY PACKAGE... One at a time: the image's tests have several scripts at work at once.
 apt_install() {
-    local why=$1
+    local why=$1 lock
     shift
+    mkdir -p "$cache"
+    exec {lock}>"$cache/apt.lock"
+    flock "$lock"
     apt_lists "$@"
     say "installing $*: $why"
     as_root "to install packages (apt-get install $*)" \
         env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y -o Dpkg::Use-Pty=0 --no-install-recommends "$@" >&2
+    exec {lock}>&-
+}
+
+# need_venv PYTHON: Debian's comes without the modules that make an environment.
+need_venv() {
+    ! "$1" -c 'import ensurepip, venv' 2>/dev/null || return 0
+    [[ $("$1" -c 'import sys; print(sys.prefix)') == /usr ]] ||
+        die "$1 comes without the modules venv and ensurepip" "Name a complete one: make PYTHON=/usr/bin/python3 ..."
+    apt_install "the relay gets a Python environment of its own with that" python3-venv
+}
+
+need_mmdebstrap() {
+    local missing=()
+    have mmdebstrap || missing+=(mmdebstrap)
+    [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || missing+=(debian-archive-keyring)
+    ((${#missing[@]} == 0)) || apt_install "another Debian is unpacked with that" "${missing[@]}"
 }

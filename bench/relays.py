@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from relay.control.client import ControlClient
 from relay.core import session as s
 from relay.core.messages import Hello, Role
-from relay.service.control import ControlClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from bench.guests.phone import OneStream, fetch, hear, put
 from bench.store_input import make_envelopes
-from relay.ble import gatt, l2cap
-from relay.ble.bluez import Adapter, Bluez, Device, adapters
-from relay.ble.dial import DialError, DialFailure, dial
-from relay.client.address import RelayAddress
-from relay.client.connection import Connection
+from relay.bluetooth import gatt, l2cap
+from relay.bluetooth.bluez import Adapter, Bluez, Device, adapters
+from relay.bluetooth.dial import DialError, DialFailure, dial
+from relay.links.address import RelayAddress
+from relay.links.client_session import Connection
 
 #: Of relay.core.envelope.SIZES, the smallest.
 SIZE_CLASS = 0

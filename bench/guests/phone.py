@@ -20,19 +20,19 @@ from typing import TYPE_CHECKING
 
 from bench.guests import raw
 from bench.store_input import make_envelopes
-from relay.ble import gatt, l2cap
-from relay.ble.bluez import Bluez, Changed, adapters, characteristics, devices
-from relay.ble.bridge import splice
-from relay.ble.dial import dial
-from relay.client.address import RelayAddress
-from relay.client.connection import Connection
+from relay.bluetooth import gatt, l2cap
+from relay.bluetooth.bluez import Bluez, Changed, adapters, characteristics, devices
+from relay.bluetooth.dial import dial
+from relay.bluetooth.splice import splice
 from relay.core import session as s
 from relay.core.envelope import SIZES
 from relay.core.messages import Ack, Subscribe
+from relay.links.address import RelayAddress
+from relay.links.client_session import Connection
 
 if TYPE_CHECKING:
-    from relay.ble.bluez import Adapter, Device
-    from relay.ble.stream import Stream
+    from relay.bluetooth.bluez import Adapter, Device
+    from relay.bluetooth.stream import Stream
 
 GO = Path("/host/go")
 PATIENCE_S = 30.0

@@ -17,7 +17,7 @@ import dbus
 from bluezero import adapter, peripheral
 from gi.repository import GLib
 
-from relay.ble import l2cap
+from relay.bluetooth import l2cap
 
 SERVICE = "ab07ff01-cc92-439d-ad42-3677ca4805bf"
 SLOT = "ab07ff02-cc92-439d-ad42-3677ca4805bf"

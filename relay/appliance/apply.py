@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from relay.appliance.check import Checked, check
 from relay.appliance.names import BOOT_CONFIG, NETWORKD, OUTPUT
-from relay.appliance.notices import Notice, NoticeCode
 from relay.appliance.plan import make_plan, safe_plan
+from relay.config.file import MAX_CONFIG_BYTES, ConfigError, Problem
+from relay.control.notices import Notice, NoticeCode
 from relay.core.errors import RelayError
-from relay.service.config import MAX_CONFIG_BYTES, ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,11 +7,11 @@ import tomllib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from relay.appliance.config import ApplianceConfig
-from relay.net.config import NetConfig
-from relay.service.config import Config, ConfigError, Problem, parse_config
-from relay.service.textfile import decode_text
-from relay.service.tomlfile import line_of, locate
+from relay.config.appliance import ApplianceConfig
+from relay.config.file import Config, ConfigError, Problem, parse_config
+from relay.config.net import NetConfig
+from relay.config.textfile import decode_text
+from relay.config.toml_lines import line_of, locate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

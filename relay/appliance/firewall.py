@@ -6,13 +6,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from relay.appliance.names import ACCESS_POINT_ADDRESS, ETHERNET, PORTAL_PORT
-from relay.net.config import BATMAN, BRIDGE
+from relay.config.net import BATMAN, BRIDGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from relay.appliance.config import ApplianceConfig
-    from relay.service.config import Config
+    from relay.config.appliance import ApplianceConfig
+    from relay.config.file import Config
 
 #: Mark of packets that came into the bridge by the cable, or by the own access point.
 _BY_CABLE = 1

@@ -8,12 +8,12 @@ from ipaddress import IPv4Interface, IPv6Interface
 from typing import TYPE_CHECKING
 
 from relay.appliance.names import ACCESS_POINT_ADDRESS, ELECTION_BYTES
-from relay.net.config import BATMAN, BRIDGE
+from relay.config.net import BATMAN, BRIDGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from relay.appliance.config import ApplianceConfig
+    from relay.config.appliance import ApplianceConfig
 
 #: Says nothing of who asks (RFC 7844), and takes nothing that a stranger could mislead with:
 #: no time, no name, no time zone.

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from relay.appliance.names import ACCESS_POINT_ADDRESS, ELECTION_OPTION
 from relay.appliance.portal import PROBE_NAMES, WINDOWS_NAME
-from relay.net.config import BRIDGE
+from relay.config.net import BRIDGE
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address
 
-    from relay.appliance.config import ApplianceConfig
     from relay.appliance.network import Segment
+    from relay.config.appliance import ApplianceConfig
 
 #: Of the smallest radio: brcmfmac's firmware refuses more.
 MAX_PHONES = 32

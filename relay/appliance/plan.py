@@ -12,9 +12,9 @@ from relay.appliance.effective import LEAST_BYTES, effective, fitting_bytes
 from relay.appliance.firewall import firewall
 from relay.appliance.names import NETWORKD, OUTPUT
 from relay.appliance.network import networkd_files
-from relay.appliance.notices import Notice, NoticeCode, encode_notices
 from relay.appliance.phones import hostapd, phones_dnsmasq, segment_dnsmasq
-from relay.appliance.toml import write_toml
+from relay.config.toml_write import write_toml
+from relay.control.notices import Notice, NoticeCode, encode_notices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from relay.appliance.check import Checked
     from relay.appliance.network import Segment
-    from relay.service.config import ConfigError
+    from relay.config.file import ConfigError
 
 #: Read by users other than root.
 _PUBLIC = 0o644

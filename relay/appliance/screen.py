@@ -8,9 +8,9 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from relay import __version__
-from relay.appliance.notices import read_notices
-from relay.service.control import ControlClient, ControlError
-from relay.service.text import status_text
+from relay.control.client import ControlClient, ControlError
+from relay.control.notices import read_notices
+from relay.control.text import status_text
 
 if TYPE_CHECKING:
     from pathlib import Path

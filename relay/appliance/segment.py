@@ -16,11 +16,11 @@ import struct
 from typing import TYPE_CHECKING, Final, Protocol
 
 from relay.appliance import mdns
-from relay.appliance.dhcp import CLIENT_PORT, decode_offer, encode_probe, is_router
+from relay.appliance.dhcp_probe import CLIENT_PORT, decode_offer, encode_probe, is_router
 from relay.appliance.election import Election, Role, Unopposed
 from relay.core.errors import DecodeError
-from relay.service import logs
-from relay.service.notify import Notifier
+from relay.process import logs
+from relay.process.notify import Notifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable

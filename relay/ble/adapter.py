@@ -9,22 +9,22 @@ import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
-from relay.ble.bluez import ADAPTER, DEVICE, Added, BluezError, Changed, Removed, adapters, devices
 from relay.ble.central import run_central
 from relay.ble.epoch import Epoch
-from relay.ble.gatt import make_beacon
 from relay.ble.phase import Change, Phase, after
+from relay.bluetooth.bluez import ADAPTER, DEVICE, Added, BluezError, Changed, Removed, adapters, devices
+from relay.bluetooth.gatt import make_beacon
 from relay.core.news import SALT_BYTES
-from relay.service.supervisor import Backoff
+from relay.process.supervisor import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from relay.ble.bluez import Bluez, Event
     from relay.ble.host import AdapterInfo
     from relay.ble.server import Server
-    from relay.ble.stream import Stream
-    from relay.links.components import NewsForBle, Reporter
+    from relay.bluetooth.bluez import Bluez, Event
+    from relay.bluetooth.stream import Stream
+    from relay.process.reports import NewsForBle, Reporter
 
 logger = logging.getLogger(__name__)
 

@@ -10,24 +10,25 @@ import secrets
 import signal
 from typing import TYPE_CHECKING, Final
 
-from relay.ble import l2cap, privacy
-from relay.ble.bluez import Bluez, BluezError
-from relay.ble.config import BleConfig
-from relay.ble.control import Control
+from relay.ble import privacy
+from relay.ble.adapters import Radio
 from relay.ble.glib_thread import GLibThread
-from relay.ble.radio import Radio
+from relay.ble.relayrun import Control
 from relay.ble.server import Server
+from relay.bluetooth import l2cap
+from relay.bluetooth.bluez import Bluez, BluezError
+from relay.config.ble import BleConfig
 from relay.core.errors import RelayError
-from relay.links.components import REPORT_LEAST_S, Component, Reporter
-from relay.service import logs
-from relay.service.notify import Notifier, run_watchdog
-from relay.service.progress import Progress
+from relay.process import logs
+from relay.process.notify import Notifier, run_watchdog
+from relay.process.progress import Progress
+from relay.process.reports import REPORT_LEAST_S, Component, Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from relay.links.components import NewsForBle
-    from relay.service.config import Config
+    from relay.config.file import Config
+    from relay.process.reports import NewsForBle
 
 logger = logging.getLogger(__name__)
 

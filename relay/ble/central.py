@@ -12,8 +12,9 @@ import contextlib
 import random
 from typing import TYPE_CHECKING, Final
 
-from relay.ble import gatt
-from relay.ble.bluez import (
+from relay.ble.neighbours import End, Neighbours
+from relay.bluetooth import gatt
+from relay.bluetooth.bluez import (
     ADAPTER,
     DEVICE,
     Added,
@@ -25,16 +26,15 @@ from relay.ble.bluez import (
     device,
     devices,
 )
-from relay.ble.dial import DialError, DialFailure, dial
-from relay.ble.neighbours import End, Neighbours
+from relay.bluetooth.dial import DialError, DialFailure, dial
 from relay.core.clock import jittered
 from relay.core.errors import DecodeError
 
 if TYPE_CHECKING:
-    from relay.ble.bluez import Device, Event, Properties
-    from relay.ble.dial import DialledRelay
     from relay.ble.host import AdapterInfo, CentralHost
-    from relay.ble.stream import Stream
+    from relay.bluetooth.bluez import Device, Event, Properties
+    from relay.bluetooth.dial import DialledRelay
+    from relay.bluetooth.stream import Stream
 
 #: Relays advertise about once a second (BlueZ's default is 1.28 s), and some of that is lost.
 SCAN_S: Final = 4.0

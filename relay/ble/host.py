@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from relay.ble.bluez import Bluez
-    from relay.ble.l2cap import BluetoothAddress
-    from relay.ble.stream import Stream
-    from relay.links.components import NewsForBle
+    from relay.bluetooth.bluez import Bluez
+    from relay.bluetooth.l2cap import BluetoothAddress
+    from relay.bluetooth.stream import Stream
+    from relay.process.reports import NewsForBle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class CentralHost(Protocol):
         """Hand a stream that we dialled to `relay run` until it ends; closes it."""
 
     def count(self, event: str) -> None:
-        """Count an event of relay.links.components."""
+        """Count an event of relay.process.reports."""
 
     def heard(self, *, relays: int, neighbours: int) -> None:
         """Say how many relays are heard through this adapter, and how many of them dialled."""

@@ -6,8 +6,8 @@ comes out. A neighbour is known by its salt only for as long as it keeps its add
 recognised by the news value that it told in a session.
 
 Anybody can advertise himself as a relay. So those heard again after some seconds come first, each has its turn,
-and what a dial in vain costs, it costs that kind of advertiser (:mod:`relay.ble.kinds`). Who has a session for long
-gives way to others that wait for one.
+and what a dial in vain costs, it costs that kind of advertiser (:mod:`relay.bluetooth.kinds`). Who has a session for
+long gives way to others that wait for one.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from relay.ble.kinds import Failures, kind_of
+from relay.bluetooth.kinds import Failures, kind_of
 from relay.core.clock import jittered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from relay.ble.gatt import Beacon
-    from relay.ble.kinds import Kind
+    from relay.bluetooth.gatt import Beacon
+    from relay.bluetooth.kinds import Kind
 
 #: Relays heard and remembered, 600 bytes each: 300 kB. Whoever invents more makes us forget those that have not been
 #: heard for longest, and first those that were heard once: an honest relay is heard again with every scan.

@@ -17,8 +17,8 @@ from bluezero import constants
 from bluezero.advertisement import Advertisement
 from bluezero.localGATT import Application, Characteristic, Service
 
-from relay.ble.directions import WINDOW
-from relay.ble.gatt import (
+from relay.bluetooth.directions import WINDOW
+from relay.bluetooth.gatt import (
     COMPANY,
     DEFAULT_MTU_BYTES,
     INFO_UUID,

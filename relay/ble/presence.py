@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from relay.links.components import Idle
+from relay.process.reports import Idle
 
 #: The kernel's list: bluetoothd is not even started where it is empty.
 KERNEL_LIST: Final = Path("/sys/class/bluetooth")

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from relay.ble import bridge, l2cap
-from relay.ble.frames import CloseReason, Kind, decode_frame
-from relay.ble.gatt import INFO_UUID, NO_SLOT, RELAY_INFO_UUID, SLOT_UUID, SLOTS, Info, frame_bytes
-from relay.ble.slots import Slot
-from relay.ble.stream import ChannelStream, SlotStream
+from relay.bluetooth import l2cap, splice
+from relay.bluetooth.gatt import INFO_UUID, NO_SLOT, RELAY_INFO_UUID, SLOT_UUID, SLOTS, Info, frame_bytes
+from relay.bluetooth.slot_frames import CloseReason, Kind, decode_frame
+from relay.bluetooth.slots import Slot
+from relay.bluetooth.stream import ChannelStream, SlotStream
 from relay.core.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
 
-    from relay.ble.stream import Stream
-    from relay.links.components import Reporter
+    from relay.bluetooth.stream import Stream
+    from relay.process.reports import Reporter
 
 logger = logging.getLogger(__name__)
 
@@ -367,12 +367,12 @@ class Server:
         moved: Callable[[int], None] = lambda _: None,
     ) -> None:
         try:
-            preamble = bridge.stream_preamble(interface, initiator=initiator)
-            sock = await bridge.connect(self._socket_path, preamble)
+            preamble = splice.stream_preamble(interface, initiator=initiator)
+            sock = await splice.connect(self._socket_path, preamble)
         except OSError:
             self._reporter.count("relay_unreachable")
         else:
-            if not await bridge.splice(stream, sock, moved):
+            if not await splice.splice(stream, sock, moved):
                 self._reporter.count("slow_reader")
         finally:
             stream.close()

@@ -9,17 +9,17 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from relay.board.light import Code
+from relay.control.client import MAX_ANSWER_BYTES, VERSION
+from relay.control.status import Status, read_status
 from relay.core.errors import DecodeError
-from relay.links import reporting
-from relay.service.api import Status, read_status
-from relay.service.control import MAX_ANSWER_BYTES, VERSION
-from relay.service.supervisor import Backoff
+from relay.process import reporting
+from relay.process.supervisor import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from relay.links.components import Reporter
+    from relay.process.reports import Reporter
 
 #: A relay that reads a large store at its start answers nothing meanwhile; so does one that hangs.
 ANSWER_TIMEOUT_S: Final = 5.0

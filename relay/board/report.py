@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 from relay import __version__
 from relay.appliance.names import BOOT_CONFIG
-from relay.appliance.notices import NoticeCode
+from relay.control.notices import NoticeCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relay.appliance.notices import Notice
+    from relay.control.notices import Notice
 
 #: Between two writings: what changes more often is written with the next.
 LEAST_INTERVAL_S: Final = 60.0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from relay.board.verbs import MAX_REQUEST_BYTES, Verb, decode_request, encode_answer
 from relay.core.errors import DecodeError
-from relay.service.sockets import UnixListener, listen_unix
+from relay.process.unix_sockets import UnixListener, listen_unix
 
 if TYPE_CHECKING:
     from collections.abc import Callable

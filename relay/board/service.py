@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 
 from relay.appliance.apply import BootPartitionError
 from relay.appliance.names import NOTICES
-from relay.appliance.notices import Notice, NoticeCode, encode_notices, read_notices
 from relay.board.button import Button, Press
 from relay.board.inputs import Inputs
 from relay.board.light import PATTERNS, Code, foremost
@@ -22,17 +21,18 @@ from relay.board.report import Writing, status_text
 from relay.board.server import BoardServer
 from relay.board.sysfs import SYS, Led, find_led, is_undervoltage
 from relay.board.verbs import Verb
-from relay.links.components import Component, Reporter
-from relay.service import logs
-from relay.service.notify import Notifier
+from relay.control.notices import Notice, NoticeCode, encode_notices, read_notices
+from relay.process import logs
+from relay.process.notify import Notifier
+from relay.process.reports import Component, Reporter
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from relay.board.config import BoardConfig
     from relay.board.evdev import KeyEvent
     from relay.board.machine import Machine
-    from relay.service.config import Config
+    from relay.config.board import BoardConfig
+    from relay.config.file import Config
 
 logger = logging.getLogger(__name__)
 

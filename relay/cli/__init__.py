@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     except RelayError as error:
         print(error, file=sys.stderr)
         # Imported here, since a command that does not read the configuration needs none of it.
-        from relay.service.config import ConfigError  # noqa: PLC0415
+        from relay.config.file import ConfigError  # noqa: PLC0415
 
         return EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILURE
     except BrokenPipeError:
@@ -64,7 +64,7 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     # Only arguments; their work is imported later still.
-    from relay.cli import appliance, client, messages, operator, radio, scan, sniff  # noqa: PLC0415
+    from relay.cli import appliance, client, messages, operator, radios, scan, sniff  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(prog="relay", description="Stores and forwards encrypted messages.")
     parser.add_argument("--version", action="version", version=f"relay {__version__}")
@@ -76,5 +76,5 @@ def build_parser() -> argparse.ArgumentParser:
     scan.add_parser(commands)
     appliance.add_parsers(commands)
     sniff.add_parsers(commands)
-    radio.add_parsers(commands)
+    radios.add_parsers(commands)
     return parser

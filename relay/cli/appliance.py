@@ -85,9 +85,9 @@ def _board(arguments: argparse.Namespace) -> int:
     if arguments.verb:
         return _ask_board(arguments, socket)
     from relay.board import service
-    from relay.board.config import BoardConfig
     from relay.board.machine import STORES, Machine
-    from relay.service.config import load_config
+    from relay.config.board import BoardConfig
+    from relay.config.file import load_config
 
     config = load_config(arguments.config)
     board = config.others.get("board")
@@ -143,7 +143,7 @@ def _apply(arguments: argparse.Namespace) -> int:
 
 
 def _example(_: argparse.Namespace) -> int:
-    from relay.appliance.config import EXAMPLE
+    from relay.config.appliance import EXAMPLE
 
     print(EXAMPLE.read_text(encoding="utf-8"), end="")
     return 0

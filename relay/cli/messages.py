@@ -84,10 +84,10 @@ def seconds(text: str) -> float:
 
 def finder(relays: Iterable[str]) -> RelayFinder:
     """Return what finds the relays that were given, or those of the settings."""
-    from relay.client.address import parse_address
     from relay.client.files import config_folder
     from relay.client.finding import RelayFinder
     from relay.client.settings import load_settings
+    from relay.links.address import parse_address
 
     settings = load_settings(config_folder(os.environ))
     texts = list(relays) or [text for text in os.environ.get("MESH_RELAY", "").split(",") if text.strip()]
@@ -132,7 +132,7 @@ def _send(arguments: Namespace) -> int:
 async def _send_and_report(arguments: Namespace, file: BinaryIO | None) -> int:
     from relay.cli.progress import ProgressBar
     from relay.client.errors import ClientError
-    from relay.service.text import human_bytes
+    from relay.control.text import human_bytes
 
     async with _client(arguments.relay or ()) as client:
         with ProgressBar(sys.stderr) as bar:
@@ -329,7 +329,7 @@ async def _show_new(client: Client, folder: Path) -> int:
 async def _content(client: Client, message: Message, folder: Path) -> str:
     from relay.client.pieces import Kind
     from relay.client.text import safe_text
-    from relay.service.text import human_bytes
+    from relay.control.text import human_bytes
 
     if message.kind is Kind.TEXT and message.size <= MAX_SHOWN_BYTES:
         # Indented, so that no line of a text can pass for a message of somebody else.
@@ -359,7 +359,7 @@ def _sent(_: Namespace) -> int:
 
 async def _list_sent() -> int:
     from relay.client.pieces import Kind
-    from relay.service.text import human_bytes
+    from relay.control.text import human_bytes
 
     async with _client(()) as client:
         for sent, progress in await client.log():

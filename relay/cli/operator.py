@@ -18,7 +18,7 @@ from relay.core.errors import RelayError
 if TYPE_CHECKING:
     import argparse
 
-    from relay.service.control import ControlClient
+    from relay.control.client import ControlClient
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse gives it no public name
 
@@ -89,15 +89,15 @@ def _add_socket(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from relay.service import app
-    from relay.service.config import load_config
+    from relay.config.file import load_config
+    from relay.run import app
 
     return app.run(load_config(arguments.config))
 
 
 def _check_config(arguments: argparse.Namespace) -> int:
-    from relay.service import paths
-    from relay.service.config import EXAMPLE, load_config
+    from relay.config import paths
+    from relay.config.file import EXAMPLE, load_config
 
     if arguments.example:
         print(EXAMPLE.read_text(encoding="utf-8"), end="")
@@ -109,9 +109,9 @@ def _check_config(arguments: argparse.Namespace) -> int:
 
 
 def _connect(arguments: argparse.Namespace) -> ControlClient:
-    from relay.service import paths
-    from relay.service.config import default_config, load_config
-    from relay.service.control import ControlClient, connect_to_first
+    from relay.config import paths
+    from relay.config.file import default_config, load_config
+    from relay.control.client import ControlClient, connect_to_first
 
     if arguments.socket:
         return ControlClient(arguments.socket)
@@ -125,7 +125,7 @@ def _connect(arguments: argparse.Namespace) -> ControlClient:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from relay.service.text import status_text
+    from relay.control.text import status_text
 
     with _connect(arguments) as client:
         while True:
@@ -161,10 +161,10 @@ def parse_time(text: str) -> int:
 
 
 def _key(arguments: argparse.Namespace) -> int:
-    from relay.service import paths
-    from relay.service.config import load_config
-    from relay.service.keyfile import load_key
-    from relay.service.text import key_text
+    from relay.config import paths
+    from relay.config.file import load_config
+    from relay.control.text import key_text
+    from relay.run.keyfile import load_key
 
     config = load_config(arguments.config)
     key = load_key(config.store.key_file)
@@ -183,7 +183,7 @@ def _key(arguments: argparse.Namespace) -> int:
 
 
 def _store_check(arguments: argparse.Namespace) -> int:
-    from relay.service.config import load_config
+    from relay.config.file import load_config
     from relay.store.check import check
 
     path = arguments.path or load_config(arguments.config).store.database

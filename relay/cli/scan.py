@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _SubParsersAction
 
-    from relay.client.address import RelayAddress
     from relay.client.bluetooth import HeardRelay
+    from relay.links.address import RelayAddress
 
 DEFAULT_S: Final = 6.0
 
@@ -44,10 +44,10 @@ def _scan(arguments: Namespace) -> int:
 
 async def _look_around(adapter: str, timeout_s: float) -> tuple[list[HeardRelay], list[RelayAddress]]:
     """Listen on Bluetooth and browse the network, both for so long."""
-    from relay.client.address import RelayAddress
     from relay.client.bluetooth import Bluetooth
-    from relay.client.connection import RelayConnectionError
     from relay.client.finding import browse
+    from relay.links.address import RelayAddress
+    from relay.links.client_session import RelayConnectionError
 
     browsing = asyncio.ensure_future(browse(timeout_s))
     radio = Bluetooth(RelayAddress(adapter=adapter))

@@ -68,7 +68,7 @@ def _sniff(arguments: argparse.Namespace) -> int:
     # What scapy remarks about captures and routes is not for our user.
     logging.getLogger("scapy").setLevel(logging.CRITICAL)
     try:
-        from relay.service.config import DEFAULT_PORT
+        from relay.config.file import DEFAULT_PORT
         from relay.sniff.linkable import MAX_ADDRESS_S, Linkage
         from relay.sniff.sniffer import Sniffer
     except ModuleNotFoundError as error:
@@ -95,7 +95,7 @@ def _sniff(arguments: argparse.Namespace) -> int:
 
 
 def _load_key(path: Path) -> KeyPair:
-    from relay.service.keyfile import load_key
+    from relay.run.keyfile import load_key
 
     key = load_key(path)
     if key is None:

@@ -6,7 +6,7 @@ seconds after the last of them: a relay has few places.
 
 Anybody can advertise himself as a relay. So where there are many, those heard again and again over some seconds are
 dialled first, several at once if one does not answer soon, and what a dial in vain costs, it costs that kind of
-advertiser (relay.ble.kinds).
+advertiser (relay.bluetooth.kinds).
 
 Who visits again and again need not connect to a relay that says the same as when he was there. What that is
 compared with is only what the air said, and only for some minutes: nothing that a relay tells a visitor changes what
@@ -22,17 +22,17 @@ import socket
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from relay.client.address import RelayAddress
-from relay.client.connection import Failure, RelayConnectionError
 from relay.core.errors import DecodeError
+from relay.links.address import RelayAddress
+from relay.links.client_session import Failure, RelayConnectionError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from relay.ble.bluez import Adapter, Bluez, Device
-    from relay.ble.dial import DialError, DialledRelay
-    from relay.ble.gatt import Beacon
-    from relay.ble.kinds import Failures, Kind
+    from relay.bluetooth.bluez import Adapter, Bluez, Device
+    from relay.bluetooth.dial import DialError, DialledRelay
+    from relay.bluetooth.gatt import Beacon
+    from relay.bluetooth.kinds import Failures, Kind
 
 SCAN_S: Final = 8.0
 """Relays advertise about once a second, but not while they connect."""
@@ -82,7 +82,7 @@ class HeardRelay:
     @property
     def kind(self) -> "Kind":
         """With whom it shares the blame for what was dialled in vain."""
-        from relay.ble.kinds import kind_of
+        from relay.bluetooth.kinds import kind_of
 
         return kind_of(is_steady=self.sightings > 1, rssi_dbm=self.rssi_dbm)
 
@@ -182,7 +182,7 @@ class Bluetooth:
 
     async def _scan(self, timeout_s: float, settle_s: float) -> None:
         bluez, adapter = await self._open()
-        from relay.ble.bluez import BluezError
+        from relay.bluetooth.bluez import BluezError
 
         loop = asyncio.get_running_loop()
         self._heard = []
@@ -206,8 +206,8 @@ class Bluetooth:
         return sorted(found.values(), key=lambda one: -one.rssi_dbm)
 
     async def _listen(self, bluez: "Bluez", adapter: "Adapter", timeout_s: float, settle_s: float) -> list[HeardRelay]:
-        from relay.ble import gatt
-        from relay.ble.bluez import BluezError
+        from relay.bluetooth import gatt
+        from relay.bluetooth.bluez import BluezError
 
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
@@ -228,7 +228,7 @@ class Bluetooth:
     async def _open(self) -> "tuple[Bluez, Adapter]":
         """Return the bus and the adapter; RelayConnectionError with the remedy when there is none."""
         try:
-            from relay.ble.bluez import Bluez, BluezError, adapters
+            from relay.bluetooth.bluez import Bluez, BluezError, adapters
         except ModuleNotFoundError as error:
             raise self._unreachable("the Python package dbus-next is missing; install it (pip, extra ble)") from error
 
@@ -282,7 +282,7 @@ class Bluetooth:
         self._kinds().note(heard.kind, asyncio.get_running_loop().time())
 
     def _kinds(self) -> "Failures":
-        from relay.ble.kinds import Failures
+        from relay.bluetooth.kinds import Failures
 
         self._failed_kinds = self._failed_kinds or Failures()
         return self._failed_kinds
@@ -302,8 +302,8 @@ class Bluetooth:
 
     async def _visit(self, first: "_Request") -> "_Request | None":
         """Dial a relay and carry sessions until no more come; return the one that needs another connection."""
-        from relay.ble.bridge import splice
-        from relay.ble.dial import DialError
+        from relay.bluetooth.dial import DialError
+        from relay.bluetooth.splice import splice
 
         request: _Request | None = first
         try:
@@ -345,7 +345,7 @@ class Bluetooth:
 
     async def _dial_any(self, stack: contextlib.AsyncExitStack) -> "DialledRelay":
         """Dial who was heard, the best first, and the next beside it if that takes long; whoever answers is it."""
-        from relay.ble.dial import DialError, DialFailure
+        from relay.bluetooth.dial import DialError, DialFailure
 
         if not self._heard:
             raise self._unreachable(_NONE_HEARD)
@@ -394,8 +394,8 @@ class Bluetooth:
 
     async def _dial(self, heard: HeardRelay) -> "tuple[DialledRelay, contextlib.AsyncExitStack]":
         """Connect; what is returned with the relay ends the connection. DialError."""
-        from relay.ble import l2cap
-        from relay.ble.dial import DialError, DialFailure, dial
+        from relay.bluetooth import l2cap
+        from relay.bluetooth.dial import DialError, DialFailure, dial
 
         bluez, adapter = await self._open()
         own = l2cap.parse_address(adapter.address, adapter.address_type)
@@ -424,7 +424,7 @@ class Bluetooth:
         return RelayConnectionError(Failure.UNREACHABLE, self._address, f"Bluetooth: {why}")
 
     def _dial_failed(self, error: "DialError") -> RelayConnectionError:
-        from relay.ble.dial import DialFailure
+        from relay.bluetooth.dial import DialFailure
 
         match error.failure:
             case DialFailure.BUSY:
@@ -468,8 +468,8 @@ def _said(heard: HeardRelay) -> "tuple[str, Beacon]":
 
 
 async def _look(bluez: "Bluez", adapter: "Adapter") -> list[HeardRelay]:
-    from relay.ble import gatt
-    from relay.ble.bluez import devices
+    from relay.bluetooth import gatt
+    from relay.bluetooth.bluez import devices
 
     found = []
     for device in devices(await bluez.objects(), adapter.path):

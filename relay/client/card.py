@@ -24,6 +24,7 @@ URI_PREFIX: Final = "mesh-relay:contact/"
 MAX_URI_CHARACTERS: Final = 1024
 """A card has 90; the rest is room for a name of 64 characters, percent-encoded (12 characters each at worst)."""
 
+_NAME_PARAMETER: Final = "name"
 _CHECKSUM_CONTEXT: Final = b"mesh-relay/1 card"
 _FINGERPRINT_CONTEXT: Final = b"mesh-relay/1 fingerprint"
 _FINGERPRINT_GROUPS: Final = 8
@@ -66,7 +67,7 @@ class Card:
     def to_uri(self, suggested_name: str = "") -> str:
         """Return the card as a URI; the name is only a suggestion to whoever adds it."""
         text = base64.urlsafe_b64encode(self.encode()).decode().rstrip("=")
-        query = f"?name={urllib.parse.quote(suggested_name, safe='')}" if suggested_name else ""
+        query = f"?{_NAME_PARAMETER}={urllib.parse.quote(suggested_name, safe='')}" if suggested_name else ""
         return URI_PREFIX + text + query
 
     @property
@@ -96,11 +97,16 @@ def parse_uri(uri: str) -> tuple[Card, str]:
         card = Card.decode(data)
     except DecodeError as error:
         raise CardError(f"the contact URI is damaged or of a newer version ({error}); copy it again") from None
-    try:
-        fields = dict(urllib.parse.parse_qsl(query, max_num_fields=16))
-    except ValueError:
-        raise CardError("the contact URI has too many parameters; copy it again") from None
-    return card, fields.get("name", "")
+    return card, _suggested_name(query)
+
+
+def _suggested_name(query: str) -> str:
+    """Return the first `name` of a query by RFC 3986, in which a plus is a plus; '' for none."""
+    for parameter in query.split("&"):
+        key, _, value = parameter.partition("=")
+        if key == _NAME_PARAMETER:
+            return urllib.parse.unquote(value)
+    return ""
 
 
 def _checksum(body: bytes) -> bytes:

@@ -26,10 +26,8 @@ from pathlib import Path
 from typing import BinaryIO, Final, Self
 
 import relay
-from relay.client.address import RelayAddress
 from relay.client.body import Body, file_body, spool, text_body
 from relay.client.collection import Collected
-from relay.client.connection import RelayConnectionError
 from relay.client.contacts import ContactBook
 from relay.client.courier import Courier, retry_delay_s
 from relay.client.database import Database
@@ -43,6 +41,8 @@ from relay.client.outbox import Outbox, Progress, Sent
 from relay.client.saving import save
 from relay.client.seal import LIFETIMES_DAYS, PRICE_LADDER
 from relay.client.worker import Worker
+from relay.links.address import RelayAddress
+from relay.links.client_session import RelayConnectionError
 
 PATIENCE_S: Final = 60.0
 """How long a relay may owe an answer, and how long a broken connection is tried again without any progress."""

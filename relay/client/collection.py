@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from relay.client.connection import Connection, Incoming
 from relay.client.inbox import Inbox, Outcome
 from relay.client.worker import Worker
 from relay.core import session as s
 from relay.core.envelope import MAX_LIFETIME_HOURS, SIZES, decode_envelope, envelope_id
 from relay.core.errors import DecodeError
 from relay.core.messages import MAX_FETCH_IDS, MAX_PREFIX_BITS, Subscribe
+from relay.links.client_session import Connection, Incoming
 
 MATCHES_LOG2: Final = 10
 """About 1,024 envelopes are to match a prefix: enough to hide in, few enough to look at."""

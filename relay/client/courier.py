@@ -12,9 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from relay.client.address import RelayAddress
 from relay.client.collection import Collected, Collection, prefix_bits, prefixes_of
-from relay.client.connection import Connection, Failure, RelayConnectionError
 from relay.client.delivery import Delivered, Delivery, Part
 from relay.client.finding import RelayFinder
 from relay.client.identity import Identity
@@ -24,6 +22,8 @@ from relay.client.outbox import Acknowledged, Outbox
 from relay.client.seal import buckets_to_read
 from relay.client.worker import Worker
 from relay.core.clock import jittered
+from relay.links.address import RelayAddress
+from relay.links.client_session import Connection, Failure, RelayConnectionError
 
 FIRST_RETRY_S: Final = 0.5
 MAX_RETRY_S: Final = 10.0

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final
 
-from relay.client.connection import Connection, Incoming
 from relay.client.database import message_of
 from relay.client.inbox import Inbox
 from relay.client.outbox import BATCH_PIECES, Outbox, Pending
@@ -19,6 +18,7 @@ from relay.client.worker import Worker
 from relay.core import session as s
 from relay.core.envelope import CLASS_OF_SIZE, decode_envelope, envelope_id, price_paid
 from relay.core.messages import Ack, Refusal, Refused
+from relay.links.client_session import Connection, Incoming
 
 PAYABLE: Final = frozenset({Refusal.UNDERPAID, Refusal.FULL})
 """Refusals that more work can turn."""

@@ -10,10 +10,10 @@ import ipaddress
 from collections.abc import Sequence
 from typing import Final
 
-from relay.client.address import DEFAULT_PORT, RelayAddress
 from relay.client.bluetooth import Bluetooth
-from relay.client.connection import Connection, Failure, RelayConnectionError
 from relay.client.errors import ClientError
+from relay.links.address import DEFAULT_PORT, RelayAddress
+from relay.links.client_session import Connection, Failure, RelayConnectionError
 
 SERVICE_TYPE: Final = "_mesh-relay._tcp.local."
 BROWSE_S: Final = 4.0

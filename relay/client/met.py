@@ -13,11 +13,11 @@ import secrets
 from pathlib import Path
 from typing import Any, Final
 
-from relay.client.address import RelayAddress
 from relay.client.errors import PrivateFileError
 from relay.client.files import ensure_private_folder, locked, read_private, replace_private
 from relay.core.envelope import MAX_LIFETIME_HOURS
 from relay.core.messages import ALL_HOURS
+from relay.links.address import RelayAddress
 
 FILE_NAME: Final = "relays.json"
 LOCK_NAME: Final = ".relays.lock"

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from relay.client.address import AddressError, RelayAddress, parse_address
 from relay.client.errors import ClientError
 from relay.client.files import read_private
 from relay.core.noise import KEY_BYTES
 from relay.core.secret import mesh_secret
+from relay.links.address import AddressError, RelayAddress, parse_address
 
 FILE_NAME: Final = "client.toml"
 MAX_FILE_BYTES: Final = 65_536

@@ -33,7 +33,7 @@ def news_digest(value: bytes, salt: bytes) -> bytes:
     return hmac.digest(value, _LABEL + salt, "sha256")[:DIGEST_BYTES]
 
 
-class News:
+class NewsValue:
     """The value of one relay. It stays while nothing is admitted, for an hour or so; a restart draws another."""
 
     def __init__(self, random_bytes: Callable[[int], bytes]) -> None:

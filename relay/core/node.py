@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The relay, free of I/O: sessions, admission, commits, offers and time.
 
-The shell around it (relay.service.engine, or a simulation) moves bytes, commits
+The shell around it (relay.run.engine, or a simulation) moves bytes, commits
 batches and calls back. What the core hands out to be stored is acknowledged only
 when :meth:`Node.committed` says that it is.
 """
@@ -40,7 +40,7 @@ from relay.core.messages import (
     Subscribe,
 )
 from relay.core.neighbours import Neighbours
-from relay.core.news import News
+from relay.core.news import NewsValue
 from relay.core.retention import Retention
 from relay.core.serving import Serving
 from relay.core.session import Session, State
@@ -161,7 +161,7 @@ class Node:
         self._ready: dict[int, Link] = {}
         self._timers: list[tuple[float, int]] = []
         self._price_told_at = 0.0
-        self._news = News(random_bytes)
+        self._news = NewsValue(random_bytes)
         self._airtimes = {name: Airtime(rate) for name, rate in config.bytes_per_s.items()}
 
     # -- links ------------------------------------------------------------

@@ -3,7 +3,7 @@
 
 Each reason that something was refused, dropped or failed is a member of an enum
 here, and each member is counted from zero on: a series that is absent until its
-first event hides that event from a rate. :mod:`relay.service.metrics` turns the
+first event hides that event from a rate. :mod:`relay.run.metrics` turns the
 counts into Prometheus families.
 """
 

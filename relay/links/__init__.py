@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from relay.core.stats import LinkKind, LinkStats, Reason
-    from relay.links.components import Component
+    from relay.process.reports import Component
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 from relay.core.clock import jittered
 from relay.core.stats import LinkKind
 from relay.links.targets import Target
-from relay.service.supervisor import supervise
+from relay.process.supervisor import supervise
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

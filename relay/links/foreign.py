@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from relay.core.errors import DecodeError
 from relay.core.stats import LinkKind
 from relay.links import StreamInfo
-from relay.links.components import Component, decode_component
-from relay.service.sockets import listen_unix
+from relay.process.reports import Component, decode_component
+from relay.process.unix_sockets import listen_unix
 
 if TYPE_CHECKING:
     from pathlib import Path

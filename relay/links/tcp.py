@@ -11,7 +11,7 @@ from relay.core.stats import HandshakeFailure, LinkKind, SessionError
 from relay.links import StreamInfo
 from relay.links.discovery import Discovery
 from relay.links.interfaces import Snapshot, plain, watch
-from relay.service.supervisor import Backoff
+from relay.process.supervisor import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -13,25 +13,26 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from relay.config import paths
+from relay.config.net import NetConfig
 from relay.core.errors import DecodeError
 from relay.net import changes
 from relay.net.bridge import Bridge
-from relay.net.config import NetConfig
 from relay.net.errors import ForeignStateError
 from relay.net.found import FILE_NAME, Record
-from relay.net.links import Links
 from relay.net.machine import Machine
 from relay.net.nl80211 import Nl80211
 from relay.net.radio import RadioTask
 from relay.net.reporting import Reporting
+from relay.net.rtnetlink import Links
 from relay.net.undo import undo
-from relay.service import logs, paths
-from relay.service.notify import Notifier
+from relay.process import logs
+from relay.process.notify import Notifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from relay.service.config import Config
+    from relay.config.file import Config
 
 logger = logging.getLogger(__name__)
 

@@ -14,19 +14,19 @@ import errno
 import logging
 from typing import TYPE_CHECKING, Final
 
+from relay.config.net import BATMAN, BRIDGE
 from relay.core.errors import RelayError
-from relay.net.config import BATMAN, BRIDGE
 from relay.net.errors import KernelRefusedError
-from relay.net.links import ADDRESSES_NONE, ADDRESSES_RANDOM, is_link_local
+from relay.net.rtnetlink import ADDRESSES_NONE, ADDRESSES_RANDOM, is_link_local
 from relay.net.undo import look
 from relay.net.wiphy import InterfaceType
-from relay.service.supervisor import Backoff
+from relay.process.supervisor import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from relay.net.links import Link
     from relay.net.machine import Machine
+    from relay.net.rtnetlink import Link
     from relay.net.wiphy import WirelessInterface
 
 logger = logging.getLogger(__name__)

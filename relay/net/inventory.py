@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from relay.net.config import AUTO
+from relay.config.net import AUTO
 from relay.net.errors import BlockedError, NotThereError, UnsuitableError
 from relay.net.suitability import BROADCOM, Radio, cautions, obstacles
 from relay.net.wiphy import InterfaceType
@@ -15,7 +15,7 @@ from relay.net.wiphy import InterfaceType
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from relay.net.config import NetConfig, RadioConfig
+    from relay.config.net import NetConfig, RadioConfig
     from relay.net.machine import Machine
     from relay.net.wiphy import Wiphy, WirelessInterface
 

@@ -9,21 +9,21 @@ import logging
 import secrets
 from typing import TYPE_CHECKING, Final
 
+from relay.config.net import BATMAN
 from relay.net import batman, supplicant
 from relay.net.changes import Changes
-from relay.net.config import BATMAN
 from relay.net.errors import ForeignStateError, KernelRefusedError
 from relay.net.found import MadeLink
-from relay.net.links import ADDRESSES_NONE, ADDRESSES_RANDOM
+from relay.net.rtnetlink import ADDRESSES_NONE, ADDRESSES_RANDOM
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from relay.net.config import NetConfig
+    from relay.config.net import NetConfig
     from relay.net.found import Record
-    from relay.net.links import Links
     from relay.net.nl80211 import Nl80211
     from relay.net.reporting import Reporting
+    from relay.net.rtnetlink import Links
 
 logger = logging.getLogger(__name__)
 

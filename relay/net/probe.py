@@ -6,14 +6,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from relay.config.net import RadioConfig
 from relay.net import supplicant
-from relay.net.config import RadioConfig
 from relay.net.inventory import is_blocked, make_radio, nothing_there, pick
 from relay.net.nl80211 import Nl80211
 from relay.net.suitability import Radio, cautions, obstacles, ranges
 
 if TYPE_CHECKING:
-    from relay.net.config import NetConfig
+    from relay.config.net import NetConfig
     from relay.net.wiphy import Wiphy, WirelessInterface
 
 VERSION = 1

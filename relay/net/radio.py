@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Final
 from relay.core.errors import RelayError
 from relay.net import batman, inventory
 from relay.net.errors import BlockedError, KernelRefusedError, LostError, NotThereError, UnsuitableError
-from relay.net.links import ADDRESSES_NONE, ADDRESSES_RANDOM
+from relay.net.rtnetlink import ADDRESSES_NONE, ADDRESSES_RANDOM
 from relay.net.supplicant import Supplicant
 from relay.net.undo import look
 from relay.net.wiphy import InterfaceType
-from relay.service.supervisor import Backoff
+from relay.process.supervisor import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from relay.net.config import RadioConfig
+    from relay.config.net import RadioConfig
     from relay.net.inventory import Choice
     from relay.net.machine import Machine
 

@@ -8,9 +8,9 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from relay.core.errors import DecodeError
-from relay.links.components import Component, Reporter
-from relay.links.reporting import report
-from relay.service.supervisor import Backoff
+from relay.process.reporting import report
+from relay.process.reports import Component, Reporter
+from relay.process.supervisor import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from relay.net.config import RadioConfig
+    from relay.config.net import RadioConfig
     from relay.net.wiphy import Wiphy
 
 #: Chips whose drivers have 802.11s and IBSS, and which are sold as USB sticks.

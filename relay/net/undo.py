@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from relay.net import supplicant
 from relay.net.errors import KernelRefusedError
 from relay.net.found import WIRED, FoundLink
-from relay.net.links import Links, address_key
 from relay.net.nl80211 import Nl80211
+from relay.net.rtnetlink import Links, address_key
 from relay.net.wiphy import InterfaceType
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from relay.net.found import Record
-    from relay.net.links import Link
+    from relay.net.rtnetlink import Link
 
 #: What these codes say is that there is nothing to put back to.
 _GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.ENOENT})

@@ -7,7 +7,7 @@ import uuid
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
-from relay.ble.gatt import COMPANY, SERVICE_UUID
+from relay.bluetooth.gatt import COMPANY, SERVICE_UUID
 from relay.sniff.att import GAP_NAME
 from relay.sniff.counts import Counts, Passed
 from relay.sniff.events import Advertised, Event, printable

@@ -12,8 +12,8 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from relay.ble import gatt
-from relay.ble.frames import MAX_WINDOW, Kind
+from relay.bluetooth import gatt
+from relay.bluetooth.slot_frames import MAX_WINDOW, Kind
 from relay.sniff.events import Bearer, Event, GattSeen
 from relay.sniff.layers import KINDS, RelayInfo, RelaySlotFrame, dissect
 from relay.sniff.linkable import Field

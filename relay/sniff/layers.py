@@ -15,8 +15,8 @@ from typing import Any, Final, TypeVar
 from scapy.fields import ByteEnumField, ByteField, LEShortField, StrField, StrFixedLenField
 from scapy.packet import Packet
 
-from relay.ble.frames import Kind
-from relay.ble.gatt import COMPANY
+from relay.bluetooth.gatt import COMPANY
+from relay.bluetooth.slot_frames import Kind
 from relay.core.news import DIGEST_BYTES, SALT_BYTES
 
 PATTERNS: Final = {0: "XX", 3: "XXpsk3"}

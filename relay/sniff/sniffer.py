@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from relay.service.config import DEFAULT_PORT
-from relay.service.text import human_bytes, plural
+from relay.config.file import DEFAULT_PORT
+from relay.control.text import human_bytes, plural
 from relay.sniff.advertising import Advertisements
 from relay.sniff.air import Air
 from relay.sniff.capture import Frame, Link

@@ -13,18 +13,18 @@ import sys
 import threading
 import time
 
-from relay.client.address import RelayAddress, parse_address
 from relay.client.card import Card
 from relay.client.client import Client
-from relay.client.connection import Failure, RelayConnectionError
 from relay.client.contacts import ContactBook
 from relay.client.finding import ANY_BLUETOOTH, RelayFinder
 from relay.client.identity import Identity
+from relay.control.client import ControlClient
 from relay.core import session as s
 from relay.core.envelope import decode_envelope, envelope_id
 from relay.core.messages import Hello, Offer, Role, Subscribe
 from relay.core.session import Session, State
-from relay.service.control import ControlClient
+from relay.links.address import RelayAddress, parse_address
+from relay.links.client_session import Failure, RelayConnectionError
 
 START_S = 20.0
 

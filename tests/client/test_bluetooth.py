@@ -7,17 +7,17 @@ import random
 
 import pytest
 
-from relay.ble.bluez import Adapter, Device
-from relay.ble.dial import DialError, DialFailure
-from relay.ble.gatt import make_beacon
-from relay.client.address import AddressError, RelayAddress, parse_address
+from relay.bluetooth.bluez import Adapter, Device
+from relay.bluetooth.dial import DialError, DialFailure
+from relay.bluetooth.gatt import make_beacon
 from relay.client.bluetooth import Bluetooth, HeardRelay
-from relay.client.connection import Failure, RelayConnectionError
 from relay.client.finding import ANY_BLUETOOTH, NoRelayError, RelayFinder
 from relay.client.met import KEEP_NEWS_S, MAX_NEWS, Given, RelaysMet
 from relay.core.messages import Goodbye, Hello, Role, Subscribe
 from relay.core.session import Established
 from relay.core.stats import SessionError
+from relay.links.address import AddressError, RelayAddress, parse_address
+from relay.links.client_session import Failure, RelayConnectionError
 from tests.client.online import FakeRelay, RelayProcess, Sockets, User, client_of
 
 NOW_S = 1_800_000_000.0
@@ -215,7 +215,7 @@ def test_a_follower_visits_again_and_again_rather_than_stay(bob, monkeypatch):
 
 
 class Crowd:
-    """What advertises near here, in place of `relay.ble.dial`; only `honest` lets anybody connect."""
+    """What advertises near here, in place of `relay.bluetooth.dial`; only `honest` lets anybody connect."""
 
     def __init__(self, *names, honest):
         self.heard = [
@@ -275,7 +275,7 @@ class Radio(Bluetooth):
 
 @contextlib.asynccontextmanager
 async def in_crowd(crowd, monkeypatch):
-    monkeypatch.setattr("relay.ble.dial.dial", crowd.dial)
+    monkeypatch.setattr("relay.bluetooth.dial.dial", crowd.dial)
     monkeypatch.setattr("relay.client.bluetooth.LINGER_S", 0.1)
     radio = Radio(crowd)
     yield radio

@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from relay.client.address import AddressError, parse_address
-from relay.client.connection import Failure, RelayConnectionError
 from relay.client.errors import ClientError
+from relay.links.address import AddressError, parse_address
+from relay.links.client_session import Failure, RelayConnectionError
 from tests.client.online import RelayProcess, User
 
 SECRET = "correct horse battery"

@@ -8,9 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from relay.client.address import parse_address
 from relay.client.body import text_body
-from relay.client.connection import Connection, Failure
 from relay.client.database import Database
 from relay.client.outbox import Outbox
 from relay.core import session as s
@@ -18,6 +16,8 @@ from relay.core.codec import Writer
 from relay.core.envelope import EnvelopeType, Header, decode_envelope
 from relay.core.messages import ALL_HOURS, Hello, MessageType, Offer, Refusal, Role, Subscribe
 from relay.core.noise import KeyPair
+from relay.links.address import parse_address
+from relay.links.client_session import Connection, Failure
 from tests.client.online import FakeRelay, Holding, User
 
 PATIENCE_S = 1.0

@@ -18,6 +18,8 @@ from nacl.bindings import (
     crypto_scalarmult_base,
 )
 
+from relay.client.card import parse_uri
+from relay.client.errors import CardError
 from relay.client.identity import Identity
 from relay.client.pieces import decode_inner
 from relay.client.seal import unseal
@@ -144,3 +146,35 @@ def test_a_second_client_makes_the_same_cards(vector):
     assert vector["uri"] == uri + (f"?name={quote(vector['name'], safe='')}" if vector["name"] else "")
     digest = sha256(b"mesh-relay/1 fingerprint", keys)
     assert vector["fingerprint"] == " ".join(f"{digest[i] << 8 | digest[i + 1]:05d}" for i in range(0, 16, 2))
+
+
+CARDS = json.loads((PATH.parent / "card.json").read_text())
+
+
+@pytest.mark.parametrize("vector", CARDS["takes"], ids=lambda vector: vector["why"])
+def test_this_client_takes_the_cards_that_are_to_be_taken(vector):
+    card, name = parse_uri(vector["uri"])
+    assert (card.static.hex(), card.rendezvous.hex()) == (CARDS["static"], CARDS["rendezvous"])
+    assert name == vector["name"]
+
+
+def test_suggested_names_are_what_the_text_says():
+    assert {vector["why"]: vector["name"] for vector in CARDS["takes"]} == {
+        "without a name": "",
+        "a name of unreserved characters alone": "Zoe-1._~",
+        "everything else is percent-encoded": "Zoë & Ben + 1 = 3 #?/%",
+        "hexadecimal digits in either case": "Zoë",
+        "a plus is a plus": "a+b",
+        "bytes that are no UTF-8 become U+FFFD": "a\ufffdb",
+        "a percent sign without two digits stays": "100%",
+        "scheme and word in any case": "",
+        "unknown parameters, before and after": "Ben",
+        "of two names the first": "Ben",
+        "an empty query": "",
+    }
+
+
+@pytest.mark.parametrize("vector", CARDS["refuses"], ids=lambda vector: vector["why"])
+def test_this_client_refuses_the_cards_that_are_to_be_refused(vector):
+    with pytest.raises(CardError):
+        parse_uri(vector["uri"])

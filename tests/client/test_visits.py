@@ -6,7 +6,6 @@ import random
 
 import pytest
 
-from relay.client.connection import Failure, RelayConnectionError
 from relay.client.delivery import SAMPLES
 from relay.client.finding import ANY_BLUETOOTH
 from relay.core import session as s
@@ -14,6 +13,7 @@ from relay.core.envelope import envelope_id
 from relay.core.messages import Goodbye, Hello, Role, Subscribe
 from relay.core.session import State
 from relay.core.stats import SessionError
+from relay.links.client_session import Failure, RelayConnectionError
 from tests.client.online import Holding, Sockets, User, client_of
 
 PIECE_BYTES = 16_000

@@ -9,7 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from relay.service.control import ControlClient, ControlError
+from relay.control.client import ControlClient, ControlError
 
 PORT = 4270
 #: Start-up imports zeroconf and aiohttp, on a machine that may be busy with other tests.

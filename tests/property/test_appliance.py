@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from relay.appliance.apply import read_plan
 from relay.appliance.network import draw_segment
-from relay.appliance.notices import NoticeCode, decode_notices, encode_notices
 from relay.appliance.plan import Facts, Plan
 from relay.appliance.portal import answer
-from relay.appliance.toml import write_toml
-from relay.service.config import OTHER_SECTIONS, parse_config
+from relay.config.file import OTHER_SECTIONS, parse_config
+from relay.config.toml_write import write_toml
+from relay.control.notices import NoticeCode, decode_notices, encode_notices
 
 FACTS = Facts(segment=draw_segment(lambda count: bytes(range(count))))
 SECTIONS = [*OTHER_SECTIONS, "store", "tcp", "mesh", "http", "ble", "nonsense"]

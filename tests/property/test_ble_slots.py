@@ -10,10 +10,10 @@ from itertools import count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.ble.directions import MAX_TIMEOUT_S, WINDOW
-from relay.ble.frames import MAX_WINDOW, CloseReason, decode_frame
-from relay.ble.gatt import decode_beacon, decode_info
-from relay.ble.slots import Slot
+from relay.bluetooth.directions import MAX_TIMEOUT_S, WINDOW
+from relay.bluetooth.gatt import decode_beacon, decode_info
+from relay.bluetooth.slot_frames import MAX_WINDOW, CloseReason, decode_frame
+from relay.bluetooth.slots import Slot
 from relay.core.errors import DecodeError
 
 #: More than any of the transfers below may take: 8 timeouts in a row are 60 s.

@@ -138,6 +138,15 @@ def test_nothing_outside_the_scope_is_offered_or_counted(paths, first, length, c
         }
 
 
+@pytest.mark.parametrize("last_hour", [HOUR + 9, HOUR + 1, 0])
+def test_of_windows_that_do_not_meet_nothing_is_offered(last_hour):
+    scope = Scope(first_hour=HOUR + 10, last_hour=last_hour, classes=0b1111, min_price=-128)
+    a = initiator(entries(range(50), hours=40), scope=scope)
+    b = responder(entries(range(20, 90), hours=40), scope=scope)
+    assert converse(a, b).kinds == [Kind.ROOT, Kind.COMPLETE]
+    assert offers(a) == offers(b) == set()
+
+
 def test_more_hours_than_a_responder_lists_cost_offers_but_lose_nothing():
     scope = replace(WHOLE, last_hour=HOUR + 10**6)
     hours = MAX_HOURS + 200

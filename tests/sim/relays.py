@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A relay of the simulation: the real core, a store in memory, and the shell between them.
 
-The shell does what relay.service does with asyncio and SQLite: it moves bytes,
+The shell does what relay.run does with asyncio and SQLite: it moves bytes,
 commits one batch at a time after a delay, runs slices and timers. A crash loses
 whatever was not committed, and every connection without a goodbye.
 """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Unequal links: small and fresh first, live before bulk, fair shares, a put answered at once.
 
-The radio takes 20 kB/s, and holds what relay.service.streams lets lie before one:
+The radio takes 20 kB/s, and holds what relay.run.stream lets lie before one:
 SLOW_AHEAD_BYTES. All times are virtual, so each run measures the same.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from relay.core.envelope import SIZES
-from relay.service.streams import SLOW_AHEAD_BYTES
+from relay.run.stream import SLOW_AHEAD_BYTES
 from tests.sim.people import write_letter
 from tests.sim.radio import Radio
 from tests.sim.relays import COMMIT_S

@@ -3,13 +3,15 @@
 
 `python -m tests.vectors.make` writes them anew; a change of one is a change of
 the protocol. Bytes are in hex. payload.json and reconcile.json have makers of
-their own (tests/client/vectors.py, tests/unit/test_reconcile_vectors.py).
+their own (tests/client/vectors.py, tests/unit/core/test_reconcile_vectors.py).
 """
 
+import base64
 import hashlib
 import json
 from pathlib import Path
 
+from relay.client.card import URI_PREFIX, Card, parse_uri
 from relay.core import messages as m
 from relay.core.envelope import (
     HEADER_BYTES,
@@ -27,10 +29,10 @@ from relay.core.envelope import (
     price_paid,
     purge_tag,
 )
-from relay.core.frames import LANES, MAX_MESSAGE_BYTES, FrameWriter
+from relay.core.frames import LANES, MAX_MESSAGE_BYTES, FrameReader, FrameWriter
 from relay.core.messages import Ack, Hello, MessageType, Offer, Refusal, Refused, Role, Subscribe
-from relay.core.noise import KeyPair
-from relay.core.session import SLOW_FRAGMENT_BYTES, SLOW_RECORD_BYTES, Session
+from relay.core.noise import XX, HandshakeState, KeyPair
+from relay.core.session import PATTERN_XX, PROTOCOL_VERSION, SLOW_FRAGMENT_BYTES, SLOW_RECORD_BYTES, Session
 
 FOLDER = Path(__file__).parent
 HOUR = 490_000
@@ -374,9 +376,13 @@ def session():
             'labels "client static", "client ephemeral" and so on. The prologue is "mesh-relay/1 session" || version '
             "|| pattern. link_secret is the export (docs/protocol.md section 4.2) under the label "
             '"mesh-relay/1 link"; reconcile_keys are those of the first reconciliations of the session; same_mac is '
-            "what this session says of another whose link_secret is 32 bytes of 0x42."
+            "what this session says of another whose link_secret is 32 bytes of 0x42. client_refuses: what a "
+            "relay says to the client of the first session (no puts), from its handshake message on; each MUST end the "
+            "session, with that GOODBYE or without a word. client_takes: what must not end it, and what it means."
         ),
         "sessions": [transcript("XX", None), transcript("XXpsk3", from_label("mesh secret"))],
+        "client_refuses": [said_to_client(why, *what) for why, *what in what_a_client_refuses()],
+        "client_takes": [said_to_client(why, *what) for why, *what in what_a_client_takes()],
         "refused_first_bytes": [
             {"why": why, "stream": data}
             for why, data in (
@@ -452,6 +458,114 @@ def transcript(name, secret):
     }
 
 
+def said_to_client(why, answer, *plaintexts):
+    """What a relay with fixed keys says to the client of the transcript, and what this client makes of it."""
+    client = Side("client", initiator=True, hello=Hello(role=Role.CLIENT))
+    relay = Side("relay", initiator=False, hello=RELAY_HELLO)
+    relay.session.receive_data(client.say()[0], 0.0)
+    stream = relay.session.data_to_send()
+    if not plaintexts:
+        stream = answer(stream)
+    else:
+        client.session.receive_data(stream, 0.0)
+        relay.session.receive_data(client.say()[0], 0.0)
+        records = [relay.session._encrypt.encrypt(plaintext) for plaintext in plaintexts]
+        stream = answer(stream + b"".join(len(record).to_bytes(2) + record for record in records))
+    client = Side("client", initiator=True, hello=Hello(role=Role.CLIENT))
+    client.say()
+    events = client.session.receive_data(stream, 0.0)
+    said = [message for plaintext in client.say()[1] for message in FrameReader().read_record(plaintext)]
+    goodbye = said[-1] if said else b""
+    return {
+        "why": why,
+        "stream": stream.hex(),
+        "plaintexts": hexes(plaintexts),
+        "events": [event_name(event) for event in events],
+        "goodbye": m.Goodbye(goodbye[1]).name if goodbye[:1] == bytes([MessageType.GOODBYE]) else None,
+    }
+
+
+def framed(*parts):
+    """A record's plaintext of these messages, on the control lane."""
+    return b"".join(b"\0" + len(part).to_bytes(2) + part for part in parts)
+
+
+def as_it_is(record):
+    return record
+
+
+def what_a_client_refuses():
+    yield "message 2 cut", lambda record: b"\0\x5f" + record[2:-1]
+    yield "message 2 with a payload", with_payload
+    yield "message 2 with a key of low order", lambda record: record[:2] + bytes(32) + record[34:]
+    yield "message 2 altered", lambda record: record[:-1] + bytes([record[-1] ^ 1])
+    yield "a record longer than any handshake message", lambda _: b"\x01\x01"
+    hello = RELAY_HELLO.encode()
+    yield "no HELLO first", as_it_is, framed(bytes([MessageType.PING]))
+    yield "GOODBYE before HELLO", as_it_is, framed(bytes([MessageType.GOODBYE, m.Goodbye.BUSY]))
+    yield "HELLO of a client", as_it_is, framed(Hello(role=Role.CLIENT).encode())
+    yield "HELLO of role 2", as_it_is, framed(hello[:1] + b"\2" + hello[2:])
+    yield "HELLO cut", as_it_is, framed(hello[:-1])
+    yield "a record altered", lambda stream: stream[:-1] + bytes([stream[-1] ^ 1]), framed(hello)
+    again = framed(hello, bytes([MessageType.PING]))
+    yield "a record replayed", lambda stream: stream + stream[-len(again) - 18 :], again
+    yield "a second HELLO", as_it_is, framed(hello, hello)
+    for what in (
+        m.encode_put(0, bytes(256)),
+        Subscribe(prefix_bits=0, prefix=0).encode(),
+        bytes([MessageType.FETCH]) + bytes(32),
+        bytes([MessageType.SAME]) + bytes(128),
+        bytes([MessageType.RECONCILE, 1, 2]),
+        bytes([MessageType.CREDIT, 0, 1]),
+    ):
+        yield f"{MessageType(what[0]).name}, which is not for clients", as_it_is, framed(hello, what)
+    yield "a type that does not exist", as_it_is, framed(hello, b"\x7f")
+    [ack], [refusal] = m.encode_acks(durable=True, numbers=[0]), m.encode_refusals([(0, Refusal.FULL)], price=0)
+    yield "ACK of what was not put", as_it_is, framed(hello, ack)
+    yield "REFUSE of what was not put", as_it_is, framed(hello, refusal)
+    yield "a lane that does not exist", as_it_is, framed(hello) + b"\x08\0\x01\x04"
+    yield "a frame without bytes", as_it_is, framed(hello) + bytes(3)
+
+
+def with_payload(record):
+    """Message 2 of the same relay, but with one byte of payload."""
+    relay = HandshakeState(
+        XX,
+        initiator=False,
+        prologue=b"mesh-relay/1 session" + bytes([PROTOCOL_VERSION, PATTERN_XX]),
+        static=KeyPair.from_private(from_label("relay static")),
+        random_bytes=_Once(from_label("relay ephemeral")),
+    )
+    relay.read_message(KeyPair.from_private(from_label("client ephemeral")).public)
+    message = relay.write_message(b"\0")
+    if message[:32] != record[2:34]:
+        raise AssertionError("another relay")
+    return len(message).to_bytes(2) + message
+
+
+def what_a_client_takes():
+    hello = RELAY_HELLO.encode()
+    yield "HELLO and a field of a later version", as_it_is, framed(hello + b"later")
+    yield (
+        "HELLO with unknown flags and classes",
+        as_it_is,
+        framed(hello[:2] + b"\xfd" + hello[3:4] + b"\xff" + hello[5:]),
+    )
+    empty = Hello(role=Role.RELAY, window=(HOUR, HOUR - 1)).encode()
+    yield "HELLO of a relay that accepts no hour: the first is after the last", as_it_is, framed(empty)
+    yield "HELLO in two records, and one without frames between", as_it_is, *split_hello(hello)
+    yield "PONG that nobody asked for", as_it_is, framed(hello, bytes([MessageType.PONG]))
+    yield "GOODBYE of an unknown reason, and more bytes", as_it_is, framed(hello, bytes([MessageType.GOODBYE, 99, 1]))
+    yield "an envelope that nobody asked for", as_it_is, framed(hello, bytes([MessageType.ENVELOPE]) + bytes(256))
+    yield "an envelope that is none", as_it_is, framed(hello, bytes([MessageType.ENVELOPE]) + b"?")
+    yield "any lane", as_it_is, framed(hello) + b"\x07\0\x02\x06\x09"
+
+
+def split_hello(hello):
+    """The frames of a message cut in two, with an empty record in between."""
+    return b"\x80\0\x05" + hello[:5], b"", b"\0" + (len(hello) - 5).to_bytes(2) + hello[5:]
+
+
 def event_name(event):
     """The name, and the numbers that matter."""
     match event:
@@ -463,6 +577,63 @@ def event_name(event):
             return type(event).__name__
 
 
+# -- card.json --------------------------------------------------------------
+
+
+def cards():
+    card = Card(static=KeyPair.from_private(from_label("card static")).public, rendezvous=from_label("card", 16))
+    uri, encoded = card.to_uri(), card.encode()
+    return {
+        "about": (
+            "Contact cards as URIs (docs/protocol.md section 12.1). takes: what a client takes, and which name is then "
+            "suggested ('' for none). refuses: what it does not."
+        ),
+        "static": card.static.hex(),
+        "rendezvous": card.rendezvous.hex(),
+        "takes": [
+            {"why": why, "uri": text, "name": parse_uri(text)[1]}
+            for why, text in (
+                ("without a name", uri),
+                ("a name of unreserved characters alone", card.to_uri("Zoe-1._~")),
+                ("everything else is percent-encoded", card.to_uri("Zoë & Ben + 1 = 3 #?/%")),
+                ("hexadecimal digits in either case", uri + "?name=Zo%c3%AB"),
+                ("a plus is a plus", uri + "?name=a+b"),
+                ("bytes that are no UTF-8 become U+FFFD", uri + "?name=a%FFb"),
+                ("a percent sign without two digits stays", uri + "?name=100%"),
+                ("scheme and word in any case", uri.replace("mesh-relay:contact", "MESH-RELAY:Contact")),
+                ("unknown parameters, before and after", uri + "?v=2&name=Ben&x&=y"),
+                ("of two names the first", uri + "?name=Ben&name=Zoe"),
+                ("an empty query", uri + "?"),
+            )
+        ],
+        "refuses": [
+            {"why": why, "uri": text}
+            for why, text in (
+                ("another scheme", uri.replace("mesh-relay:", "mesh:")),
+                ("another word", uri.replace("contact", "group")),
+                ("cut", uri[:-1]),
+                ("a character more", uri + "A"),
+                ("padding", uri + "="),
+                ("the other alphabet of base64", URI_PREFIX + "+" + uri[len(URI_PREFIX) + 1 :]),
+                ("last bits not zero", uri[:-1] + chr(ord(uri[-1]) + 1)),
+                ("checksum", to_uri(encoded[:-1] + bytes([encoded[-1] ^ 1]))),
+                ("version 2", to_uri(with_checksum(b"\2" + encoded[1:49]))),
+                ("a byte more", to_uri(with_checksum(encoded[:49] + b"\0"))),
+                ("key 0, of low order", Card(static=bytes(32), rendezvous=bytes(16)).to_uri()),
+                ("key 1, of low order", Card(static=b"\1" + bytes(31), rendezvous=bytes(16)).to_uri()),
+            )
+        ],
+    }
+
+
+def with_checksum(body):
+    return body + hashlib.sha256(b"mesh-relay/1 card" + body).digest()[:4]
+
+
+def to_uri(data):
+    return URI_PREFIX + base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
 MAKERS = {
     "envelope.json": envelopes,
     "tags.json": tags,
@@ -470,6 +641,7 @@ MAKERS = {
     "frames.json": frames,
     "messages.json": messages,
     "session.json": session,
+    "card.json": cards,
 }
 
 

@@ -18,7 +18,7 @@ import dbus.service
 from bluezero import adapter, advertisement, constants
 from gi.repository import GLib
 
-from relay.ble import l2cap
+from relay.bluetooth import l2cap
 
 SERVICE = "ab07ffff-cc92-439d-ad42-3677ca4805bf"
 SERVICE_DATA = "fdaa"

@@ -22,9 +22,9 @@ from pathlib import Path
 
 from dbus_next.signature import Variant
 
-from relay.ble import frames, gatt, l2cap
-from relay.ble.bluez import CHARACTERISTIC, Bluez, BluezError, Changed, adapters, characteristics, devices
-from relay.ble.dial import DialError, dial
+from relay.bluetooth import gatt, l2cap, slot_frames
+from relay.bluetooth.bluez import CHARACTERISTIC, Bluez, BluezError, Changed, adapters, characteristics, devices
+from relay.bluetooth.dial import DialError, dial
 
 SCAN_S = 10.0
 CHANNELS = 5
@@ -116,7 +116,7 @@ async def visit(bluez, own, device, relay, table, shown, file):
         shown.add("slots")
         await burst(bluez, rx, shown, "garbage into a slot", lambda: random.randbytes(random.randint(0, 200)))
         for nonce in range(OPENS):
-            await bluez.write_command(rx, frames.encode_open(nonce, 0, 64))
+            await bluez.write_command(rx, slot_frames.encode_open(nonce, 0, 64))
             shown.add("opens")
         await burst(bluez, rx, shown, "frames out of order", lambda: bytes((0, random.randrange(256), 0)) + bytes(200))
         # ... and then nothing, for ever.
@@ -130,11 +130,11 @@ def forge():
     numbers = random.randrange(256), random.randrange(256)
     match random.randrange(4):
         case 0:
-            return bytes((frames.Kind.DATA, *numbers)) + random.randbytes(100)
+            return bytes((slot_frames.Kind.DATA, *numbers)) + random.randbytes(100)
         case 1:
-            return bytes((frames.Kind.ACK, *numbers))
+            return bytes((slot_frames.Kind.ACK, *numbers))
         case 2:
-            return frames.encode_close(numbers[0], frames.CloseReason.END)
+            return slot_frames.encode_close(numbers[0], slot_frames.CloseReason.END)
     return random.randbytes(random.randint(0, 300))
 
 

@@ -4,7 +4,7 @@
 import errno
 import sys
 
-from relay.ble import l2cap
+from relay.bluetooth import l2cap
 from relay.cli import main
 
 

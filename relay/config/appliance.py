@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The section [appliance] of relay.toml: what the machine as a whole is to be."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from relay.config import settings
+from relay.config.settings import BadValueError, setting
+
+#: The commented section that the image brings along; the other sections follow it there.
+EXAMPLE = Path(__file__).with_name("appliance.toml")
+
+#: ISO 3166-1 alpha-2, as the regulatory database of Linux has it. A country that is not
+#: there would leave the radio at rules that forbid it to begin transmitting.
+_COUNTRY_LIST = """
+AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT BV BW BY BZ
+CA CC CD CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ EC EE EG EH ER ES ET FI FJ FK FM FO FR
+GA GB GD GE GF GG GH GI GL GM GN GP GQ GR GS GT GU GW GY HK HM HN HR HT HU ID IE IL IM IN IO IQ IR IS IT JE JM JO JP
+KE KG KH KI KM KN KP KR KW KY KZ LA LB LC LI LK LR LS LT LU LV LY MA MC MD ME MF MG MH MK ML MM MN MO MP MQ MR MS MT
+MU MV MW MX MY MZ NA NC NE NF NG NI NL NO NP NR NU NZ OM PA PE PF PG PH PK PL PM PN PR PS PT PW PY QA RE RO RS RU RW
+SA SB SC SD SE SG SH SI SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD TF TG TH TJ TK TL TM TN TO TR TT TV TW TZ
+UA UG UM US UY UZ VA VC VE VG VI VN VU WF WS YE YT ZA ZM ZW
+"""
+COUNTRIES = frozenset(_COUNTRY_LIST.split())
+#: What people write, and what is meant.
+_NOT_COUNTRIES = {"UK": 'the United Kingdom is "GB"', "EU": 'there is no "EU"; name the country you are in'}
+
+#: IEEE 802.11: the name of a network, and the passphrase of WPA.
+MAX_NETWORK_NAME_BYTES = 32
+PASSPHRASE_CHARS = range(8, 64)
+#: RFC 1123, one label; mDNS adds `.local`.
+_HOST_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+#: Operators of one box. With the largest RSA key (16384 bits, 3 KiB of text): 96 KiB.
+MAX_SSH_KEYS = 32
+MAX_SSH_KEY_CHARS = 3072
+#: DSA and SHA-1 certificates are refused by the server of the image as well.
+SSH_KEY_TYPES = (
+    "ssh-ed25519",
+    "sk-ssh-ed25519@openssh.com",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+    "ssh-rsa",
+)
+
+
+def _country(value: object) -> str:
+    """Two letters, or "" for no Wi-Fi."""
+    if not isinstance(value, str):
+        raise BadValueError('write two letters in quotes, such as "DE"; "" leaves Wi-Fi off')
+    code = value.strip().upper()
+    if code and code not in COUNTRIES:
+        remedy = _NOT_COUNTRIES.get(code, 'write the two letters of ISO 3166, such as "DE"')
+        raise BadValueError(f'{remedy}; "" leaves Wi-Fi off')
+    return code
+
+
+def _hostname(value: object) -> str:
+    """One label, in lower case."""
+    if not isinstance(value, str) or not _HOST_LABEL.fullmatch(value.lower()):
+        raise BadValueError("write letters, digits and hyphens, at most 63, without dots and spaces")
+    return value.lower()
+
+
+def _network_name(value: object) -> str:
+    """The name of a Wi-Fi network."""
+    if (
+        not isinstance(value, str)
+        or not 1 <= len(value.encode("utf-8", "replace")) <= MAX_NETWORK_NAME_BYTES
+        or not value.isprintable()
+    ):
+        raise BadValueError(f"write a name of 1 to {MAX_NETWORK_NAME_BYTES} characters (fewer if they are not Latin)")
+    return value
+
+
+def _passphrase(value: object) -> str:
+    """A passphrase of WPA, or "" for an open network."""
+    fits = isinstance(value, str) and len(value) in PASSPHRASE_CHARS and value.isascii() and value.isprintable()
+    if value != "" and not fits:
+        raise BadValueError('write 8 to 63 letters, digits and signs of a US keyboard; "" leaves the network open')
+    return str(value)
+
+
+def _interface(value: object) -> str:
+    """The name of one interface, or "" for none."""
+    if value == "":
+        return ""
+    return settings.interfaces([value])[0]
+
+
+def _ssh_keys(value: object) -> tuple[str, ...]:
+    """Public keys as `type base64`; comments, which name people and machines, are left behind."""
+    remedy = 'write a list such as ["ssh-ed25519 AAAA... name"]: the one line of the file that ends in .pub'
+    if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
+        raise BadValueError(remedy)
+    if len(value) > MAX_SSH_KEYS:
+        raise BadValueError(f"at most {MAX_SSH_KEYS} keys")
+    return tuple(_ssh_key(line) for line in value)
+
+
+def _ssh_key(line: str) -> str:
+    if "PRIVATE KEY" in line:
+        raise BadValueError("that is a private key: make a new pair, and write the public one, from the file *.pub")
+    words = line.split()
+    if len(words) < 2 or words[0] not in SSH_KEY_TYPES or len(line) > MAX_SSH_KEY_CHARS:
+        raise BadValueError(f"a key begins with one of {', '.join(SSH_KEY_TYPES)}, and is the line of a file *.pub")
+    try:
+        blob = base64.b64decode(words[1], validate=True)
+    except binascii.Error as error:
+        raise BadValueError(
+            f"the {words[0]} key is cut off or broken; copy the whole line of the file *.pub"
+        ) from error
+    # RFC 4253 section 6.6: the blob names its type again, and then there is the key itself.
+    name = words[0].encode()
+    if not blob.startswith(len(name).to_bytes(4, "big") + name) or len(blob) <= 4 + len(name):
+        raise BadValueError(f"the {words[0]} key is cut off or broken; copy the whole line of the file *.pub")
+    return f"{words[0]} {words[1]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplianceConfig:
+    """What the operator writes; each setting is explained in appliance.toml."""
+
+    country: str = setting("", _country)
+    hostname: str = setting("relay", _hostname)
+    mesh_name: str = setting("mesh-relay", _network_name)
+    mesh_secret: str = setting("", settings.secret, secret=True)
+    mesh_interface: str = setting("wifi1", _interface)
+    access_point: bool = setting(False, settings.boolean)
+    access_point_name: str = setting("Mesh relay", _network_name)
+    access_point_password: str = setting("", _passphrase, secret=True)
+    access_point_interface: str = setting("wifi0", _interface)
+    access_point_channel: int = setting(1, settings.integer(1, 13))
+    client_isolation: bool = setting(True, settings.boolean)
+    ethernet_interface: str = setting("eth0", _interface)
+    ethernet: str = setting("auto", settings.one_of("auto", "client", "server"))
+    lan_bridge: bool = setting(False, settings.boolean)
+    uplink_forwarding: bool = setting(False, settings.boolean)
+    status_page: str = setting("ethernet", settings.one_of("off", "ethernet", "everywhere"))
+    storage: str = setting("durable", settings.one_of("durable", "volatile"))
+    ssh_keys: tuple[str, ...] = setting((), _ssh_keys)
+
+    @property
+    def wifi(self) -> bool:
+        """Whether radios may be used at all: no country, no rules to keep."""
+        return bool(self.country)
+
+    @property
+    def serves_phones(self) -> bool:
+        """Whether there is an access point."""
+        return self.wifi and self.access_point and bool(self.access_point_interface)
+
+    @property
+    def joins_mesh(self) -> bool:
+        """Whether a radio is to join the ad-hoc Wi-Fi."""
+        return self.wifi and bool(self.mesh_interface)
+
+    @property
+    def hands_out(self) -> bool:
+        """Whether it gives addresses to others on its cable (and bridge), where nobody else does."""
+        return self.ethernet != "client"
+
+    def problems(self) -> list[tuple[tuple[str, ...], str]]:
+        """Settings that do not go together: the one to change, and the remedy."""
+        found = {}
+        if self.access_point and not self.country:
+            found["access_point"] = 'an access point needs the country you are in: country = "DE"'
+        if self.access_point and self.access_point_interface and self.access_point_interface == self.mesh_interface:
+            found["mesh_interface"] = (
+                'one radio cannot be both; set access_point_interface or mesh_interface to another radio, or to ""'
+            )
+        if self.lan_bridge and self.uplink_forwarding:
+            found["uplink_forwarding"] = "with lan_bridge the uplink is part of the same network already; choose one"
+        if self.lan_bridge and not self.ethernet_interface:
+            found["ethernet_interface"] = 'lan_bridge needs the cable\'s name, such as "eth0"'
+        if self.lan_bridge and not (self.joins_mesh or self.serves_phones):
+            found["lan_bridge"] = (
+                "there is nothing to bridge the cable with; set country, and mesh_interface or access_point"
+            )
+        return [(("appliance", name), f"appliance.{name}: {remedy}") for name, remedy in found.items()]

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the operator's side (control socket, metrics, status page) asks of the running relay.
+
+The classes of the status are its schema: `relay status --json` prints exactly
+these fields. Fields may be added; SCHEMA rises when one changes its meaning or
+goes away. Nothing here names a peer, an address, an envelope, a tag or a key.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Protocol
+
+from relay.core.errors import RelayError
+
+if TYPE_CHECKING:
+    from relay.core.stats import Stats
+
+SCHEMA = 1
+
+#: Names that udev makes from a hardware address (`wlx001122334455`), and whatever else looks like one.
+_HARDWARE_ADDRESS = re.compile(r"[0-9a-f]{12}", re.IGNORECASE)
+
+
+class ClockRefusedError(RelayError):
+    """The operator named a time that the relay cannot take; the message says why."""
+
+
+def interface_label(name: str) -> str:
+    """An interface's name without the hardware address that udev may have put in (`wlx*`)."""
+    return _HARDWARE_ADDRESS.sub("*", name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockStatus:
+    """``source`` is none, system or operator; ``hour`` counts from the Unix epoch, None while unknown."""
+
+    trusted: bool = False
+    source: str = "none"
+    hour: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreStatus:
+    """``admitted`` counts the IDs not taken again, present or gone; ``price_bits`` is by interface label.
+
+    ``unreadable_bodies`` counts reads since the start that met damage.
+    """
+
+    envelopes: int = 0
+    bytes: int = 0
+    max_envelopes: int = 0
+    max_bytes: int = 0
+    oldest_age_s: float = 0.0
+    admitted: int = 0
+    durable: bool = True
+    writable: bool = True
+    unreadable_bodies: int = 0
+    price_bits: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkStatus:
+    """One kind of link on one interface; ``errors`` by reason, only those that happened."""
+
+    kind: str
+    interface: str
+    up: bool = True
+    relays: int = 0
+    clients: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    restarts: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+
+
+class QueueName(enum.StrEnum):
+    """The bounded queues that report their length; sums over all sessions."""
+
+    COMMIT = "commit"  # puts that wait for the store
+    REQUESTS = "requests"  # bodies asked for and not here yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueStatus:
+    """``length`` and ``capacity`` in items."""
+
+    name: QueueName
+    length: int = 0
+    capacity: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComponentStatus:
+    """A process beside `relay run`: ble, net or board; ``counters`` only of what happened.
+
+    ``idle``: stopped or no_adapter where it does no work although nothing is wrong, else "".
+    """
+
+    name: str
+    connected: bool = False
+    up: bool = False
+    idle: str = ""
+    counters: dict[str, int] = field(default_factory=dict)
+    gauges: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoticeStatus:
+    """What another process of an appliance has to say (relay.control.notices); ``serious``: it is a problem."""
+
+    code: str
+    text: str
+    serious: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskStatus:
+    """``idle_s``: seconds since the task last proved that it makes progress."""
+
+    name: str
+    idle_s: float
+    stalled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Everything an operator may see; ``totals`` by family and reason."""
+
+    schema: int = SCHEMA
+    version: str
+    uptime_s: float = 0.0
+    ready: bool = False
+    clock: ClockStatus = field(default_factory=ClockStatus)
+    store: StoreStatus = field(default_factory=StoreStatus)
+    links: list[LinkStatus] = field(default_factory=list)
+    queues: list[QueueStatus] = field(default_factory=list)
+    totals: dict[str, dict[str, int]] = field(default_factory=dict)
+    tasks: list[TaskStatus] = field(default_factory=list)
+    components: list[ComponentStatus] = field(default_factory=list)
+    notices: list[NoticeStatus] = field(default_factory=list)
+
+    def problems(self) -> list[str]:
+        """What an operator should look at, worst first; empty when all is well."""
+        found = []
+        if not self.ready:
+            found.append("still starting")
+        if not self.store.writable:
+            found.append("the store cannot be written: nothing new is accepted")
+        if self.store.unreadable_bodies:
+            found.append("the store is damaged: some envelopes cannot be read; replace the card or disk")
+        found += [f"task {task.name} makes no progress" for task in self.tasks if task.stalled]
+        components = {component.name for component in self.components}
+        found += [
+            f"link {link.kind} on {link.interface} is down"
+            for link in self.links
+            if not link.up and link.kind not in components
+        ]
+        found += [
+            f"relay {component.name} {'does not work' if component.connected else 'is gone'}; see its log"
+            for component in self.components
+            if not component.up and not component.idle
+        ]
+        found += [notice.text for notice in self.notices if notice.serious]
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """The status as JSON values."""
+        return asdict(self)
+
+
+def read_status(values: dict[str, Any]) -> Status:
+    """Build a status from JSON values; fields of a newer relay are left out. Raise ValueError on another schema."""
+    if values.get("schema") != SCHEMA:
+        raise ValueError("another schema")
+    try:
+        return Status(
+            **_known(Status, values)
+            | {
+                "clock": ClockStatus(**_known(ClockStatus, values["clock"])),
+                "store": StoreStatus(**_known(StoreStatus, values["store"])),
+                "links": [LinkStatus(**_known(LinkStatus, link)) for link in values["links"]],
+                "queues": [
+                    QueueStatus(**_known(QueueStatus, queue) | {"name": QueueName(queue["name"])})
+                    for queue in values["queues"]
+                    if queue["name"] in list(QueueName)
+                ],
+                "tasks": [TaskStatus(**_known(TaskStatus, task)) for task in values["tasks"]],
+                "components": [
+                    ComponentStatus(**_known(ComponentStatus, component)) for component in values.get("components", ())
+                ],
+                "notices": [NoticeStatus(**_known(NoticeStatus, notice)) for notice in values.get("notices", ())],
+            }
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("fields are missing") from error
+
+
+def _known(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    names = {item.name for item in fields(kind)}
+    return {name: value for name, value in values.items() if name in names}
+
+
+class Engine(Protocol):
+    """The running relay, as far as its operator's side needs it."""
+
+    @property
+    def stats(self) -> Stats:
+        """The counts since start."""
+
+    def status(self) -> Status:
+        """A fresh picture; cheap, called at most once per request or scrape."""
+
+    def set_clock(self, unix_s: int) -> None:
+        """Take the operator's word for the time; raise ClockRefusedError when that cannot be true."""

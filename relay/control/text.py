@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The status in words, for a terminal."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from relay.config.file import DEFAULT_PORT
+
+if TYPE_CHECKING:
+    from relay.config.file import Config
+    from relay.control.status import ClockStatus, ComponentStatus, Status, StoreStatus
+
+#: Width of the left column.
+_COLUMN = 10
+
+
+def human_bytes(count: float) -> str:
+    """1536 becomes "1.5 KiB"."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def human_duration(seconds: float) -> str:
+    """The two largest units: "2 d 3 h", "4 min 5 s"."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def plural(count: int, singular: str) -> str:
+    """The count with its noun: 1 relay, 2 relays."""
+    return f"{count} {singular}" if count == 1 else f"{count} {singular}s"
+
+
+def clock_text(clock: ClockStatus) -> str:
+    """What the relay goes by."""
+    if not clock.trusted:
+        return "not trusted; envelopes leave after a bounded stay (`relay clock set` gives the time)"
+    return "the operator's word" if clock.source == "operator" else f"trusted ({clock.source})"
+
+
+def store_text(store: StoreStatus) -> str:
+    """How full the store is."""
+    part = max(store.bytes / max(store.max_bytes, 1), store.envelopes / max(store.max_envelopes, 1))
+    text = f"{plural(store.envelopes, 'envelope')}, {human_bytes(store.bytes)} of {human_bytes(store.max_bytes)}"
+    price = max(store.price_bits.values(), default=0)
+    notes = [f"{part:.0%} full", "durable" if store.durable else "volatile"]
+    if price:
+        notes.append(f"price {price} bits")
+    if store.oldest_age_s >= 1:
+        notes.append(f"oldest {human_duration(store.oldest_age_s)}")
+    return f"{text} ({', '.join(notes)})"
+
+
+#: What each component is about.
+COMPONENTS = {"ble": "Bluetooth", "net": "Wi-Fi", "board": "board"}
+
+
+#: Why one of them does no work although nothing is wrong, and what changes that.
+IDLE = {
+    "stopped": "stopped; systemctl start relay-{name}, or `relay {name}`, starts it again",
+    "no_adapter": "no adapter in this machine; one that is plugged in is used at once",
+}
+
+
+def idle_text(component: ComponentStatus) -> str:
+    """Why it does no work although nothing is wrong, with the remedy; empty if that is not so."""
+    return IDLE.get(component.idle, component.idle.replace("_", " ")).format(name=component.name)
+
+
+def component_text(component: ComponentStatus) -> str:
+    """How another process of the relay is: its gauges in words, then what it counted."""
+    state = "works" if component.up else "does not work" if component.connected else "gone"
+    gauges = [f"{count} {name.replace('_', ' ')}" for name, count in component.gauges.items()]
+    counted = [f"{count} {name.replace('_', ' ')}" for name, count in component.counters.items()]
+    parts = [idle_text(component) or ", ".join([state, *gauges])] + ([", ".join(counted)] if counted else [])
+    return "; ".join(parts)
+
+
+def status_text(status: Status) -> str:
+    """`relay status`: health first, then store, clock, links and what went wrong."""
+    problems = status.problems()
+    rows = [
+        ("relay", f"{status.version}, up {human_duration(status.uptime_s)}"),
+        ("health", "; ".join(problems) if problems else "all well"),
+        ("store", store_text(status.store)),
+        ("clock", clock_text(status.clock)),
+    ]
+    rows += [("note", notice.text) for notice in status.notices if not notice.serious]
+    for link in status.links:
+        peers = f"{plural(link.relays, 'relay')}, {plural(link.clients, 'client')}"
+        traffic = f"{human_bytes(link.bytes_in)} in, {human_bytes(link.bytes_out)} out"
+        rows.append(("link", f"{link.kind} on {link.interface}: {peers if link.up else 'down'}; {traffic}"))
+    rows += [(COMPONENTS.get(row.name, row.name), component_text(row)) for row in status.components]
+    for family, counts in status.totals.items():
+        happened = [f"{count} {reason.replace('_', ' ')}" for reason, count in counts.items() if count]
+        if happened:
+            rows.append((family.replace("_", " "), ", ".join(happened)))
+    return "\n".join(f"{name:<{_COLUMN}} {value}" for name, value in rows)
+
+
+def startup_summary(status: Status, config: Config, program: str, port: int) -> str:
+    """What `relay run` prints once it is ready on ``port``; ``program`` is how the user calls the command."""
+    tcp = config.tcp
+    where = ", ".join(tcp.interfaces) or "every interface"
+    rows = [
+        ("relay", f"{status.version}, ready"),
+        ("store", store_text(status.store)),
+        ("in", str(config.store.path)),
+        ("clock", clock_text(status.clock)),
+        ("listens", f"port {port} on {where}" if tcp.enabled else "not on IP"),
+        ("finds", "other relays by multicast DNS" if tcp.enabled and tcp.discovery else "no relays by itself"),
+    ]
+    if tcp.peers:
+        rows.append(("peers", plural(len(tcp.peers), "static peer")))
+    if config.http.enabled:
+        rows.append(("status", f"http://{config.http.listen}/ or `{program} status`"))
+    summary = "\n".join(f"{name:<{_COLUMN}} {value}" for name, value in rows)
+    return f"{summary}\n\n{first_message(program, port)}"
+
+
+def key_text(public: bytes, port: int) -> str:
+    """`relay key`: the key alone on the first line, then where others put it. ``port``: 0 if it is not fixed."""
+    digits = public.hex()
+    where = f"HOST:{port or 'PORT'}"
+    lines = (
+        digits,
+        "",
+        "With HOST for this relay's address, in the relay.toml of a relay that is to connect to this one:",
+        "",
+        "  [tcp]",
+        f'  peers = ["{where}#{digits}"]',
+        "",
+        "In the client.toml (~/.config/mesh-relay, mode 0600) of somebody who uses this relay:",
+        "",
+        "  [[relay]]",
+        f'  address = "{where}"',
+        f'  key = "{digits}"',
+    )
+    return "\n".join(lines)
+
+
+def program_name(argv0: str) -> str:
+    """How a user calls this program again, `argv0` being how it was called; quoted for the shell."""
+    if Path(argv0).name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m relay"
+    return shlex.quote(argv0)
+
+
+def first_message(program: str, port: int) -> str:
+    """How to send oneself a first message; each line can be pasted into a shell as it stands."""
+    where = "" if port == DEFAULT_PORT else f" --relay localhost:{port}"
+    commands = (
+        ("identity", "makes your keys and shows your contact URI"),
+        ("contact add 'URI' --name me", "with that URI"),
+        (f"send{where} me 'hello'", ""),
+        (f"receive{where}", ""),
+    )
+    lines = [f"  {program} {command}" + (f"   # {remark}" if remark else "") for command, remark in commands]
+    return "\n".join(["Send a first message, from another terminal:", *lines])

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""sd_notify(3): readiness, status line and watchdog, without libsystemd."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from relay.process.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+#: How often tasks are looked at when nobody set a watchdog; rare, since an idle relay should sleep.
+UNWATCHED_INTERVAL_S = 60.0
+#: sd_watchdog_enabled(3) recommends half; a third leaves room for a loop that is late once.
+_FEEDS_PER_TIMEOUT = 3
+
+
+class Notifier:
+    """Tells the service manager named by ``environ``; without one every call does nothing."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        address = environ.get("NOTIFY_SOCKET", "")
+        # A leading @ stands for the abstract namespace, where the name starts with a zero byte.
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self.watchdog_timeout_s = _watchdog_timeout_s(environ) if address else None
+
+    def ready(self, status: str) -> None:
+        """Startup is over."""
+        self._send(f"READY=1\nSTATUS={_one_line(status)}")
+
+    def stopping(self) -> None:
+        """Shutdown has begun."""
+        self._send("STOPPING=1\nSTATUS=finishing what was acknowledged")
+
+    def status(self, text: str) -> None:
+        """What `systemctl status` shows."""
+        self._send(f"STATUS={_one_line(text)}")
+
+    def watchdog(self) -> None:
+        """Feed the watchdog."""
+        self._send("WATCHDOG=1")
+
+    def _send(self, message: str) -> None:
+        if not self._address:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            try:
+                sock.sendto(message.encode(), self._address)
+            except OSError as error:
+                # Worth a line, not a crash: a manager that does not listen restarts us by its own rules.
+                logger.warning("the service manager takes no notice: %s", error.strerror)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _watchdog_timeout_s(environ: Mapping[str, str]) -> float | None:
+    """WATCHDOG_USEC, when it is meant for this process."""
+    if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    usec = environ.get("WATCHDOG_USEC", "")
+    return int(usec) / 1e6 if usec.isdecimal() and int(usec) > 0 else None
+
+
+async def run_watchdog(notifier: Notifier, progress: Progress, on_tick: Callable[[], None]) -> None:
+    """Feed the watchdog while every task makes progress; for ever.
+
+    The only regular timer of an idle relay, so whatever else wants a rare tick
+    gets it here through ``on_tick``.
+    """
+    timeout_s = notifier.watchdog_timeout_s
+    interval_s = timeout_s / _FEEDS_PER_TIMEOUT if timeout_s else UNWATCHED_INTERVAL_S
+    named: list[str] = []
+    while True:
+        on_tick()
+        stalled = [task.name for task in progress.check() if task.stalled]
+        if not stalled:
+            notifier.watchdog()
+        if stalled != named:
+            if stalled:
+                logger.error("no progress in: %s", ", ".join(stalled))
+            notifier.status(f"no progress in: {', '.join(stalled)}" if stalled else "running")
+            named = stalled
+        await asyncio.sleep(interval_s)

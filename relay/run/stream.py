@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One stream of the event loop, bound to one session of the core."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Final, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from relay.core.link import Link
+    from relay.core.stats import Reason
+    from relay.links import StreamInfo
+    from relay.run.engine import Engine
+
+#: What the transport may hold of a fast link.
+FAST_BUFFER_BYTES: Final = 256 << 10
+#: What lies between the session and whoever reads from a slow link, at most: bytes that
+#: nothing more urgent can overtake. That is a turn of one or two records in the
+#: transport, and what the kernel holds of them.
+SLOW_AHEAD_BYTES: Final = 6 << 10
+#: The kernel's part. Linux doubles it and counts its own records in: four of ours
+#: in a Unix socket, 0.2 s of a radio of 20 kB/s. By default it holds 200 kB, 10 s.
+SLOW_SOCKET_BYTES: Final = 4608
+#: Bytes for one stream before others get their turn.
+TURN_BYTES: Final = 1 << 20
+#: A peer that takes nothing for so long is disconnected.
+SLOW_READER_S: Final = 60.0
+#: Time for the last bytes of a session that ended.
+LINGER_S: Final = 2.0
+
+
+class Stream(asyncio.Protocol):
+    """Moves bytes between a transport and a session."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        describe: Callable[[asyncio.BaseTransport], StreamInfo | None],
+        on_closed: Callable[[Reason | None], None] | None,
+    ) -> None:
+        self._engine = engine
+        self._describe = describe
+        self._on_closed = on_closed
+        self._transport: asyncio.Transport | None = None
+        self._writable = True
+        self._reading = True
+        self._is_slow = False
+        self._is_ending = False
+        self._is_finished = False
+        self._deadline: asyncio.TimerHandle | None = None
+        self.link: Link | None = None
+        self.info: StreamInfo | None = None
+
+    # -- called by the event loop -----------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Open a session unless the link or the limits turn the stream away."""
+        self._transport = cast("asyncio.Transport", transport)
+        self.info = self._describe(transport)
+        self.link = self._engine.opened(self) if self.info else None
+        if self.link is None or self.info is None:
+            self._transport.abort()
+            return
+        self._transport.set_write_buffer_limits(high=FAST_BUFFER_BYTES)
+        self._engine.wake()
+
+    def data_received(self, data: bytes) -> None:
+        """Hand bytes to the session."""
+        if self.link is not None:
+            self._engine.received(self.link, data)
+
+    def pause_writing(self) -> None:
+        """Stop producing, and give the peer a while to read."""
+        self._writable = False
+        self._arm(SLOW_READER_S)
+
+    def resume_writing(self) -> None:
+        """Go on producing."""
+        self._writable = True
+        if self.link is None or not self.link.closed:
+            self._disarm()
+        self.flush()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """End the session."""
+        self._disarm()
+        reason = self._engine.lost(self)
+        if self._on_closed is not None:
+            self._on_closed(reason)
+
+    # -- called by the engine ---------------------------------------------
+
+    def abort(self) -> None:
+        """End the stream at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def evict(self) -> None:
+        """End the session to make room; its place is free when this returns."""
+        if self.link is not None:
+            self._engine.evict(self.link)
+            self.flush()
+            # What it did not read would stay in memory, and room is what there is none of.
+            self.abort()
+            self._engine.lost(self)
+
+    def flush(self) -> None:
+        """Write what the session has to say, and read on or pause as the store keeps up."""
+        link, transport = self.link, self._transport
+        if link is None or transport is None or self._is_finished:
+            return
+        if link.session.is_slow and not self._is_slow:
+            self._is_slow = True
+            _keep_little(transport)
+        written = 0
+        is_drained = False
+        while self._writable and written < TURN_BYTES:
+            data = self._engine.pull(link)
+            if not data:
+                is_drained = True
+                if self._engine.has_output(link):
+                    # It looked through a part of the store, in vain, and gives the others a turn.
+                    self._engine.wake_later(link)
+                break
+            transport.write(data)
+            written += len(data)
+        else:
+            if self._writable:
+                self._engine.wake_later(link)
+        if link.closed:
+            if not self._is_ending:
+                self._is_ending = True
+                self._arm(LINGER_S)
+            if is_drained:
+                self._finish(link, transport)
+            return
+        may_receive = self._engine.may_receive(link)
+        if may_receive is not self._reading and not transport.is_closing():
+            self._reading = may_receive
+            if may_receive:
+                transport.resume_reading()
+            else:
+                transport.pause_reading()
+
+    def _finish(self, link: Link, transport: asyncio.Transport) -> None:
+        """Close, once the last bytes are written."""
+        self._is_finished = True
+        if transport.is_closing():
+            return
+        if link.session.peer is None:
+            transport.close()
+            return
+        # Closing with bytes unread would make the kernel reset the connection, and the
+        # last acknowledgements and the goodbye be lost: read on, to no effect, until the
+        # peer has heard and closes.
+        transport.write_eof()
+        if not self._reading:
+            self._reading = True
+            transport.resume_reading()
+
+    def _arm(self, delay_s: float) -> None:
+        self._disarm()
+        self._deadline = asyncio.get_running_loop().call_later(delay_s, self._give_up)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _give_up(self) -> None:
+        if self.link is not None:
+            self._engine.slow_reader(self.link)
+        self.abort()
+
+
+def _keep_little(transport: asyncio.Transport) -> None:
+    """Let transport and kernel hold no more than a slow link needs to be kept busy."""
+    transport.set_write_buffer_limits(high=0)
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is None:
+        return
+    if sock.family == socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SLOW_SOCKET_BYTES)
+    else:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SLOW_SOCKET_BYTES)

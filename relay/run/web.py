@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The HTTP server for metrics and the status page; read-only, bounded, without a log of who asks."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import socket
+from typing import TYPE_CHECKING, Self
+
+from aiohttp import web
+
+from relay.core.errors import RelayError
+from relay.run.metrics import Metrics
+from relay.run.page import Page
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from relay.config.file import HttpConfig
+    from relay.control.status import Engine
+    from relay.run.history import History
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+#: Connections at once; one more closes the oldest, so that those who only hold
+#: connections lock nobody out. At 2 x 64 KiB of buffers each: 4 MiB.
+MAX_CONNECTIONS = 32
+KEEPALIVE_S = 75.0
+SHUTDOWN_S = 1.0
+_MAX_REQUEST_LINE = 2048
+
+
+class HttpError(RelayError):
+    """The address cannot be listened on; the message has the remedy."""
+
+
+class StatusServer:
+    """Serves ``engine`` at ``config.listen``; `async with` listens and stops."""
+
+    def __init__(self, engine: Engine, config: HttpConfig, history: History) -> None:
+        self._engine = engine
+        self._config = config
+        self._history = history
+        self._metrics = Metrics(engine)
+        self._page = Page()
+        own = socket.gethostname().lower().partition(".")[0]
+        self._hosts = {"localhost", own, f"{own}.local", *config.hosts}
+        app = web.Application(middlewares=[self._guard])
+        app.add_routes(
+            [
+                web.get("/", self._get_page),
+                web.get("/status.json", self._get_status),
+                web.get("/metrics", self._get_metrics),
+                web.get("/healthz", self._get_health),
+            ]
+        )
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=KEEPALIVE_S,
+            shutdown_timeout=SHUTDOWN_S,
+            max_line_size=_MAX_REQUEST_LINE,
+        )
+        self._server: asyncio.Server | None = None
+        self.port = 0
+
+    async def __aenter__(self) -> Self:
+        """Listen; raise HttpError."""
+        await self._runner.setup()
+        listen = self._config.listen
+        try:
+            # Of the two addresses that mean "every one", the one that has room for both families means both.
+            host = None if listen.host == "::" else listen.host
+            self._server = await asyncio.get_running_loop().create_server(self._accept, host, listen.port)
+        except OSError as error:
+            await self._runner.cleanup()
+            cause = os.strerror(error.errno or 0)
+            raise HttpError(f"cannot listen on {listen}: {cause}; change http.listen") from error
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop listening and close what is open."""
+        if self._server is not None:
+            self._server.close()
+        await self._runner.cleanup()
+
+    def _accept(self) -> asyncio.BaseProtocol:
+        server = self._runner.server
+        if server is None:
+            raise RuntimeError("not set up")
+        if len(server.connections) >= MAX_CONNECTIONS:
+            server.connections[0].force_close()
+        return server()
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse names that are not ours (DNS rebinding) and add the headers that every answer has."""
+        if not self._ours(request.host):
+            return web.Response(status=421, text="Call this relay by its address, or add the name to http.hosts.\n")
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:
+            # No detail: the framework's text names its version.
+            response = web.Response(status=error.status, text=f"{error.reason}\n")
+        response.headers.update(
+            {
+                "Cache-Control": "no-store",
+                "Content-Security-Policy": self._page.content_security_policy,
+                "Cross-Origin-Resource-Policy": "same-origin",
+                "Referrer-Policy": "no-referrer",
+                "Server": "mesh-relay",
+                "X-Content-Type-Options": "nosniff",
+            }
+        )
+        return response
+
+    def _ours(self, host: str) -> bool:
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() and not host.endswith("]") else host
+        name = name.lower().rstrip(".")
+        if name in self._hosts:
+            return True
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return False
+        return True
+
+    async def _get_page(self, _: web.Request) -> web.Response:
+        status = self._engine.status()
+        page = self._page.render(status, self._history.until_now(status))
+        return web.Response(text=page, content_type="text/html")
+
+    async def _get_status(self, _: web.Request) -> web.Response:
+        return web.json_response(self._engine.status().as_dict())
+
+    async def _get_metrics(self, request: web.Request) -> web.Response:
+        body, content_type = self._metrics.render(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _get_health(self, _: web.Request) -> web.Response:
+        problems = self._engine.status().problems()
+        return web.Response(status=503 if problems else 200, text="\n".join(problems or ["ok"]) + "\n")

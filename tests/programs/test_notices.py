@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What an appliance has to say is on every page that its operator sees."""
+
+import pytest
+
+from relay.appliance import screen
+from relay.control.client import ControlClient
+from relay.control.notices import Notice, NoticeCode, encode_notices, read_notices
+from relay.control.status import NoticeStatus
+from relay.control.text import status_text
+from relay.run.history import Sample
+from relay.run.page import Page
+
+MISTAKE = NoticeStatus(code="config", text="line 3: <b>no</b>", serious=True)
+HINT = NoticeStatus(code="no_country", text="Wi-Fi is off", serious=False)
+
+
+@pytest.fixture
+def status(control, engine):
+    engine.changes = {"notices": [MISTAKE, HINT]}
+    with ControlClient(control) as client:
+        return client.read_status()
+
+
+def test_a_mistake_is_a_problem_and_a_hint_is_none(status):
+    assert status.problems() == [MISTAKE.text]
+    text = status_text(status)
+    assert "health     line 3: <b>no</b>" in text
+    assert "note       Wi-Fi is off" in text
+
+
+def test_the_page_shows_both_and_takes_no_markup_from_a_file(status):
+    page = Page().render(status, [Sample(at_s=0.0, envelopes=0, bytes=0)])
+    assert "line 3: &lt;b&gt;no&lt;/b&gt;" in page
+    assert "Wi-Fi is off" in page
+
+
+def test_the_screen_shows_the_status_or_that_there_is_none_yet(control, engine, status, tmp_path):
+    engine.changes = {"notices": status.notices}
+    text, started = screen.picture(control)
+    assert started
+    assert "line 3: <b>no</b>" in text
+    assert max(map(len, text.splitlines())) <= 78
+    text, started = screen.picture(tmp_path / "none.sock")
+    assert not started
+    assert "starting" in text
+
+
+def test_notices_are_read_from_where_they_are(tmp_path):
+    there = tmp_path / "notices.json"
+    notices = [Notice(code=code, text=f"about {code}") for code in NoticeCode]
+    there.write_bytes(encode_notices(notices))
+    assert read_notices([tmp_path / "none", there]) == notices
+    there.write_bytes(encode_notices([Notice(code=NoticeCode.HINT, text="x" * 10_000)] * 1000))
+    assert len(there.read_bytes()) < 64 * 1024
+    assert len(read_notices([there])) == 32

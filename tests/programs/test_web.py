@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+import asyncio
+import json
+import re
+import socket
+from html.parser import HTMLParser
+
+import aiohttp
+import pytest
+
+from relay.config.file import HttpConfig
+from relay.config.settings import Address
+from relay.control.status import ComponentStatus, LinkStatus, StoreStatus, TaskStatus
+from relay.core.stats import Rejected
+from relay.run.history import MAX_SAMPLES, SAMPLE_INTERVAL_S, History
+from relay.run.web import MAX_CONNECTIONS, HttpError, StatusServer
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+def serve(engine, use, history=None, **settings):
+    """Run `use(base URL, session, server)` against a server on a free port."""
+
+    async def run():
+        config = HttpConfig(listen=Address("127.0.0.1", 0), **settings)
+        async with (
+            StatusServer(engine, config, history or History(Clock())) as server,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
+        ):
+            return await use(f"http://127.0.0.1:{server.port}", session, server)
+
+    return asyncio.run(run())
+
+
+def get(engine, path, history=None, headers=None, **settings):
+    async def use(base, session, _):
+        async with session.get(base + path, headers=headers) as response:
+            return response.status, dict(response.headers), await response.text()
+
+    return serve(engine, use, history, **settings)
+
+
+class Document(HTMLParser):
+    """Collects tags and checks that each is closed."""
+
+    VOID = frozenset({"meta", "path", "rect", "circle", "polygon", "polyline"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.open = []
+        self.seen = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def test_the_page_says_first_that_all_is_well_then_what_there_is(engine):
+    status, headers, text = get(engine, "/")
+    assert status == 200
+    assert headers["Content-Type"] == "text/html; charset=utf-8"
+    order = [text.index(part) for part in ("All well", "1,234", "Around this relay", "mesh0", "underpaid")]
+    assert order == sorted(order)
+    assert "2 relays, 3 clients" in text
+
+
+def test_the_page_needs_nothing_from_anywhere(engine):
+    _, headers, text = get(engine, "/")
+    tags = Document(text).seen
+    assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in tags}
+    assert not any("style" in attributes or "src" in attributes for _, attributes in tags)
+    assert {attributes["href"] for tag, attributes in tags if tag == "a"} == {"/status.json", "/metrics"}
+    assert "url(" not in text
+    assert "//" not in text.replace("</", "")
+    policy = headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert "aiohttp" not in str(headers)
+
+
+def test_the_page_refreshes_itself_and_fits_a_phone(engine):
+    metas = [attributes for tag, attributes in Document(get(engine, "/")[2]).seen if tag == "meta"]
+    assert {"http-equiv": "refresh", "content": "30"} in metas
+    assert any(meta.get("name") == "viewport" and "device-width" in meta["content"] for meta in metas)
+
+
+def test_what_is_wrong_stands_first_and_turns_the_health_check(engine):
+    engine.changes = {
+        "store": StoreStatus(writable=False, unreadable_bodies=1),
+        "tasks": [TaskStatus(name="store", idle_s=99.0, stalled=True)],
+        "links": [LinkStatus(kind="tcp", interface="eth0", up=False)],
+    }
+    status, _, text = get(engine, "/healthz")
+    assert status == 503
+    assert text.splitlines() == [
+        "the store cannot be written: nothing new is accepted",
+        "the store is damaged: some envelopes cannot be read; replace the card or disk",
+        "task store makes no progress",
+        "link tcp on eth0 is down",
+    ]
+    page = get(engine, "/")[2]
+    Document(page)
+    assert page.index("Needs a look") < page.index("the store cannot be written") < page.index("Around this relay")
+
+
+def test_the_page_shows_how_the_radios_are(engine):
+    report = {"counters": {"bluetoothd_lost": 2}, "gauges": {"clients": 3}}
+    engine.changes = {"components": [ComponentStatus(name="ble", connected=True, up=True, **report)]}
+    page = get(engine, "/")[2]
+    Document(page)
+    assert "<td>Bluetooth</td><td>up</td><td>clients 3</td>" in page
+    assert "<td>Bluetooth</td><td>bluetoothd lost</td><td>2</td>" in page
+    engine.changes = {"components": [ComponentStatus(name="net", connected=True)]}
+    assert get(engine, "/healthz")[::2] == (503, "relay net does not work; see its log\n")
+
+
+def test_a_radio_that_nobody_has_or_that_was_stopped_is_worth_knowing_and_no_problem(engine):
+    engine.changes = {
+        "components": [
+            ComponentStatus(name="ble", connected=True, idle="no_adapter"),
+            ComponentStatus(name="net", idle="stopped"),
+        ],
+    }
+    assert get(engine, "/healthz")[::2] == (200, "ok\n")
+    page = get(engine, "/")[2]
+    Document(page)
+    assert '<td>Bluetooth</td><td><span class="soft">no adapter</span></td>' in page
+    assert '<td>Wi-Fi</td><td><span class="soft">stopped</span></td>' in page
+    assert "<li>Bluetooth: no adapter in this machine; one that is plugged in is used at once</li>" in page
+    assert "<li>Wi-Fi: stopped; systemctl start relay-net, or relay net, starts it again</li>" in page
+
+
+def test_a_relay_that_is_well_is_healthy(engine):
+    assert get(engine, "/healthz")[::2] == (200, "ok\n")
+
+
+def test_a_relay_without_links_and_history_has_a_page_too(engine):
+    engine.changes = {"links": [], "store": StoreStatus(), "totals": {}}
+    Document(get(engine, "/")[2])
+
+
+def test_names_of_interfaces_cannot_bring_markup(engine):
+    engine.changes = {"links": [LinkStatus(kind="tcp", interface="<b>\"'&", relays=1)]}
+    page = get(engine, "/")[2]
+    assert "<b>" not in page
+    Document(page)
+
+
+def test_machines_get_the_status_and_the_metrics(engine):
+    assert json.loads(get(engine, "/status.json")[2]) == engine.status().as_dict()
+    _, headers, text = get(engine, "/metrics")
+    assert headers["Content-Type"].startswith("text/plain; version=")
+    assert "relay_envelopes_accepted_total 1300.0" in text
+
+
+def test_a_web_site_elsewhere_cannot_read_the_page_through_a_browser_here(engine):
+    assert get(engine, "/status.json", headers={"Host": "attacker.example"})[0] == 421
+    assert get(engine, "/status.json", headers={"Host": "127.0.0.1.attacker.example:9470"})[0] == 421
+    for host in ("localhost:9470", "[::1]:9470", "192.0.2.1", socket.gethostname()):
+        assert get(engine, "/status.json", headers={"Host": host})[0] == 200
+    assert get(engine, "/", headers={"Host": "relay.example"}, hosts=("relay.example",))[0] == 200
+
+
+def test_what_is_not_there_is_refused_without_naming_the_software(engine):
+    status, headers, text = get(engine, "/etc/passwd")
+    assert (status, text) == (404, "Not Found\n")
+    assert headers["Server"] == "mesh-relay"
+
+
+def test_nothing_can_be_sent_to_it(engine):
+    async def use(base, session, _):
+        async with session.post(base + "/", data=b"x") as response:
+            return response.status
+
+    assert serve(engine, use) == 405
+
+
+def test_who_only_holds_connections_locks_nobody_out(engine):
+    async def use(base, session, server):
+        held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(3 * MAX_CONNECTIONS)]
+        async with session.get(base + "/healthz") as response:
+            text = await response.text()
+        assert await held[0][0].read() == b""
+        for _, writer in held:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for _, writer in held), return_exceptions=True)
+        return text
+
+    assert serve(engine, use) == "ok\n"
+
+
+def test_an_address_in_use_is_told_with_its_remedy(engine):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        config = HttpConfig(listen=Address("127.0.0.1", taken.getsockname()[1]))
+
+        async def run():
+            async with StatusServer(engine, config, History(Clock())):
+                pass
+
+        with pytest.raises(HttpError, match=r"Address already in use; change http\.listen"):
+            asyncio.run(run())
+
+
+def test_the_curve_covers_a_day_and_no_more_memory(engine):
+    clock = Clock()
+    history = History(clock)
+    for _ in range(3 * MAX_SAMPLES):
+        history.note(engine.status())
+        history.note(engine.status())
+        clock.now += SAMPLE_INTERVAL_S
+    samples = history.until_now(engine.status())
+    assert len(samples) == MAX_SAMPLES + 1
+    assert samples[-1].at_s - samples[0].at_s == MAX_SAMPLES * SAMPLE_INTERVAL_S
+    page = get(engine, "/", history)[2]
+    (curve,) = re.findall(r'class="curve" points="([^"]*)"', page)
+    points = [tuple(map(float, point.split(","))) for point in curve.split()]
+    assert len(points) == MAX_SAMPLES + 1
+    assert points == sorted(points)
+    assert points[0][0] == 0.0
+    assert points[-1][0] == 360.0
+
+
+def test_a_reason_appears_on_the_page_only_once_it_happened(engine):
+    assert "below floor" not in get(engine, "/")[2]
+    engine.stats.add(Rejected.BELOW_FLOOR)
+    assert "below floor" in get(engine, "/")[2]
+
+
+def test_it_can_listen_on_every_address_of_both_families(engine):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    async def run():
+        config = HttpConfig(listen=Address("::", port))
+        async with StatusServer(engine, config, History(Clock())), aiohttp.ClientSession() as session:
+            for host in ("127.0.0.1", "[::1]"):
+                async with session.get(f"http://{host}:{port}/healthz") as response:
+                    assert response.status == 200
+
+    asyncio.run(run())

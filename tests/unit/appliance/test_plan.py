@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+import codecs
+import configparser
+import itertools
+import os
+import random
+import re
+import shutil
+import stat
+import subprocess
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from relay.appliance import apply
+from relay.appliance.check import check
+from relay.appliance.effective import sae_secret
+from relay.appliance.network import draw_segment
+from relay.appliance.plan import Facts, make_plan
+from relay.config.file import MAX_CONFIG_BYTES, parse_config
+from relay.control.notices import NoticeCode, decode_notices
+
+FACTS = Facts(segment=draw_segment(random.Random(4).randbytes))
+OUTPUT = "run/mesh-relay-config"
+PHONES = "[appliance]\ncountry = 'DE'\naccess_point = true\n"
+
+
+@pytest.fixture
+def card(tmp_path):
+    folder = tmp_path / "card"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def boot(card, tmp_path):
+    """Write a relay.toml, or none, and apply it; returns the root it is applied to."""
+
+    def apply_it(raw):
+        if raw is not None:
+            (card / "relay.toml").write_bytes(raw if isinstance(raw, bytes) else raw.encode())
+        root = tmp_path / "root"
+        apply.write_plan(apply.read_plan(card, FACTS), root)
+        return root
+
+    return apply_it
+
+
+def effective(root):
+    raw = (root / OUTPUT / "relay.toml").read_bytes()
+    parse_config(raw, Path("relay.toml"), {"HOME": "/"})
+    return tomllib.loads(raw.decode())
+
+
+def notices(root):
+    return decode_notices((root / OUTPUT / "notices.json").read_bytes())
+
+
+def codes(root):
+    return [notice.code for notice in notices(root)]
+
+
+def test_a_missing_and_an_empty_file_mean_bluetooth_and_ethernet(boot):
+    for raw in (None, ""):
+        root = boot(raw)
+        assert codes(root) == [NoticeCode.NO_COUNTRY]
+        assert effective(root)["store"] == {"storage": "durable"}
+        assert "radios" not in effective(root)["net"]
+        assert not (root / OUTPUT / "hostapd.conf").exists()
+
+
+@pytest.mark.parametrize("mark", [(b"", "utf-8"), (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le")])
+def test_a_windows_editor_changes_nothing(boot, mark):
+    text = "[appliance]\r\ncountry = 'DE'\r\nmesh_name = 'Grüße'\r\n"
+    root = boot(mark[0] + text.encode(mark[1]))
+    assert notices(root) == []
+    assert effective(root)["net"] == {
+        "country": "DE",
+        "radios": {"mesh": {"interface": "wifi1", "mesh_id": "Grüße", "secret": ""}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ("[appliance]\ncountry = 'DE'\nmesh_name = 5\n", "line 3:"),
+        ("[appliance]\ncountry = “DE”\n", 'line 2: .*type " instead'),
+        ("[appliance]\ncountry = 'DE'\n[tcp]\nprot = 1\n", "line 4: .*did you mean port"),
+        (b"{\\rtf1\\ansi [appliance]}", "word processor"),
+        (b"\0" * 100, "zero bytes"),
+        (b"#" * (MAX_CONFIG_BYTES + 1), "larger than 1 MiB"),
+        (os.urandom(4096) + b"\xff", "plain text|Invalid|zero"),
+        ("a = " + "[" * 50_000, "nested too deeply"),
+    ],
+)
+def test_a_bad_file_starts_with_what_is_safe_and_says_where_it_is_wrong(boot, raw, said):
+    root = boot(raw)
+    found = notices(root)
+    assert found[0].code is NoticeCode.CONFIG
+    assert "Wi-Fi is off" in found[0].text
+    assert any(re.search(said, notice.text) for notice in found[1:])
+    document = effective(root)
+    assert document["store"]["storage"] == "volatile"
+    assert "radios" not in document["net"]
+    assert not (root / OUTPUT / "hostapd.conf").exists()
+
+
+def test_files_that_were_meant_to_be_it_are_named(boot, card):
+    (card / "relay.toml.txt").write_text("[appliance]\ncountry = 'DE'\n")
+    (card / "._relay.toml").write_bytes(b"a Mac leaves this")
+    root = boot("")
+    hints = [notice.text for notice in notices(root) if notice.code is NoticeCode.HINT]
+    assert hints == ["relay.toml.txt is not read; if it is the one you mean, name it relay.toml."]
+
+
+def test_what_an_earlier_file_asked_for_is_gone(boot):
+    root = boot(PHONES)
+    assert (root / OUTPUT / "hostapd.conf").exists()
+    networkd = root / "run/systemd/network"
+    (networkd / "99-somebody-elses.network").write_text("")
+    boot("")
+    assert not (root / OUTPUT / "hostapd.conf").exists()
+    assert not list(networkd.glob("*phones*"))
+    assert (networkd / "99-somebody-elses.network").exists()
+
+
+def test_secrets_are_for_root_only(boot):
+    root = boot(PHONES + "mesh_secret = 'correct horse battery'\naccess_point_password = 'staple staple'\n")
+    for path in (root / OUTPUT).iterdir():
+        text = path.read_text()
+        if "horse" in text or "staple" in text or sae_secret("correct horse battery") in text:
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
+    assert effective(root)["mesh"]["secret"] == "correct horse battery"
+    assert effective(root)["net"]["radios"]["mesh"]["secret"] == sae_secret("correct horse battery")
+
+
+def test_what_the_operator_wrote_for_the_services_stays(boot):
+    text = (
+        "[appliance]\ncountry = 'DE'\nlan_bridge = true\n[tcp]\nport = 4000\n[http]\nenabled = false\n"
+        "[net.radios.far]\ninterface = 'wlan7'\nmode = 'mesh'\nbatman = true\n"
+    )
+    document = effective(boot(text))
+    assert document["tcp"] == {"port": 4000}
+    assert document["net"]["radios"] == {"far": {"interface": "wlan7", "mode": "mesh", "batman": True}}
+    assert document["net"]["bridge"] == ["eth0", "bat0"]
+    assert "appliance" not in document
+
+
+def test_radios_stay_off_without_a_country_whoever_asks_for_them(boot):
+    assert "radios" not in effective(boot("[net.radios.far]\ninterface = 'wlan7'\n"))["net"]
+
+
+def test_a_store_in_memory_is_small(boot):
+    store = effective(boot("[appliance]\nstorage = 'volatile'\n"))["store"]
+    assert store["max_bytes"] == 64 << 20
+    assert store["path"].startswith("/run/")
+
+
+def test_a_store_is_full_before_its_partition_is(card):
+    (card / "relay.toml").write_text("[store]\nmax_bytes = 100_000_000_000\n")
+
+    def store(data_bytes):
+        plan = apply.read_plan(card, replace(FACTS, data_bytes=data_bytes))
+        content = next(file.content for file in plan.files if file.path.name == "relay.toml")
+        return tomllib.loads(content.decode())["store"], [notice.code for notice in plan.notices]
+
+    assert store(255 << 20)[0]["max_bytes"] == (255 << 20) * 7 // 10 - (32 << 20)
+    assert store(1 << 50)[0]["max_bytes"] == 100_000_000_000
+    for missing in (0, 40 << 20):
+        found, codes = store(missing)
+        assert found["storage"] == "volatile"
+        assert found["max_bytes"] == 64 << 20
+        assert NoticeCode.STORAGE in codes
+
+
+def test_a_folder_that_is_no_partition_has_no_room(tmp_path):
+    assert apply.size_of(tmp_path) == 0
+    assert apply.size_of(tmp_path / "none") == 0
+    assert apply.size_of(Path("/proc").parent) > 0
+
+
+def test_keys_alone_open_the_way_to_log_in(boot):
+    root = boot("")
+    assert not (root / OUTPUT / "authorized_keys").exists()
+    assert "dport 22" not in (root / OUTPUT / "nftables.conf").read_text()
+
+
+def test_two_relays_draw_different_segments_beside_the_fixed_address():
+    drawn = [draw_segment(random.Random(seed).randbytes) for seed in range(100)]
+    assert len({segment.ipv4 for segment in drawn}) == 100
+    assert len({segment.election for segment in drawn}) == 100
+    for segment in drawn:
+        assert segment.ipv4.ip.is_private
+        assert segment.ipv6.ip.is_private
+        assert segment.ipv4.network.network_address.packed[1] >= 128
+
+
+def variants():
+    """Every combination of the settings that shape networks."""
+    flags = ("access_point", "lan_bridge", "uplink_forwarding")
+    for country, ethernet, *chosen in itertools.product(("", "DE"), ("auto", "client", "server"), *[(False, True)] * 3):
+        lines = [f"country = '{country}'", f"ethernet = '{ethernet}'"]
+        lines += [f"{name} = {str(value).lower()}" for name, value in zip(flags, chosen, strict=True)]
+        yield "[appliance]\n" + "\n".join(lines) + "\n"
+
+
+def possible():
+    """Those of them that do not contradict themselves."""
+    for text in variants():
+        try:
+            yield make_plan(check(text.encode(), Path("relay.toml")), FACTS), text
+        except apply.ConfigError:
+            continue
+
+
+def test_the_kernel_takes_every_set_of_rules():
+    if os.geteuid() != 0 or shutil.which("nft") is None:
+        pytest.skip("needs root and nft")
+    count = 0
+    for plan, text in possible():
+        rules = next(file.content for file in plan.files if file.path.name == "nftables.conf")
+        # Twice in one network namespace: a second start replaces the first one's rules.
+        script = 'nft -f - <<<"$RULES" && nft -f - <<<"$RULES" && nft list ruleset | grep -c \'policy drop\''
+        found = subprocess.run(
+            ["unshare", "--net", "bash", "-c", script],
+            env=os.environ | {"RULES": rules.decode()},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        assert (found.returncode, found.stdout) == (0, "2\n"), f"{text}\n{found.stderr}"
+        count += 1
+    assert count >= 15
+
+
+def test_only_who_asks_for_it_gets_forwarding():
+    for plan, text in possible():
+        content = {file.path.name: file.content.decode() for file in plan.files}
+        rules = content["nftables.conf"]
+        forwards = "oifname" in rules.partition("chain forward")[2].partition("}\n}")[0]
+        assert forwards == ("uplink_forwarding = true" in text)
+        assert any("IPv4Forwarding=yes" in one for one in content.values()) == ("uplink_forwarding = true" in text)
+
+
+def test_networkd_hands_out_no_name_and_takes_no_time():
+    for plan, _ in possible():
+        for file in plan.files:
+            if file.path.suffix != ".network":
+                continue
+            parser = configparser.ConfigParser(strict=False)
+            parser.optionxform = str
+            parser.read_string(file.content.decode())
+            assert "Match" in parser
+            if parser.get("Network", "DHCP", fallback="no") != "no":
+                assert parser["DHCPv4"]["Anonymize"] == "yes"
+                assert parser["DHCPv4"]["UseNTP"] == "no"

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+import json
+import os
+import struct
+
+import pytest
+
+from relay.board.button import Button, Press
+from relay.board.erase import OVERWRITE_S, erase_files, erase_folders
+from relay.board.evdev import KeyEvent, decode_keys
+from relay.board.light import PATTERNS, Code, foremost
+from relay.board.relayrun import codes_of
+from relay.board.report import LEAST_INTERVAL_S, MAX_WRITES, Writing, status_text
+from relay.board.sysfs import Led, find_led, is_undervoltage
+from relay.board.verbs import Verb, decode_request, encode_request
+from relay.control.notices import Notice, NoticeCode
+from relay.control.status import ClockStatus, Status, StoreStatus
+from relay.core.errors import DecodeError
+
+POWER = 116
+
+
+# Light
+
+
+def test_the_most_important_thing_is_shown():
+    assert foremost({Code.WORKING, Code.CLOCK, Code.CONFIG}) is Code.CONFIG
+    assert foremost(set(Code)) is Code.PANIC
+    assert foremost(set()) is None
+
+
+def test_a_dark_relay_answers_only_to_a_finger_on_its_button():
+    assert foremost({Code.WORKING, Code.CONFIG, Code.IDENTIFY}, dark=True) is None
+    assert foremost({Code.WORKING, Code.HELD}, dark=True) is Code.HELD
+    assert foremost({Code.STARTING, Code.PANIC}, dark=True) is Code.PANIC
+
+
+def test_every_code_can_be_told_from_every_other():
+    waiting = {code: pattern for code, pattern in PATTERNS.items() if code not in {Code.ERASED, Code.HELD}}
+    assert PATTERNS.keys() == set(Code)
+    assert len(set(waiting.values())) == len(waiting)
+    # No flash shorter than an eye takes in, no turn longer than a look at the box.
+    assert all(part >= 0.05 for pattern in PATTERNS.values() for part in pattern)
+    assert all(sum(pattern) < 6 for pattern in PATTERNS.values())
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (None, Code.STARTING),
+        (Status(version="1"), Code.STARTING),
+        (Status(version="1", ready=True), Code.CLOCK),
+        (Status(version="1", ready=True, clock=ClockStatus(trusted=True)), Code.WORKING),
+        (Status(version="1", ready=True, store=StoreStatus(writable=False)), Code.FULL),
+        (Status(version="1", ready=True, store=StoreStatus(bytes=999, max_bytes=1000)), Code.FULL),
+        (Status(version="1", ready=True, store=StoreStatus(envelopes=5, max_envelopes=5)), Code.FULL),
+        (Status(version="1", ready=True, store=StoreStatus(bytes=500, max_bytes=1000)), Code.CLOCK),
+    ],
+)
+def test_the_relays_status_is_on_the_light(status, code):
+    assert foremost(codes_of(status)) is code
+
+
+# Button
+
+
+def test_a_short_press_does_nothing():
+    button = Button(5)
+    assert button.key("a", POWER, down=True, now=100) is Press.DOWN
+    assert button.deadline_s == 105
+    assert button.expire(104.9) is None
+    assert button.key("a", POWER, down=False, now=104.9) is Press.LET_GO
+    assert button.deadline_s is None
+    assert button.expire(1000) is None
+
+
+def test_held_long_enough_it_is_panic_once():
+    button = Button(5)
+    button.key("a", POWER, down=True, now=100)
+    assert button.expire(105) is Press.PANIC
+    assert button.expire(111) is None
+    assert button.key("a", POWER, down=False, now=112) is None
+    assert button.key("a", POWER, down=True, now=120) is Press.DOWN
+
+
+def test_a_key_that_bounces_begins_anew():
+    button = Button(5)
+    for now in (100, 101, 102):
+        button.key("a", POWER, down=True, now=now)
+        button.key("a", POWER, down=False, now=now + 0.01)
+    button.key("a", POWER, down=True, now=103)
+    assert button.expire(107.9) is None
+    assert button.expire(108) is Press.PANIC
+
+
+def test_a_keyboard_pulled_out_is_not_held():
+    button = Button(5)
+    button.key("a", POWER, down=True, now=100)
+    assert button.gone("b") is None
+    assert button.gone("a") is Press.LET_GO
+    assert button.expire(200) is None
+
+
+def test_two_buttons_are_one():
+    button = Button(5)
+    button.key("a", POWER, down=True, now=100)
+    assert button.key("b", POWER, down=True, now=102) is None
+    assert button.key("a", POWER, down=False, now=103) is None
+    assert button.expire(105) is Press.PANIC
+
+
+def test_only_presses_and_releases_of_buttons_are_heard():
+    def event(kind, code, value):
+        return struct.pack("@llHHi", 1, 2, kind, code, value)
+
+    data = (
+        event(1, POWER, 1)
+        + event(0, 0, 0)
+        + event(1, 30, 1)
+        + event(1, POWER, 2)
+        + event(2, POWER, 1)
+        + event(1, POWER, 0)
+        + event(1, 148, 1)
+        + b"cut off"
+    )
+    assert list(decode_keys(data)) == [KeyEvent(POWER, True), KeyEvent(POWER, False), KeyEvent(148, True)]
+
+
+# Verbs
+
+
+@pytest.mark.parametrize("verb", Verb)
+def test_each_verb_is_understood(verb):
+    assert decode_request(encode_request(verb).rstrip(b"\n")) is verb
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"", "JSON"),
+        (b"[" * 250, "JSON"),
+        (b"[]", "version"),
+        (b'{"v": 2, "op": "status"}', "version"),
+        (b'{"v": true, "op": "status"}', "version"),
+        (b'{"v": 1, "op": "reboot"}', "status, identify, panic, poweroff"),
+        (b'{"v": 1, "op": ["status"]}', "unknown"),
+        (b'{"v": 1}', "unknown"),
+        (b'{"v": 1, "op": "status", "x": 1}', "no more"),
+        (b'{"v": 1, "op": "panic"}', "sure"),
+        (b'{"v": 1, "op": "panic", "sure": 1}', "sure"),
+        (b'{"v": 1, "op": "panic", "sure": false}', "sure"),
+        (b'{"v": 1, "op": "poweroff", "path": "/etc/shadow"}', "no more"),
+        (b" " * 257, "more than 256"),
+    ],
+)
+def test_everything_else_is_refused(line, said):
+    with pytest.raises(DecodeError, match=said):
+        decode_request(line)
+
+
+# relay-status.txt
+
+
+def test_the_status_file_reads_well_in_notepad():
+    notice = Notice(code=NoticeCode.CONFIG, text="line 3: “DE” " + "word " * 40)
+    raw = status_text([notice], works=True)
+    assert raw.startswith(b"\xef\xbb\xbf")
+    assert raw.count(b"\n") == raw.count(b"\r\n")
+    text = raw.decode("utf-8-sig")
+    assert "MISTAKE: line 3: “DE”" in text
+    assert max(map(len, text.splitlines())) <= 76
+    assert "has no mistake" not in text
+    assert "no mistake" in status_text([], works=True).decode()
+    assert "did not come up" in status_text([], works=False).decode()
+
+
+def test_it_is_written_on_change_only_and_seldom():
+    writing = Writing()
+    assert writing.due(b"a", 0)
+    writing.done(b"a", 0, wrote=False)
+    assert not writing.due(b"a", 1000)
+    assert not writing.due(b"b", LEAST_INTERVAL_S - 1)
+    written = 0
+    for minute in range(1, 1000):
+        text = b"%d" % minute
+        if writing.due(text, minute * 60.0):
+            writing.done(text, minute * 60.0, wrote=True)
+            written += 1
+    assert written == MAX_WRITES
+
+
+# Erasing
+
+
+def test_nothing_is_left_of_a_store(tmp_path):
+    store = tmp_path / "store"
+    (store / "deep").mkdir(parents=True)
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"not ours")
+    secret = os.urandom(10_000_000)
+    (store / "store.sqlite").write_bytes(secret)
+    (store / "deep" / "relay.key").write_bytes(b"key" * 20)
+    (store / "link").symlink_to(outside)
+    os.link(store / "store.sqlite", tmp_path / "other-name")
+    os.mkfifo(store / "pipe")
+    assert erase_folders([store, tmp_path / "not there"], lambda: 0.0) == 0
+    assert [path for path in store.rglob("*") if not path.is_dir()] == []
+    assert outside.read_bytes() == b"not ours"
+    # What lay under the name was written over, not only removed.
+    left = (tmp_path / "other-name").read_bytes()
+    assert len(left) == len(secret)
+    assert all(left[at : at + 16] != secret[at : at + 16] for at in range(0, len(secret), 4096))
+
+
+def test_a_large_store_is_removed_even_when_there_is_no_time_to_write_over_it(tmp_path):
+    times = iter([0.0, *[OVERWRITE_S + 1] * 100])
+    files = [tmp_path / name for name in ("a", "b")]
+    for file in files:
+        file.write_bytes(b"x" * 100)
+    assert erase_files(files, lambda: next(times)) == 0
+    assert not any(file.exists() for file in files)
+
+
+def test_keys_go_first(tmp_path):
+    times = iter([0.0, 1.0, *[OVERWRITE_S + 1] * 100])
+    key, store = tmp_path / "relay.key", tmp_path / "a-store.sqlite"
+    copies = []
+    for file in (store, key):
+        file.write_bytes(b"secret")
+        copies.append(tmp_path / f"copy of {file.name}.kept")
+        os.link(file, copies[-1])
+    erase_files([store, key], lambda: next(times))
+    assert [copy.read_bytes() == b"secret" for copy in copies] == [True, False]
+
+
+# /sys
+
+
+def test_the_boards_light_is_found_and_taken_over(tmp_path):
+    assert find_led(tmp_path) is None
+    folder = tmp_path / "class" / "leds" / "ACT"
+    folder.mkdir(parents=True)
+    for name, text in (("max_brightness", "255\n"), ("brightness", "1\n"), ("trigger", "none [mmc0]\n")):
+        (folder / name).write_text(text)
+    assert find_led(tmp_path) == folder
+    led = Led(folder)
+    assert (folder / "trigger").read_text() == "none"
+    led.switch(on=True)
+    assert (folder / "brightness").read_text() == "255"
+
+
+def test_undervoltage_is_what_the_firmware_says(tmp_path):
+    assert not is_undervoltage(tmp_path)
+    for number, (name, alarm) in enumerate([("cpu_thermal", "1"), ("rpi_volt", "0")]):
+        folder = tmp_path / "class" / "hwmon" / f"hwmon{number}"
+        folder.mkdir(parents=True)
+        (folder / "name").write_text(f"{name}\n")
+        (folder / "in0_lcrit_alarm").write_text(f"{alarm}\n")
+    assert not is_undervoltage(tmp_path)
+    (tmp_path / "class/hwmon/hwmon1/in0_lcrit_alarm").write_text("1\n")
+    assert is_undervoltage(tmp_path)
+
+
+def test_requests_are_json_that_other_programs_can_write():
+    assert json.loads(encode_request(Verb.PANIC)) == {"v": 1, "op": "panic", "sure": True}
