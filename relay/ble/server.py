@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -58,21 +59,24 @@ class _Place:
     began_s: float | None = None
 
 
+@dataclass(slots=True)
 class _Visitor:
-    """A stream, and when it was last of use."""
+    """Somebody connected who has a place, or had one, or asked for one as a relay."""
 
-    __slots__ = ("_bytes", "heard_s", "stream")
-
-    def __init__(self, stream: Stream, now: float) -> None:
-        self.stream = stream
-        self.heard_s = now
-        self._bytes = 0
+    is_relay: bool = False
+    came_s: float = -math.inf
+    """When it had a place first, on this connection."""
+    heard_s: float = -math.inf
+    stream: Stream | None = None
+    is_leaving: bool = False
+    """It gave way, and gets no place any more."""
+    uncounted_bytes: int = 0
 
     def moved(self, size_bytes: int, now: float) -> None:
         """Note bytes that came or went."""
-        self._bytes += size_bytes
-        if self._bytes >= LEAST_BYTES:
-            self._bytes = 0
+        self.uncounted_bytes += size_bytes
+        if self.uncounted_bytes >= LEAST_BYTES:
+            self.uncounted_bytes = 0
             self.heard_s = now
 
 
@@ -97,13 +101,6 @@ class Server:
         self._reporter = reporter
         self._notify = notify
         self._hang_up = hang_up
-        #: Those connected that came as relays, as far as they still have a connection.
-        self._relays: set[str] = set()
-        #: Those connected that gave way, and get no place any more.
-        self._leaving: set[str] = set()
-        #: When those connected first had a place.
-        self._came: dict[str, float] = {}
-        #: Those with a stream, by device.
         self._visitors: dict[str, _Visitor] = {}
         self._places: dict[str, _Place] = {}
         self._channels: dict[str, ChannelStream] = {}
@@ -118,7 +115,7 @@ class Server:
     def is_busy_for(self, device: str) -> bool:
         """Whether a device would be turned away."""
         rivals = self._rivals(device)
-        is_welcome = self.is_open and device not in self._leaving
+        is_welcome = self.is_open and not self._known(device).is_leaving
         return not is_welcome or (bool(rivals) and self._who_gives_way(rivals) is None)
 
     def uses(self, device: str) -> bool:
@@ -127,21 +124,29 @@ class Server:
 
     def carries(self, device: str) -> bool:
         """Whether a device has a stream: a slot alone is none."""
-        return device in self._visitors
+        return self._known(device).stream is not None
+
+    def _known(self, device: str) -> _Visitor:
+        return self._visitors.get(device) or _Visitor()
+
+    def _enter(self, device: str) -> None:
+        """Note that a device has a place."""
+        visitor = self._visitors.setdefault(device, _Visitor())
+        if visitor.came_s == -math.inf:
+            visitor.came_s = visitor.heard_s = asyncio.get_running_loop().time()
 
     def _rivals(self, device: str) -> list[str]:
         """Devices with a place of the kind that this one needs, if all of these are taken."""
-        is_relay = device in self._relays
-        alike = [other for other in (*self._places, *self._channels) if (other in self._relays) is is_relay]
+        is_relay = self._known(device).is_relay
+        alike = [other for other in (*self._places, *self._channels) if self._known(other).is_relay is is_relay]
         return alike if len(alike) >= (RELAY_PLACES if is_relay else self._max_clients) else []
 
     def _who_gives_way(self, rivals: list[str]) -> str | None:
         """Return who has been silent for longest, or was there for longest, if that is long enough."""
         now = asyncio.get_running_loop().time()
-        # Whoever has a slot and no stream says nothing.
-        silent = [(self._visitors[one].heard_s if one in self._visitors else self._came[one], one) for one in rivals]
-        there = [(self._came[one], one) for one in rivals]
-        for (since_s, other), long_s in ((min(silent), SILENT_S), (min(there), LONG_S)):
+        silent = min((self._known(other).heard_s, other) for other in rivals)
+        there = min((self._known(other).came_s, other) for other in rivals)
+        for (since_s, other), long_s in ((silent, SILENT_S), (there, LONG_S)):
             if now - since_s >= long_s:
                 return other
         return None
@@ -154,13 +159,10 @@ class Server:
         if other is None:
             return False
         self._reporter.count("gave_way")
-        self._leaving.add(other)
-        visitor = self._visitors.get(other)
         self._free_slot(other)
-        if (channel := self._channels.pop(other, None)) is not None:
-            channel.close()
-        if visitor is not None:
-            visitor.stream.close()
+        self._close_channel(other)
+        if (visitor := self._visitors.get(other)) is not None:
+            visitor.is_leaving = True
         self._hang_up(other)
         return True
 
@@ -207,7 +209,7 @@ class Server:
             sock.close()
             return
         stream = self._channels[device] = ChannelStream(sock)
-        self._came.setdefault(device, asyncio.get_running_loop().time())
+        self._enter(device)
         self._accepted()
         self._spawn(self._serve_channel(device, interface, stream))
 
@@ -219,12 +221,16 @@ class Server:
                 del self._channels[device]
             self._measure()
 
+    def _close_channel(self, device: str) -> None:
+        if (channel := self._channels.pop(device, None)) is not None:
+            channel.close()
+
     # -- slots: called for the GATT application ----------------------------------
 
     def on_read(self, uuid: str, device: str, mtu_bytes: int) -> bytes:
         """Answer INFO, RELAY INFO or SLOT."""
         if uuid == RELAY_INFO_UUID and not self.uses(device):
-            self._relays.add(device)
+            self._visitors.setdefault(device, _Visitor()).is_relay = True
         if uuid in (INFO_UUID, RELAY_INFO_UUID):
             is_busy = self.is_busy_for(device) and not self.uses(device)
             slots = SLOTS if uuid == INFO_UUID else 0
@@ -239,7 +245,7 @@ class Server:
             place.frame_bytes = frame_bytes(mtu_bytes)
             return place.slot
         # Relays have channels.
-        if device in self._relays or self.uses(device):
+        if self._known(device).is_relay or self.uses(device):
             self._reporter.count("refused_extra_channel")
             return NO_SLOT
         rivals = list(self._places) if len(self._places) >= SLOTS else self._rivals(device)
@@ -248,7 +254,7 @@ class Server:
             return NO_SLOT
         used = {other.slot for other in self._places.values()}
         slot = next(slot for slot in range(SLOTS) if slot not in used)
-        self._came.setdefault(device, asyncio.get_running_loop().time())
+        self._enter(device)
         self._places[device] = _Place(slot=slot, frame_bytes=frame_bytes(mtu_bytes), timeout=self._open_timeout(device))
         self._reporter.count("slots_given")
         self._measure()
@@ -326,17 +332,14 @@ class Server:
             self._dialled.discard(stream)
 
     def disconnected(self, device: str) -> None:
-        """A device's connection ended; the kernel ends its channel by itself."""
-        self._relays.discard(device)
-        self._leaving.discard(device)
-        self._came.pop(device, None)
+        """A device's connection ended, and with it its channel."""
+        self._visitors.pop(device, None)
+        self._close_channel(device)
         self._free_slot(device)
 
     def forget_slots(self) -> None:
         """Connections are no longer known by name: bluetoothd is gone."""
-        self._relays &= self._channels.keys()
-        self._leaving.clear()
-        self._came = {device: since_s for device, since_s in self._came.items() if device in self._channels}
+        self._visitors = {device: self._visitors[device] for device in self._channels if device in self._visitors}
         for device in list(self._places):
             self._free_slot(device)
 
@@ -349,14 +352,15 @@ class Server:
 
     async def _serve_visitor(self, device: str, stream: Stream, interface: str) -> None:
         loop = asyncio.get_running_loop()
-        visitor = self._visitors[device] = _Visitor(stream, loop.time())
+        visitor = self._known(device)
+        visitor.stream = stream
         try:
             await self._serve(
                 stream, interface, initiator=False, moved=lambda size_bytes: visitor.moved(size_bytes, loop.time())
             )
         finally:
-            if self._visitors.get(device) is visitor:
-                del self._visitors[device]
+            if visitor.stream is stream:
+                visitor.stream = None
 
     async def _serve(
         self,

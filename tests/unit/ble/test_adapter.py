@@ -12,7 +12,7 @@ from collections import Counter
 
 import pytest
 
-from relay.ble.adapter import ALIAS, IDLE_S, REARM_S, Adapter
+from relay.ble.adapter import ALIAS, CROWDED_IDLE_S, IDLE_S, MOST_IDLE, REARM_S, Adapter
 from relay.ble.epoch import AFTER_S, BEFORE_S, MOST_MORE_S, MOST_SHARE, Epoch
 from relay.ble.host import AdapterInfo
 from relay.bluetooth.bluez import ADAPTER, DEVICE, BluezError, BluezFailure, Changed
@@ -114,7 +114,7 @@ class Server:
         self.users = set()
         self.gone = []
 
-    def uses(self, device):
+    def carries(self, device):
         return device in self.users
 
     def has_channels(self, path):
@@ -293,10 +293,34 @@ def test_a_connection_without_a_stream_is_ended():
         await asyncio.sleep(IDLE_S)
         assert world.bluez.disconnected == [PHONE]
         world.adapter.dialling(dialled, is_ours=False)
-        await asyncio.sleep(2 * IDLE_S)
+        await asyncio.sleep(1.5 * IDLE_S)
         assert world.bluez.disconnected == [PHONE, dialled]
         assert world.counted("idle_ended") == 2
         assert world.counted("connections") == 4
+
+    in_world(scenario)
+
+
+def test_many_connections_without_a_stream_are_ended_sooner_and_those_that_gave_way_at_once():
+    """A radio that connects and says nothing would take all links that the controller has."""
+
+    async def scenario(world):
+        await asyncio.sleep(1)
+        silent = [f"{HCI0}/dev_00_00_00_00_00_{number:02X}" for number in range(8)]
+        for path in silent:
+            world.bluez.connect(path)
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(CROWDED_IDLE_S - 1)
+        assert world.bluez.disconnected == []
+        await asyncio.sleep(3)
+        assert world.bluez.disconnected == silent[: len(silent) - MOST_IDLE]
+        world.server.users.update(silent[-2:])
+        await asyncio.sleep(IDLE_S)
+        assert world.bluez.disconnected == silent[:-2]
+        world.server.users.clear()
+        world.adapter.hang_up(silent[-1])
+        await asyncio.sleep(3)
+        assert world.bluez.disconnected == [*silent[:-2], silent[-1]]
 
     in_world(scenario)
 
