@@ -31,8 +31,8 @@ run: ## start a relay; ARGS="--help" shows what else it takes
 test: ## all that has to pass before a change goes in
 	@.ci/stages lint unit netns other-python
 
-lint: ## ruff, its formatter in check mode, and mypy
-	@$(in_dev); ruff check . && ruff format --check . && mypy
+lint: ## ruff, its formatter in check mode, mypy, and who imports whom
+	@$(in_dev); ruff check . && ruff format --check . && mypy && lint-imports --no-cache
 
 unit: ## every test that needs no root; TESTS=tests/unit/test_x.py for some
 	@$(in_dev); tools=$$(.ci/tools); PATH="$$PATH:$$tools:/usr/sbin:/sbin" \

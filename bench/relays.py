@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from relay.control.client import ControlClient
 from relay.core import session as s
 from relay.core.messages import Hello, Role
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,9 +85,7 @@ path = "{folder}/control.sock"
     def wait(self, condition: Callable[[dict[str, Any]], bool], timeout_s: float = 120.0) -> float:
         """Wait until ``condition(status)`` holds; return the seconds it took."""
         started = time.perf_counter()
-        while not condition(self.status()):
-            assert time.perf_counter() - started < timeout_s, self.status()
-            time.sleep(0.05)
+        wait_until(lambda: str(self.status()), lambda: condition(self.status()), timeout_s)
         return time.perf_counter() - started
 
     def proc(self, name: str) -> str:

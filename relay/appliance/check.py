@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from relay.config.appliance import ApplianceConfig
 from relay.config.file import Config, ConfigError, Problem, parse_config
-from relay.config.net import NetConfig
 from relay.config.textfile import decode_text
 from relay.config.toml_lines import line_of, locate
 
@@ -40,13 +39,10 @@ def check(raw: bytes, path: Path) -> Checked:
     config = parse_config(raw, path, {"HOME": "/"})
     text = decode_text(raw)
     document = tomllib.loads(text)
-    appliance = config.others.get("appliance", ApplianceConfig())
-    if not isinstance(appliance, ApplianceConfig):
-        raise TypeError("the section [appliance] is not read by its own class")
-    net = config.others.get("net")
-    if isinstance(net, NetConfig) and not appliance.country:
+    appliance = config.appliance
+    if not appliance.country:
         # One country is enough, wherever it stands.
-        appliance = replace(appliance, country=net.country)
+        appliance = replace(appliance, country=config.net.country)
     mine = document.get("appliance", {})
     twice = [
         (ours, theirs)

@@ -8,8 +8,8 @@ import hmac
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-from relay.config.file import StoreConfig
 from relay.config.net import BATMAN
+from relay.config.run import StoreConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ VOLATILE_ENVELOPES = 20_000
 #: Where every process looks for them, whatever its own runtime folder is.
 LINK_SOCKET = "/run/mesh-relay/link.sock"
 CONTROL_SOCKET = "/run/mesh-relay/control.sock"
-#: The least that a store can be told to hold (relay.config.file), and so what a partition must have room for.
+#: The least that a store can be told to hold (relay.config.run), and so what a partition must have room for.
 LEAST_BYTES = 1024 * 1024
 #: Of a store on a partition of its own: write-ahead log, and what is being written anew.
 OVERHEAD_BYTES = 32 * 1024 * 1024

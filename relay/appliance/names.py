@@ -18,7 +18,6 @@ BOOT_STATUS = "relay-status.txt"
 SEGMENT_SETTINGS = (OUTPUT / "segment-cable", OUTPUT / "segment-bridge")
 
 BOARD_SOCKET = Path("/run/mesh-relay-board/board.sock")
-NOTICES = (OUTPUT / "notices.json", Path("/run/mesh-relay-board/notices.json"))
 
 #: The same on every relay, so that it can stand on a printed card. So it must never be
 #: seen beyond the own access point; see firewall.py.

@@ -14,7 +14,7 @@ from relay.appliance.names import NETWORKD, OUTPUT
 from relay.appliance.network import networkd_files
 from relay.appliance.phones import hostapd, phones_dnsmasq, segment_dnsmasq
 from relay.config.toml_write import write_toml
-from relay.control.notices import Notice, NoticeCode, encode_notices
+from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,7 +104,7 @@ def _files(checked: Checked, facts: Facts, notices: tuple[Notice, ...]) -> Itera
     segment = facts.segment
     document = effective(checked, data_bytes=facts.data_bytes)
     yield _text("relay.toml", write_toml(document), _PRIVATE)
-    yield File(path=OUTPUT / "notices.json", content=encode_notices(notices))
+    yield File(path=NOTICES[0], content=encode_notices(notices))
     yield _text("nftables.conf", firewall(appliance, checked.config))
     for name, content in networkd_files(appliance, segment).items():
         yield File(path=NETWORKD / name, content=content.encode())

@@ -10,7 +10,6 @@ import logging
 import os
 import random
 import secrets
-import signal
 import socket
 import struct
 from typing import TYPE_CHECKING, Final, Protocol
@@ -21,6 +20,7 @@ from relay.appliance.election import Election, Role, Unopposed
 from relay.core.errors import DecodeError
 from relay.process import logs
 from relay.process.notify import Notifier
+from relay.process.stopping import stop_signals, until_stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -258,15 +258,10 @@ def run(interface: str, address: IPv4Address, number: bytes | None, server: Serv
 
 
 async def _serve(interface: str, address: IPv4Address, number: bytes | None, server: Server) -> int:
-    loop = asyncio.get_running_loop()
-    work = asyncio.ensure_future(
-        Segment(interface=interface, address=address, number=number, server=server).run(Notifier(os.environ))
-    )
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signal_number, work.cancel)
+    notifier = Notifier(os.environ)
+    segment = Segment(interface=interface, address=address, number=number, server=server)
     try:
-        with contextlib.suppress(asyncio.CancelledError):
-            await work
+        await until_stopped(stop_signals(), [segment.run(notifier)], notifier)
     except OSError as error:
         # Started again, or with the interface when that comes back.
         logger.warning("%s: %s", interface, error)

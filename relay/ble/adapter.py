@@ -16,6 +16,7 @@ from relay.bluetooth.bluez import ADAPTER, DEVICE, Added, BluezError, Changed, R
 from relay.bluetooth.gatt import make_beacon
 from relay.core.news import SALT_BYTES
 from relay.process.supervisor import Backoff
+from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -253,7 +254,7 @@ class Adapter:
             self._reporter.count("dbus_errors")
 
     async def _serve_air(self, air: Air) -> None:
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             tasks.create_task(self._watch_power())
             try:
                 async with asyncio.timeout(REGISTER_TIMEOUT_S):

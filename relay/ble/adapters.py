@@ -15,6 +15,7 @@ from relay.bluetooth.bluez import ADAPTER, Added, Owner, Removed, adapters
 from relay.bluetooth.l2cap import parse_address
 from relay.core.errors import DecodeError
 from relay.process.supervisor import Backoff
+from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,7 +121,7 @@ class Radio:
         """Serve one life of bluetoothd; return when it is over."""
         self._air = air = await BluezAir.open(self._glib, server)
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 work = [
                     tasks.create_task(self._follow(tasks, air, server)),
                     tasks.create_task(self._owner_changed.wait()),
@@ -138,7 +139,7 @@ class Radio:
         self._running.clear()
         server.forget_slots()
 
-    async def _follow(self, tasks: asyncio.TaskGroup, air: BluezAir, server: Server) -> None:
+    async def _follow(self, tasks: TaskGroup, air: BluezAir, server: Server) -> None:
         """Run the adapters that there are."""
         while True:
             self._changed.clear()
@@ -165,7 +166,7 @@ class Radio:
         names = self._config.adapters
         return [info for info in found if not names or info.name in names][:MAX_ADAPTERS]
 
-    def _start(self, info: AdapterInfo, tasks: asyncio.TaskGroup, air: BluezAir, server: Server) -> None:
+    def _start(self, info: AdapterInfo, tasks: TaskGroup, air: BluezAir, server: Server) -> None:
         adapter = self._known.get(info)
         if adapter is None:
             adapter = self._known[info] = self._make(info, server)

@@ -7,26 +7,26 @@ import asyncio
 import logging
 import os
 import secrets
-import signal
 from typing import TYPE_CHECKING, Final
 
 from relay.ble import privacy
 from relay.ble.adapters import Radio
 from relay.ble.glib_thread import GLibThread
-from relay.ble.relayrun import Control
 from relay.ble.server import Server
 from relay.bluetooth import l2cap
 from relay.bluetooth.bluez import Bluez, BluezError
-from relay.config.ble import BleConfig
 from relay.core.errors import RelayError
 from relay.process import logs
 from relay.process.notify import Notifier, run_watchdog
 from relay.process.progress import Progress
-from relay.process.reports import REPORT_LEAST_S, Component, Reporter
+from relay.process.reporting import report_forever
+from relay.process.reports import REPORT_LEAST_S, Component, Reporter, decode_news
+from relay.process.stopping import stop_signals, until_stopped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from relay.config.ble import BleConfig
     from relay.config.file import Config
     from relay.process.reports import NewsForBle
 
@@ -43,8 +43,7 @@ class NoBusError(RelayError):
 def run(config: Config) -> int:
     """Run until SIGTERM or SIGINT; return the exit code. Raise NoBusError."""
     logs.setup(config.log.level)
-    ble = config.others.get("ble")
-    settings = ble if isinstance(ble, BleConfig) else BleConfig()
+    settings = config.ble
     if not settings.enabled:
         # A service that ends before it was ready has failed, and would be started again.
         Notifier(os.environ).ready("disabled in the configuration")
@@ -57,9 +56,7 @@ def run(config: Config) -> int:
 
 async def _serve(config: Config, settings: BleConfig, environ: Mapping[str, str]) -> None:
     loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    stopping = stop_signals()
     notifier = Notifier(environ)
     reporter = Reporter(Component.BLE)
     progress = Progress(loop.time)
@@ -96,25 +93,27 @@ async def _serve(config: Config, settings: BleConfig, environ: Mapping[str, str]
                 server.is_open = True
             radio.tell_news(news)
 
-        control = Control(path=config.unix.path, reporter=reporter, on_news=on_news, random=random)
+        def on_away() -> None:
+            on_news(None)
+            reporter.count("relay_unreachable")
+
+        work = [
+            _serve_channels(server),
+            report_forever(
+                config.unix.path,
+                reporter,
+                random=random,
+                on_line=lambda line: on_news(decode_news(line)),
+                on_away=on_away,
+            ),
+            radio.run(server),
+            _measure(radio),
+            _bus(bluez),
+            run_watchdog(notifier, progress, lambda: glib.post(glib.tell, beating.beat)),
+        ]
+        notifier.ready("running")
         try:
-            async with asyncio.TaskGroup() as tasks:
-                work = [
-                    tasks.create_task(_serve_channels(server)),
-                    tasks.create_task(control.run()),
-                    tasks.create_task(radio.run(server)),
-                    tasks.create_task(_measure(radio)),
-                    tasks.create_task(_bus(bluez)),
-                    tasks.create_task(run_watchdog(notifier, progress, lambda: glib.post(glib.tell, beating.beat))),
-                ]
-                notifier.ready("running")
-                await stopping.wait()
-                notifier.stopping()
-                reporter.is_stopped = True
-                for task in work:
-                    task.cancel()
-        except* NoBusError as errors:
-            raise errors.exceptions[0] from None
+            await until_stopped(stopping, work, notifier, reporter.stopped)
         finally:
             glib.stop()
 

@@ -29,6 +29,7 @@ from relay.bluetooth.bluez import (
 from relay.bluetooth.dial import DialError, DialFailure, dial
 from relay.core.clock import jittered
 from relay.core.errors import DecodeError
+from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from relay.ble.host import AdapterInfo, CentralHost
@@ -82,7 +83,7 @@ class _Central:
         try:
             with self._bluez.listening(self._on_event):
                 await self._look_around()
-                async with asyncio.TaskGroup() as tasks:
+                async with TaskGroup() as tasks:
                     tasks.create_task(self._watch())
                     while True:
                         await self._turn(tasks)
@@ -104,7 +105,7 @@ class _Central:
                 with contextlib.suppress(BluezError):
                     await self._bluez.forget(self._adapter.path, known.path)
 
-    async def _turn(self, tasks: asyncio.TaskGroup) -> None:
+    async def _turn(self, tasks: TaskGroup) -> None:
         """Listen, dial the neighbours that are due, or rest."""
         news = self._host.news
         if news is not None:
@@ -120,7 +121,7 @@ class _Central:
         else:
             await self._rest()
 
-    async def _dial(self, chosen: list[str], tasks: asyncio.TaskGroup) -> None:
+    async def _dial(self, chosen: list[str], tasks: TaskGroup) -> None:
         """Dial some, all at once; return when we may scan again."""
         salt = self._host.salt
         linked = {path: asyncio.Event() for path in chosen}

@@ -20,6 +20,10 @@ from relay.bluetooth.slot_frames import CloseReason, Kind, decode_frame
 from relay.bluetooth.slots import Slot
 from relay.bluetooth.stream import ChannelStream, SlotStream
 from relay.core.errors import DecodeError
+from relay.core.stats import LinkKind
+from relay.process import link_socket
+from relay.process.link_socket import ForeignStream
+from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
     import socket
@@ -105,7 +109,7 @@ class Server:
         self._places: dict[str, _Place] = {}
         self._channels: dict[str, ChannelStream] = {}
         self._dialled: set[Stream] = set()
-        self._tasks: asyncio.TaskGroup | None = None
+        self._tasks: TaskGroup | None = None
         self._psm = 0
         #: Names of the adapters that serve, by their identity addresses.
         self.adapters: dict[str, str] = {}
@@ -176,7 +180,7 @@ class Server:
         """Accept channels from ``listener``, which is bound to ``psm``, and serve until cancelled; closes it."""
         try:
             self._psm = psm
-            async with asyncio.TaskGroup() as self._tasks:
+            async with TaskGroup() as self._tasks:
                 await self._accept(listener)
         finally:
             self._tasks = None
@@ -371,8 +375,8 @@ class Server:
         moved: Callable[[int], None] = lambda _: None,
     ) -> None:
         try:
-            preamble = splice.stream_preamble(interface, initiator=initiator)
-            sock = await splice.connect(self._socket_path, preamble)
+            brought = ForeignStream(interface=interface, initiator=initiator, slow=True, link=LinkKind.BLE)
+            sock = await link_socket.connect(self._socket_path, brought, ahead_bytes=splice.AHEAD_BYTES)
         except OSError:
             self._reporter.count("relay_unreachable")
         else:

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -15,8 +13,8 @@ from relay.bluetooth.sockets import Reader
 from relay.bluetooth.stream import StreamEndedError
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
-    from pathlib import Path
 
     from relay.bluetooth.stream import Stream
 
@@ -31,29 +29,6 @@ LINGER_S: Final = 2.0
 #: A peer that does not take one chunk in so long is disconnected: `relay run` has given
 #: up on it by then, which cannot be seen from here before that chunk has left.
 STALL_S: Final = 60.0
-#: `relay run` accepts at once, if it runs.
-CONNECT_TIMEOUT_S: Final = 5.0
-
-
-async def connect(path: Path, preamble: dict[str, object]) -> socket.socket:
-    """Connect to `relay run` and write the first line; raise OSError."""
-    loop = asyncio.get_running_loop()
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, AHEAD_BYTES)
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            await loop.sock_connect(sock, str(path))
-            await loop.sock_sendall(sock, json.dumps(preamble).encode() + b"\n")
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def stream_preamble(interface: str, *, initiator: bool) -> dict[str, object]:
-    """Return the first line of a stream; ``initiator``: we dialled."""
-    return {"version": 1, "interface": interface, "initiator": initiator, "slow": True, "link": "ble"}
 
 
 async def splice(stream: Stream, sock: socket.socket, moved: Callable[[int], None] = lambda _: None) -> bool:
@@ -63,7 +38,7 @@ async def splice(stream: Stream, sock: socket.socket, moved: Callable[[int], Non
     Return False when it ended because the peer took nothing any more.
     """
     try:
-        async with asyncio.TaskGroup() as tasks:
+        async with asyncio.TaskGroup() as tasks:  # noqa: TID251 - of this floor, and its task ends with it
             upward = tasks.create_task(_upward(stream, sock, moved))
             downward = tasks.create_task(_downward(stream, sock, moved))
             await asyncio.wait({upward, downward}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,25 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the board knows of `relay run`: its status, asked for now and then, and the counts it is told."""
+"""What the board knows of `relay run`: its status, asked for now and then."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from relay.board.light import Code
 from relay.control.client import MAX_ANSWER_BYTES, VERSION
 from relay.control.status import Status, read_status
-from relay.core.errors import DecodeError
-from relay.process import reporting
-from relay.process.supervisor import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
-
-    from relay.process.reports import Reporter
 
 #: A relay that reads a large store at its start answers nothing meanwhile; so does one that hangs.
 ANSWER_TIMEOUT_S: Final = 5.0
@@ -55,14 +48,3 @@ def codes_of(status: Status | None) -> set[Code]:
     if not status.clock.trusted:
         codes.add(Code.CLOCK)
     return codes
-
-
-async def report(path: Path, reporter: Reporter, random: Callable[[], float]) -> None:
-    """Tell `relay run` the board's counts, for ever; it may come and go."""
-    loop = asyncio.get_running_loop()
-    backoff = Backoff(random)
-    while True:
-        began = loop.time()
-        with suppress(OSError, DecodeError):
-            await reporting.report(path, reporter)
-        await asyncio.sleep(backoff.next(ran_s=loop.time() - began))

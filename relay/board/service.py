@@ -8,30 +8,30 @@ import contextlib
 import logging
 import os
 import random
-import signal
 from typing import TYPE_CHECKING, Final
 
 from relay.appliance.apply import BootPartitionError
-from relay.appliance.names import NOTICES
 from relay.board.button import Button, Press
 from relay.board.inputs import Inputs
 from relay.board.light import PATTERNS, Code, foremost
-from relay.board.relayrun import ask_status, codes_of, report
+from relay.board.relayrun import ask_status, codes_of
 from relay.board.report import Writing, status_text
-from relay.board.server import BoardServer
+from relay.board.server import board_server
 from relay.board.sysfs import SYS, Led, find_led, is_undervoltage
 from relay.board.verbs import Verb
-from relay.control.notices import Notice, NoticeCode, encode_notices, read_notices
+from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices, read_notices
 from relay.process import logs
 from relay.process.notify import Notifier
+from relay.process.reporting import report_forever
 from relay.process.reports import Component, Reporter
+from relay.process.stopping import stop_signals, until_stopped
+from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from relay.board.evdev import KeyEvent
     from relay.board.machine import Machine
-    from relay.config.board import BoardConfig
     from relay.config.file import Config
 
 logger = logging.getLogger(__name__)
@@ -62,21 +62,20 @@ class Board:
         self,
         *,
         config: Config,
-        board: BoardConfig,
         machine: Machine,
         socket: Path,
         notices: Path = NOTICES[0],
         sys: Path = SYS,
     ) -> None:
         self._config = config
-        self._board = board
+        self._board = config.board
         self._machine = machine
         self._socket = socket
         self._sys = sys
         self._own_notices_file = socket.with_name(NOTICES[1].name)
         self._start_notices = notices
         self._reporter = Reporter(Component.BOARD)
-        self._button = Button(board.panic_hold_s)
+        self._button = Button(self._board.panic_hold_s)
         self._timer: asyncio.TimerHandle | None = None
         self._relay_codes = {Code.STARTING}
         self._own_codes: set[Code] = set()
@@ -92,21 +91,21 @@ class Board:
         loop = asyncio.get_running_loop()
         inputs = Inputs(loop, self._on_key, self._on_gone)
         try:
-            async with BoardServer(self._socket, self._perform, self._on_refused), asyncio.TaskGroup() as tasks:
+            async with board_server(self._socket, self._perform, self._on_refused), TaskGroup() as tasks:
                 self._reporter.up = True
                 tasks.create_task(self._shine())
                 # First: what was wrong from the start is written to the card at once.
                 tasks.create_task(self._watch_voltage())
                 tasks.create_task(self._tick(inputs if self._board.panic_button else None, notifier))
                 tasks.create_task(self._die())
-                tasks.create_task(report(self._config.unix.path, self._reporter, random.random))
+                tasks.create_task(report_forever(self._config.unix.path, self._reporter, random=random.random))
                 notifier.ready("watching")
         finally:
             inputs.close()
 
     def stopped(self) -> None:
         """Note that the process was told to end."""
-        self._reporter.is_stopped = True
+        self._reporter.stopped()
 
     # Light
 
@@ -282,29 +281,16 @@ class Board:
 
 async def serve(board: Board) -> None:
     """Run until SIGTERM or SIGINT."""
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
     notifier = Notifier(os.environ)
-    running = asyncio.ensure_future(board.run(notifier))
-    stopped = asyncio.ensure_future(stopping.wait())
-    await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    notifier.stopping()
-    stopped.cancel()
-    if not running.done():
-        board.stopped()
-        running.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
+    await until_stopped(stop_signals(), [board.run(notifier)], notifier, board.stopped)
 
 
-def run(config: Config, board: BoardConfig, machine: Machine, socket: Path) -> int:
+def run(config: Config, machine: Machine, socket: Path) -> int:
     """Run until told to end; return the exit status."""
     logs.setup(config.log.level)
-    asyncio.run(_run(config, board, machine, socket))
+    asyncio.run(_run(config, machine, socket))
     return 0
 
 
-async def _run(config: Config, board: BoardConfig, machine: Machine, socket: Path) -> None:
-    await serve(Board(config=config, board=board, machine=machine, socket=socket))
+async def _run(config: Config, machine: Machine, socket: Path) -> None:
+    await serve(Board(config=config, machine=machine, socket=socket))

@@ -8,6 +8,7 @@ between `relay --version` and `relay run` is seconds.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from typing import Any
 
@@ -28,6 +29,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"relay {__version__}")
         return 0
     arguments = build_parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A letter that the terminal does not have must not end a command.
+        sys.stdout.reconfigure(errors="replace")
     try:
         status: int = arguments.func(arguments)
     except RelayError as error:

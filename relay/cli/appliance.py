@@ -86,15 +86,12 @@ def _board(arguments: argparse.Namespace) -> int:
         return _ask_board(arguments, socket)
     from relay.board import service
     from relay.board.machine import STORES, Machine
-    from relay.config.board import BoardConfig
     from relay.config.file import load_config
 
     config = load_config(arguments.config)
-    board = config.others.get("board")
     device = arguments.boot_device or (names.BOOT_DEVICE if names.BOOT_DEVICE.exists() else None)
     return service.run(
         config,
-        board if isinstance(board, BoardConfig) else BoardConfig(),
         Machine(boot_device=device, stores=tuple(dict.fromkeys((*STORES, config.store.path)))),
         socket,
     )

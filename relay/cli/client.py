@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from relay.cli.terminal import say
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _SubParsersAction
@@ -18,22 +21,27 @@ if TYPE_CHECKING:
     from relay.client.identity import Identity
 
 
+#: A URI broken into lines of a few characters has fewer.
+_MAX_LINES: Final = 1024
+
+
 def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     """Add the commands; each sets `func`, which returns the exit status or raises ClientError."""
-    identity = sub.add_parser("identity", help="show your contact card; the first time, make your keys")
+    identity = sub.add_parser("identity", help="show your contact card, as a QR code too; first make your keys")
     identity.add_argument("--name", default="", help="name to suggest to those who add the card")
-    identity.add_argument("--qr", action="store_true", help="also as a QR code")
     identity.set_defaults(func=_identity)
 
     contact = sub.add_parser("contact", help="people and groups to send to")
     actions = contact.add_subparsers(required=True, metavar="ACTION")
 
     add = actions.add_parser("add", help="add a person by contact URI")
-    add.add_argument("uri", metavar="URI", help="mesh-relay:contact/..., or - to read it from standard input")
-    add.add_argument("--name", help="your name for the person (default: the one the card suggests)")
+    add.add_argument(
+        "uri", metavar="URI", nargs="+", help="mesh-relay:contact/..., or - to read it from standard input"
+    )
+    add.add_argument("--name", help="your name for the person (default: the one the card suggests, marked with ~)")
     add.set_defaults(func=_contact_add)
 
-    show = actions.add_parser("show", help="show a contact's card, to pass it on or to compare it")
+    show = actions.add_parser("show", help="show a contact's card, or each in a group, to pass on or to compare")
     show.add_argument("name", metavar="NAME")
     show.add_argument("--qr", action="store_true", help="also as a QR code")
     show.set_defaults(func=_contact_show)
@@ -45,6 +53,15 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     group.add_argument("name", metavar="GROUP")
     group.add_argument("members", metavar="NAME", nargs="+")
     group.set_defaults(func=_contact_group)
+
+    leave = actions.add_parser("leave", help="leave a group, and have its members told")
+    leave.add_argument("name", metavar="GROUP")
+    leave.set_defaults(func=_contact_leave)
+
+    rename = actions.add_parser("rename", help="give a contact or a group another name")
+    rename.add_argument("name", metavar="NAME")
+    rename.add_argument("new_name", metavar="NEW")
+    rename.set_defaults(func=_contact_rename)
 
     remove = actions.add_parser("remove", help="remove a contact or a group")
     remove.add_argument("name", metavar="NAME")
@@ -59,8 +76,9 @@ def own_identity(folder: Path) -> Identity:
 
     identity = Identity.load(folder)
     if identity is None:
-        identity = Identity.generate(secrets.token_bytes)
-        identity.save(folder)
+        identity, is_new = Identity.generate(secrets.token_bytes).save_first(folder)
+        if not is_new:
+            return identity
         print(
             f"Made your keys in {folder}; nobody else may have that folder, and you may want a backup of it.\n",
             file=sys.stderr,
@@ -72,42 +90,93 @@ def _identity(arguments: Namespace) -> int:
     from relay.client.card import Card
     from relay.client.files import config_folder
 
-    _show(Card.of(own_identity(config_folder(os.environ))), arguments.name, with_qr=arguments.qr)
+    _show(Card.of(own_identity(config_folder(os.environ))), arguments.name, with_qr=True)
     return 0
 
 
 def _contact_add(arguments: Namespace) -> int:
+    import unicodedata
+
     from relay.client.card import parse_uri
+    from relay.client.contacts import OWN_WORD, require_name
     from relay.client.errors import ContactError
 
-    uri = sys.stdin.readline() if arguments.uri == "-" else arguments.uri
+    uri = _read_uri() if arguments.uri == ["-"] else " ".join(arguments.uri)
     card, suggested_name = parse_uri(uri)
-    name = suggested_name if arguments.name is None else arguments.name
+    is_own_word = arguments.name is None
+    name = unicodedata.normalize("NFC", suggested_name) if is_own_word else arguments.name
     if not name:
         raise ContactError("the card suggests no name; give one with --name NAME")
-    contact = _book().add(card, name)
-    print(f"Added {contact.name}.\nFingerprint: {card.fingerprint}")
+    if is_own_word:
+        try:
+            require_name(name)
+        except ContactError as error:
+            raise ContactError(f"{error}: the card's for itself is of no use; give one with --name NAME") from None
+    contact = _book().add(card, name, is_own_word=is_own_word)
+    say(f"Added {contact.name}.")
+    if is_own_word:
+        say(f"{OWN_WORD} marks a name that the card gives itself. For one of your own: relay contact rename NAME NEW")
+    print(f"Fingerprint: {card.fingerprint}")
     print("Compare it by voice: a card that came over a channel that others can change may be theirs.")
     return 0
 
 
+def _read_uri() -> str:
+    """Read a URI that may be broken into lines, to the end or to an empty line after it."""
+    if sys.stdin.isatty():
+        print("Paste the contact URI; an empty line ends it.", file=sys.stderr)
+    lines: list[str] = []
+    for line in itertools.islice(sys.stdin, _MAX_LINES):
+        if lines and not line.strip():
+            break
+        lines += [line] if line.strip() else []
+    return "".join(lines)
+
+
 def _contact_show(arguments: Namespace) -> int:
-    contact = _book().get(arguments.name)
-    _show(contact.card, contact.name, with_qr=arguments.qr)
+    book = _book()
+    if (group := book.group(arguments.name)) is not None:
+        # So that a member who is none can be made a contact.
+        for card in group.others:
+            say(f"{book.shown_name(card.static)}\n{card.to_uri()}\nFingerprint: {card.fingerprint}")
+        return 0
+    contact = book.get(arguments.name)
+    _show(contact.card, contact.plain_name, with_qr=arguments.qr)
     return 0
 
 
 def _contact_list(_: Namespace) -> int:
     book = _book()
     for contact in book:
-        print(f"{contact.name}\t{contact.card.fingerprint}")
+        say(f"{contact.name}\t{contact.card.fingerprint}")
     for name, members in book.groups.items():
-        print(f"{name}\tgroup of {', '.join(members)}")
+        say(f"{name}\tgroup of {', '.join(members)}")
     return 0
 
 
 def _contact_group(arguments: Namespace) -> int:
     _book().set_group(arguments.name, tuple(arguments.members))
+    print("With the first message to it the members get each other's cards, and can answer all.")
+    return 0
+
+
+def _contact_leave(arguments: Namespace) -> int:
+    import asyncio
+
+    return asyncio.run(_leave(arguments.name))
+
+
+async def _leave(name: str) -> int:
+    from relay.cli.messages import open_client
+
+    async with open_client(()) as client:
+        names = list(await client.leave_group(name, "(has left the group)"))
+    say(f"You left. These are told with the next `relay send` or `relay receive`: {', '.join(names)}")
+    return 0
+
+
+def _contact_rename(arguments: Namespace) -> int:
+    _book().rename(arguments.name, arguments.new_name)
     return 0
 
 

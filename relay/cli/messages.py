@@ -9,9 +9,12 @@ import asyncio
 import contextlib
 import os
 import sys
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from relay.cli.terminal import say
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _SubParsersAction
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
     from relay.cli.progress import ProgressBar
     from relay.client.client import Client, RelayOutcome
+    from relay.client.contacts import GroupNews
     from relay.client.errors import ClientError
     from relay.client.finding import RelayFinder
     from relay.client.inbox import Message
@@ -29,8 +33,12 @@ if TYPE_CHECKING:
 EXIT_NOT_RECEIVED: Final = 3
 #: Longer texts are saved as files: a terminal is no place to read them.
 MAX_SHOWN_BYTES: Final = 65_536
-#: How often to look for what another command has received.
+#: How often to look for what another command has received, and while a visit lasts for what it has brought.
 _LOOK_S: Final = 5.0
+#: What comes together is shown together, the oldest first: relays give the newest first.
+_SETTLE_S: Final = 0.5
+#: After that, what could not be saved is tried again while following; a stick may have been emptied.
+_SAVE_AGAIN_S: Final = 300.0
 _SHORT_ID: Final = 8
 _STDIN: Final = "-"
 
@@ -40,7 +48,7 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     send = sub.add_parser("send", help="send a text or a file to a person or a group")
     send.add_argument("name", metavar="NAME", help="contact or group; see: relay contact list")
     send.add_argument("text", metavar="TEXT", nargs="?", help="the text, in quotes; - or none reads standard input")
-    send.add_argument("--file", metavar="PATH", help="a file instead of a text; - is standard input")
+    send.add_argument("--file", metavar="PATH", help="a file of up to 4 GiB instead of a text; - is standard input")
     send.add_argument("--lifetime", type=int, choices=(1, 3, 7), default=7, metavar="DAYS", help="1, 3 or 7 (default)")
     send.add_argument("--wait", action="store_true", help="wait until it was received")
     send.add_argument("--timeout", type=seconds, metavar="S", help=f"... so long; then exit with {EXIT_NOT_RECEIVED}")
@@ -95,7 +103,8 @@ def finder(relays: Iterable[str]) -> RelayFinder:
     return RelayFinder(named, secret=settings.secret)
 
 
-def _client(relays: Iterable[str]) -> Client:
+def open_client(relays: Iterable[str]) -> Client:
+    """Return the user's client, to be entered; ClientError."""
     from relay.cli.client import own_identity
     from relay.client.client import Client
     from relay.client.files import config_folder, data_folder
@@ -134,7 +143,7 @@ async def _send_and_report(arguments: Namespace, file: BinaryIO | None) -> int:
     from relay.client.errors import ClientError
     from relay.control.text import human_bytes
 
-    async with _client(arguments.relay or ()) as client:
+    async with open_client(arguments.relay or ()) as client:
         with ProgressBar(sys.stderr) as bar:
             ids = await _queue(client, arguments, file, bar)
             outcomes: list[RelayOutcome] = []
@@ -154,7 +163,7 @@ async def _send_and_report(arguments: Namespace, file: BinaryIO | None) -> int:
         for name, message_id in ids.items():
             progress = await client.progress(message_id)
             is_held &= progress is not None and _is_held(progress)
-            print(f"{name}: {_state(progress)}. ID {message_id.hex()[:_SHORT_ID]}", flush=True)
+            say(f"{name}: {_state(progress)}. ID {message_id.hex()[:_SHORT_ID]}")
         if not is_held:
             print(_KEPT, file=sys.stderr)
         if not arguments.wait:
@@ -187,7 +196,7 @@ async def _wait(client: Client, ids: dict[str, bytes], timeout_s: float | None) 
     received = await client.wait_received(list(ids.values()), timeout_s, _Troubles())
     for name, message_id in ids.items():
         progress = await client.progress(message_id)
-        print(f"{name}: {_state(progress)}")
+        say(f"{name}: {_state(progress)}")
     return 0 if received else EXIT_NOT_RECEIVED
 
 
@@ -205,6 +214,10 @@ def _is_done(progress: Progress) -> bool:
 
 def _state(progress: Progress | None) -> str:
     """How far a message is, in words."""
+    if progress is not None and progress.is_never_sent:
+        part = progress.durable + progress.volatile
+        some = f"; {part} of {progress.pieces} pieces were" if part else ""
+        return f"never sent: it expired before it was on a relay{some}. Send it again"
     if progress is None or progress.is_expired:
         return "expired"
     if progress.is_purged:
@@ -256,44 +269,69 @@ def _receive(arguments: Namespace) -> int:
 
 
 async def _receive_once(arguments: Namespace) -> int:
-    async with _client(arguments.relay or ()) as client:
+    async with open_client(arguments.relay or ()) as client:
+        display = _Display(client, arguments.dir)
         # What is here already is shown even when no relay is.
-        shown = await _show_new(client, arguments.dir)
-        outcomes = await client.collect()
-        shown += await _show_new(client, arguments.dir)
+        await display.show()
+        outcomes = await _collect(client, display)
         _report_relays(outcomes)
         # Receipts, and what found no relay before.
         _report_relays(await client.deliver())
-        if not shown:
+        if not display.shown and not display.kept:
             print("No new messages.", file=sys.stderr)
         for partial in await client.partials():
             have = partial.pieces - partial.missing
-            print(f"{_name(client, partial.sender)}: {have} of {partial.pieces} pieces are here", file=sys.stderr)
+            say(f"{client.contacts.shown_name(partial.sender)}: {have} of {partial.pieces} pieces are here", sys.stderr)
         is_sent = await _report_unsent(client)
-        return 0 if is_sent and any(outcome.error is None for outcome in outcomes) else 1
+        is_well = is_sent and not display.kept and any(outcome.error is None for outcome in outcomes)
+        return 0 if is_well else 1
+
+
+async def _collect(client: Client, display: _Display) -> list[RelayOutcome]:
+    """Visit the relays, and show what each has brought when it is done, or meanwhile when that takes long."""
+    done = asyncio.Event()
+    collecting = asyncio.ensure_future(client.collect(lambda _: done.set()))
+    try:
+        while not collecting.done():
+            waiting = asyncio.ensure_future(done.wait())
+            await asyncio.wait({collecting, waiting}, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            done.clear()
+            await display.show()
+        return collecting.result()
+    finally:
+        collecting.cancel()
+        await asyncio.wait({collecting})
 
 
 async def _report_unsent(client: Client) -> bool:
-    """Tell what of earlier messages is not on a relay yet; whether all is."""
-    unsent = [(sent, progress) for sent, progress in await client.log() if not _is_done(progress)]
-    for sent, progress in unsent:
-        name = _name(client, sent.recipient)
-        print(f"To {name}: {_state(progress)}. ID {sent.message_id.hex()[:_SHORT_ID]}", file=sys.stderr)
+    """Tell what of earlier messages is not on a relay yet, or never was; whether nothing has to be put on one."""
+    log = await client.log()
+    unsent = [one for one in log if not _is_done(one[1])]
+    never = [one for one in log if one[1].is_never_sent]
+    for sent, progress in never + unsent:
+        name = client.contacts.shown_name(sent.recipient)
+        say(f"To {name}: {_state(progress)}. ID {sent.message_id.hex()[:_SHORT_ID]}", sys.stderr)
+    if never:
+        print("`relay purge ID` ends the reminder.", file=sys.stderr)
     if unsent:
         print(_KEPT, file=sys.stderr)
     return not unsent
 
 
 async def _follow(arguments: Namespace) -> int:
-    async with _client(arguments.relay or ()) as client:
+    async with open_client(arguments.relay or ()) as client:
+        display = _Display(client, arguments.dir)
         following = asyncio.ensure_future(client.follow(_Troubles()))
         try:
             print("Waiting for messages; Ctrl-C ends this.", file=sys.stderr)
             while not following.done():
                 client.changed.clear()
-                await _show_new(client, arguments.dir)
+                await display.show()
                 changed = asyncio.ensure_future(client.changed.wait())
                 await asyncio.wait({changed, following}, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                if changed.done():
+                    await _settle(client)
                 changed.cancel()
             # It ends by an error only.
             following.result()
@@ -301,6 +339,14 @@ async def _follow(arguments: Namespace) -> int:
             following.cancel()
             await asyncio.wait({following})
     return 0
+
+
+async def _settle(client: Client) -> None:
+    """Wait until nothing more comes for a moment."""
+    until_s = time.monotonic() + _LOOK_S
+    while client.changed.is_set() and time.monotonic() < until_s:
+        client.changed.clear()
+        await asyncio.sleep(_SETTLE_S)
 
 
 class _Troubles:
@@ -315,39 +361,81 @@ class _Troubles:
             print(f"{error}\nTrying again, and again.", file=sys.stderr)
 
 
-async def _show_new(client: Client, folder: Path) -> int:
-    """Print or save what is new; return how many messages."""
-    messages = await client.messages()
-    for message in messages:
-        head = f"{_name(client, message.sender)} ({_when(message.sent_hour)})"
-        print(f"{head}: {await _content(client, message, folder)}", flush=True)
+class _Display:
+    """Prints and saves what has come, each message once; one that cannot be is told of and stays, for another time."""
+
+    def __init__(self, client: Client, folder: Path) -> None:
+        self.shown = 0
+        self._client = client
+        self._folder = folder
+        self._failures: dict[int, tuple[str, float]] = {}
+
+    @property
+    def kept(self) -> int:
+        """How many messages could not be shown."""
+        return len(self._failures)
+
+    async def show(self) -> None:
+        """Show what is new."""
+        for message in await self._client.messages():
+            _, retry_at = self._failures.get(message.id, ("", 0.0))
+            if time.monotonic() < retry_at:
+                continue
+            async with self._client.claim(message) as is_ours:
+                # Otherwise another command shows it.
+                if is_ours:
+                    await self._show(message)
+
+    async def _show(self, message: Message) -> None:
+        sender, when = self._client.contacts.shown_name(message.sender), _when(message.sent_minute)
+        head = f"{sender} ({when})"
+        try:
+            news = await self._client.learn_group(message)
+            if news is not None:
+                head = f"{sender} to {news.name} ({when})"
+            content = await self._content(message)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one message must not keep back the others
+            problem = str(error) or repr(error)
+            if self._failures.get(message.id, ("", 0.0))[0] != problem:
+                say(f"{head}: {problem}. The message is kept.", sys.stderr)
+            self._failures[message.id] = (problem, time.monotonic() + _SAVE_AGAIN_S)
+            return
+        self._failures.pop(message.id, None)
+        say(f"{head}: {content}")
+        if news is not None and (news.changed or news.group is None):
+            say(_about(self._client, news))
+        self.shown += 1
         # Only now: whoever interrupts before sees it again.
-        await client.take(message)
-    return len(messages)
+        await self._client.take(message)
+
+    async def _content(self, message: Message) -> str:
+        from relay.client.pieces import Kind
+        from relay.control.text import human_bytes
+
+        if message.kind is Kind.TEXT and message.size <= MAX_SHOWN_BYTES:
+            return await self._client.text(message)
+        path = await self._client.save(message, self._folder)
+        return f"{message.name or 'a long text'}, {human_bytes(message.size)}, saved as {path}"
 
 
-async def _content(client: Client, message: Message, folder: Path) -> str:
-    from relay.client.pieces import Kind
-    from relay.client.text import safe_text
-    from relay.control.text import human_bytes
-
-    if message.kind is Kind.TEXT and message.size <= MAX_SHOWN_BYTES:
-        # Indented, so that no line of a text can pass for a message of somebody else.
-        return safe_text(await client.text(message)).replace("\n", "\n    ")
-    path = await client.save(message, folder)
-    return f"{message.name or 'a long text'}, {human_bytes(message.size)}, saved as {safe_text(str(path))}"
+def _about(client: Client, news: GroupNews) -> str:
+    """Who is in a group now, or why it is not kept."""
+    if news.group is None:
+        return f"You are not in the group {news.name}, or who wrote is no contact of yours: answers do not go to it."
+    names = ", ".join(client.contacts.shown_name(card.static) for card in news.group.others)
+    return f"In the group {news.name} are you and {names}."
 
 
-def _name(client: Client, sender: bytes) -> str:
-    from hashlib import sha256
-
-    # A name that the user gave, or else one that nobody can choose.
-    return client.name_of(sender) or f"stranger {sha256(sender).hexdigest()[:_SHORT_ID]}"
+def _when(minute: int) -> str:
+    """Local date and time of a Unix minute."""
+    return f"{datetime.fromtimestamp(60 * minute, UTC).astimezone():%Y-%m-%d %H:%M}"
 
 
-def _when(hour: int) -> str:
-    """Local date and hour; messages tell no more."""
-    return f"{datetime.fromtimestamp(hour * 3600, UTC).astimezone():%Y-%m-%d %H}h"
+def _when_hour(hour: int) -> str:
+    """Local date and hour of a Unix hour: what was sent is not kept more exactly."""
+    begin = datetime.fromtimestamp(3600 * hour, UTC).astimezone()
+    # Where the zone is off by half an hour, an hour lies in two.
+    return f"{begin:%Y-%m-%d %H:%M} to {begin + timedelta(hours=1):%H:%M}" if begin.minute else f"{begin:%Y-%m-%d %H}h"
 
 
 # -- sent and purge -------------------------------------------------------
@@ -361,12 +449,13 @@ async def _list_sent() -> int:
     from relay.client.pieces import Kind
     from relay.control.text import human_bytes
 
-    async with _client(()) as client:
+    async with open_client(()) as client:
         for sent, progress in await client.log():
             kind = "file" if sent.kind == Kind.FILE else "text"
-            print(
-                f"{sent.message_id.hex()[:_SHORT_ID]}  {_when(sent.sent_hour)}  {_name(client, sent.recipient)}: "
-                f"{kind}, {human_bytes(sent.size)}; {_state(progress)}; expires {_when(sent.expiry_hour)}"
+            name = client.contacts.shown_name(sent.recipient)
+            say(
+                f"{sent.message_id.hex()[:_SHORT_ID]}  {_when_hour(sent.sent_hour)}  {name}: "
+                f"{kind}, {human_bytes(sent.size)}; {_state(progress)}; expires {_when_hour(sent.expiry_hour)}"
             )
     return 0
 
@@ -378,15 +467,16 @@ def _purge(arguments: Namespace) -> int:
 async def _purge_one(start: str) -> int:
     from relay.client.errors import SendError
 
-    async with _client(()) as client:
-        ids = {sent.message_id for sent, _ in await client.log()}
-        found = [message_id for message_id in ids if start and message_id.hex().startswith(start)]
+    async with open_client(()) as client:
+        known = {sent.message_id: progress for sent, progress in await client.log()}
+        found = [message_id for message_id in known if start and message_id.hex().startswith(start)]
         if len(found) != 1:
             problem = f"{len(found)} messages have an ID that begins so" if found else "no message has that ID"
             raise SendError(f"{problem}; see: relay sent")
         count = await client.purge(found[0])
     if not count:
-        print("It was purged before.")
+        is_forgotten = known[found[0]].is_never_sent
+        print("It was never sent, and is forgotten now." if is_forgotten else "It was purged before.")
         return 0
     print(
         f"{count} purges are ready, and nothing more of the message is sent. They go out 10 minutes to an hour from "

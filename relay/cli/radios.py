@@ -63,7 +63,7 @@ def _net(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config)
     app = _net_app()
-    net = app.net_config(config)
+    net = config.net
     if not net.radios and not net.bridge:
         # No failure: an appliance has the service, and not every one has a radio for it.
         print(
@@ -80,10 +80,10 @@ def _net_probe(arguments: argparse.Namespace) -> int:
     from relay.config.file import load_config
 
     config = load_config(arguments.config)
-    app = _net_app()
+    _net_app()
     from relay.net import probe
 
-    document = probe.probe(app.net_config(config))
+    document = probe.probe(config.net)
     print(json.dumps(document) if arguments.json else probe.text(document))
     return 0
 

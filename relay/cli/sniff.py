@@ -68,7 +68,7 @@ def _sniff(arguments: argparse.Namespace) -> int:
     # What scapy remarks about captures and routes is not for our user.
     logging.getLogger("scapy").setLevel(logging.CRITICAL)
     try:
-        from relay.config.file import DEFAULT_PORT
+        from relay.config.settings import DEFAULT_PORT
         from relay.sniff.linkable import MAX_ADDRESS_S, Linkage
         from relay.sniff.sniffer import Sniffer
     except ModuleNotFoundError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from relay.client.errors import SendError
+from relay.client.group import Group
 from relay.client.pieces import MAX_BODY_BYTES, MAX_WHOLE_BYTES, PIECE_BYTES, Kind, file_head
 
 _CHUNK_BYTES: Final = 256 * 1024
@@ -17,9 +18,10 @@ _CHUNK_BYTES: Final = 256 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
-    """`head` followed by all of `file`: `size` bytes with SHA-256 `digest`."""
+    """`head` followed by all of `file`: `size` bytes with SHA-256 `digest`. With `is_to_group`, `head` begins so."""
 
     kind: Kind
+    is_to_group: bool
     head: bytes
     file: BinaryIO
     size: int
@@ -45,17 +47,19 @@ class Body:
                 return
 
 
-def text_body(text: str) -> Body:
-    """Return a text as a body; SendError when it is empty or too long."""
+def text_body(text: str, group: Group | None = None) -> Body:
+    """Return a text, to a group if it is, as a body; SendError when it is empty or too long."""
     encoded = text.encode(errors="replace")
     if not encoded:
         raise SendError("there is nothing to send")
-    return _measure(Kind.TEXT, b"", io.BytesIO(encoded))
+    return _measure(Kind.TEXT, group, b"", io.BytesIO(encoded))
 
 
-def file_body(file: BinaryIO, name: str) -> Body:
-    """Return an open, seekable file as a body, reading it once; SendError when it is too long."""
-    return _measure(Kind.FILE, file_head(name), file)
+def file_body(file: BinaryIO, name: str, group: Group | None = None) -> Body:
+    """Return an open, seekable file as a body, reading it once; SendError when it is too long, before that."""
+    head = file_head(name)
+    _require_size(len(head) + (len(group.encode()) if group else 0) + file.seek(0, io.SEEK_END))
+    return _measure(Kind.FILE, group, head, file)
 
 
 def spool(stream: BinaryIO, folder: Path) -> BinaryIO:
@@ -65,8 +69,7 @@ def spool(stream: BinaryIO, folder: Path) -> BinaryIO:
     try:
         while chunk := stream.read(_CHUNK_BYTES):
             file.write(chunk)
-            if file.tell() > MAX_BODY_BYTES:
-                raise SendError(f"at most {MAX_BODY_BYTES} bytes can be sent as one file; split it")  # noqa: TRY301
+            _require_size(file.tell())
         file.flush()
     except BaseException:
         file.close()
@@ -74,16 +77,23 @@ def spool(stream: BinaryIO, folder: Path) -> BinaryIO:
     return file
 
 
-def _measure(kind: Kind, head: bytes, file: BinaryIO) -> Body:
+def _measure(kind: Kind, group: Group | None, head: bytes, file: BinaryIO) -> Body:
+    if group is not None:
+        head = group.encode() + head
     digest = hashlib.sha256(head)
     size = len(head)
     file.seek(0)
     while chunk := file.read(_CHUNK_BYTES):
         digest.update(chunk)
         size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise SendError(f"at most {MAX_BODY_BYTES} bytes can be sent as one message; split it")
-    return Body(kind=kind, head=head, file=file, size=size, digest=digest.digest())
+        # It may grow while it is read.
+        _require_size(size)
+    return Body(kind=kind, is_to_group=group is not None, head=head, file=file, size=size, digest=digest.digest())
+
+
+def _require_size(size: int) -> None:
+    if size > MAX_BODY_BYTES:
+        raise SendError(f"at most 4 GiB ({MAX_BODY_BYTES} bytes) can be sent as one message; split it")
 
 
 def _read_exactly(file: BinaryIO, length: int) -> bytes:

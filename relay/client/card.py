@@ -24,6 +24,7 @@ URI_PREFIX: Final = "mesh-relay:contact/"
 MAX_URI_CHARACTERS: Final = 1024
 """A card has 90; the rest is room for a name of 64 characters, percent-encoded (12 characters each at worst)."""
 
+_AROUND: Final = "<>\"'\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}\N{ZERO WIDTH NO-BREAK SPACE}"
 _NAME_PARAMETER: Final = "name"
 _CHECKSUM_CONTEXT: Final = b"mesh-relay/1 card"
 _FINGERPRINT_CONTEXT: Final = b"mesh-relay/1 fingerprint"
@@ -71,6 +72,11 @@ class Card:
         return URI_PREFIX + text + query
 
     @property
+    def is_low_order(self) -> bool:
+        """Whether sealing to this card would protect nothing."""
+        return _is_low_order(self.static)
+
+    @property
     def fingerprint(self) -> str:
         """Eight groups of five digits (128 bits) to compare aloud."""
         digest = hashlib.sha256(_FINGERPRINT_CONTEXT + self.static + self.rendezvous).digest()
@@ -79,8 +85,12 @@ class Card:
 
 
 def parse_uri(uri: str) -> tuple[Card, str]:
-    """Return the card and the suggested name ('' for none), which is text from a stranger; CardError otherwise."""
-    uri = uri.strip()
+    """Return the card and the suggested name ('' for none), which is text from a stranger; CardError otherwise.
+
+    Taken as mail and messengers bring it: in angle brackets or quotation marks, and broken by spaces and line ends,
+    none of which a URI has inside (RFC 3986, appendix C).
+    """
+    uri = "".join(uri.split()).strip(_AROUND)
     if len(uri) > MAX_URI_CHARACTERS:
         raise CardError(f"a contact URI has at most {MAX_URI_CHARACTERS} characters, this one {len(uri)}")
     # Scheme names ignore case (RFC 3986, section 3.1), and QR readers use that.

@@ -6,8 +6,10 @@
         await client.deliver()
         await client.collect()
         for message in await client.messages():
-            print(client.name_of(message.sender), await client.text(message))
-            await client.take(message)
+            async with client.claim(message) as is_ours:
+                if is_ours:
+                    print(client.name_of(message.sender), await client.text(message))
+                    await client.take(message)
 
 All of it is on disk before a call returns, and any call may be cancelled or the process killed: what was
 under way goes on the next time. Several processes may use the same folders.
@@ -20,20 +22,22 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
 import relay
 from relay.client.body import Body, file_body, spool, text_body
+from relay.client.card import Card
 from relay.client.collection import Collected
-from relay.client.contacts import ContactBook
+from relay.client.contacts import Contact, ContactBook, GroupNews
 from relay.client.courier import Courier, retry_delay_s
 from relay.client.database import Database
 from relay.client.delivery import Delivered
 from relay.client.errors import ClientError, DatabaseError, PrivateFileError, SendError
 from relay.client.finding import NoRelayError, RelayFinder
+from relay.client.group import Group
 from relay.client.identity import Identity
 from relay.client.inbox import Inbox, Message, Partial
 from relay.client.met import RelaysMet
@@ -43,6 +47,7 @@ from relay.client.seal import LIFETIMES_DAYS, PRICE_LADDER
 from relay.client.worker import Worker
 from relay.links.address import RelayAddress
 from relay.links.client_session import RelayConnectionError
+from relay.process.tasks import TaskGroup
 
 PATIENCE_S: Final = 60.0
 """How long a relay may owe an answer, and how long a broken connection is tried again without any progress."""
@@ -55,6 +60,8 @@ AGAIN_EVERY_S: Final = 3600.0
 """What a relay has in memory only is offered to it again: it may have restarted."""
 VISIT_EVERY_S: Final = 60.0
 """How often a follower listens on Bluetooth whether there is something new, give or take a quarter."""
+MAX_USELESS: Final = 3
+"""Relays that are found and bring nothing, before the visit ends; each may take minutes."""
 POLL_S: Final = 1.0
 """Another command of the same user may be the one that takes a receipt in."""
 
@@ -119,8 +126,7 @@ class Client:
     def _open(self) -> None:
         identity = Identity.load(self._config_folder)
         if identity is None:
-            identity = Identity.generate(secrets.token_bytes)
-            identity.save(self._config_folder)
+            identity, _ = Identity.generate(secrets.token_bytes).save_first(self._config_folder)
         self.identity = identity
         self.contacts = ContactBook(self._config_folder)
         database = self._resources.enter_context(Database(self._data_folder))
@@ -152,7 +158,7 @@ class Client:
 
         `deliver` or `follow` takes it to the relays. ContactError, SendError.
         """
-        return await self._queue(names, lambda: text_body(text), lifetime_days, None)
+        return await self._queue(names, lambda group: text_body(text, group), lifetime_days, None)
 
     async def send_file(
         self,
@@ -167,10 +173,12 @@ class Client:
 
         `on_piece(done, all)` is called from another thread as envelopes get ready.
         """
+        spooled: list[BinaryIO] = [file] if file.seekable() else []
 
-        def body() -> Body:
-            seekable = file if file.seekable() else resources.enter_context(spool(file, self._data_folder))
-            return file_body(seekable, name)
+        def body(group: Group | None) -> Body:
+            if not spooled:
+                spooled.append(resources.enter_context(spool(file, self._data_folder)))
+            return file_body(spooled[0], name, group)
 
         with contextlib.ExitStack() as resources:
             return await self._queue(names, body, lifetime_days, on_piece)
@@ -178,11 +186,25 @@ class Client:
     async def _queue(
         self,
         names: Sequence[str],
-        make_body: Callable[[], Body],
+        make_body: Callable[[Group | None], Body],
         lifetime_days: int,
         on_piece: Callable[[int, int], None] | None,
     ) -> dict[str, bytes]:
-        cards = {contact.name: contact.card for name in names for contact in self.contacts.resolve(name)}
+        own = Card.of(self.identity)
+        groups = [group for name in names if (group := self.contacts.group(name)) is not None]
+        targets = [(group.to_send(own), self.contacts.resolve(group.name)) for group in groups]
+        people = [self.contacts.get(name) for name in names if self.contacts.group(name) is None]
+        return await self._queue_to(
+            [(None, people), *targets] if people else targets, make_body, lifetime_days, on_piece
+        )
+
+    async def _queue_to(
+        self,
+        targets: Sequence[tuple[Group | None, Sequence[Contact]]],
+        make_body: Callable[[Group | None], Body],
+        lifetime_days: int,
+        on_piece: Callable[[int, int], None] | None,
+    ) -> dict[str, bytes]:
         interrupted = threading.Event()
 
         def ready(done: int, everything: int) -> None:
@@ -191,26 +213,57 @@ class Client:
             if on_piece is not None:
                 on_piece(done, everything)
 
-        def queue() -> list[bytes]:
-            return self._outbox.queue_message(
-                list(cards.values()),
-                make_body(),
-                lifetime_days=lifetime_days,
-                price=FIRST_PRICE,
-                now_s=self._clock(),
-                on_piece=ready,
-            )
+        def queue() -> dict[str, bytes]:
+            ids: dict[str, bytes] = {}
+            for group, contacts in targets:
+                cards = {contact.card: contact.name for contact in contacts}
+                queued = self._outbox.queue_message(
+                    list(cards),
+                    make_body(group),
+                    lifetime_days=lifetime_days,
+                    price=FIRST_PRICE,
+                    now_s=self._clock(),
+                    on_piece=ready,
+                )
+                for name, message_id in zip(cards.values(), queued, strict=True):
+                    # Somebody may be written to alone and in a group.
+                    ids[f"{name} in {group.name}" if group and name in ids else name] = message_id
+            return ids
 
         work = asyncio.ensure_future(self._worker.run(queue))
         try:
-            message_ids = await asyncio.shield(work)
+            ids = await asyncio.shield(work)
         except asyncio.CancelledError:
             # The file is the caller's and may be closed once this returns.
             interrupted.set()
             await asyncio.wait({work})
             raise
         self._outgoing.set()
-        return dict(zip(cards, message_ids, strict=True))
+        return ids
+
+    async def leave_group(self, name: str, text: str) -> dict[str, bytes]:
+        """Leave a group and queue `text`, by which its members learn that; return the message ID by name of each.
+
+        ContactError, SendError.
+        """
+        group = await self._worker.run(self.contacts.leave, name)
+        own = Card.of(self.identity)
+        others = [
+            Contact(name=self.contacts.shown_name(card.static), card=card)
+            for card in group.others
+            if card.static != own.static
+        ]
+        told = group.to_send(own, is_left=True)
+        if not others:
+            return {}
+        return await self._queue_to([(told, others)], lambda told: text_body(text, told), DEFAULT_LIFETIME_DAYS, None)
+
+    async def learn_group(self, message: Message) -> GroupNews | None:
+        """Take in what a message says of the group that it was sent to; None when it was to none."""
+        if message.group is None:
+            return None
+        own = self.identity.static.public
+        return await self._worker.run(self.contacts.learn_group, message.group, message.sender, own)
 
     async def deliver(
         self, on_progress: Callable[[RelayAddress, Delivered], None] | None = None, *, again: bool = True
@@ -268,21 +321,58 @@ class Client:
 
     # -- messages in ------------------------------------------------------
 
-    async def collect(self) -> list[RelayOutcome]:
-        """Read from every relay what can be for us; return what came of it. NoRelayError when there is no relay."""
-        addresses = await self.finder.find()
+    async def collect(self, on_outcome: Callable[[RelayOutcome], None] = lambda _: None) -> list[RelayOutcome]:
+        """Read from every relay what can be for us; return what came of it. NoRelayError when there is no relay.
 
-        async def collect_from(index: int) -> RelayOutcome:
-            address = addresses[index]
-            return RelayOutcome(address=address, collected=await self._courier.collect(address))
-
-        outcomes = await _each(addresses, collect_from)
+        `on_outcome` hears of each relay as soon as it is done. When a relay that was found, and not named, turns out
+        to be of no use, the next one is asked.
+        """
+        outcomes: list[RelayOutcome] = []
+        for _ in range(MAX_USELESS + 1):
+            try:
+                addresses = await self.finder.find()
+            except NoRelayError:
+                if not outcomes:
+                    raise
+                break
+            outcomes += await self._collect_from(addresses, on_outcome)
+            if self.finder.named or outcomes[-1].error is None:
+                break
+            self.finder.avoid(outcomes[-1].address)
         await self._worker.run(self._inbox.prune, self._clock())
         return outcomes
 
+    async def _collect_from(
+        self, addresses: Sequence[RelayAddress], on_outcome: Callable[[RelayOutcome], None]
+    ) -> list[RelayOutcome]:
+        async def collect_from(index: int) -> RelayOutcome:
+            address = addresses[index]
+            outcome = RelayOutcome(address=address, collected=await self._courier.collect(address))
+            on_outcome(outcome)
+            return outcome
+
+        return await _each(addresses, collect_from)
+
     async def messages(self) -> list[Message]:
-        """Return the messages that are whole, verified and not taken yet."""
+        """Return the messages that are whole, verified and not taken yet, the oldest first."""
         return await self._worker.run(self._inbox.messages)
+
+    @contextlib.asynccontextmanager
+    async def claim(self, message: Message) -> AsyncIterator[bool]:
+        """Have a message to oneself while the block reads and takes it; False when another command does, or did."""
+        claiming = asyncio.ensure_future(self._worker.run(self._inbox.claim, message))
+        try:
+            claimed = await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            await asyncio.wait({claiming})
+            if (claimed := claiming.result()) is not None:
+                self._inbox.release(claimed)
+            raise
+        try:
+            yield claimed is not None
+        finally:
+            if claimed is not None:
+                self._inbox.release(claimed)
 
     async def partials(self) -> list[Partial]:
         """Return the messages of which pieces are missing."""
@@ -293,14 +383,14 @@ class Client:
         return self.contacts.name_of(sender)
 
     async def text(self, message: Message) -> str:
-        """Return the text of a message as it was sent: show it by `relay.client.text.safe_text` only."""
+        """Return the text of a message as it was sent: show it by `relay.client.text.rows` only. TakenError."""
         content = await self._worker.run(lambda: b"".join(self._inbox.content(message)))
         return content.decode(errors="replace")
 
     async def save(self, message: Message, folder: Path) -> Path:
         """Write a message's content into `folder` under its name or the next that is free; return where it is.
 
-        On disk when this returns; ClientError when it cannot be written.
+        On disk and verified when this returns; ClientError when it cannot be written, TakenError.
         """
         return await self._worker.run(lambda: save(self._inbox.content(message), folder, message.name or "text.txt"))
 
@@ -317,7 +407,7 @@ class Client:
         again; `on_trouble` hears of each failure.
         """
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 tasks.create_task(self._keep_delivering(on_trouble))
                 for address in self.finder.named or (None,):
                     tasks.create_task(self._keep_following(address, on_trouble))
@@ -333,6 +423,7 @@ class Client:
             failures = 0
 
         while True:
+            address = named
             try:
                 address = named or (await self.finder.find())[0]
                 if not address.is_bluetooth:
@@ -349,6 +440,8 @@ class Client:
             except _DISK_ERRORS:
                 raise
             except ClientError as error:
+                if named is None and address is not None:
+                    self.finder.avoid(address)
                 on_trouble(error)
                 await asyncio.sleep(retry_delay_s(failures, draw))
                 failures += 1
@@ -386,7 +479,7 @@ class Client:
         Also False when one of them expires or is purged meanwhile. What else comes is received as usual.
         """
         try:
-            async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as tasks:
+            async with asyncio.timeout(timeout_s), TaskGroup() as tasks:
                 following = tasks.create_task(self.follow(on_trouble))
                 all_received = await self._watch(message_ids)
                 following.cancel()
@@ -437,7 +530,7 @@ async def _each(
             return RelayOutcome(address=addresses[index], error=error)
 
     try:
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             running = [tasks.create_task(one(index)) for index in range(len(addresses))]
     except BaseExceptionGroup as group:
         raise _first(group) from None

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from relay.client.inbox import Inbox, Outcome
+from relay.client.patience import FAIR_BYTES, Patience
 from relay.client.worker import Worker
 from relay.core import session as s
-from relay.core.envelope import MAX_LIFETIME_HOURS, SIZES, decode_envelope, envelope_id
+from relay.core.envelope import ID_BYTES, MAX_LIFETIME_HOURS, SIZES, decode_envelope, envelope_id
 from relay.core.errors import DecodeError
 from relay.core.messages import MAX_FETCH_IDS, MAX_PREFIX_BITS, Subscribe
 from relay.links.client_session import Connection, Incoming
@@ -68,7 +69,7 @@ class Collection:
     ) -> None:
         """`patience_s`: how long a relay may owe something.
 
-        `on_progress` is told when something came, `on_change` when it was for us.
+        `on_progress` is told when that gave the relay more time, `on_change` when something came that was for us.
         """
         self._inbox = inbox
         self._worker = worker
@@ -101,18 +102,20 @@ class Collection:
             )
         )
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience_s
+        patience = Patience(self._patience_s, loop.time())
         while True:
             if reading.is_complete:
                 if follow_until is None or loop.time() >= follow_until:
                     return
                 events = await self._next(connection, follow_until)
                 # From here on the relay owes what it offers next.
-                deadline = loop.time() + self._patience_s
+                patience.restart(loop.time())
             else:
-                events = await connection.events(max(0.0, deadline - loop.time()))
-            if await self._take(reading, events):
-                deadline = loop.time() + self._patience_s
+                left_s = patience.left_s(loop.time())
+                if not left_s:
+                    raise connection.stalled()
+                events = await connection.events(left_s)
+            await self._take(reading, events, patience)
             reading.ask()
 
     async def _next(self, connection: Connection, until: float) -> list[Incoming]:
@@ -123,12 +126,12 @@ class Collection:
         except TimeoutError:
             return []
 
-    async def _take(self, reading: "_Reading", events: Iterable[Incoming]) -> bool:
-        """Act on events; whether the relay gave anything that it owed."""
+    async def _take(self, reading: "_Reading", events: Iterable[Incoming], patience: Patience) -> None:
+        """Act on events."""
         offers: dict[bytes, int] = {}
         envelopes: list[tuple[bytes, bytes]] = []
         was_reading = not reading.has_all_offers
-        is_answered = False
+        wanted_bytes = 0
         for event in events:
             match event:
                 case s.Offers(items):
@@ -138,20 +141,24 @@ class Collection:
                     envelopes += [pair for pair in arrived if reading.arrived(pair[0])]
                 case s.Missing(identities):
                     for identity in identities:
-                        is_answered |= reading.gone(identity)
+                        wanted_bytes += ID_BYTES * reading.gone(identity)
                 case s.CaughtUp():
                     reading.has_all_offers = True
         if reading.unwanted > MAX_UNWANTED:
             raise reading.connection.misbehaved("sends envelopes that nobody asked for")
+        is_ours = False
         if envelopes:
-            changed = await self._worker.run(self._keep, envelopes)
-            self._on_progress()
-            if changed:
+            wanted_bytes += sum(len(envelope) for _, envelope in envelopes)
+            is_ours = await self._worker.run(self._keep, envelopes)
+            if is_ours:
                 self._on_change()
         if offers:
             unseen = await self._worker.run(self._inbox.unseen, list(offers))
             reading.want((identity, offers[identity]) for identity in unseen)
-        return bool(envelopes) or is_answered or (was_reading and reading.has_all_offers)
+        if was_reading and reading.has_all_offers:
+            wanted_bytes = FAIR_BYTES
+        if patience.brought(wanted_bytes, asyncio.get_running_loop().time(), is_ours=is_ours):
+            self._on_progress()
 
     def _keep(self, envelopes: list[tuple[bytes, bytes]]) -> bool:
         """Open, keep what is for us and remember the rest, on disk when this returns. Runs in the worker."""

@@ -24,6 +24,7 @@ from relay.client.worker import Worker
 from relay.core.clock import jittered
 from relay.links.address import RelayAddress
 from relay.links.client_session import Connection, Failure, RelayConnectionError
+from relay.process.tasks import TaskGroup
 
 FIRST_RETRY_S: Final = 0.5
 MAX_RETRY_S: Final = 10.0
@@ -223,7 +224,7 @@ class Courier:
         hours = await self._worker.run(self._met.hours_to_read, address, began_s)
         loop = asyncio.get_running_loop()
         failed: RelayConnectionError | None = None
-        async with await self._finder.connect(address) as connection, asyncio.TaskGroup() as tasks:
+        async with await self._finder.connect(address) as connection, TaskGroup() as tasks:
             on_open()
             reading = self._reading(connection)
             others = [prefix for prefix in reading.prefixes if prefix != reading.today]

@@ -16,12 +16,12 @@ from relay.client.errors import DatabaseError
 from relay.client.files import FILE_MODE, OTHERS, ensure_private_folder
 
 FILE_NAME: Final = "client.db"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 APPLICATION_ID: Final = 0x6D72636C
 """'mrcl' in the file's header, so that another program's database is told from ours."""
 
 INDEX_BITS: Final = 20
-"""Over a million pieces a message; 4 GiB have 265,515."""
+"""Over a million pieces a message; 4 GiB have 265,597."""
 SWEEP_ROWS: Final = 64
 """Contents removed in one transaction: a megabyte; 4 GiB at once would fill the log and lock others out."""
 BUSY_TIMEOUT_S: Final = 30
@@ -37,6 +37,8 @@ SENT_CLOSED: Final = 2
 SENT_RECEIVED: Final = 2
 SENT_EXPIRED: Final = 3
 SENT_PURGED: Final = 4
+SENT_NEVER: Final = 5
+"""Expired before relays had taken all of it. The row stays until the user has it forgotten."""
 
 RECEIVED_PARTIAL: Final = 0
 RECEIVED_COMPLETE: Final = 1
@@ -53,6 +55,7 @@ CREATE TABLE sent (
     state INTEGER NOT NULL,
     size INTEGER NOT NULL,
     pieces INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
     sent_hour INTEGER NOT NULL,
     expiry_hour INTEGER NOT NULL,
     has_bodies INTEGER NOT NULL DEFAULT 1
@@ -80,7 +83,8 @@ CREATE TABLE received (
     missing INTEGER NOT NULL,
     stored_bytes INTEGER NOT NULL DEFAULT 0,
     reply_rendezvous BLOB NOT NULL,
-    sent_hour INTEGER NOT NULL,
+    sent_minute INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
     expiry_hour INTEGER NOT NULL,
     receipt_due INTEGER NOT NULL DEFAULT 0,
     UNIQUE (sender, message_id)
@@ -208,6 +212,10 @@ class Database:
             raise DatabaseError(f"{self.path} belongs to another program; move it away")
         if version > SCHEMA_VERSION:
             raise DatabaseError(f"{self.path} was written by a newer version of this program; update it")
+        if not is_new and version < SCHEMA_VERSION:
+            raise DatabaseError(
+                f"{self.path} was written by a version of this program from before the first release; move it away"
+            )
         if is_new:
             # Must precede the first table. Incremental: the space of a large file taken out is given back.
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Errors of the client whose text a user reads: each says what to do."""
 
-from relay.core.errors import RelayError
+from relay.links.errors import ClientError
 
-
-class ClientError(RelayError):
-    """Something the user can put right; the text says how."""
+__all__ = ["CardError", "ClientError", "ContactError", "DatabaseError", "PrivateFileError", "SendError"]
 
 
 class PrivateFileError(ClientError):
@@ -22,6 +20,10 @@ class ContactError(ClientError):
 
 class DatabaseError(ClientError):
     """The message database cannot be used: made by a newer version, damaged, or the disk is full."""
+
+
+class TakenError(ClientError):
+    """A message whose content is not here as it was sent: another command has taken it, or the disk erred."""
 
 
 class SendError(ClientError):

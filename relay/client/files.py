@@ -6,6 +6,7 @@ import fcntl
 import os
 import secrets
 import stat
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -117,6 +118,26 @@ def locked_if_free(path: Path) -> Iterator[bool]:
             yield True
     finally:
         os.close(descriptor)
+
+
+def claim(path: Path, number: int) -> int | None:
+    """Lock byte `number` of a lock file and return the descriptor that holds it until closed, or None.
+
+    None: somebody holds it, in whatever process. Of an open file, not of a process as other byte locks are, so
+    that two users in one process keep each other out too.
+    """
+    descriptor = _open_lock(path)
+    # struct flock of 64-bit Linux: type, whence, start, length, process.
+    lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, lock)
+    except (BlockingIOError, PermissionError):
+        os.close(descriptor)
+        return None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _open_lock(path: Path) -> int:

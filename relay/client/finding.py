@@ -12,7 +12,8 @@ from typing import Final
 
 from relay.client.bluetooth import Bluetooth
 from relay.client.errors import ClientError
-from relay.links.address import DEFAULT_PORT, RelayAddress
+from relay.config.settings import DEFAULT_PORT
+from relay.links.address import RelayAddress
 from relay.links.client_session import Connection, Failure, RelayConnectionError
 
 SERVICE_TYPE: Final = "_mesh-relay._tcp.local."
@@ -39,6 +40,7 @@ class RelayFinder:
         """Use the `named` relays, all of them; with none, look for one each time."""
         self.named = tuple(named)
         self.secret = secret
+        self._avoided: set[RelayAddress] = set()
         self._radios: dict[str, Bluetooth] = {}
 
     async def close(self) -> None:
@@ -56,11 +58,15 @@ class RelayFinder:
         radio = self.bluetooth(address) if address.is_bluetooth else None
         return await Connection.open(address, secret=self.secret, bluetooth=radio)
 
+    def avoid(self, address: RelayAddress) -> None:
+        """Find others before this one, which was of no use, as long as there are others."""
+        self._avoided.add(address)
+
     async def find(self) -> tuple[RelayAddress, ...]:
         """Return the named relays, or one that answers; NoRelayError when none does."""
         if self.named:
             return self.named
-        if self.bluetooth().is_connected:
+        if self.bluetooth().is_connected and ANY_BLUETOOTH not in self._avoided:
             return (ANY_BLUETOOTH,)
         tried: list[str] = []
         if await self._answers(LOCAL, tried):
@@ -69,14 +75,17 @@ class RelayFinder:
         for address in found:
             if await self._answers(address, tried):
                 return (address,)
+        avoided, self._avoided = self._avoided, set()
         if not found:
             tried.append("multicast DNS: no relay announces itself on this network")
         try:
-            if await self.bluetooth().scan():
+            if ANY_BLUETOOTH not in avoided and await self.bluetooth().scan():
                 return (ANY_BLUETOOTH,)
-            tried.append("Bluetooth: no relay is in range")
+            if ANY_BLUETOOTH not in avoided:
+                tried.append("Bluetooth: no relay is in range")
         except RelayConnectionError as error:
             tried.append(str(error))
+        tried += [f"{address}: tried already, and of no use" for address in avoided]
         raise NoRelayError(
             "found no relay. Tried:\n"
             + "".join(f"  - {line}\n" for line in tried)
@@ -84,6 +93,8 @@ class RelayFinder:
         )
 
     async def _answers(self, address: RelayAddress, tried: list[str]) -> bool:
+        if address in self._avoided:
+            return False
         try:
             async with await self.connect(address):
                 return True

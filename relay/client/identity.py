@@ -51,6 +51,16 @@ class Identity:
                 "Move it away first if you want to start anew"
             ) from None
 
+    def save_first(self, folder: Path) -> tuple["Identity", bool]:
+        """Save unless another command does so in this moment; return the identity there is now, and if it is this."""
+        try:
+            self.save(folder)
+        except PrivateFileError:
+            if (other := Identity.load(folder)) is None:
+                raise
+            return other, False
+        return self, True
+
     @classmethod
     def load(cls, folder: Path) -> "Identity | None":
         """Return the identity in `folder`, or None; PrivateFileError when it is damaged or open to others."""

@@ -7,6 +7,7 @@ sender contradicts himself in is refused. What is refused is not marked as seen:
 
 import enum
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -20,6 +21,9 @@ from relay.client.database import (
     piece_id,
     piece_range,
 )
+from relay.client.errors import TakenError
+from relay.client.files import claim
+from relay.client.group import Group
 from relay.client.identity import Identity
 from relay.client.outbox import note_receipt
 from relay.client.pieces import (
@@ -28,7 +32,8 @@ from relay.client.pieces import (
     Kind,
     decode_inner,
     piece_count,
-    split_file_head,
+    split_code,
+    split_head,
 )
 from relay.client.seal import Unsealed, unseal
 from relay.core.envelope import MAX_LIFETIME_HOURS
@@ -47,6 +52,7 @@ MAX_SEEN: Final = 65_536
 SEEN_ID_BYTES: Final = 16
 """Of an identity: nobody gains by a collision that costs 2^64 hashes and makes one of his own envelopes overlooked."""
 
+_CLAIMS_NAME: Final = ".taking.lock"
 _STRANGERS: Final = b""
 """Name of the strangers' pool; a contact's is his static key."""
 _READ_PIECES: Final = 16
@@ -84,15 +90,20 @@ class Opened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """A whole and verified message; `name` is '' for a text, a safe file name otherwise; `size` is the content's."""
+    """A whole and verified message; `name` is '' for a text, a safe file name otherwise; `size` is the content's.
+
+    `group` is the one that it was sent to, by the sender's word. `sent_minute` is what the sender's clock showed
+    (Unix minutes, UTC).
+    """
 
     id: int
     sender: bytes
     message_id: bytes
     kind: Kind
+    group: Group | None
     name: str
     size: int
-    sent_hour: int
+    sent_minute: int
     head_bytes: int = field(repr=False)
 
 
@@ -114,6 +125,7 @@ class Inbox:
         self._database = database
         self._identity = identity
         self._is_contact = is_contact
+        self._claims = database.folder / _CLAIMS_NAME
         # A process killed between the last piece and the verification left that to this one.
         self._verify_whole()
 
@@ -164,9 +176,14 @@ class Inbox:
             self._bound_seen()
 
     def messages(self) -> list[Message]:
-        """Return the messages that are whole and not taken yet, in the order in which they began to arrive."""
+        """Return the messages that are whole and not taken yet, the oldest first.
+
+        Of one sender in the order in which he sent them, whatever his clock did meanwhile.
+        """
         rows = self._database.rows(
-            "SELECT id, sender, message_id, kind, size, sent_hour FROM received WHERE state = ? ORDER BY id",
+            # A clock that was set back does not put a message before those that it followed.
+            "SELECT id, sender, message_id, kind, size, sent_minute FROM received WHERE state = ?"
+            " ORDER BY max(sent_minute) OVER (PARTITION BY sender ORDER BY sequence, id), sender, sequence, id",
             RECEIVED_COMPLETE,
         )
         return [self._message(*row) for row in rows]
@@ -182,16 +199,46 @@ class Inbox:
         ]
 
     def content(self, message: Message) -> Iterator[bytes]:
-        """Yield the text in UTF-8 or the content of the file, a piece at a time."""
+        """Yield the text in UTF-8 or the content of the file, a piece at a time.
+
+        TakenError at the end when that was not what was sent, so what was read counts only once it has ended.
+        """
+        row = self._database.row("SELECT digest FROM received WHERE id = ?", message.id)
+        digest = hashlib.sha256()
         skip = message.head_bytes
         for data in self._pieces(message.id):
+            digest.update(data)
             if content := data[skip:]:
                 yield content
             skip = 0
+        if row is None or digest.digest() != row[0]:
+            raise TakenError("the message is not here any more as it was sent: another command has taken it")
+
+    def claim(self, message: Message) -> int | None:
+        """Have a message to oneself until `release`, to read and then `take` it; None when that cannot be.
+
+        That is when another command is reading it, or has taken it. A claim ends with the process.
+        """
+        descriptor = claim(self._claims, message.id)
+        if descriptor is None:
+            return None
+        is_here = self._database.row("SELECT 1 FROM received WHERE id = ? AND state = ?", message.id, RECEIVED_COMPLETE)
+        if is_here is None:
+            os.close(descriptor)
+            return None
+        return descriptor
+
+    @staticmethod
+    def release(claimed: int) -> None:
+        """End a claim."""
+        os.close(claimed)
 
     def take(self, message: Message) -> None:
         """Forget the content of a message that the user has; that it was here is remembered until it expires."""
-        self._database.execute("UPDATE received SET state = ? WHERE id = ?", RECEIVED_CLOSED, message.id)
+        # When it was sent is nobody's business any more.
+        self._database.execute(
+            "UPDATE received SET state = ?, sent_minute = 0, sequence = 0 WHERE id = ?", RECEIVED_CLOSED, message.id
+        )
         self._database.sweep()
 
     def prune(self, now_s: float) -> None:
@@ -242,7 +289,7 @@ class Inbox:
             message = self._insert(opened, pool, size, digest)
         else:
             message, pool, kind, known_size, known_digest, state = row
-            if (inner.kind, size, digest) != (kind, known_size, known_digest):
+            if (inner.code, size, digest) != (kind, known_size, known_digest):
                 return Outcome.CONFLICT
             if state != RECEIVED_PARTIAL:
                 return Outcome.DUPLICATE
@@ -264,17 +311,18 @@ class Inbox:
         inner = opened.inner
         return self._database.insert(
             "INSERT INTO received (sender, message_id, pool, kind, state, size, digest, missing, reply_rendezvous,"
-            " sent_hour, expiry_hour) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " sent_minute, sequence, expiry_hour) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             opened.sender,
             inner.message_id,
             pool,
-            int(inner.kind),
+            inner.code,
             RECEIVED_PARTIAL,
             size,
             digest,
             piece_count(size),
             inner.reply_rendezvous,
-            opened.expiry_hour - inner.age_hours,
+            60 * opened.expiry_hour - inner.age_minutes,
+            inner.sequence,
             opened.expiry_hour,
         )
 
@@ -329,19 +377,21 @@ class Inbox:
                 yield data
                 first = row + 1
 
-    def _message(self, row: int, sender: bytes, message_id: bytes, kind: int, size: int, sent_hour: int) -> Message:
-        name, head_bytes = "", 0
-        if kind == Kind.FILE:
-            start: tuple[Any, ...] | None = self._database.row("SELECT data FROM piece WHERE id = ?", piece_id(row, 0))
-            name, head_bytes = split_file_head(start[0] if start else b"\0")
+    def _message(self, row: int, sender: bytes, message_id: bytes, code: int, size: int, sent_minute: int) -> Message:
+        kind, is_to_group = split_code(code)
+        group, name, head_bytes = None, "", 0
+        start: tuple[Any, ...] | None = self._database.row("SELECT data FROM piece WHERE id = ?", piece_id(row, 0))
+        if start is not None:  # else `content` says that it is not here
+            group, name, head_bytes = split_head(start[0], kind, is_to_group=is_to_group)
         return Message(
             id=row,
             sender=sender,
             message_id=message_id,
-            kind=Kind(kind),
+            kind=kind,
+            group=group,
             name=name,
             size=size - head_bytes,
-            sent_hour=sent_hour,
+            sent_minute=sent_minute,
             head_bytes=head_bytes,
         )
 

@@ -20,6 +20,7 @@ from relay.client.database import (
     KEEP_AFTER_EXPIRY_HOURS,
     SENT_CLOSED,
     SENT_EXPIRED,
+    SENT_NEVER,
     SENT_PREPARING,
     SENT_PURGED,
     SENT_QUEUED,
@@ -32,7 +33,7 @@ from relay.client.database import (
 from relay.client.errors import SendError
 from relay.client.files import locked, locked_if_free
 from relay.client.identity import Identity
-from relay.client.pieces import MESSAGE_ID_BYTES, Inner, Kind, Part, piece_count
+from relay.client.pieces import MAX_SEQUENCE, MESSAGE_ID_BYTES, Inner, Kind, Part, piece_count
 from relay.client.seal import LIFETIMES_DAYS, PRICE_LADDER, Sealed, expiry_hour, seal
 from relay.core.envelope import NONCE_BYTES, grind, make_purge
 
@@ -44,6 +45,9 @@ MIN_PURGE_DELAY_S: Final = 600
 """A purge that comes at once, in the session of its envelope, tells that both are of one hand."""
 PURGE_SPREAD_S: Final = 3000
 """Each purge waits a time of its own in this range more, so that those of one file do not come as a burst."""
+
+MAX_NEVER_SENT: Final = 256
+"""Messages that expired unsent and are still told of, the latest; without contents."""
 
 PURGE: Final = len(Kind)
 """Kind of a purge in the log; there is no plaintext of that kind."""
@@ -70,13 +74,17 @@ class Pending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a message is: `pieces` in all, of which relays hold some; `is_received` by its receipt."""
+    """How far a message is: `pieces` in all, of which relays hold some; `is_received` by its receipt.
+
+    `is_never_sent`: it expired, and relays had never taken all of it.
+    """
 
     pieces: int
     volatile: int
     durable: int
     is_received: bool
     is_expired: bool
+    is_never_sent: bool
     is_purged: bool
 
 
@@ -140,12 +148,23 @@ class Outbox:
                     expiry_hour=expiry,
                 )
                 rows.append(self._insert_sent(log, pieces))
-                for ready in self._insert_all(rows[-1], self._seal_body(body, log, recipient, price)):
+                sent_minute = int(now_s // 60)
+                sequence = self._number(rows[-1], recipient, sent_minute)
+                inners = self._inners(body, log, sent_minute, sequence)
+                sealing = ((self._seal(inner, recipient, log, price), 0) for inner in inners)
+                for ready in self._insert_all(rows[-1], sealing):
                     if on_piece is not None:
                         on_piece(done * pieces + ready, len(recipients) * pieces)
             with self._database.transaction():
-                for row in rows:
+                for row, recipient in zip(rows, recipients, strict=True):
                     self._set_state(row, SENT_QUEUED)
+                    # Only the last one is needed, and it tells the minute.
+                    self._database.execute(
+                        "UPDATE sent SET sequence = 0 WHERE recipient = ? AND id < ? AND state != ?",
+                        recipient.static,
+                        row,
+                        SENT_PREPARING,
+                    )
         return message_ids
 
     def queue_due_receipts(self, *, price: int, now_s: float) -> int:
@@ -162,7 +181,8 @@ class Outbox:
                 kind=Kind.RECEIPT,
                 message_id=message_id,
                 reply_rendezvous=self._identity.rendezvous,
-                age_hours=expiry - now_hour,
+                age_minutes=60 * (expiry - now_hour),
+                sequence=0,
                 data=b"",
             )
             log = Sent(
@@ -289,12 +309,13 @@ class Outbox:
             volatile=counts.get(Acknowledged.VOLATILE, 0),
             durable=counts.get(Acknowledged.DURABLE, 0),
             is_received=state == SENT_RECEIVED,
-            is_expired=state == SENT_EXPIRED,
+            is_expired=state in {SENT_EXPIRED, SENT_NEVER},
+            is_never_sent=state == SENT_NEVER,
             is_purged=state == SENT_PURGED,
         )
 
     def log(self) -> list[Sent]:
-        """Return the messages that have not expired, the oldest first."""
+        """Return the messages that have not expired, or were never sent, the oldest first."""
         rows = self._database.rows(
             "SELECT message_id, recipient, kind, size, sent_hour, expiry_hour FROM sent"
             " WHERE kind < ? AND state != ? ORDER BY id",
@@ -317,18 +338,23 @@ class Outbox:
         """Stop offering a message and queue the purges that remove it from relays; return how many.
 
         They become pending ten minutes to an hour later, each at a time of its own, and are to go out in
-        another session than the message. SendError when the log does not know the message.
+        another session than the message. What was never sent is forgotten at once. SendError when the log does not
+        know the message.
         """
         now_hour = int(now_s // 3600)
         found = self._database.row(
-            "SELECT id, recipient, pieces, expiry_hour FROM sent WHERE message_id = ? AND kind < ? AND state != ?",
+            "SELECT id, recipient, pieces, expiry_hour, state FROM sent"
+            " WHERE message_id = ? AND kind < ? AND state != ?",
             message_id,
             Kind.RECEIPT,
             SENT_PREPARING,
         )
         if found is None:
             raise SendError("no message of that ID was sent from here within its lifetime")
-        message, recipient, pieces, expiry = found
+        message, recipient, pieces, expiry, state = found
+        if state == SENT_NEVER:
+            self._forget(message)
+            return 0
         log = Sent(
             message_id=message_id,
             recipient=recipient,
@@ -356,18 +382,25 @@ class Outbox:
     def prune(self, now_s: float) -> None:
         """Forget what has expired, and what a command left half-prepared when it was killed."""
         now_hour = int(now_s // 3600)
-        self._database.execute(
-            "UPDATE sent SET state = ? WHERE state = ? AND expiry_hour <= ?", SENT_EXPIRED, SENT_QUEUED, now_hour
+        expired = self._database.rows(
+            "SELECT id, kind FROM sent WHERE state = ? AND expiry_hour <= ?", SENT_QUEUED, now_hour
         )
+        for row, kind in expired:
+            state = SENT_NEVER if kind < Kind.RECEIPT and not self._is_held(row) else SENT_EXPIRED
+            self._database.execute("UPDATE sent SET state = ? WHERE id = ? AND state = ?", state, row, SENT_QUEUED)
         with locked_if_free(self._lock) as nobody_prepares:
             if nobody_prepares:
                 rows = self._database.rows("SELECT id FROM sent WHERE state = ?", SENT_PREPARING)
                 self._discard([row for (row,) in rows])
         self._database.sweep()
         old = self._database.rows(
-            "SELECT id FROM sent WHERE state >= ? AND expiry_hour <= ? AND NOT has_bodies",
+            "SELECT id FROM sent WHERE state BETWEEN ? AND ? AND expiry_hour <= ? AND NOT has_bodies"
+            " UNION ALL SELECT * FROM (SELECT id FROM sent WHERE state = ? ORDER BY id DESC LIMIT -1 OFFSET ?)",
             SENT_CLOSED,
+            SENT_NEVER - 1,
             now_hour - KEEP_AFTER_EXPIRY_HOURS,
+            SENT_NEVER,
+            MAX_NEVER_SENT,
         )
         for (message,) in old:
             self._forget(message)
@@ -386,18 +419,32 @@ class Outbox:
                 self._discard(rows)
                 raise
 
-    def _seal_body(self, body: Body, log: Sent, recipient: Card, price: int) -> Iterator[tuple[Sealed, int]]:
+    def _number(self, message: int, recipient: Card, sent_minute: int) -> int:
+        """Give a message a number above all before it to this recipient, in whichever command, and return it.
+
+        It is the minute of sending as long as there is one message a minute and the clock goes forward, so that it
+        goes on from there when this database is lost.
+        """
+        with self._database.transaction():
+            row = self._database.row("SELECT max(sequence) FROM sent WHERE recipient = ?", recipient.static)
+            last = row[0] if row else 0
+            sequence = min(max(last + 1, sent_minute), MAX_SEQUENCE)
+            self._database.execute("UPDATE sent SET sequence = ? WHERE id = ?", sequence, message)
+        return sequence
+
+    def _inners(self, body: Body, log: Sent, sent_minute: int, sequence: int) -> Iterator[Inner]:
         is_whole = piece_count(body.size) == 1
         for index, data in enumerate(body.slices()):
-            inner = Inner(
+            yield Inner(
                 kind=body.kind,
                 message_id=log.message_id,
                 reply_rendezvous=self._identity.rendezvous,
-                age_hours=log.expiry_hour - log.sent_hour,
+                age_minutes=60 * log.expiry_hour - sent_minute,
+                sequence=sequence,
+                is_to_group=body.is_to_group,
                 part=None if is_whole else Part(index=index, size=body.size, digest=body.digest),
                 data=data,
             )
-            yield self._seal(inner, recipient, log, price), 0
 
     def _seal(self, inner: Inner, recipient: Card, log: Sent, price: int) -> Sealed:
         return seal(
@@ -431,8 +478,8 @@ class Outbox:
 
     def _insert_sent(self, log: Sent, pieces: int) -> int:
         return self._database.insert(
-            "INSERT INTO sent (message_id, kind, recipient, state, size, pieces, sent_hour, expiry_hour)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO sent (message_id, kind, recipient, state, size, pieces, sequence, sent_hour, expiry_hour)"
+            " VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?)",
             log.message_id,
             int(log.kind),
             log.recipient,
@@ -463,6 +510,13 @@ class Outbox:
         )
         self._database.execute("INSERT INTO body (id, data) VALUES (?, ?)", row, sealed.envelope)
 
+    def _is_held(self, message: int) -> bool:
+        """Whether relays have acknowledged all of a message at some time."""
+        row = self._database.row(
+            "SELECT 1 FROM envelope WHERE id >= ? AND id < ? AND NOT acknowledged LIMIT 1", *piece_range(message)
+        )
+        return row is None
+
     def _set_state(self, message: int, state: int) -> None:
         self._database.execute("UPDATE sent SET state = ? WHERE id = ?", state, message)
 
@@ -487,11 +541,13 @@ def note_receipt(database: Database, sender: bytes, message_id: bytes) -> bool:
     """
     return bool(
         database.execute(
-            "UPDATE sent SET state = ? WHERE message_id = ? AND recipient = ? AND kind < ? AND state = ?",
+            "UPDATE sent SET state = ? WHERE message_id = ? AND recipient = ? AND kind < ? AND state IN (?, ?)",
             SENT_RECEIVED,
             message_id,
             sender,
             Kind.RECEIPT,
             SENT_QUEUED,
+            # A relay may have taken it and its acknowledgement got lost.
+            SENT_NEVER,
         )
     )

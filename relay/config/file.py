@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# ruff: noqa: RUF009 - setting() returns a dataclasses.field, which makes the default anew for each instance
 """The configuration: a tree of frozen dataclasses read from relay.toml.
 
 Every setting is declared once, with its default and the check of its value; the
@@ -13,14 +12,27 @@ import os
 import tomllib
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from relay.config import paths, settings, textfile, toml_lines
-from relay.config.settings import Address, BadValueError, Peer, setting
-from relay.core.envelope import SIZES
+from relay.config import paths, textfile, toml_lines
+from relay.config.appliance import ApplianceConfig
+from relay.config.ble import BleConfig
+from relay.config.board import BoardConfig
+from relay.config.net import NetConfig
+from relay.config.run import (
+    AUTOMATIC,
+    ClockConfig,
+    ControlConfig,
+    HttpConfig,
+    LimitsConfig,
+    LogConfig,
+    MeshConfig,
+    StoreConfig,
+    TcpConfig,
+    UnixConfig,
+)
+from relay.config.settings import BadValueError
 from relay.core.errors import RelayError
 
 if TYPE_CHECKING:
@@ -29,26 +41,11 @@ if TYPE_CHECKING:
 EXAMPLE = Path(__file__).with_name("relay.toml")
 #: Far above any honest file (the example has 5 KiB), and little to hold.
 MAX_CONFIG_BYTES = 1024 * 1024
-#: Sections of the same file that other processes read, by the dataclass that checks
-#: them; a module is imported when a file has its section.
-OTHER_SECTIONS = {
-    "appliance": "relay.config.appliance:ApplianceConfig",
-    "ble": "relay.config.ble:BleConfig",
-    "board": "relay.config.board:BoardConfig",
-    "net": "relay.config.net:NetConfig",
-}
 
 #: Settings that there were once, by section and name, with what to write instead.
 REMOVED = {
     ("ble", "airtime_kbytes_per_s"): "it is gone; name the adapter in [limits.bytes_per_s], such as hci0 = 20000",
 }
-
-DEFAULT_PORT = 4270
-DEFAULT_LISTEN = Address("127.0.0.1", 9470)
-#: A path that depends on who runs the relay; :func:`default_config` fills it in.
-AUTOMATIC = Path()
-MIB = 1024 * 1024
-GIB = 1024 * MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,115 +77,8 @@ class HasProblems(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoreConfig:
-    """What is kept, and in which folder. ``shares``: fraction of the store guaranteed to an interface."""
-
-    path: Path = setting(AUTOMATIC, settings.path)
-    max_bytes: int = setting(GIB, settings.integer(MIB, 1024 * GIB))
-    max_envelopes: int = setting(100_000, settings.integer(100, 10_000_000))
-    storage: str = setting("durable", settings.one_of("durable", "volatile"))
-    residence_hours: int = setting(168, settings.integer(1, 168))
-    shares: Mapping[str, float] = setting({}, settings.shares)
-
-    @property
-    def durable(self) -> bool:
-        """Whether what is acknowledged survives a power cut."""
-        return self.storage == "durable"
-
-    @property
-    def database(self) -> Path:
-        """The store's file."""
-        return self.path / "store.sqlite"
-
-    @property
-    def key_file(self) -> Path:
-        """The relay's lasting key, where ``mesh.static_key`` asks for one."""
-        return self.path / "relay.key"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TcpConfig:
-    """Links over IP; no ``interfaces`` means all of them."""
-
-    enabled: bool = setting(True, settings.boolean)
-    port: int = setting(DEFAULT_PORT, settings.integer(0, 65535))
-    interfaces: tuple[str, ...] = setting((), settings.interfaces)
-    peers: tuple[Peer, ...] = setting((), settings.peers(DEFAULT_PORT))
-    discovery: bool = setting(True, settings.boolean)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SocketConfig:
-    """A socket on this machine, and who may open it."""
-
-    path: Path = setting(AUTOMATIC, settings.socket_path)
-    access: str = setting("owner", settings.one_of("owner", "group"))
-
-    @property
-    def mode(self) -> int:
-        """Permission bits of the socket."""
-        return 0o660 if self.access == "group" else 0o600
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnixConfig(SocketConfig):
-    """The socket by which other processes hand in streams."""
-
-    enabled: bool = setting(True, settings.boolean)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeshConfig:
-    """Who may take part and at what price; ``classes`` in bytes per envelope."""
-
-    secret: str = setting("", settings.secret, secret=True)
-    static_key: bool = setting(False, settings.boolean)
-    open_to_clients: bool = setting(True, settings.boolean)
-    min_price: int = setting(0, settings.integer(0, 32))
-    classes: tuple[int, ...] = setting(SIZES, settings.classes)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClockConfig:
-    """Whether the system's clock is to be believed."""
-
-    trust: str = setting("none", settings.one_of("none", "system"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitsConfig:
-    """Bounds against peers that take more than their part."""
-
-    max_connections: int = setting(256, settings.integer(2, 4096))
-    max_connections_per_address: int = setting(32, settings.integer(1, 4096))
-    handshake_timeout_s: float = setting(10.0, settings.number(1, 120))
-    bytes_per_s: Mapping[str, float] = setting({}, settings.rates)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpConfig:
-    """Metrics and status page; ``hosts``: further names by which browsers may call it."""
-
-    enabled: bool = setting(True, settings.boolean)
-    listen: Address = setting(DEFAULT_LISTEN, settings.listen)
-    hosts: tuple[str, ...] = setting((), settings.host_names)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ControlConfig(SocketConfig):
-    """The socket of `relay status` and `relay clock set`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogConfig:
-    """How much is said on standard error."""
-
-    level: str = setting("warning", settings.one_of("warning", "info"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Everything that `relay run` reads; one attribute per section."""
+    """The whole file; one attribute per section, by the name that it has there."""
 
     store: StoreConfig = field(default_factory=StoreConfig)
     tcp: TcpConfig = field(default_factory=TcpConfig)
@@ -199,21 +89,14 @@ class Config:
     http: HttpConfig = field(default_factory=HttpConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
     log: LogConfig = field(default_factory=LogConfig)
-    #: What OTHER_SECTIONS of the file say, by name; those that it does not have are not in it.
-    others: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    ble: BleConfig = field(default_factory=BleConfig)
+    net: NetConfig = field(default_factory=NetConfig)
+    board: BoardConfig = field(default_factory=BoardConfig)
+    appliance: ApplianceConfig = field(default_factory=ApplianceConfig)
 
 
-_SECTIONS: dict[str, type[Any]] = {
-    "store": StoreConfig,
-    "tcp": TcpConfig,
-    "unix": UnixConfig,
-    "mesh": MeshConfig,
-    "clock": ClockConfig,
-    "limits": LimitsConfig,
-    "http": HttpConfig,
-    "control": ControlConfig,
-    "log": LogConfig,
-}
+#: Each section's class, by its name.
+SECTIONS: dict[str, type[Any]] = {item.name: type(getattr(Config(), item.name)) for item in fields(Config)}
 
 
 def default_config(environ: Mapping[str, str] | None = None) -> Config:
@@ -263,9 +146,8 @@ def parse_config(raw: bytes, path: Path, environ: Mapping[str, str]) -> Config:
 
 def _read_document(document: dict[str, Any], found: list[tuple[tuple[str, ...], str]]) -> Config:
     sections: dict[str, Any] = {}
-    others: dict[str, Any] = {}
     for name, table in document.items():
-        kind = _SECTIONS.get(name) or _other_section(name)
+        kind = SECTIONS.get(name)
         if kind is None:
             found.append(((name,), _unknown(name, table)))
         elif not isinstance(table, dict):
@@ -276,15 +158,8 @@ def _read_document(document: dict[str, Any], found: list[tuple[tuple[str, ...], 
             if not problems and isinstance(section, HasProblems):
                 problems += section.problems()
             found += problems
-            into = sections if name in _SECTIONS else others
-            into[name] = section
-    return Config(**sections, others=MappingProxyType(others))
-
-
-def _other_section(name: str) -> type[Any] | None:
-    module, _, kind = OTHER_SECTIONS.get(name, "").partition(":")
-    found: type[Any] | None = getattr(import_module(module), kind) if module else None
-    return found
+            sections[name] = section
+    return Config(**sections)
 
 
 def _read_section(
@@ -313,7 +188,7 @@ def _unknown(name: str, value: object) -> str:
     if not isinstance(value, dict):
         remedy = _elsewhere(name) or "settings belong below a section such as [store]"
         return f"setting {name} stands before any section; {remedy}"
-    remedy = _closest(name, [*_SECTIONS, *OTHER_SECTIONS]) or f"sections are: {', '.join(_SECTIONS)}"
+    remedy = _closest(name, list(SECTIONS)) or f"sections are: {', '.join(SECTIONS)}"
     return f"unknown section [{name}]; {remedy}"
 
 
@@ -324,7 +199,7 @@ def _closest(word: str, known: list[str]) -> str | None:
 
 def _elsewhere(key: str) -> str | None:
     """Tell of a setting that is known, in another section."""
-    homes = [name for name, kind in _SECTIONS.items() if key in (item.name for item in fields(kind))]
+    homes = [name for name, kind in SECTIONS.items() if key in (item.name for item in fields(kind))]
     return f"it belongs in [{'] or ['.join(homes)}]" if homes else None
 
 

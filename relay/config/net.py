@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from relay.config import settings
 from relay.config.settings import BadValueError, setting
-from relay.net.wiphy import frequency_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +30,13 @@ MAX_SECRET_BYTES: Final = 128
 
 _CHANNELS: Final = (*range(1, 15), *range(36, 65, 4), *range(100, 145, 4), *range(149, 178, 4))
 _COUNTRY: Final = re.compile(r"[A-Z]{2}")
+
+
+def frequency_of(channel: int) -> int:
+    """The centre, in MHz, of a channel of 2.4 or 5 GHz (IEEE 802.11-2020 annex E)."""
+    if channel == 14:
+        return 2484
+    return 2407 + 5 * channel if channel < 14 else 5000 + 5 * channel
 
 
 def _country(value: object) -> str:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: Where relays and clients meet (docs/protocol.md).
+DEFAULT_PORT = 4270
 #: sun_path holds 108 bytes with the final zero; the socket is bound under a
 #: longer, temporary name first (relay.process.unix_sockets).
 MAX_SOCKET_PATH_BYTES = 100

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The control socket: one JSON object per line each way, for the operator on this machine.
+"""The control socket of `relay run`, asked: one JSON object per line each way, for the operator on this machine.
 
 Request ``{"v": 1, "op": "status"}`` or ``{"v": 1, "op": "clock", "unix_s": 1700000000}``;
 answer ``{"v": 1, "ok": true, "result": ...}`` or ``{"v": 1, "ok": false, "error": "..."}``.
@@ -8,33 +8,21 @@ Several requests may follow each other on one connection.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 from typing import TYPE_CHECKING, Any, Self
 
 from relay.control.status import SCHEMA, Status, read_status
 from relay.core.errors import RelayError
-from relay.process.unix_sockets import UnixListener, listen_unix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from relay.control.status import Engine
-
 VERSION = 1
-#: The longest request is under 100 bytes; asyncio reads up to 256 KiB at once, which is let go of at once.
-MAX_REQUEST_BYTES = 4096
 #: A status is under 64 KiB even with every link row in use (relay.core.stats.MAX_LINK_ROWS).
 MAX_ANSWER_BYTES = 1024 * 1024
-#: Operators and their scripts. One more closes the oldest, so that connections which
-#: were left open lock nobody out and need no timer. With answers waiting: 8 MiB.
-MAX_CONNECTIONS = 8
 CLIENT_TIMEOUT_S = 10.0
-#: The end of the year 9999, which is as far as dates go.
-MAX_UNIX_S = 253_402_300_799
-
 
 _PERMISSION = 'use sudo, or be in its group, where relay.toml has access = "group" in [control]'
 
@@ -45,110 +33,6 @@ class ControlError(RelayError):
 
 class NotYoursError(ControlError):
     """The socket is there, or may be, and this user may not open it."""
-
-
-class ControlServer:
-    """Answers for ``engine``; `async with` listens and, at the end, closes every connection."""
-
-    def __init__(self, engine: Engine, path: Path, mode: int) -> None:
-        self._engine = engine
-        self._path = path
-        self._mode = mode
-        self._listener: UnixListener | None = None
-        self._server: asyncio.Server | None = None
-        #: In order of arrival; a dict for its order.
-        self._connections: dict[_Connection, None] = {}
-
-    async def __aenter__(self) -> Self:
-        """Listen; raise SocketInUseError or OSError."""
-        self._listener = listen_unix(self._path, self._mode, MAX_CONNECTIONS)
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: _Connection(self), sock=self._listener.sock)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Stop listening, remove the socket, drop who is connected."""
-        server, self._server = self._server, None
-        if server is not None and self._listener is not None:
-            server.close()
-            self._listener.close()
-            for connection in list(self._connections):
-                connection.drop()
-            await server.wait_closed()
-
-    def opened(self, connection: _Connection) -> None:
-        """Note a connection, at the expense of the oldest if there are too many."""
-        self._connections[connection] = None
-        if self._server is None:
-            # Accepted just before the end.
-            connection.drop()
-        elif len(self._connections) > MAX_CONNECTIONS:
-            next(iter(self._connections)).drop()
-
-    def closed(self, connection: _Connection) -> None:
-        """Forget a connection."""
-        self._connections.pop(connection, None)
-
-    def answer(self, line: bytes) -> bytes:
-        """Perform the request in ``line`` and return the line to send back."""
-        try:
-            answer = {"v": VERSION, "ok": True, "result": self._perform(line)}
-        except RelayError as error:
-            answer = {"v": VERSION, "ok": False, "error": str(error)}
-        return json.dumps(answer, separators=(",", ":")).encode() + b"\n"
-
-    def _perform(self, line: bytes) -> object:
-        try:
-            request = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ControlError("the request is not JSON") from error
-        if not isinstance(request, dict) or request.get("v") != VERSION:
-            raise ControlError(f'the request is not of version {VERSION}: {{"v": {VERSION}, "op": ...}}')
-        operation = request.get("op")
-        if operation == "status":
-            return self._engine.status().as_dict()
-        if operation == "clock":
-            unix_s = request.get("unix_s")
-            if not isinstance(unix_s, int) or isinstance(unix_s, bool) or not 0 < unix_s <= MAX_UNIX_S:
-                raise ControlError("unix_s must be whole seconds since 1970")
-            self._engine.set_clock(unix_s)
-            return None
-        raise ControlError("unknown operation; there are status and clock")
-
-
-class _Connection(asyncio.Protocol):
-    """One operator; a protocol, not a task, so that there is nothing to supervise."""
-
-    def __init__(self, server: ControlServer) -> None:
-        self._server = server
-        self._received = b""
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.Transport):
-            self._transport = transport
-            self._server.opened(self)
-
-    def connection_lost(self, _: Exception | None) -> None:
-        self._server.closed(self)
-
-    def drop(self) -> None:
-        """Close at once."""
-        self._server.closed(self)
-        if self._transport is not None:
-            self._transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        *lines, self._received = (self._received + data).split(b"\n")
-        if self._transport is None or len(self._received) > MAX_REQUEST_BYTES:
-            self.drop()
-            return
-        for line in lines:
-            # Asks without reading the answers.
-            if self._transport.get_write_buffer_size() > MAX_ANSWER_BYTES:
-                self.drop()
-                return
-            self._transport.write(self._server.answer(line))
 
 
 class ControlClient:

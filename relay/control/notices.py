@@ -9,15 +9,15 @@ from __future__ import annotations
 import enum
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
-
-from relay.appliance.names import NOTICES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 VERSION = 1
+#: What `relay appliance apply` found wrong at the start, and what `relay board` found since.
+NOTICES = (Path("/run/mesh-relay-config/notices.json"), Path("/run/mesh-relay-board/notices.json"))
 #: A file with a mistake in each line is told its first ones; 20 KiB at most.
 MAX_NOTICES = 32
 MAX_TEXT_CHARS = 600

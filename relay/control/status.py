@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 from relay.core.errors import RelayError
+from relay.process.progress import TaskStatus
 
 if TYPE_CHECKING:
     from relay.core.stats import Stats
@@ -46,7 +47,7 @@ class ClockStatus:
 class StoreStatus:
     """``admitted`` counts the IDs not taken again, present or gone; ``price_bits`` is by interface label.
 
-    ``unreadable_bodies`` counts reads since the start that met damage.
+    ``unreadable_bodies`` counts bodies found damaged when read since the start.
     """
 
     envelopes: int = 0
@@ -114,15 +115,6 @@ class NoticeStatus:
     code: str
     text: str
     serious: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskStatus:
-    """``idle_s``: seconds since the task last proved that it makes progress."""
-
-    name: str
-    idle_s: float
-    stalled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relay.config.file import DEFAULT_PORT
+from relay.config.settings import DEFAULT_PORT
 
 if TYPE_CHECKING:
     from relay.config.file import Config

@@ -9,7 +9,6 @@ byte than the least paid envelope of the interface furthest above its share.
 
 from __future__ import annotations
 
-from bisect import insort
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +16,8 @@ from relay.core.envelope import ALL_CLASSES, MAX_LIFETIME_HOURS, SIZES, Header, 
 from relay.core.messages import Refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from relay.core.clock import Clock
     from relay.core.log import AdmittedLog
 
@@ -24,13 +25,7 @@ if TYPE_CHECKING:
 #: a day of slack. Without a clock any hour passes the floor; this bounds what
 #: reconciliation has to compare.
 MAX_HOURS_PER_INTERFACE: Final = 194
-#: Candidates for eviction found by one walk over the store (0.2 MB).
-VICTIMS_PER_SCAN: Final = 2048
 MAX_PRICE: Final = 255
-
-_Key = tuple[int, int, int]
-#: Greater than any key: the list of candidates is complete.
-_BEYOND: Final[_Key] = (MAX_PRICE + 1, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +72,11 @@ class Admission:
         self._log = log
         self._clock = clock
         self._units = [policy.units(size_class) for size_class in range(len(SIZES))]
-        self._candidates: dict[int, list[_Key]] = {}
-        self._cutoff: dict[int, _Key] = {}
-        #: Best price by hour, per interface that has ever had too many hours.
-        self._hour_prices: dict[int, dict[int, int]] = {}
+        #: What of the store no share was named for.
+        self._unnamed = max(0.0, 1.0 - sum(policy.shares.values()))
+        #: Who loses first, by the newcomer's interface and units, while the log's balance is this.
+        self._furthest: dict[tuple[int, int], int] = {}
+        self._furthest_at = -1
 
     # -- decisions --------------------------------------------------------
 
@@ -93,9 +89,7 @@ class Admission:
         if refusal is not None:
             return Decision(refusal)
         decision = self._place(self._units[header.size_class], price, interface)
-        if decision.refusal is None:
-            decision = self._note_hour(header.expiry_hour, price, interface, decision)
-        return decision
+        return decision if decision.refusal else self._make_hour(header.expiry_hour, interface, decision)
 
     def refuses_offer(
         self, *, identity: bytes, size_class: int, expiry_hour: int, interface: int, now: float
@@ -133,30 +127,19 @@ class Admission:
         Without a clock anybody can name any hour. Whoever fills the hours with free
         envelopes must not keep out those who paid.
         """
-        held = self._log.hours[interface]
-        prices = self._hour_prices.get(interface)
-        if prices is None:
-            found = self._log.held_in_hours(interface)
-            prices = self._hour_prices[interface] = {hour: max(entries)[0] for hour, entries in found.items()}
-        for hour in prices.keys() - held.keys():
-            del prices[hour]
-        return min((price, -hour) for hour, price in prices.items())
+        ranks = self._log.ranks.get(interface)
+        return (ranks and ranks.weakest_hour) or (MAX_PRICE, 0)
 
-    def _note_hour(self, expiry_hour: int, price: int, interface: int, decision: Decision) -> Decision:
-        """Keep the best price of each hour, and let the weakest hour go when there is one too many."""
-        prices = self._hour_prices.get(interface)
-        if prices is None:
+    def _make_hour(self, expiry_hour: int, interface: int, decision: Decision) -> Decision:
+        """Let the weakest hour go when there is one too many."""
+        if not self._is_one_hour_too_many(expiry_hour, interface):
             return decision
-        if self._is_one_hour_too_many(expiry_hour, interface):
-            _, negative = self._weakest_hour(interface)
-            entries = self._log.held_in_hours(interface)[-negative]
-            if not all(self._log.is_held(seq) for _, seq in entries):
-                return Decision(Refusal.HOURS)  # about to be acknowledged: not before its commit
-            decision = Decision(
-                victims=(*decision.victims, *(seq for _, seq in entries if seq not in decision.victims))
-            )
-        prices[expiry_hour] = max(price, prices.get(expiry_hour, price))
-        return decision
+        _, weakest = self._weakest_hour(interface)
+        ranks = self._log.ranks[interface]
+        if ranks.count_in_hour(weakest) != self._log.hours[interface][weakest]:
+            return Decision(Refusal.HOURS)  # about to be acknowledged: not before its commit
+        more = (seq for seq in ranks.in_hour(weakest) if seq not in decision.victims)
+        return Decision(victims=(*decision.victims, *more))
 
     # -- price and room ---------------------------------------------------
 
@@ -165,7 +148,7 @@ class Admission:
         units = self._units[size_class]
         if units <= self._free() or self._within_share(interface, units):
             return self.policy.min_price
-        least = self._least(self._furthest_above(interface, units, {}), set())
+        least = next(self._log.by_rank(self._furthest_above(interface, units, {})), None)
         return MAX_PRICE if least is None else min(max(self.policy.min_price, least[0] + 1), MAX_PRICE)
 
     def _place(self, units: int, price: int, interface: int) -> Decision:
@@ -174,16 +157,19 @@ class Admission:
             return _WELCOME
         within = self._within_share(interface, units)
         taken: dict[int, int] = {}
-        victims: set[int] = set()
+        victims: list[int] = []
+        ranked: dict[int, Iterator[tuple[int, int]]] = {}
+        # At most as many as small ones fit in the place of a large one.
         while free < units:
             loser = self._furthest_above(interface, units, taken)
-            least = self._least(loser, victims)
+            if loser not in ranked:
+                ranked[loser] = self._log.by_rank(loser)
+            least = next(ranked[loser], None)
             guaranteed = within and loser != interface
             if least is None or (least[0] >= price and not guaranteed):
                 return Decision(Refusal.FULL)
-            victims.add(least[2])
-            entry = self._log.entry(least[2])
-            gained = self._units[entry.header.size_class] if entry else 0
+            victims.append(least[1])
+            gained = self._units[self._log.terms(least[1])[0]]
             taken[loser] = taken.get(loser, 0) + gained
             free += gained
         return Decision(victims=tuple(victims))
@@ -193,17 +179,20 @@ class Admission:
         free = self._free()
         if free >= 0:
             return []
-        interfaces = set(self._log.held_by_interface)
-        above = {i: self._used(i) - self._share(i, interfaces) for i in interfaces}
-        candidates = {i: self._log.cheapest(i, self._log.held_count)[::-1] for i in interfaces}
+        share = self._shares(set(self._log.held_by_interface))
+        ranked = {i: self._log.by_rank(i) for i in self._log.held_by_interface}
+        above = {i: self._used(i) - share(i) for i in ranked}
         leaving: list[int] = []
-        while free < 0 and any(candidates.values()):
-            loser = max((i for i in interfaces if candidates[i]), key=lambda i: (above[i], i))
-            _, _, seq = candidates[loser].pop()
-            gained = self._units[self._log.terms(seq)[0]]
+        while free < 0 and ranked:
+            loser = max(ranked, key=lambda i: (above[i], i))
+            least = next(ranked[loser], None)
+            if least is None:
+                del ranked[loser]
+                continue
+            gained = self._units[self._log.terms(least[1])[0]]
             above[loser] -= gained
             free += gained
-            leaving.append(seq)
+            leaving.append(least[1])
         return leaving
 
     # -- shares -----------------------------------------------------------
@@ -218,69 +207,38 @@ class Admission:
         used = held[0] * units[0] + held[1] * units[1] + held[2] * units[2] + held[3] * units[3]
         return self.policy.max_bytes - used
 
-    def _share(self, interface: int, known: set[int]) -> float:
-        """Return the guaranteed share of one of the ``known`` interfaces, in bytes."""
-        shares = self.policy.shares
-        if interface in shares:
-            return shares[interface] * self.policy.max_bytes
-        return max(0.0, 1.0 - sum(shares.values())) * self.policy.max_bytes / len(known - shares.keys())
+    def _shares(self, known: set[int]) -> Callable[[int], float]:
+        """Return the guaranteed share, in bytes, of each of the ``known`` interfaces."""
+        named, max_bytes = self.policy.shares, self.policy.max_bytes
+        rest = self._unnamed * max_bytes / max(1, len(known - named.keys()))
+        return lambda interface: named[interface] * max_bytes if interface in named else rest
 
     def _known(self, newcomer: int) -> set[int]:
         """Interfaces that have a share: a newcomer's counts before it holds anything."""
         return {*self._log.held_by_interface, newcomer}
 
     def _within_share(self, interface: int, units: int) -> bool:
-        return self._used(interface) + units <= self._share(interface, self._known(interface))
+        return self._used(interface) + units <= self._shares(self._known(interface))(interface)
 
     def _furthest_above(self, newcomer: int, units: int, taken: dict[int, int]) -> int:
         """Return the interface with the most beyond its share, the newcomer's envelope included."""
+        if taken:
+            return self._find_furthest_above(newcomer, units, taken)
+        # Nothing changes while everything is refused: then this is a lookup.
+        if self._furthest_at != self._log.balance:
+            self._furthest.clear()
+            self._furthest_at = self._log.balance
+        furthest = self._furthest.get((newcomer, units))
+        if furthest is None:
+            furthest = self._furthest[newcomer, units] = self._find_furthest_above(newcomer, units, taken)
+        return furthest
+
+    def _find_furthest_above(self, newcomer: int, units: int, taken: dict[int, int]) -> int:
         known = self._known(newcomer)
+        share = self._shares(known)
 
         def above(interface: int) -> float:
             used = self._used(interface) - taken.get(interface, 0) + (units if interface == newcomer else 0)
-            return used - self._share(interface, known)
+            return used - share(interface)
 
         return max(known, key=lambda interface: (above(interface), interface))
-
-    # -- candidates for eviction ------------------------------------------
-
-    def _least(self, interface: int, excluded: set[int]) -> _Key | None:
-        """Return (price, expiry hour, seq) of the next to leave, or None when there is none.
-
-        Candidates are kept sorted from one walk to the next, so that a flood of
-        evictions costs one walk for each VICTIMS_PER_SCAN.
-        """
-        for scanned in (False, True):
-            candidates = self._candidates.get(interface, [])
-            while candidates and not self._log.is_held(candidates[0][2]):
-                candidates.pop(0)
-            for key in candidates:
-                if key[2] not in excluded and self._log.is_held(key[2]):
-                    return key
-            if scanned:
-                break
-            found = self._log.cheapest(interface, VICTIMS_PER_SCAN + len(excluded))
-            self._candidates[interface] = found
-            self._cutoff[interface] = found[-1] if len(found) >= VICTIMS_PER_SCAN else _BEYOND
-        return None
-
-    def committed(self, *, seq: int, price: int, expiry_hour: int, interface: int) -> None:
-        """Note an entry that may be evicted from now on."""
-        candidates = self._candidates.get(interface)
-        key = (price, expiry_hour, seq)
-        if candidates and key < self._cutoff[interface]:
-            insort(candidates, key)
-            if len(candidates) > 2 * VICTIMS_PER_SCAN:
-                del candidates[VICTIMS_PER_SCAN:]
-                self._cutoff[interface] = candidates[-1]
-
-    def forget_candidates(self) -> None:
-        """Start anew, after the log was loaded again."""
-        self._candidates.clear()
-        self._cutoff.clear()
-        self._hour_prices.clear()
-
-    @property
-    def has_candidates(self) -> bool:
-        """Whether :meth:`committed` has to be told of every new entry, lest a cheaper one be passed over."""
-        return any(self._candidates.values())

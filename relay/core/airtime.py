@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from relay.core.link import Link
+from typing import Final
 
 #: What was not used may be used later, up to so many seconds' worth at once.
 BURST_S: Final = 0.25
@@ -21,43 +18,44 @@ class Airtime:
     def __init__(self, bytes_per_s: float) -> None:
         self._bytes_per_s = bytes_per_s
         self._open_at = 0.0
-        #: Links that used it, the last served last, and those that wait for it.
-        self._links: dict[int, Link] = {}
+        #: Numbers of links that used it, the last served last, and those that wait for it.
+        self._links: dict[int, None] = {}
         self._waiting: set[int] = set()
 
-    def admits(self, link: Link, now: float) -> bool:
+    def admits(self, link: int, now: float) -> bool:
         """Whether a link may send now; one that may not waits."""
-        self._links.setdefault(link.number, link)
+        self._links.setdefault(link)
         if self._open_at <= now:
-            self._waiting.discard(link.number)
+            self._waiting.discard(link)
             return True
-        self._waiting.add(link.number)
+        self._waiting.add(link)
         return False
 
-    def admits_more(self, link: Link, now: float) -> bool:
+    def admits_more(self, link: int, now: float) -> bool:
         """Whether a link may be read from; one that may not waits for its turn as if it had something to send."""
         return self._open_at <= now + AHEAD_S or self.admits(link, now)
 
-    def spent(self, link: Link, count: int, now: float) -> None:
+    def spent(self, link: int, count: int, now: float) -> None:
         """Take account of bytes sent, those that could not wait included, or received."""
         if count:
             self._open_at = max(self._open_at, now - BURST_S) + count / self._bytes_per_s
-            self._links[link.number] = self._links.pop(link.number, link)
+            self._links.pop(link, None)
+            self._links[link] = None
 
     @property
     def next_s(self) -> float | None:
         """When those who wait may go on (monotonic seconds)."""
         return self._open_at if self._waiting else None
 
-    def take_due(self, now: float) -> list[Link]:
+    def take_due(self, now: float) -> list[int]:
         """Return those who waited and may go on, in the order of their turns."""
         if self._open_at > now:
             return []
-        due = [link for number, link in self._links.items() if number in self._waiting]
+        due = [link for link in self._links if link in self._waiting]
         self._waiting.clear()
         return due
 
-    def forget(self, link: Link) -> None:
+    def forget(self, link: int) -> None:
         """The link is gone."""
-        self._links.pop(link.number, None)
-        self._waiting.discard(link.number)
+        self._links.pop(link, None)
+        self._waiting.discard(link)

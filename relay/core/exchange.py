@@ -47,8 +47,6 @@ SLOW_REQUEST_TIMEOUT_S: Final = 20.0
 MAX_STALLS: Final = 3
 #: Queued requests of one neighbour, repeated ones included (0.3 MB).
 MAX_WANTS: Final = 4 * OFFER_WINDOW
-#: Others that can be asked for the same envelope.
-MAX_OFFERERS: Final = 8
 #: Entries looked at for one batch of offers: bounds the time of a turn.
 SCAN_OFFERS: Final = 2048
 #: A neighbour that says nothing so long after offers may be gone: it is probed, lest
@@ -71,9 +69,14 @@ REJECTED: Final[dict[Refusal, Rejected]] = {refusal: Rejected[refusal.name] for 
 
 
 class Request:
-    """One wanted envelope: who offered it, and who is asked now."""
+    """One wanted envelope: who offered it, and who is asked now.
 
-    __slots__ = ("asked", "identity", "offerers", "size_bytes", "size_class")
+    Everybody who offers it is remembered until it has arrived: eight who have not got
+    it would otherwise keep away the ninth, who has. Each of them has an unsettled offer
+    for it, so OFFER_WINDOW bounds the memory.
+    """
+
+    __slots__ = ("asked", "failed_interface", "identity", "offerers", "size_bytes", "size_class")
 
     def __init__(self, identity: bytes, size_class: int) -> None:
         self.identity = identity
@@ -81,6 +84,12 @@ class Request:
         self.size_bytes = SIZES[size_class]
         self.offerers: list[Exchange] = []
         self.asked: Exchange | None = None
+        #: Where it was asked for last in vain.
+        self.failed_interface: int | None = None
+
+    def next_offerer(self) -> Exchange:
+        """Return whom to ask next: who stalled least, elsewhere than where it failed, and offered first."""
+        return min(self.offerers, key=lambda offerer: (offerer.stalls, offerer.interface == self.failed_interface))
 
 
 class Exchange:
@@ -105,7 +114,8 @@ class Exchange:
         self._peer_has: OrderedDict[bytes, None] = OrderedDict()
         # Wanting.
         self.refused: OrderedDict[bytes, None] = OrderedDict()
-        self.unsettled_in = 0
+        #: Wanted envelopes that it offered: its unsettled offers.
+        self.offered_in: dict[bytes, Request] = {}
         self._wants: list[list[tuple[int, int, bytes]]] = [[] for _ in SIZES]
         self._want_count = 0
         self._message_count = 0
@@ -124,8 +134,14 @@ class Exchange:
             self._peer_has.popitem(last=False)
 
     def add_backlog(self, log: AdmittedLog, seqs: Iterable[int]) -> None:
-        """Offer these too, small ones first, of one size the newest first."""
-        order = sorted((log.terms(seq)[0], -seq) for seq in seqs if log.is_held(seq))
+        """Offer these too, small ones first, of one size the newest first.
+
+        The neighbour lacks them, whatever it offered before: it may have found them damaged since.
+        """
+        held = [(seq, identity) for seq in seqs if (identity := log.held_identity(seq)) is not None]
+        for _, identity in held:
+            self._peer_has.pop(identity, None)
+        order = sorted((log.terms(seq)[0], -seq) for seq, _ in held)
         rest = self._backlog[self._backlog_at :]
         self._backlog = rest + array("Q", [-negative for _, negative in order])
         self._backlog_at = 0
@@ -264,19 +280,23 @@ class Exchange:
         self._outstanding_bytes = [0] * len(SIZES)
         self.deadline = None
 
-    def settle(self, count: int = 1) -> None:
-        """Count offers of this neighbour as settled."""
-        self.unsettled_in -= count
-        self._credit += count
+    def settle(self, identity: bytes) -> None:
+        """Count this neighbour's offer of an envelope, if it made one, as settled."""
+        if self.offered_in.pop(identity, None) is not None:
+            self._credit += 1
+
+    def settle_at_once(self) -> None:
+        """Count an offer of this neighbour that leads to nothing as settled."""
+        self._credit += 1
 
     @property
     def window_used(self) -> int:
         """Offers that this neighbour cannot know to be settled: it was not told yet."""
-        return self.unsettled_in + self._credit
+        return len(self.offered_in) + self._credit
 
     def pull_credit(self) -> int:
         """Return the credit to give now, in steps that are worth a message."""
-        if self._credit < (SLOW_CREDIT_STEP if self.slow else CREDIT_STEP) and self.unsettled_in:
+        if self._credit < (SLOW_CREDIT_STEP if self.slow else CREDIT_STEP) and self.offered_in:
             return 0
         credit, self._credit = self._credit, 0
         return credit
@@ -296,20 +316,19 @@ class Requests:
 
     def offered(self, exchange: Exchange, offers: list[Offer], now: float) -> bool:
         """Take offers of a neighbour; False when it exceeds its window."""
-        exchange.unsettled_in += len(offers)
         exchange.note_message()
-        if exchange.window_used > OFFER_WINDOW:
+        if exchange.window_used + len(offers) > OFFER_WINDOW:
             return False
         for offer in offers:
             exchange.note_peer_has(offer.identity)
             if not self._consider(exchange, offer, now):
-                exchange.settle()
+                exchange.settle_at_once()
         return True
 
     def _consider(self, exchange: Exchange, offer: Offer, now: float) -> bool:
         """Tell whether the offer stays unsettled because its envelope is wanted."""
         identity = offer.identity
-        if identity in self._log or identity in exchange.refused:
+        if identity in self._log or identity in exchange.refused or identity in exchange.offered_in:
             return False
         request = self._by_id.get(identity)
         if request is None:
@@ -326,8 +345,7 @@ class Requests:
                 return False
             request = Request(identity, offer.size_class)
             self._by_id[identity] = request
-        elif exchange in request.offerers or len(request.offerers) >= MAX_OFFERERS:
-            return False
+        exchange.offered_in[identity] = request
         request.offerers.append(exchange)
         if request.asked is None:
             exchange.want(request)
@@ -353,7 +371,7 @@ class Requests:
             request.asked.answered(request, now)
         del self._by_id[identity]
         for offerer in request.offerers:
-            offerer.settle()
+            offerer.settle(identity)
         return True
 
     def missing(self, exchange: Exchange, identity: bytes, now: float) -> None:
@@ -371,24 +389,30 @@ class Requests:
         self._stats.add(Dropped.REQUEST_TIMEOUT, len(waiting))
         for request in waiting:
             request.asked = None
+            request.failed_interface = exchange.interface
             request.offerers.remove(exchange)
             request.offerers.append(exchange)
-            request.offerers[0].want(request)
+            request.next_offerer().want(request)
+        # What was about to be asked there has waited long enough as well.
+        for request in exchange.offered_in.values():
+            if request.asked is None and (other := request.next_offerer()) is not exchange:
+                other.want(request)
         return exchange.stalls >= MAX_STALLS
 
     def gone(self, exchange: Exchange) -> None:
         """The neighbour left: ask others for what it offered."""
-        for request in [request for request in self._by_id.values() if exchange in request.offerers]:
+        for request in list(exchange.offered_in.values()):
             self._withdraw(exchange, request)
         exchange.forget_outstanding()
 
     def _withdraw(self, exchange: Exchange, request: Request) -> None:
         if exchange in request.offerers:
             request.offerers.remove(exchange)
-            exchange.settle()
+            exchange.settle(request.identity)
         if request.asked is exchange:
             request.asked = None
+            request.failed_interface = exchange.interface
         if not request.offerers:
             self._by_id.pop(request.identity, None)
         elif request.asked is None:
-            request.offerers[0].want(request)
+            request.next_offerer().want(request)

@@ -7,6 +7,7 @@ then is anybody told so. A batch that fails leaves nothing behind.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Final
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from relay.core.admission import Admission
+    from relay.core.bodies import Bodies
     from relay.core.clock import Clock
     from relay.core.log import AdmittedLog
     from relay.core.retention import Retention
@@ -48,6 +50,9 @@ SAVE_CLOCK_S: Final = 600.0
 LEAST_PENDING_BYTES: Final = 256 << 10
 MAX_PENDING_BYTES: Final = 16 << 20
 COMMIT_WAIT_S: Final = 0.25
+#: Puts of what is held that are checked at a time: a statement of the store, and a
+#: slice of work after which others have their turn, so that a flood of them is none of reads.
+REPEATED_ROWS: Final = 64
 #: Who waits for a commit: link, put number or None, bytes.
 Waiter = tuple[Link, int | None, int]
 
@@ -72,9 +77,17 @@ class Intake:
     """The way from a session to the store."""
 
     def __init__(
-        self, *, log: AdmittedLog, admission: Admission, clock: Clock, stats: Stats, retention: Retention
+        self,
+        *,
+        log: AdmittedLog,
+        bodies: Bodies,
+        admission: Admission,
+        clock: Clock,
+        stats: Stats,
+        retention: Retention,
     ) -> None:
         self._log = log
+        self._bodies = bodies
         self._admission = admission
         self._clock = clock
         self._stats = stats
@@ -83,6 +96,8 @@ class Intake:
         self.pending = PendingBatch()
         #: Who put again what is on its way, by identity.
         self.duplicates: dict[bytes, list[Waiter]] = {}
+        #: Who put again what is held, by link, in turn; with the bytes, should those that are held be damaged.
+        self._repeated: dict[int, deque[tuple[Waiter, bytes, bytes]]] = {}
         self.pending_bytes = 0
         #: How many there may be before nothing more is read.
         self.most_pending_bytes = LEAST_PENDING_BYTES
@@ -112,7 +127,7 @@ class Intake:
         except DecodeError:
             return Refusal.MALFORMED
         if identity in self._log:
-            return self._duplicate(link, number, identity, header, now)
+            return self._duplicate(link, number, envelope, identity, header, now)
         if self._stale or (self.storage_failed and now < self._storage_retry_at):
             return Refusal.STORAGE
         decision = self._admission.decide(header=header, identity=identity, interface=link.interface, now=now)
@@ -157,14 +172,17 @@ class Intake:
         self._peak_bytes = max(self._peak_bytes, self.pending_bytes)
         return link, number, size
 
-    def _duplicate(self, link: Link, number: int | None, identity: bytes, header: Header, now: float) -> Refusal | None:
+    def _duplicate(
+        self, link: Link, number: int | None, envelope: bytes, identity: bytes, header: Header, now: float
+    ) -> Refusal | None:
         """Answer a put of what was admitted before: it is committed, on its way, or gone."""
         self._stats.add(Total.DUPLICATE)
         entry = self._log.find(identity)
         if number is None or entry is None:
             return None
         if entry.state is EntryState.HELD:
-            link.session.acknowledge(number)
+            waiter = self._waiter(link, number, len(envelope))
+            self._repeated.setdefault(link.number, deque()).append((waiter, envelope, identity))
         elif entry.state is EntryState.PENDING:
             if self._stale:
                 return Refusal.STORAGE
@@ -175,6 +193,48 @@ class Intake:
         else:
             return Refusal.PURGED if self._log.purged(header) else Refusal.GONE
         return None
+
+    # -- what is held already ---------------------------------------------
+
+    @property
+    def has_repeated(self) -> bool:
+        """Whether :meth:`check_repeated` has something to do."""
+        return bool(self._repeated)
+
+    def check_repeated(self, now: float) -> list[tuple[Link, int, Refusal | None]]:
+        """Look whether what was put again is here as it was; return whom to tell: None for yes.
+
+        Some puts of one link at a time. What is damaged is taken anew, and acknowledged with its commit.
+        """
+        number, queue = next(iter(self._repeated.items()))
+        some = [queue.popleft() for _ in range(min(REPEATED_ROWS, len(queue)))]
+        del self._repeated[number]
+        if queue:
+            self._repeated[number] = queue
+        held = [self._log.held_seq(identity) for _, _, identity in some]
+        seqs = sorted({seq for seq in held if seq is not None})
+        sound = {seq for seq, body in zip(seqs, self._bodies.read(seqs), strict=True) if body is not None}
+        self.drop_damaged()
+        answers: list[tuple[Link, int, Refusal | None]] = []
+        for ((link, put, size), envelope, identity), seq in zip(some, held, strict=True):
+            link.pending_bytes -= size
+            self.pending_bytes -= size
+            if link.closed or put is None:
+                continue
+            if seq in sound:
+                answers.append((link, put, None))
+            elif (refusal := self.take(link, put, envelope, identity, now)) is not None:
+                answers.append((link, put, refusal))
+        return answers
+
+    def drop_damaged(self) -> None:
+        """Hold no more what was read and is damaged, and forget it, so that it is taken from whoever has it."""
+        damaged, self._bodies.damaged = self._bodies.damaged, []
+        for seq in damaged:
+            if self._log.is_held(seq):
+                self._log.forget(seq)
+                self.pending.batch.forget.append(seq)
+                self._stats.add(Evicted.DAMAGED)
 
     def _apply_purges(self, pending: PendingBatch) -> None:
         if pending.purges:
@@ -207,7 +267,6 @@ class Intake:
         if pending.first_seq:
             self._log.commit(pending.first_seq, pending.last_seq)
             self._stats.add(Total.ACCEPTED, pending.accepted)
-            self._note_candidates(pending)
         return self._settle(pending)
 
     def _adapt(self, since: float, now: float) -> None:
@@ -224,16 +283,6 @@ class Intake:
             return
         self._adapted_at = now
         self._peak_bytes = self.pending_bytes
-
-    def _note_candidates(self, pending: PendingBatch) -> None:
-        if not self._admission.has_candidates:
-            return
-        for seq, *_ in pending.batch.inserts:
-            entry = self._log.entry(seq)
-            if entry is not None and entry.state is EntryState.HELD:
-                self._admission.committed(
-                    seq=seq, price=entry.price, expiry_hour=entry.header.expiry_hour, interface=entry.interface
-                )
 
     def commit_failed(self, pending: PendingBatch, now: float) -> list[tuple[Link, int | None]]:
         """Nothing of the batch is stored; return whom to tell. Admits nothing until :meth:`reload`, and a while."""
@@ -254,7 +303,6 @@ class Intake:
     def reload(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool]]) -> None:
         """Forget what was never stored: read everything from the store again."""
         self._log.reload(rows)
-        self._admission.forget_candidates()
         # Found in the log as it was; what is due will be found again.
         self.pending.batch.drop_bodies, self.pending.batch.forget = [], []
         self._stale = False

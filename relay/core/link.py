@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from relay.core.airtime import Airtime
     from relay.core.exchange import Exchange
     from relay.core.messages import Role
-    from relay.core.reconcile import Reconciler
     from relay.core.serving import Serving
     from relay.core.session import Session
     from relay.core.stats import LinkStats, Reason
@@ -23,7 +22,6 @@ class Link:
         "close_reason",
         "closed",
         "exchange",
-        "first_reconcile_message",
         "held",
         "interface",
         "kind_stats",
@@ -35,10 +33,6 @@ class Link:
         "pinned",
         "price_told",
         "ready",
-        "reconcile_by",
-        "reconcile_due",
-        "reconciler",
-        "reconciliations",
         "serving",
         "session",
         "since",
@@ -70,12 +64,6 @@ class Link:
         self.held = False
         self.paused = False
         self.exchange: Exchange | None = None
-        self.reconciler: Reconciler | None = None
-        self.reconciliations = 0
-        self.reconcile_due: float | None = None
-        #: When a reconciliation in which the peer says nothing more is given up.
-        self.reconcile_by: float | None = None
-        self.first_reconcile_message: bytes | None = None
         self.ready = False
         self.closed = False
         self.close_reason: Reason | None = None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a relay has admitted, in order of arrival, in memory.
 
-Columns of plain arrays, about 75 bytes an entry beside the dictionary of
-identities (about 190): 100,000 entries take 27 MB. No index lives on the card:
+Columns of plain arrays, about 85 bytes an entry beside the dictionary of
+identities (about 190): 100,000 entries take 28 MB. No index lives on the card:
 random keys would multiply the bytes written there.
 
 An entry is PENDING until its commit, then HELD; when its body leaves it is GONE,
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -28,10 +28,11 @@ from relay.core.envelope import (
     decode_header,
     price_paid,
 )
+from relay.core.ranks import Ranks
 from relay.core.reconcile_set import AdmittedColumns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 class EntryState(enum.IntEnum):
@@ -94,8 +95,9 @@ class AdmittedLog:
         self._arrived = array("d")
         self._state = bytearray()
         self._by_id: dict[bytes, int] = {}
-        #: Tag to expiry hour to number of purges: one of many leaves without a walk.
-        self._purges: dict[bytes, dict[int, int]] = {}
+        #: Tag to the expiry hours of its purges, ascending: the latest is at the end, and one of many leaves
+        #: without a walk.
+        self._purges: dict[bytes, array[int]] = {}
         self._forgotten = 0
         #: Changes with the set of committed identities.
         self.version = 0
@@ -109,6 +111,10 @@ class AdmittedLog:
         self.held_by_interface: dict[int, list[int]] = {}
         #: Held and pending entries by expiry hour, per interface.
         self.hours: dict[int, dict[int, int]] = {}
+        #: What each interface holds, in the order in which it would have to leave.
+        self.ranks: dict[int, Ranks] = {}
+        #: Changes whenever an envelope comes or leaves.
+        self.balance = 0
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -138,8 +144,18 @@ class AdmittedLog:
         if state != _GONE:
             self._account(interface, header.expiry_hour, header.size_class, 1)
             if purge:
-                self._note_purge(header.tag, header.expiry_hour, 1)
+                insort(self._purges.setdefault(header.tag, array("I")), header.expiry_hour)
+            if state == _HELD:
+                self._rank(len(self._seq) - 1)
         return seq
+
+    def _rank(self, position: int) -> None:
+        """From now on the entry may have to leave for others."""
+        interface = self._interface[position]
+        ranks = self.ranks.get(interface)
+        if ranks is None:
+            ranks = self.ranks[interface] = Ranks()
+        ranks.add(self._price[position], self._expiry[position], self._seq[position])
 
     def reload(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool]]) -> None:
         """Forget everything and :meth:`load`; sequence numbers are not used again.
@@ -172,6 +188,7 @@ class AdmittedLog:
         self.committed_seq = self.next_seq - 1
 
     def _account(self, interface: int, expiry_hour: int, size_class: int, sign: int) -> None:
+        self.balance += 1
         self.held[size_class] += sign
         held = self.held_by_interface.get(interface)
         if held is None:
@@ -185,11 +202,9 @@ class AdmittedLog:
         else:
             del hours[expiry_hour]
 
-    def _note_purge(self, tag: bytes, expiry_hour: int, sign: int) -> None:
-        hours = self._purges.setdefault(tag, {})
-        hours[expiry_hour] = hours.get(expiry_hour, 0) + sign
-        if not hours[expiry_hour]:
-            del hours[expiry_hour]
+    def _forget_purge(self, tag: bytes, expiry_hour: int) -> None:
+        hours = self._purges[tag]
+        del hours[bisect_right(hours, expiry_hour) - 1]
         if not hours:
             del self._purges[tag]
 
@@ -198,6 +213,7 @@ class AdmittedLog:
         for position in range(self._position(first_seq), self._position(last_seq + 1)):
             if self._state[position] == _PENDING:
                 self._state[position] = _HELD
+                self._rank(position)
         self.committed_seq = max(self.committed_seq, last_seq)
         self.version += 1
 
@@ -222,9 +238,12 @@ class AdmittedLog:
     def _leave(self, position: int) -> None:
         self.departures += 1
         kind = self._kind[position]
-        self._account(self._interface[position], self._expiry[position], kind & _CLASS_MASK, -1)
+        interface, expiry_hour = self._interface[position], self._expiry[position]
+        self._account(interface, expiry_hour, kind & _CLASS_MASK, -1)
+        if self._state[position] == _HELD:
+            self.ranks[interface].remove(self._price[position], expiry_hour, self._seq[position])
         if kind & _PURGE_FLAG:
-            self._note_purge(self._tag(position), self._expiry[position], -1)
+            self._forget_purge(self._tag(position), expiry_hour)
 
     def _compact(self) -> None:
         keep = [position for position, state in enumerate(self._state) if state != _FORGOTTEN]
@@ -289,6 +308,11 @@ class AdmittedLog:
         seq = self._by_id.get(identity)
         return None if seq is None else self.entry(seq)
 
+    def held_seq(self, identity: bytes) -> int | None:
+        """Return the sequence number of an identity whose body is committed and here."""
+        seq = self._by_id.get(identity)
+        return seq if seq is not None and self.is_held(seq) else None
+
     def size_class(self, identity: bytes) -> int:
         """Return the size class of an identity, the smallest if it is not known."""
         seq = self._by_id.get(identity)
@@ -309,6 +333,15 @@ class AdmittedLog:
         if position == len(self._seq) or self._seq[position] != seq or self._state[position] != _HELD:
             return None
         return self._id(position)
+
+    def identities(self, seqs: Sequence[int]) -> list[bytes]:
+        """Return the identities of known sequence numbers."""
+        first, last = self._position(seqs[0]), self._position(seqs[-1])
+        if last - first + 1 != len(seqs) or self._seq[first : last + 1].tolist() != seqs:
+            return [self._id(self._position(seq)) for seq in seqs]
+        # What arrived together is usually asked for together.
+        ids = bytes(self._ids[ID_BYTES * first : ID_BYTES * (last + 1)])
+        return [ids[at : at + ID_BYTES] for at in range(0, len(ids), ID_BYTES)]
 
     def terms(self, seq: int) -> tuple[int, int, int]:
         """Return size class, expiry hour and price of a known ``seq``."""
@@ -383,31 +416,14 @@ class AdmittedLog:
         found = (self._seq[p] for p, state in enumerate(self._state) if state == _GONE)
         return list(islice(found, count))
 
-    def cheapest(self, interface: int, count: int) -> list[tuple[int, int, int]]:
-        """Return the ``count`` held entries of ``interface`` to evict first.
-
-        As (price, expiry hour, seq): the cheapest, of those the next to expire.
-        """
-        found = [
-            (self._price[p], self._expiry[p], self._seq[p])
-            for p, state in enumerate(self._state)
-            if state == _HELD and self._interface[p] == interface
-        ]
-        found.sort()
-        return found[:count]
-
-    def held_in_hours(self, interface: int) -> dict[int, list[tuple[int, int]]]:
-        """Return (price, seq) of what ``interface`` holds or is about to, by expiry hour."""
-        found: dict[int, list[tuple[int, int]]] = {}
-        for p, state in enumerate(self._state):
-            if state in (_PENDING, _HELD) and self._interface[p] == interface:
-                found.setdefault(self._expiry[p], []).append((self._price[p], self._seq[p]))
-        return found
+    def by_rank(self, interface: int) -> Iterator[tuple[int, int]]:
+        """Yield (price, seq) of what ``interface`` holds, in the order in which it would have to leave."""
+        return iter(self.ranks.get(interface, ()))
 
     def purged(self, header: Header) -> bool:
         """Tell whether a purge envelope that is here removes this one."""
         hours = self._purges.get(header.tag)
-        return hours is not None and header.type is not EnvelopeType.PURGE and header.expiry_hour <= max(hours)
+        return hours is not None and header.type is not EnvelopeType.PURGE and header.expiry_hour <= hours[-1]
 
     def purged_by(self, purges: dict[bytes, int]) -> list[int]:
         """Return held messages that purges (tag to expiry hour) remove, in one pass.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from relay.core import session as s
 from relay.core.admission import Admission, Policy
 from relay.core.airtime import Airtime
+from relay.core.bodies import Bodies
 from relay.core.clock import jittered
 from relay.core.envelope import (
     SIZES,
@@ -110,6 +111,9 @@ class NodeConfig:
     bytes_per_s: Mapping[str, float] = field(default_factory=dict)
 
 
+#: What a relay hears from another only after that one's SAME: without it nobody knows
+#: whether there is another session with the same neighbour (docs/protocol.md section 6.9).
+_AFTER_SAME: Final = (s.Offers, s.Credit, s.Fetch, s.Envelopes, s.Missing, s.Reconcile)
 #: What a peer says that makes it pointless to come back soon.
 _HOPELESS: Final[dict[Goodbye, Reason]] = {
     Goodbye.SELF: HandshakeFailure.SELF,
@@ -138,8 +142,10 @@ class Node:
         self.log = AdmittedLog()
         self.admission = Admission(policy, self.log, clock)
         self.links: dict[int, Link] = {}
+        self._bodies = Bodies(self.log, read_bodies)
         self.intake = Intake(
             log=self.log,
+            bodies=self._bodies,
             admission=self.admission,
             clock=clock,
             stats=stats,
@@ -155,7 +161,6 @@ class Node:
         self._neighbours = Neighbours()
         self._meetings = Meetings(self.log, stats, random_bytes)
         self._random_bytes = random_bytes
-        self._read_bodies = read_bodies
         self._interfaces = {OTHER_INTERFACE: "other"} | (interfaces or {})
         self._next_link = 1
         self._ready: dict[int, Link] = {}
@@ -223,7 +228,7 @@ class Node:
             session=session,
             interface=number,
             stats=self.stats.link(kind, interface),
-            serving=Serving(self.log, self._read_bodies, self.stats),
+            serving=Serving(self.log, self._bodies, self.stats),
             pinned=pinned,
             now=now,
         )
@@ -242,9 +247,9 @@ class Node:
         events = link.session.receive_data(data, now)
         link.kind_stats.frames_in += link.session.frames_in - before
         if link.airtime is not None:
-            link.airtime.spent(link, len(data), now)
+            link.airtime.spent(link.number, len(data), now)
             # Whoever is not read from has to stop sending.
-            link.paused = not link.airtime.admits_more(link, now)
+            link.paused = not link.airtime.admits_more(link.number, now)
         self._handle(link, events, now)
         self._ready[link.number] = link
 
@@ -283,11 +288,11 @@ class Node:
             self._pump(link, now)
         before = session.frames_out
         airtime = link.airtime
-        link.held = airtime is not None and not airtime.admits(link, now)
+        link.held = airtime is not None and not airtime.admits(link.number, now)
         link.paused = link.paused and link.held
         data = session.data_to_send(max_bytes, urgent_only=link.held)
         if airtime is not None:
-            airtime.spent(link, len(data), now)
+            airtime.spent(link.number, len(data), now)
         link.kind_stats.frames_out += session.frames_out - before
         link.kind_stats.bytes_out += len(data)
         return data
@@ -328,6 +333,7 @@ class Node:
             link.serving.pump(
                 session, target_bytes=target, after_hour=after_hour, residence_s=self.clock.residence_s(now)
             )
+            self.intake.drop_damaged()
         if link.exchange is not None and link.news_told != self._news.value:
             link.news_told = self._news.value
             link.session.tell_news(link.news_told)
@@ -352,6 +358,9 @@ class Node:
         for event in events:
             if link.closed:
                 # What came in the same bytes as the reason to close has no claim to be heard.
+                return
+            if link.exchange is not None and not link.ready and isinstance(event, _AFTER_SAME):
+                self._violation(link, SessionError.PROTOCOL, Goodbye.PROTOCOL, now)
                 return
             match event:
                 case s.Puts(items):
@@ -430,6 +439,7 @@ class Node:
         if link.session.initiator:
             link.until = now + jittered(MAX_SESSION_S, self._random_bytes(1)[0] / 256, spread=0.25)
         link.exchange = Exchange(session=link.session, interface=link.interface, peer=hello, now=now)
+        self._meetings.join(link)
         link.session.send_same(self._neighbours.link_secrets())
         self._neighbours.add(link)
 
@@ -462,13 +472,20 @@ class Node:
     @property
     def has_work(self) -> bool:
         """Whether :meth:`run_slice` has something to compute."""
-        return self._meetings.has_work
+        return self._meetings.has_work or self.intake.has_repeated
 
     def run_slice(self, now: float) -> None:
-        """Compute a bounded slice of one reconciliation; slices of several links take turns."""
+        """Compute a bounded slice of one reconciliation, and look after some puts of what is held already.
+
+        Slices of several links take turns.
+        """
+        if self.intake.has_repeated:
+            self._repeated(now)
+        if not self._meetings.has_work:
+            return
         link = self._meetings.next_job()
         try:
-            self._meetings.run_slice(link, now)
+            self._meetings.run_slice(now)
         except RelayError:
             self._violation(link, SessionError.DECODE, Goodbye.DECODE, now)
         if not link.closed:
@@ -486,7 +503,7 @@ class Node:
         link.closed = True
         self.links.pop(link.number, None)
         if link.airtime is not None:
-            link.airtime.forget(link)
+            link.airtime.forget(link.number)
             link.airtime = None
         if isinstance(reason, HandshakeFailure):
             self.stats.add(reason)
@@ -514,6 +531,15 @@ class Node:
             if refusal is not None:
                 self.stats.add(REJECTED[refusal])
                 link.session.refuse(number, refusal, price=self.admission.price(link.interface))
+
+    def _repeated(self, now: float) -> None:
+        for link, number, refusal in self.intake.check_repeated(now):
+            if refusal is None:
+                link.session.acknowledge(number)
+            else:
+                self.stats.add(REJECTED[refusal])
+                link.session.refuse(number, refusal, price=self.admission.price(link.interface))
+            self._ready[link.number] = link
 
     def _envelopes(self, link: Link, items: list[bytes], now: float) -> None:
         exchange = link.exchange
@@ -610,7 +636,7 @@ class Node:
     def next_deadline(self) -> float | None:
         """When :meth:`handle_timer` is due, in monotonic seconds."""
         deadlines = [airtime.next_s for airtime in self._airtimes.values()]
-        deadlines += [self._news.due, self._timers[0][0] if self._timers else None]
+        deadlines += [self._news.due, self._meetings.next_turn(), self._timers[0][0] if self._timers else None]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _link_deadline(self, link: Link) -> float | None:
@@ -618,8 +644,7 @@ class Node:
             link.session.next_deadline(),
             link.exchange.deadline if link.exchange else None,
             link.exchange.doubt_at if link.exchange else None,
-            link.reconcile_due,
-            link.reconcile_by,
+            self._meetings.deadline(link),
             link.until,
         ]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
@@ -634,10 +659,12 @@ class Node:
         """Do what is due."""
         self._renew_news(now)
         for airtime in self._airtimes.values():
-            for its_turn in airtime.take_due(now):
+            for its_turn in map(self.links.__getitem__, airtime.take_due(now)):
                 # Read on even if nothing can be written: two that wait for each other would wait for ever.
                 its_turn.paused = False
                 self._ready[its_turn.number] = its_turn
+        for stalled in self._meetings.take_stalled(now):
+            self.close(stalled, Goodbye.TIMEOUT, SessionError.STALLED, now)
         due: list[Link] = []
         while self._timers and self._timers[0][0] <= now:
             deadline, number = heapq.heappop(self._timers)
@@ -658,11 +685,9 @@ class Node:
                 self._wake_relays()
             if exchange is not None and exchange.is_doubtful(now):
                 self._probe(link, now)
-            if link.reconcile_due is not None and link.reconcile_due <= now:
-                link.reconcile_due = None
-                if exchange is not None and exchange.cursor is not None and not link.closed:
-                    self._meetings.begin(link, now)
-            if link.reconcile_by is not None and link.reconcile_by <= now:
+            if self._meetings.is_due(link, now) and exchange is not None and exchange.cursor is not None:
+                self._meetings.begin(link, now)
+            if self._meetings.is_unanswered(link, now):
                 self.close(link, Goodbye.TIMEOUT, SessionError.STALLED, now)
             if link.until is not None and link.until <= now:
                 self.close(link, Goodbye.DONE, SessionError.GOODBYE, now)

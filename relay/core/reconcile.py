@@ -106,6 +106,7 @@ class Reconciler:
         self._initiator = initiator
         self._key = key
         self._scope = scope
+        self._scalar_entries = scalar_entries
         self._entries: Entries | None = make_entries(columns, scope, key, scalar_entries=scalar_entries)
         self._state = State.START
         self._work: Iterator[None] | None = None
@@ -136,6 +137,34 @@ class Reconciler:
         if not self._initiator or self._state is not State.START or self._work:
             raise ValueError("only an initiator starts, and once")
         self._work = self._send_root()
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether :meth:`rest` was called and :meth:`resume` was not yet."""
+        return self._entries is None and not self.done
+
+    @property
+    def is_awake(self) -> bool:
+        """Whether there is work for which a resting initiator needs its entries again."""
+        return self._work is not None
+
+    def rest(self) -> bool:
+        """Let an initiator keep nothing of size while it waits for the first answer; False elsewhere."""
+        if self._state is not State.SENT_ROOT or self._work:
+            return False
+        self._entries = None
+        return True
+
+    def resume(self, columns: AdmittedColumns) -> None:
+        """Go on with another snapshot: what the answer is compared with need not be what the root told."""
+        self._entries = make_entries(columns, self._scope, self._key, scalar_entries=self._scalar_entries)
+        self._work = self._resumed(self._entries, self._work)
+
+    @staticmethod
+    def _resumed(entries: Entries, work: Iterator[None] | None) -> Iterator[None]:
+        yield from entries.scan()
+        if work is not None:
+            yield from work
 
     def messages_to_send(self) -> list[bytes]:
         """Return what has to go out since the last call, each at most MAX_RECONCILE_MESSAGE bytes."""
@@ -379,7 +408,7 @@ class Reconciler:
     def _on_hours(self, body: bytes) -> None:
         self._peer_kept, statuses = decode_hours(body, len(self._hours))
         differ = [hour for hour, status in zip(self._hours, statuses, strict=True) if status is HourStatus.DIFFERS]
-        if not len(differ) <= self._peer_kept <= (self._peer_count if differ else 0):
+        if self._peer_kept < len(differ) or bool(self._peer_kept) != bool(differ):
             raise ReconcileError(ReconcileReason.BAD_COUNT, "entries in hours that differ")
         own = self._own
         empty = [hour for hour, status in zip(self._hours, statuses, strict=True) if status is HourStatus.EMPTY]

@@ -16,13 +16,12 @@ from relay.core.messages import Offer, Subscribe, lane_of
 from relay.core.stats import Histogram, Total
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from relay.core.bodies import Bodies
     from relay.core.log import AdmittedLog, Entry
     from relay.core.session import Session
     from relay.core.stats import Stats
-
-    ReadBodies = Callable[[Sequence[int]], list[bytes | None]]
 
 #: Identities that one peer may have asked for and not got: 4 full FETCH messages
 #: of an honest peer's window, 0.4 MB.
@@ -40,9 +39,9 @@ FORWARD_WITHIN_S: Final = 60.0
 class Serving:
     """The sending side of one session."""
 
-    def __init__(self, log: AdmittedLog, read_bodies: ReadBodies, stats: Stats) -> None:
+    def __init__(self, log: AdmittedLog, bodies: Bodies, stats: Stats) -> None:
         self._log = log
-        self._read_bodies = read_bodies
+        self._bodies = bodies
         self._stats = stats
         #: Identities asked for, by size class, so that a small one passes the large.
         self._fetches: list[deque[bytes]] = [deque() for _ in SIZES]
@@ -113,7 +112,7 @@ class Serving:
             else:
                 wanted.append(entry)
                 room -= entry.size_bytes
-        bodies = self._read_bodies([entry.seq for entry in wanted])
+        bodies = self._bodies.read([entry.seq for entry in wanted])
         missing += [entry.identity for entry, body in zip(wanted, bodies, strict=True) if body is None]
         self._send(session, bodies)
         for entry in wanted:
@@ -155,7 +154,7 @@ class Serving:
             entries = [entry for entry in map(self._log.entry, seqs) if entry]
             session.offer([Offer(e.identity, e.header.size_class, e.header.expiry_hour) for e in entries])
         else:
-            self._send(session, self._read_bodies(seqs))
+            self._send(session, self._bodies.read(seqs))
             # Before the subscription it was stored, not forwarded.
             for seq in seqs if seqs and seqs[-1] > self._subscribed_at else ():
                 if seq > self._subscribed_at:

@@ -66,6 +66,7 @@ class Evicted(Reason):
 
     PRICE = "price"
     LIMIT = "limit"  # the operator lowered the limits
+    DAMAGED = "damaged"  # its body, when read, was not there or was another
 
 
 class HandshakeFailure(Reason):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from relay.client.errors import ClientError
+from relay.config.settings import DEFAULT_PORT
+from relay.links.errors import ClientError
 
-DEFAULT_PORT: Final = 4270
 UNIX_PREFIX: Final = "unix:"
 BLUETOOTH: Final = "ble"
 MAX_PORT: Final = 65_535

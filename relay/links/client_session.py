@@ -7,23 +7,21 @@ cannot tell by them that two sessions are of one client.
 
 import asyncio
 import enum
-import json
 import os
 import secrets
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Self, cast
+from typing import Final, Protocol, Self, cast
 
-from relay.client.errors import ClientError
+from relay.config.settings import DEFAULT_PORT
 from relay.core import session as s
 from relay.core.messages import Ack, Goodbye, Hello, Refused, Role, Subscribe
 from relay.core.session import Session, State
 from relay.core.stats import HandshakeFailure, Reason, SessionError
 from relay.links.address import RelayAddress
-
-if TYPE_CHECKING:
-    from relay.client.bluetooth import Bluetooth
+from relay.links.errors import ClientError
+from relay.process.link_socket import ForeignStream
 
 CONNECT_TIMEOUT_S: Final = 10.0
 MAX_UNANSWERED_BYTES: Final = 2 * 1024 * 1024
@@ -76,6 +74,16 @@ class RelayConnectionError(ClientError):
         return self.failure in RETRYABLE
 
 
+class Bearer(Protocol):
+    """What brings a stream to a relay where there is no address for it: Bluetooth."""
+
+    async def open(self) -> socket.socket:
+        """Return a stream to a relay in reach; RelayConnectionError."""
+
+    def avoid(self) -> None:
+        """Note that whoever the last stream led to is no relay that can be used."""
+
+
 class Connection:
     """An open session. Made by `open`; an async context manager that says goodbye at the end."""
 
@@ -94,7 +102,7 @@ class Connection:
 
     @classmethod
     async def open(
-        cls, address: RelayAddress, *, secret: bytes | None = None, bluetooth: "Bluetooth | None" = None
+        cls, address: RelayAddress, *, secret: bytes | None = None, bluetooth: "Bearer | None" = None
     ) -> Self:
         """Connect and shake hands; RelayConnectionError when that fails.
 
@@ -167,9 +175,11 @@ class Connection:
         RelayConnectionError when the session is over, or STALLED when nothing comes for `timeout_s`.
         """
         events: list[Incoming] = []
+        # One for all that comes: what is none of these events is no answer.
+        until = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
         while not events:
             try:
-                async with asyncio.timeout(timeout_s):
+                async with asyncio.timeout_at(until):
                     await self._stream.wait()
             except TimeoutError:
                 raise self.stalled() from None
@@ -337,9 +347,7 @@ async def _connect(address: RelayAddress, session: Session) -> _Stream:
     loop = asyncio.get_running_loop()
     errors: list[str] = []
     if address.path is not None:
-        # docs/links.md: the first line says what the stream is; the relay answers, it does not dial.
-        preamble = {"version": 1, "interface": _LOCAL_INTERFACE, "initiator": False, "slow": False}
-        line = json.dumps(preamble).encode() + b"\n"
+        line = ForeignStream(interface=_LOCAL_INTERFACE).preamble()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 _, stream = await loop.create_unix_connection(lambda: _Stream(session, line), str(address.path))
@@ -411,7 +419,7 @@ _TURNED_AWAY: Final = (
 )
 _NOT_A_RELAY: Final = (
     Failure.NOT_A_RELAY,
-    "does not speak the relays' protocol, so it is something else; check host and port (relays have 4270)",
+    f"does not speak the relays' protocol, so it is something else; check host and port (relays have {DEFAULT_PORT})",
 )
 _NOT_UNDERSTOOD: Final = (
     Failure.MISBEHAVED,

@@ -22,6 +22,7 @@ from relay.core.clock import jittered
 from relay.core.stats import LinkKind
 from relay.links.targets import Target
 from relay.process.supervisor import supervise
+from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -69,7 +70,7 @@ class Discovery:
         self._own_names: deque[str] = deque(maxlen=MAX_OWN_NAMES)
         self._segments: dict[Interface, asyncio.Task[None]] = {}
 
-    def update(self, tasks: asyncio.TaskGroup, host: Host, interfaces: Sequence[Interface], port: int) -> None:
+    def update(self, tasks: TaskGroup, host: Host, interfaces: Sequence[Interface], port: int) -> None:
         """Start on new interfaces and addresses, stop on those that went."""
         wanted = {interface for interface in interfaces if interface.multicast and interface.addresses}
         for interface in self._segments.keys() - wanted:
@@ -97,7 +98,7 @@ class Discovery:
         )
         try:
             await _confine(zeroconf, interface.name)
-            async with asyncio.TaskGroup() as dialling:
+            async with TaskGroup() as dialling:
                 browser = _Browser(self, host, interface, name, dialling)
                 info = AsyncServiceInfo(
                     SERVICE_TYPE,
@@ -152,9 +153,7 @@ async def _confine(zeroconf: AsyncZeroconf, interface: str) -> None:
 class _Browser:
     """What was found on one interface."""
 
-    def __init__(
-        self, discovery: Discovery, host: Host, interface: Interface, own: str, dialling: asyncio.TaskGroup
-    ) -> None:
+    def __init__(self, discovery: Discovery, host: Host, interface: Interface, own: str, dialling: TaskGroup) -> None:
         self._discovery = discovery
         self._host = host
         self._interface = interface

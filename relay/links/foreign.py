@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from relay.core.errors import DecodeError
-from relay.core.stats import LinkKind
 from relay.links import StreamInfo
-from relay.process.reports import Component, decode_component
+from relay.process.link_socket import MAX_PREAMBLE_BYTES, decode_preamble
+from relay.process.reports import Component
 from relay.process.unix_sockets import listen_unix
 
 if TYPE_CHECKING:
@@ -24,41 +23,8 @@ if TYPE_CHECKING:
 
     from relay.links import Host
 
-PREAMBLE_VERSION: Final = 1
-MAX_PREAMBLE_BYTES: Final = 512
 PREAMBLE_TIMEOUT_S: Final = 5.0
 BACKLOG: Final = 64
-_INTERFACE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,14}")
-_KEYS: Final = {"version": int, "interface": str, "initiator": bool, "slow": bool}
-#: What the optional key `link` may say.
-_LINKS: Final = {str(kind): kind for kind in (LinkKind.UNIX, LinkKind.BLE)}
-
-
-def decode_preamble(line: bytes) -> StreamInfo | Component:
-    """Decode the first line of a foreign stream or of a component; raise DecodeError with what is wrong."""
-    if len(line) > MAX_PREAMBLE_BYTES:
-        raise DecodeError(f"the first line has more than {MAX_PREAMBLE_BYTES} bytes")
-    try:
-        values: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DecodeError("the first line is not JSON") from error
-    if isinstance(values, dict) and "component" in values:
-        return decode_component(values)
-    if not isinstance(values, dict) or values.keys() - {"link"} != _KEYS.keys():
-        raise DecodeError(f"the first line must have exactly the keys {', '.join(_KEYS)}")
-    for key, kind in _KEYS.items():
-        if type(values[key]) is not kind:
-            raise DecodeError(f"{key} must be of type {kind.__name__}")
-    if values["version"] != PREAMBLE_VERSION:
-        raise DecodeError(f"preamble version {values['version']}, expected {PREAMBLE_VERSION}")
-    if not _INTERFACE.fullmatch(values["interface"]):
-        raise DecodeError("interface must be a short name such as hci0")
-    link = values.get("link", "unix")
-    if not isinstance(link, str) or link not in _LINKS:
-        raise DecodeError(f"link must be one of {', '.join(_LINKS)}")
-    return StreamInfo(
-        kind=_LINKS[link], interface=values["interface"], initiator=values["initiator"], slow=values["slow"]
-    )
 
 
 class ForeignLink:
@@ -118,13 +84,19 @@ class _Preamble(asyncio.Protocol):
             return
         self._stop_timeout()
         try:
-            info = decode_preamble(line)
+            brought = decode_preamble(line)
         except DecodeError as error:
             self._host.preamble_refused()
             transport.write(json.dumps({"error": str(error)}).encode() + b"\n")
             transport.close()
             return
-        protocol = self._host.component(info) if isinstance(info, Component) else self._host.stream(lambda _: info)
+        if isinstance(brought, Component):
+            protocol = self._host.component(brought)
+        else:
+            info = StreamInfo(
+                kind=brought.link, interface=brought.interface, initiator=brought.initiator, slow=brought.slow
+            )
+            protocol = self._host.stream(lambda _: info)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         if rest:

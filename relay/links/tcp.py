@@ -12,6 +12,7 @@ from relay.links import StreamInfo
 from relay.links.discovery import Discovery
 from relay.links.interfaces import Snapshot, plain, watch
 from relay.process.supervisor import Backoff
+from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -68,7 +69,7 @@ class TcpLink:
         # Of this run: its tasks end with it, whatever ends it.
         discovery = Discovery(random_bytes=self._random_bytes, dial=self.keep_connected, random=self._random)
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 # Dialled once the interfaces are known: a session belongs to one of them.
                 undialled = list(self._peers)
                 async for snapshot in watch():

@@ -9,12 +9,10 @@ import fcntl
 import logging
 import os
 import random
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from relay.config import paths
-from relay.config.net import NetConfig
 from relay.core.errors import DecodeError
 from relay.net import changes
 from relay.net.bridge import Bridge
@@ -28,6 +26,8 @@ from relay.net.rtnetlink import Links
 from relay.net.undo import undo
 from relay.process import logs
 from relay.process.notify import Notifier
+from relay.process.reporting import report_forever
+from relay.process.stopping import stop_signals, until_stopped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -40,12 +40,6 @@ logger = logging.getLogger(__name__)
 SYSTEM_FOLDER: Final = Path("/run/mesh-relay-net")
 #: How often the service manager is told how it goes; a third of the watchdog's time, where it has one.
 _STATUS_S: Final = 20.0
-
-
-def net_config(config: Config) -> NetConfig:
-    """The section [net], or its defaults."""
-    section = config.others.get("net")
-    return section if isinstance(section, NetConfig) else NetConfig()
 
 
 def link_socket(config: Config, environ: Mapping[str, str]) -> Path:
@@ -112,10 +106,7 @@ async def _undo(runtime: Path) -> list[str]:
 
 
 async def _serve(config: Config, environ: Mapping[str, str]) -> int:
-    loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    stopping = stop_signals()
     notifier = Notifier(environ)
     runtime = paths.runtime_directory(environ)
     record = open_record(runtime)
@@ -123,25 +114,19 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
     outcome = await undo(record, runtime)
     for problem in outcome.problems:
         logger.warning("could not put back what an earlier run has changed: %s", problem)
-    net = net_config(config)
+    net = config.net
     reporting = Reporting(ports=len(net.bridge))
     reporting.count("restored", outcome.restored)
     try:
         async with Links() as links, Nl80211() as radios:
             machine = Machine(net, links=links, radios=radios, record=record, runtime=runtime, reporting=reporting)
             work = [changes.watch(machine.changes, reporting), _tell(notifier, reporting)]
-            work.append(reporting.run(link_socket(config, environ), random.random))
+            work.append(report_forever(link_socket(config, environ), reporting.reporter, random=random.random))
             work += [RadioTask(name, radio, machine).run(random.random) for name, radio in net.radios.items()]
             if net.bridge:
                 work.append(Bridge(machine).run(random.random))
             notifier.ready("joining")
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(part) for part in work]
-                await stopping.wait()
-                notifier.stopping()
-                reporting.stopped()
-                for task in tasks:
-                    task.cancel()
+            await until_stopped(stopping, work, notifier, reporting.stopped)
     finally:
         outcome = await undo(record, runtime)
         for problem in outcome.problems:

@@ -20,7 +20,7 @@ from relay.net.errors import KernelRefusedError
 from relay.net.rtnetlink import ADDRESSES_NONE, ADDRESSES_RANDOM, is_link_local
 from relay.net.undo import look
 from relay.net.wiphy import InterfaceType
-from relay.process.supervisor import Backoff
+from relay.process.supervisor import keep_trying, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,22 +54,19 @@ class Bridge:
         self._complaints: dict[str, str] = {}
 
     async def run(self, random: Callable[[], float]) -> None:
-        """Work until cancelled."""
-        loop = asyncio.get_running_loop()
-        backoff = Backoff(random, max_s=_MAX_DELAY_S)
+        """Work until cancelled: the bridge may not take the radios down, whatever happens."""
+        await keep_trying(self._keep, random=random, on_failure=self._failed, max_s=_MAX_DELAY_S)
+
+    async def _keep(self) -> None:
         while True:
-            began = loop.time()
-            try:
-                while True:
-                    seen = self._machine.changes.count
-                    async with asyncio.timeout(_ALL_S):
-                        await self._look()
-                    await self._machine.changes.after(seen, _LOOK_S)
-            except Exception as error:  # noqa: BLE001 - the bridge may not take the radios down, whatever happens
-                # The text of an error that is not ours can hold an address.
-                self._complain(BRIDGE, str(error) if isinstance(error, RelayError) else type(error).__name__)
-                self._machine.reporting.count("netlink_errors")
-                await asyncio.sleep(backoff.next(ran_s=loop.time() - began))
+            seen = self._machine.changes.count
+            async with asyncio.timeout(_ALL_S):
+                await self._look()
+            await self._machine.changes.after(seen, _LOOK_S)
+
+    def _failed(self, error: Exception) -> None:
+        self._complain(BRIDGE, str(error) if isinstance(error, RelayError) else kind_of(error))
+        self._machine.reporting.count("netlink_errors")
 
     async def _look(self) -> None:
         machine = self._machine

@@ -13,6 +13,7 @@ from pyroute2 import AsyncIPRoute
 from relay.net.errors import KernelRefusedError
 from relay.net.generic import Family
 from relay.net.nl80211 import FAMILY, GROUPS
+from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -58,7 +59,7 @@ class Changes:
 
 async def watch(changes: Changes, reporting: Reporting) -> None:
     """Note changes for ever; a socket that overflows is opened anew."""
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         group.create_task(_forever(_watch_links, changes, reporting))
         group.create_task(_forever(_watch_radios, changes, reporting))
 

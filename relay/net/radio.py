@@ -16,7 +16,7 @@ from relay.net.rtnetlink import ADDRESSES_NONE, ADDRESSES_RANDOM
 from relay.net.supplicant import Supplicant
 from relay.net.undo import look
 from relay.net.wiphy import InterfaceType
-from relay.process.supervisor import Backoff
+from relay.process.supervisor import keep_trying
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,24 +53,22 @@ class RadioTask:
         self._complaint = ""
 
     async def run(self, random: Callable[[], float]) -> None:
-        """Join for ever, again after whatever went wrong."""
-        loop = asyncio.get_running_loop()
-        backoff = Backoff(random, max_s=MAX_DELAY_S)
+        """Join for ever, again after whatever went wrong: no radio may take the others down."""
         self._machine.reporting.radio(self.name, None)
-        while True:
-            began = loop.time()
-            seen = self._machine.changes.count
-            try:
-                await self._live()
-            except (NotThereError, BlockedError, UnsuitableError) as error:
-                # Nothing was changed yet, so a change is news.
-                self._complain(error)
-                # rfkill tells by a device that is not ours to read.
-                wait_s = _BLOCKED_LOOK_S if isinstance(error, BlockedError) else MAX_DELAY_S
-                await self._machine.changes.after(seen, wait_s)
-            except Exception as error:  # noqa: BLE001 - no radio may take the others down, whatever its driver says
-                self._complain(error)
-                await asyncio.sleep(backoff.next(ran_s=loop.time() - began))
+        await keep_trying(self._try, random=random, on_failure=self._complain, max_s=MAX_DELAY_S)
+
+    async def _try(self) -> float:
+        """Join and stay; return how long to wait until it makes sense again."""
+        seen = self._machine.changes.count
+        try:
+            await self._live()
+        except (NotThereError, BlockedError, UnsuitableError) as error:
+            # Nothing was changed yet, so a change is news.
+            self._complain(error)
+            # rfkill tells by a device that is not ours to read.
+            wait_s = _BLOCKED_LOOK_S if isinstance(error, BlockedError) else MAX_DELAY_S
+            await self._machine.changes.after(seen, wait_s)
+        return 0.0
 
     async def _live(self) -> None:
         """Join and stay until something is lost; whatever was begun is ended."""

@@ -3,21 +3,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from typing import TYPE_CHECKING, Final
-
-from relay.core.errors import DecodeError
-from relay.process.reporting import report
 from relay.process.reports import Component, Reporter
-from relay.process.supervisor import Backoff
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-#: relay run may be away for days; a connection to nobody costs nothing.
-_MAX_DELAY_S: Final = 20.0
 
 
 class Reporting:
@@ -25,7 +11,7 @@ class Reporting:
 
     def __init__(self, *, ports: int = 0) -> None:
         """``ports``: how many interfaces the bridge is to have."""
-        self._reporter = Reporter(Component.NET)
+        self.reporter = Reporter(Component.NET)
         self._ports = 0
         self._wanted_ports = ports
         self._radios: dict[str, int | None] = {}
@@ -33,42 +19,32 @@ class Reporting:
     def count(self, event: str, amount: int = 1) -> None:
         """Count an event."""
         if amount:
-            self._reporter.count(event, amount)
+            self.reporter.count(event, amount)
 
     def radio(self, name: str, peers: int | None) -> None:
         """Note a configured radio and how many neighbours it has; None while it has not joined."""
         self._radios[name] = peers
         joined = [count for count in self._radios.values() if count is not None]
-        self._reporter.gauge("radios", len(self._radios))
-        self._reporter.gauge("radios_up", len(joined))
-        self._reporter.gauge("mesh_peers", sum(joined))
+        self.reporter.gauge("radios", len(self._radios))
+        self.reporter.gauge("radios_up", len(joined))
+        self.reporter.gauge("mesh_peers", sum(joined))
         self._weigh()
 
     def ports(self, count: int) -> None:
         """Note how many interfaces are in the bridge."""
         self._ports = count
-        self._reporter.gauge("bridge_ports", count)
+        self.reporter.gauge("bridge_ports", count)
         self._weigh()
 
     def _weigh(self) -> None:
-        self._reporter.up = None not in self._radios.values() and self._ports == self._wanted_ports
+        self.reporter.up = None not in self._radios.values() and self._ports == self._wanted_ports
 
     def stopped(self) -> None:
         """Note that the process was told to end."""
-        self._reporter.is_stopped = True
+        self.reporter.stopped()
 
     @property
     def summary(self) -> str:
         """For `systemctl status`."""
         joined = [count for count in self._radios.values() if count is not None]
         return f"{len(joined)} of {len(self._radios)} radios joined, {sum(joined)} neighbours"
-
-    async def run(self, path: Path, random: Callable[[], float]) -> None:
-        """Report for ever to the socket at ``path``, whenever somebody listens there."""
-        loop = asyncio.get_running_loop()
-        backoff = Backoff(random, max_s=_MAX_DELAY_S)
-        while True:
-            began = loop.time()
-            with contextlib.suppress(OSError, DecodeError):
-                await report(path, self._reporter)
-            await asyncio.sleep(backoff.next(ran_s=loop.time() - began))

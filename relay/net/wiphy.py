@@ -155,13 +155,6 @@ def kind_name(kind: int) -> str:
     return _NAMES.get(kind, str(kind))
 
 
-def frequency_of(channel: int) -> int:
-    """The centre, in MHz, of a channel of 2.4 or 5 GHz (IEEE 802.11-2020 annex E)."""
-    if channel == 14:
-        return 2484
-    return 2407 + 5 * channel if channel < 14 else 5000 + 5 * channel
-
-
 def channel_of(mhz: int) -> int:
     """The channel of a frequency, 0 where there is none in 2.4 or 5 GHz."""
     if mhz == 2484:

@@ -8,14 +8,22 @@ limit; that the loop itself runs is proven by the watchdog's own timer.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from relay.control.status import TaskStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEFAULT_LIMIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskStatus:
+    """``idle_s``: seconds since the task last proved that it makes progress."""
+
+    name: str
+    idle_s: float
+    stalled: bool = False
 
 
 class Task:

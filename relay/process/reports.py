@@ -18,7 +18,6 @@ from relay.core.news import NEWS_BYTES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PREAMBLE_VERSION: Final = 1
 #: A report of all names with the largest numbers has under 2 KiB.
 MAX_REPORT_BYTES: Final = 4096
 #: Two values for each of 64 neighbours, 35 bytes each, make 4.5 KiB.
@@ -142,18 +141,6 @@ class NewsForBle:
     known: tuple[bytes, ...] = ()
 
 
-def decode_component(values: dict[str, Any]) -> Component:
-    """Decode the first line of a component's connection; raise DecodeError with what is wrong."""
-    if values.keys() != {"version", "component"}:
-        raise DecodeError("the first line of a component must have exactly the keys version, component")
-    if type(values["version"]) is not int or values["version"] != PREAMBLE_VERSION:
-        raise DecodeError(f"the version must be {PREAMBLE_VERSION}")
-    try:
-        return Component(values["component"])
-    except ValueError as error:
-        raise DecodeError(f"the component must be one of {', '.join(item.value for item in Component)}") from error
-
-
 def decode_report(component: Component, line: bytes) -> Report:
     """Decode a report, without its line feed; raise DecodeError with what is wrong."""
     values = _decode_object(line, MAX_REPORT_BYTES)
@@ -234,8 +221,7 @@ class Reporter:
         self.component = component
         #: Called at each change that makes a report due.
         self.on_change: Callable[[], None] = _nothing
-        #: Set when the process was told to end: no fault, then, that its connection does.
-        self.is_stopped = False
+        self._is_stopped = False
         self._up = False
         self._idle: Idle | None = None
         self._counters = dict.fromkeys(EVENTS[component], 0)
@@ -243,9 +229,9 @@ class Reporter:
         self._is_changed = True
         self._reported_s: float | None = None
 
-    def preamble(self) -> bytes:
-        """Return the first line of a connection."""
-        return _encode({"version": PREAMBLE_VERSION, "component": self.component.value})
+    def stopped(self) -> None:
+        """Note that the process was told to end: no fault, then, that its connection does."""
+        self._is_stopped = True
 
     @property
     def up(self) -> bool:
@@ -305,7 +291,7 @@ class Reporter:
 
     def last_line(self) -> bytes | None:
         """Return the report for the end of the connection, if there is anything to say about it."""
-        return self._report(up=False, idle=Idle.STOPPED) if self.is_stopped else None
+        return self._report(up=False, idle=Idle.STOPPED) if self._is_stopped else None
 
     def _report(self, *, up: bool, idle: Idle | None) -> bytes:
         report: dict[str, object] = {"up": up, "counters": self._counters, "gauges": self._gauges}

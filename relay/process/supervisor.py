@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from relay.core.clock import jittered
 
@@ -43,23 +43,55 @@ class Backoff:
         return jittered(delay_s, self._random())
 
 
+async def keep_trying(
+    start: Callable[[], Awaitable[float | None]],
+    *,
+    random: Callable[[], float],
+    on_failure: Callable[[Exception], None] | None = None,
+    max_s: float = MAX_DELAY_S,
+) -> NoReturn:
+    """Run ``start`` for ever: again when it ended or failed, later each time that it did so soon.
+
+    It may return the seconds to wait, where it knows better. ``on_failure`` hears what it raised, and may raise it
+    again: that is the end, as is any error where nobody listens.
+    """
+    loop = asyncio.get_running_loop()
+    backoff = Backoff(random, max_s=max_s)
+    while True:
+        began = loop.time()
+        wait_s = None
+        try:
+            wait_s = await start()
+        except Exception as error:
+            if on_failure is None:
+                raise
+            on_failure(error)
+        await asyncio.sleep(backoff.next(ran_s=loop.time() - began) if wait_s is None else wait_s)
+
+
+def kind_of(error: BaseException) -> str:
+    """What an error is, of several the first. The text of one that is not ours can hold an address: not for the log."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return type(error).__name__
+
+
 async def supervise(
     name: str,
     start: Callable[[], Awaitable[None]],
     *,
     random: Callable[[], float],
     on_state: Callable[[bool], None],
-) -> None:
-    """Run ``start`` for ever; ``on_state`` hears True when it runs and False when it failed."""
-    loop = asyncio.get_running_loop()
-    backoff = Backoff(random)
-    while True:
-        began = loop.time()
+) -> NoReturn:
+    """Run ``start`` for ever; ``on_state`` hears True when it runs and False when it ended or failed."""
+
+    async def run() -> None:
         on_state(True)
-        try:
-            await start()
-        except Exception as error:  # noqa: BLE001 - no link may take the relay down, whatever it raises
-            # The text of a network error can hold an address: the type says enough.
-            logger.warning("link %s failed (%s), starting it again", name, type(error).__name__)
+        await start()
         on_state(False)
-        await asyncio.sleep(backoff.next(ran_s=loop.time() - began))
+
+    def failed(error: Exception) -> None:
+        logger.warning("link %s failed (%s), starting it again", name, kind_of(error))
+        on_state(False)
+
+    await keep_trying(run, random=random, on_failure=failed)

@@ -10,12 +10,10 @@ import logging
 import os
 import random
 import secrets
-import signal
 import sys
 from typing import TYPE_CHECKING, Final
 
 import relay
-from relay.control.client import ControlServer
 from relay.control.text import program_name, startup_summary
 from relay.core.admission import Policy
 from relay.core.clock import Clock
@@ -29,7 +27,9 @@ from relay.links.tcp import TcpLink
 from relay.process import logs
 from relay.process.notify import Notifier, run_watchdog
 from relay.process.progress import Progress
+from relay.process.stopping import stop_signals, until_stopped
 from relay.process.supervisor import supervise
+from relay.run.control_server import ControlServer
 from relay.run.engine import Engine
 from relay.run.history import History
 from relay.run.keyfile import load_or_make_key
@@ -71,9 +71,7 @@ def run(config: Config) -> int:
 
 async def _serve(config: Config, environ: Mapping[str, str]) -> None:
     loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    stopping = stop_signals()
     notifier = Notifier(environ)
     async with contextlib.AsyncExitStack() as stack:
         store = stack.enter_context(contextlib.closing(Store.open(config.store.database, durable=config.store.durable)))
@@ -108,17 +106,16 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
         links = _make_links(config, on_listening)
         if not config.tcp.enabled:
             on_listening(config.tcp.port)
-        async with asyncio.TaskGroup() as tasks:
-            work = [tasks.create_task(_supervised(link, kind, engine)) for link, kind in links]
-            work.append(tasks.create_task(run_watchdog(notifier, progress, on_tick)))
-            await stopping.wait()
-            notifier.stopping()
+
+        async def say_goodbye() -> None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SHUTDOWN_S):
                     await engine.shutdown()
                     await asyncio.sleep(FLUSH_S)
-            for task in work:
-                task.cancel()
+
+        work = [_supervised(link, kind, engine) for link, kind in links]
+        work.append(run_watchdog(notifier, progress, on_tick))
+        await until_stopped(stopping, work, notifier, say_goodbye)
 
 
 async def _supervised(link: LinkPlugin, kind: LinkKind, engine: Engine) -> None:

@@ -28,7 +28,7 @@ from relay.control.status import (
 )
 from relay.core.errors import RelayError
 from relay.core.messages import Goodbye, Role
-from relay.core.stats import Dropped, HandshakeFailure, LinkKind, SessionError
+from relay.core.stats import Dropped, Evicted, HandshakeFailure, LinkKind, SessionError
 from relay.process.reports import Component, NewsForBle
 from relay.run.siblings import Components
 from relay.run.stream import Stream
@@ -408,7 +408,7 @@ class Engine:
             admitted=len(node.log),
             durable=node.config.durable,
             writable=not node.storage_failed,
-            unreadable_bodies=self._store.unreadable_bodies,
+            unreadable_bodies=node.stats.get(Evicted.DAMAGED),
             price_bits={
                 interface_label(node.interface_name(number)): node.admission.price(number)
                 for number in node.log.held_by_interface

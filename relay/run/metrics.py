@@ -193,7 +193,7 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("store_oldest_age_seconds", "Age of the oldest envelope held", lambda status: status.store.oldest_age_s),
     _counter(
         "store_unreadable_bodies",
-        "Reads of an envelope that met damage in the store",
+        "Envelopes found damaged in the store when they were read",
         lambda _, status: {(): status.store.unreadable_bodies},
     ),
     _gauge("store_writable", "Whether the store can be written", lambda status: status.store.writable),

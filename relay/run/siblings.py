@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from relay.control.status import ComponentStatus
 from relay.core.errors import DecodeError
+from relay.process.lines import Lines
 from relay.process.reports import (
     MAX_REPORT_BYTES,
     SILENT_S,
@@ -110,7 +111,7 @@ class _Connection(asyncio.Protocol):
         self.component = component
         self._components = components
         self._transport: asyncio.Transport | None = None
-        self._received = b""
+        self._lines = Lines()
         self._unsent: bytes | None = None
         self._is_writable = True
         self._silence: asyncio.TimerHandle | None = None
@@ -136,12 +137,12 @@ class _Connection(asyncio.Protocol):
             self.tell(line)
 
     def data_received(self, data: bytes) -> None:
-        *lines, self._received = (self._received + data).split(b"\n")
+        lines = self._lines.receive(data)
         try:
             for line in lines:
                 self._components.received(self, line)
-            if len(self._received) >= MAX_REPORT_BYTES:
-                self._components.received(self, self._received)
+            if len(self._lines.rest) >= MAX_REPORT_BYTES:
+                self._components.received(self, self._lines.rest)
         except DecodeError as error:
             if self._transport is not None and not self._transport.is_closing():
                 self._transport.write(json.dumps({"error": str(error)}).encode() + b"\n")

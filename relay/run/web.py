@@ -18,7 +18,7 @@ from relay.run.page import Page
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from relay.config.file import HttpConfig
+    from relay.config.run import HttpConfig
     from relay.control.status import Engine
     from relay.run.history import History
 

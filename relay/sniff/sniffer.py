@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from relay.config.file import DEFAULT_PORT
+from relay.config.settings import DEFAULT_PORT
 from relay.control.text import human_bytes, plural
 from relay.sniff.advertising import Advertisements
 from relay.sniff.air import Air

@@ -91,18 +91,12 @@ class Store:
         self._reader = reader
         self._writer = writer
         self._last_seq = last_seq
-        self._unreadable_bodies = 0
         self._has_written = False
 
     @property
     def last_seq(self) -> int:
         """The highest seq ever stored, also of rows forgotten since; 0 for none."""
         return self._last_seq
-
-    @property
-    def unreadable_bodies(self) -> int:
-        """How many reads of a body have met damage so far."""
-        return self._unreadable_bodies
 
     def state(self) -> dict[str, int]:
         """Return all that batches put into ``state``."""
@@ -131,7 +125,8 @@ class Store:
     def read_bodies(self, seqs: Sequence[int]) -> list[bytes | None]:
         """Return the envelopes of ``seqs``, in that order; None where there is none.
 
-        A body in a damaged page is None too, and counted: the others are served.
+        A body in a damaged page is None too: the others are served. Whether bytes are
+        what they were is for relay.core.bodies to say.
         """
         if len(seqs) < 2:
             return [self._read_body(seq) for seq in seqs]
@@ -154,7 +149,6 @@ class Store:
         try:
             row = self._reader.execute(schema.SELECT_BODY, (seq,)).fetchone()
         except sqlite3.DatabaseError:
-            self._unreadable_bodies += 1
             return None
         return row[0] if row else None
 

@@ -20,7 +20,7 @@ from relay.client.finding import ANY_BLUETOOTH, RelayFinder
 from relay.client.identity import Identity
 from relay.control.client import ControlClient
 from relay.core import session as s
-from relay.core.envelope import decode_envelope, envelope_id
+from relay.core.envelope import HEADER_BYTES, EnvelopeType, Header, decode_envelope, envelope_id
 from relay.core.messages import Hello, Offer, Role, Subscribe
 from relay.core.session import Session, State
 from relay.links.address import RelayAddress, parse_address
@@ -164,6 +164,8 @@ class FakeRelay:
 
     def __init__(self):
         self.sessions = []
+        self.flushing = {}
+        """What sends a session's data, for what is not an answer."""
 
     def on_event(self, session, event):
         """Answer one event; `session` is a relay.core.session.Session."""
@@ -185,6 +187,12 @@ class FakeRelay:
         )
         seen = []
         self.sessions.append((session, seen))
+
+        def flush():
+            while out := session.data_to_send():
+                writer.write(out)
+
+        self.flushing[session] = flush
         while session.state is not State.CLOSED:
             data = await reader.read(65_536)
             events = session.receive_data(data, loop.time()) if data else session.connection_lost()
@@ -192,8 +200,7 @@ class FakeRelay:
                 seen.append(event)
                 if session.state is State.OPEN:
                     self.on_event(session, event)
-            while out := session.data_to_send():
-                writer.write(out)
+            flush()
             with contextlib.suppress(ConnectionError):
                 await writer.drain()
         writer.close()
@@ -237,6 +244,30 @@ class Holding(FakeRelay):
     def take(self, session, number, envelope):
         self.held[envelope_id(envelope)] = envelope
         session.acknowledge(number)
+
+
+class Dripping(Holding):
+    """Gives what it has, and for ever a little more that is of no use, and never says that this is all."""
+
+    EVERY_S = 0.3
+
+    def on_event(self, session, event):
+        if isinstance(event, Subscribe):
+            session.offer(self.offers())
+            self._drip(session)
+        else:
+            super().on_event(session, event)
+
+    def _drip(self, session):
+        if session.state is not State.OPEN:
+            return
+        expiry_hour = int(time.time() // 3600) + 48
+        header = Header(type=EnvelopeType.MESSAGE, size_class=0, expiry_hour=expiry_hour, tag=secrets.token_bytes(16))
+        junk = header.encode() + secrets.token_bytes(256 - HEADER_BYTES)
+        self.held[envelope_id(junk)] = junk
+        session.offer([offer_of(junk)])
+        self.flushing[session]()
+        asyncio.get_running_loop().call_later(self.EVERY_S, self._drip, session)
 
 
 class Sockets:

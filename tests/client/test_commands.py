@@ -2,11 +2,15 @@
 """`relay identity` and `relay contact` as a user runs them."""
 
 import os
+import random
 import re
 import subprocess
 import sys
 
 import pytest
+
+from relay.client.card import Card
+from relay.client.identity import Identity
 
 
 @pytest.fixture
@@ -19,6 +23,9 @@ def relay(tmp_path):
         return subprocess.run(command, env=environ, input=stdin, capture_output=True, text=True, check=False)
 
     return run
+
+
+GOOD = Card.of(Identity.generate(random.Random(1).randbytes)).to_uri()
 
 
 def uri_in(output):
@@ -35,14 +42,18 @@ def test_the_first_use_makes_keys_and_the_next_shows_the_same_card(relay, tmp_pa
 
 
 def test_a_card_goes_from_one_person_to_another(relay):
-    theirs = relay("identity", "--name", "Zoë", "--qr", home="hers").stdout
+    theirs = relay("identity", "--name", "Zoë", home="hers").stdout
     assert "█" in theirs
     added = relay("contact", "add", uri_in(theirs))
     assert added.returncode == 0, added.stderr
     fingerprint = re.search(r"Fingerprint: (.*)", theirs).group(1)
-    assert f"Added Zoë.\nFingerprint: {fingerprint}" in added.stdout
+    # It is the card that says so.
+    assert added.stdout.startswith("Added ~Zoë.\n~ marks a name that the card gives itself.")
+    assert f"Fingerprint: {fingerprint}" in added.stdout
     shown = relay("contact", "show", "zoë", "--qr").stdout
     assert uri_in(shown) == uri_in(theirs)
+    assert relay("contact", "list").stdout == f"~Zoë\t{fingerprint}\n"
+    assert relay("contact", "rename", "zoë", "Zoë").returncode == 0
     assert relay("contact", "group", "all", "Zoë").returncode == 0
     assert relay("contact", "list").stdout == f"Zoë\t{fingerprint}\nall\tgroup of Zoë\n"
     assert relay("contact", "remove", "all").returncode == relay("contact", "remove", "Zoë").returncode == 0
@@ -54,11 +65,20 @@ def test_a_card_can_come_by_standard_input_under_a_name_of_ones_own(relay):
     assert "give one with --name" in relay("contact", "add", uri).stderr
     assert relay("contact", "add", "-", "--name", "z", stdin=uri + "\n").returncode == 0
     assert relay("contact", "list").stdout.startswith("z\t")
+    # As it comes out of a mail: in several lines, or several words of the shell.
+    for name, arguments, stdin in (
+        ("y", ("-",), f"\n<{uri[:30]}\n{uri[30:60]}\r\n {uri[60:]}>\n\nKind regards\n"),
+        ("x", (uri[:30], uri[30:]), ""),
+    ):
+        assert relay("contact", "remove", "z" if name == "y" else "y").returncode == 0
+        added = relay("contact", "add", *arguments, "--name", name, stdin=stdin)
+        assert added.returncode == 0, added.stderr
 
 
 def test_mistakes_are_told_in_one_line_with_a_remedy(relay):
     for arguments, remedy in (
         (("contact", "add", "mesh-relay:contact/AAAA", "--name", "x"), "copy it again"),
+        (("contact", "add", f"{GOOD}?name=%E2%80%AE"), "give one with --name"),
         (("contact", "show", "nobody"), "relay contact list"),
         (("contact", "group", "g", "nobody"), "relay contact list"),
     ):

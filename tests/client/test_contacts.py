@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Cards survive the way from person to person or are refused; names are the user's own."""
 
+import itertools
 import random
+import re
 import stat
 import threading
 
@@ -11,8 +13,9 @@ from hypothesis import strategies as st
 
 from relay.client import contacts
 from relay.client.card import URI_PREFIX, Card, parse_uri
-from relay.client.contacts import ContactBook, require_name
+from relay.client.contacts import ContactBook, require_name, stranger_name
 from relay.client.errors import CardError, ContactError, PrivateFileError
+from relay.client.group import Group
 from relay.client.identity import Identity
 from relay.client.qr import terminal_qr
 from relay.core.errors import DecodeError
@@ -75,13 +78,27 @@ def test_the_fingerprint_is_eight_groups_of_digits_that_depend_on_both_keys():
 
 
 def test_a_qr_code_fits_a_terminal_of_80_columns():
-    lines = terminal_qr(make_card(1).to_uri("x" * 64)).splitlines()
+    lines = re.sub("\x1b\\[[0-9;]*m", "", terminal_qr(make_card(1).to_uri("x" * 64))).splitlines()
     assert max(map(len, lines)) <= 80
     assert {character for line in lines for character in line} <= set(" ▀▄█")
 
 
 @pytest.mark.parametrize(
-    "name", ["", " a", "a ", "-a", "a\nb", "a\x1b[31m", "a\u202eb", "a\u200bb", "x" * 65, "e\u0301"]
+    "around", ["{}", "<{}>", "< {} >", '\t"{}"\r\n', "\N{LEFT DOUBLE QUOTATION MARK}{}\N{RIGHT DOUBLE QUOTATION MARK}"]
+)
+@pytest.mark.parametrize("break_with", ["\n", "\r\n", " ", "\n   ", "\N{NO-BREAK SPACE}", "\N{LINE SEPARATOR}"])
+def test_a_card_is_taken_as_mail_and_messengers_break_it(around, break_with):
+    card = make_card(1)
+    uri = card.to_uri("Zoë & Ben")
+    for place in range(1, len(uri)):
+        assert parse_uri(around.format(uri[:place] + break_with + uri[place:])) == (card, "Zoë & Ben")
+    in_lines = break_with.join(uri[place : place + 20] for place in range(0, len(uri), 20))
+    assert parse_uri(around.format(in_lines)) == (card, "Zoë & Ben")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " a", "a ", "-a", "a\nb", "a\x1b[31m", "a\u202eb", "a\u200bb", "x" * 65, "e\u0301", "a  b", "~a", "\u3164"],
 )
 def test_names_that_could_be_mistaken_are_refused(name):
     with pytest.raises(ContactError):
@@ -91,6 +108,30 @@ def test_names_that_could_be_mistaken_are_refused(name):
 @pytest.mark.parametrize("name", ["Zoë", "李", "a b", "@home", "x" * 64, "زهرا", "🐙"])
 def test_names_of_people_are_taken(name):
     assert require_name(name) == name
+
+
+def test_a_name_that_the_card_gives_itself_is_marked_until_the_user_says_who_it_is(tmp_path):
+    folder = tmp_path / "mesh-relay"
+    book = ContactBook(folder)
+    assert book.add(make_card(1), "Ben", is_own_word=True).name == "~Ben"
+    with pytest.raises(ContactError, match="taken"):
+        book.add(make_card(2), "ben")
+    book.add(make_card(2), "ann")
+    book.set_group("all", ("ben", "ann"))
+    again = ContactBook(folder)
+    assert again.name_of(make_card(1).static) == "~Ben"
+    assert again.get("BEN") == again.get("~ben")
+    assert again.groups == {"all": ("~Ben", "ann")}
+    for taken in ("Ann", "ALL", "-x", "~Ben"):
+        with pytest.raises(ContactError):
+            again.rename("ben", taken)
+    again.rename("~Ben", "Ben")
+    again.rename("all", "everybody")
+    again = ContactBook(folder)
+    assert again.name_of(make_card(1).static) == "Ben"
+    assert again.groups == {"everybody": ("Ben", "ann")}
+    again.rename("Ben", "Benjamin")
+    assert [contact.name for contact in ContactBook(folder).resolve("everybody")] == ["Benjamin", "ann"]
 
 
 def test_contacts_and_groups_are_there_after_a_restart_in_a_private_file(tmp_path):
@@ -189,3 +230,127 @@ def test_a_damaged_file_is_told_and_kept(tmp_path, content):
     with pytest.raises(PrivateFileError, match="damaged"):
         ContactBook(tmp_path)
     assert (tmp_path / "contacts.json").read_bytes() == content
+
+
+# -- groups ----------------------------------------------------------------
+
+ANN, BEN, CARL, EVE = (make_card(number) for number in range(10, 14))
+
+
+def books(tmp_path):
+    """Ann knows Ben and Carl; these know Ann only."""
+    made = {name: ContactBook(tmp_path / name) for name in ("ann", "ben", "carl")}
+    made["ann"].add(BEN, "ben")
+    made["ann"].add(CARL, "carl")
+    made["ann"].set_group("choir", ("ben", "carl"))
+    for name in ("ben", "carl"):
+        made[name].add(ANN, "ann")
+    return made.values()
+
+
+def others_of(book, name="choir"):
+    return {card.static for card in book.group(name).others}
+
+
+def test_a_member_answers_all_though_he_does_not_know_them(tmp_path):
+    ann, ben, carl = books(tmp_path)
+    news = ben.learn_group(ann.group("choir").to_send(ANN), ANN.static, BEN.static)
+    # Under the name that Ann gave it, marked.
+    assert (news.name, news.changed, others_of(ben)) == ("~choir", True, {ANN.static, CARL.static})
+    assert [contact.name for contact in ben.resolve("~Choir")] == ["ann", stranger_name(CARL.static)]
+    assert [contact.card for contact in ben.resolve("choir")] == [ANN, CARL]
+    # Carl hears of it from Ann, and then from Ben, who is a stranger to him.
+    carl.learn_group(ann.group("choir").to_send(ANN), ANN.static, CARL.static)
+    news = carl.learn_group(ben.group("choir").to_send(BEN), BEN.static, CARL.static)
+    assert (news.name, news.changed) == ("~choir", False)
+    assert [contact.card for contact in ContactBook(tmp_path / "carl").resolve("choir")] == [ANN, BEN]
+
+
+def test_a_stranger_makes_nobody_member_of_a_group(tmp_path):
+    ann, ben, _ = books(tmp_path)
+    ben.learn_group(ann.group("choir").to_send(ANN), ANN.static, BEN.static)
+    theirs = ann.group("choir")
+    made = Group(id=bytes(16), version=1, name="choir", members=(EVE, BEN, CARL))
+    assert ben.learn_group(made, EVE.static, BEN.static).group is None
+    # Nor does he change one, though he has heard its ID, nor a contact one that he is not in.
+    changed = Group(id=theirs.id, version=7, name="choir", members=(EVE, BEN))
+    assert not ben.learn_group(changed, EVE.static, BEN.static).changed
+    ben.add(EVE, "eve")
+    assert not ben.learn_group(changed, EVE.static, BEN.static).changed
+    assert others_of(ben) == {ANN.static, CARL.static}
+    # Nor has a member the last word for ever.
+    ben.learn_group(Group(id=theirs.id, version=2**32 - 1, name="", members=(ANN, BEN)), ANN.static, BEN.static)
+    assert others_of(ben) == {ANN.static, CARL.static}
+    # What protects nothing is not sealed to.
+    ben.learn_group(
+        Group(id=theirs.id, version=1, name="", members=(ANN, BEN, Card(static=bytes(32), rendezvous=bytes(16)))),
+        ANN.static,
+        BEN.static,
+    )
+    assert others_of(ben) == {ANN.static}
+
+
+def test_the_newest_word_of_a_member_holds_and_everybody_comes_to_the_same(tmp_path):
+    ann, ben, carl = books(tmp_path)
+    first = ann.group("choir").to_send(ANN)
+    for book, own in ((ben, BEN), (carl, CARL)):
+        book.learn_group(first, ANN.static, own.static)
+    ann.add(EVE, "eve")
+    ann.set_group("choir", ("ben", "carl", "eve"))
+    second = ann.group("choir").to_send(ANN)
+    # A change that Ben makes in the same moment; they come in any order.
+    ben.set_group("choir", ("ann", stranger_name(CARL.static)))
+    rival = ben.group("choir").to_send(BEN)
+    for order in itertools.permutations([(first, ANN), (second, ANN), (rival, BEN)]):
+        held = []
+        for book, own in ((ann, ANN), (ben, BEN), (carl, CARL)):
+            for told, sender in order:
+                if sender != own:
+                    book.learn_group(told, sender.static, own.static)
+            held.append(others_of(book) | {own.static})
+        assert held[0] == held[1] == held[2]
+
+
+def test_who_has_left_is_written_to_no_more_and_not_brought_back(tmp_path):
+    ann, ben, carl = books(tmp_path)
+    first = ann.group("choir").to_send(ANN)
+    for book, own in ((ben, BEN), (carl, CARL)):
+        book.learn_group(first, ANN.static, own.static)
+    told = ben.leave("choir").to_send(BEN, is_left=True)
+    for book, own in ((ann, ANN), (carl, CARL)):
+        assert book.learn_group(told, BEN.static, own.static).changed
+        assert BEN.static not in others_of(book)
+    # Ann's next message was on its way already.
+    late = ContactBook(tmp_path / "ben").learn_group(first, ANN.static, BEN.static)
+    assert (late.name, late.group) == ("~choir", None)
+    assert ContactBook(tmp_path / "ben").groups == {}
+    with pytest.raises(ContactError, match="no group"):
+        ben.leave("choir")
+    # Who was put out hears of it, and a group of nobody else is none.
+    ann.set_group("choir", ("ben",))
+    assert carl.learn_group(ann.group("choir").to_send(ANN), ANN.static, CARL.static).group is None
+    assert carl.groups == {}
+
+
+def test_a_group_has_a_name_of_its_own_here_whatever_it_is_called_elsewhere(tmp_path):
+    _, ben, _ = books(tmp_path)
+    for number, name in enumerate(["Ann", "ann", "\u202e-~ evil\x1b name ", "", "x" * 255]):
+        told = Group(id=bytes([number]) * 16, version=0, name=name, members=(ANN, BEN))
+        ben.learn_group(told, ANN.static, BEN.static)
+    assert set(ContactBook(tmp_path / "ben").groups) == {"~Ann 2", "~ann 3", "~evil name", "~group", "~" + "x" * 59}
+
+
+def test_groups_of_others_leave_room_for_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(contacts, "MAX_TOLD_GROUPS", 2)
+    _, ben, _ = books(tmp_path)
+    told = [Group(id=bytes([number]) * 16, version=0, name="g", members=(ANN, BEN)) for number in range(3)]
+    assert [ben.learn_group(one, ANN.static, BEN.static).changed for one in told] == [True, True, False]
+    ben.set_group("mine", ("ann",))
+    assert set(ben.groups) == {"~g", "~g 2", "mine"}
+
+
+def test_a_group_of_oneself_too_names_nobody_twice(tmp_path):
+    ann, _, _ = books(tmp_path)
+    ann.add(ANN, "me")
+    ann.set_group("notes", ("me", "ben"))
+    assert ann.group("notes").to_send(ANN).members == (ANN, BEN)

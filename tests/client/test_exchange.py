@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relay.client import outbox
 from relay.client.body import file_body, spool, text_body
 from relay.client.errors import DatabaseError, SendError
 from relay.client.inbox import Outcome
 from relay.client.outbox import BATCH_PIECES, Acknowledged
-from relay.client.pieces import MAX_WHOLE_BYTES, PIECE_BYTES, Inner, Kind, piece_count
+from relay.client.pieces import MAX_BODY_BYTES, MAX_WHOLE_BYTES, PIECE_BYTES, Inner, Kind, piece_count
 from relay.client.seal import seal
 from relay.core.envelope import (
     NONCE_BYTES,
@@ -33,7 +34,7 @@ HEAD = len(b"\x05a.jpg")
 FILE_SIZES = sorted(
     {
         max(0, border - HEAD + change)
-        for border in (0, 92, 860, 3932, MAX_WHOLE_BYTES, 2 * PIECE_BYTES, 3 * PIECE_BYTES)
+        for border in (0, 87, 855, 3927, MAX_WHOLE_BYTES, 2 * PIECE_BYTES, 3 * PIECE_BYTES)
         for change in (-1, 0, 1)
     }
 )
@@ -82,7 +83,7 @@ def test_a_file_of_any_size_arrives_as_it_was_in_any_order_with_repetitions(pair
     assert outcomes.count(Outcome.STORED) == piece_count(size + HEAD)
     assert set(outcomes) <= {Outcome.STORED, Outcome.DUPLICATE}
     (message,) = bob.inbox.messages()
-    assert (message.name, message.size, message.sent_hour) == ("a.jpg", size, NOW_HOUR)
+    assert (message.name, message.size, message.sent_minute) == ("a.jpg", size, 60 * NOW_HOUR)
     assert (message.sender, message.message_id) == (alice.identity.static.public, message_id)
     assert b"".join(bob.inbox.content(message)) == content
 
@@ -110,8 +111,8 @@ def test_a_text_of_any_length_arrives_as_it_was(text):
 
 
 def test_a_short_text_takes_the_smallest_envelope_and_nothing_is_shared_between_pieces(alice, bob):
-    alice.send_text("a" * 92, bob)
-    alice.send_text("a" * 93, bob)
+    alice.send_text("a" * 87, bob)
+    alice.send_text("a" * 88, bob)
     alice.send_file(bytes(3 * PIECE_BYTES), "zeros", bob)
     envelopes = alice.envelopes()
     assert [len(one) for one in envelopes] == [256, 1024, 16384, 16384, 16384, 256]
@@ -215,7 +216,8 @@ def forge_receipt(sender, recipient, message_id):
         kind=Kind.RECEIPT,
         message_id=message_id,
         reply_rendezvous=sender.identity.rendezvous,
-        age_hours=24,
+        age_minutes=24 * 60,
+        sequence=1,
         data=b"",
     )
     return seal(
@@ -264,11 +266,68 @@ def test_envelopes_are_offered_until_receipt_or_expiry_whatever_relays_have_said
     assert (progress.pieces, progress.volatile, progress.durable) == (3, 1, 1)
     assert len(alice.envelopes(NOW_S + 71 * HOUR_S)) == 3
     assert alice.envelopes(NOW_S + 72 * HOUR_S) == []
+    alice.outbox.mark_acknowledged([third], durable=False)
     alice.outbox.prune(NOW_S + 72 * HOUR_S)
-    assert alice.outbox.progress(message_id).is_expired
+    progress = alice.outbox.progress(message_id)
+    assert (progress.is_expired, progress.is_never_sent) == (True, False)
     alice.outbox.prune(NOW_S + 96 * HOUR_S)
     assert alice.outbox.progress(message_id) is None
     assert is_empty(alice.database)
+
+
+def test_what_no_relay_ever_had_is_told_of_until_the_user_has_read_it(alice, bob):
+    """As when it was sent while the clock was two weeks behind, which was put right then."""
+    then_s = NOW_S - 14 * 86_400
+    (message_id,) = alice.send_text("lost", bob, now_s=then_s)
+    (held_id,) = alice.send_text("held", bob, now_s=then_s)
+    held = list(alice.outbox.pending_ids(then_s))[1]
+    alice.outbox.mark_acknowledged([held], durable=False)
+    for days in (0, 1, 30):
+        alice.outbox.prune(NOW_S + days * 86_400)
+        assert alice.outbox.progress(message_id).is_never_sent
+        assert [one.message_id for one in alice.outbox.log()] == [message_id]
+        assert alice.outbox.progress(held_id) is None
+        assert list(alice.outbox.pending_ids(NOW_S)) == []
+    # Of its content nothing is left.
+    assert alice.database.rows("SELECT * FROM body") == []
+    assert alice.outbox.purge(message_id, price=PRICE, now_s=NOW_S) == 0
+    assert alice.outbox.log() == []
+    assert is_empty(alice.database)
+
+
+def test_a_receipt_shows_that_a_relay_had_what_seemed_never_sent(alice, bob):
+    (message_id,) = alice.send_text("hello", bob)
+    bob.receive(alice.envelopes())
+    alice.outbox.prune(NOW_S + 4 * 86_400)
+    assert alice.outbox.progress(message_id).is_never_sent
+    bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S)
+    alice.receive(bob.envelopes())
+    progress = alice.outbox.progress(message_id)
+    assert (progress.is_received, progress.is_never_sent) == (True, False)
+
+
+def test_what_was_never_sent_is_bounded(alice, bob, monkeypatch):
+    monkeypatch.setattr(outbox, "MAX_NEVER_SENT", 2)
+    ids = [alice.send_text("a", bob)[0] for _ in range(4)]
+    alice.outbox.prune(NOW_S + 4 * 86_400)
+    assert [one.message_id for one in alice.outbox.log()] == ids[2:]
+
+
+def test_messages_are_numbered_for_each_recipient_apart_and_the_clock_cannot_turn_that_round(alice, bob, tmp_path):
+    """No recipient learns how much is written to others."""
+    with Person(tmp_path / "carol", 3) as carol:
+        for now_s, recipients in (
+            (NOW_S, (bob,)),
+            (NOW_S, (bob, carol)),
+            (NOW_S - 7200, (bob,)),
+            (NOW_S + 600, (carol,)),
+        ):
+            alice.send_text("a", *recipients, now_s=now_s)
+        envelopes = alice.envelopes(NOW_S - 7200)
+        minute = int(NOW_S // 60)
+        for person, sequences in ((bob, [minute, minute + 1, minute + 2]), (carol, [minute, minute + 10])):
+            opened = [one for envelope in envelopes if (one := person.inbox.try_open(envelope))]
+            assert sorted(one.inner.sequence for one in opened) == sequences
 
 
 def test_a_relay_that_asks_more_gets_the_same_message_with_more_work(alice, bob):
@@ -386,6 +445,23 @@ def test_a_pipe_is_sent_like_a_file_and_leaves_nothing_behind(alice, bob, tmp_pa
         alice.outbox.queue_message([bob.card], file_body(file, "x"), lifetime_days=1, price=PRICE, now_s=NOW_S)
     bob.receive(alice.envelopes())
     assert bob.inbox_contents() == [("x", content)]
+
+
+class Unread(io.FileIO):
+    """A file that must not be read."""
+
+    def read(self, size=-1):  # noqa: ARG002
+        raise AssertionError("read")
+
+    readinto = readall = read
+
+
+def test_a_file_that_is_too_long_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "long"
+    with path.open("wb") as file:
+        file.truncate(MAX_BODY_BYTES)
+    with Unread(path) as file, pytest.raises(SendError, match="at most 4 GiB"):
+        file_body(file, "long")
 
 
 def test_an_empty_text_is_refused_and_an_empty_file_is_not(alice, bob):

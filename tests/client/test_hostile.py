@@ -48,7 +48,8 @@ def piece(sender, recipient, index, *, expiry=None, **changes):
             kind=fields["kind"],
             message_id=fields["message_id"],
             reply_rendezvous=bytes(16),
-            age_hours=72,
+            age_minutes=72 * 60,
+            sequence=1,
             part=place,
             data=fields["content"][start : start + PIECE_BYTES],
         ),
@@ -57,7 +58,15 @@ def piece(sender, recipient, index, *, expiry=None, **changes):
 
 
 def whole(sender, recipient, data, message_id=ID, kind=Kind.TEXT, expiry=None):
-    inner = Inner(kind=kind, message_id=message_id, reply_rendezvous=bytes(16), age_hours=72, part=None, data=data)
+    inner = Inner(
+        kind=kind,
+        message_id=message_id,
+        reply_rendezvous=bytes(16),
+        age_minutes=72 * 60,
+        sequence=1,
+        part=None,
+        data=data,
+    )
     return envelope_of(sender, recipient, inner, expiry=expiry)
 
 

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from relay.client.contacts import stranger_name
 from relay.client.errors import ClientError
 from relay.links.address import AddressError, parse_address
 from relay.links.client_session import Failure, RelayConnectionError
@@ -63,8 +64,8 @@ def test_a_text_and_a_file_reach_someone_who_was_never_online_with_the_sender(re
     received = bob.run("receive", "--dir", str(bob.inbox), relays=[relay.address])
     assert received.returncode == 0, received.stderr
     lines = received.stdout.splitlines()
-    assert re.fullmatch(r"alice \(\d{4}-\d\d-\d\d \d\dh\): hello", lines[0])
-    assert lines[1] == "    there \N{REPLACEMENT CHARACTER}[2J"
+    assert re.fullmatch(r"alice \(\d{4}-\d\d-\d\d \d\d:\d\d\): hello", lines[0])
+    assert lines[1] == "  | there \N{REPLACEMENT CHARACTER}[2J"
     assert lines[2].endswith(f"a photo.jpg, 97.7 KiB, saved as {bob.inbox / 'a photo (2).jpg'}")
     assert (bob.inbox / "a photo (2).jpg").read_bytes() == content
     assert (bob.inbox / "a photo.jpg").read_bytes() == b"mine"
@@ -167,8 +168,23 @@ def test_a_group_is_written_to_at_once(relay, alice, bob, tmp_path):
     sent = alice.run("send", "friends", "-", stdin="tonight at nine\n", relays=[relay.address])
     assert sent.returncode == 0
     assert [line.partition(":")[0] for line in sent.stdout.splitlines()] == ["bob", "carol"]
-    for person in (bob, carol):
-        assert person.run("receive", relays=[relay.address]).stdout.endswith("h): tonight at nine\n")
+    for person, other in ((bob, carol), (carol, bob)):
+        shown, about = person.run("receive", relays=[relay.address]).stdout.splitlines()
+        assert re.fullmatch(r"alice to ~friends \(.*\): tonight at nine", shown)
+        assert about == f"In the group ~friends are you and alice, {stranger_name(other.card.static)}."
+    # Carol answers all, also Bob, whom she does not know, and leaves.
+    assert carol.run("send", "friends", "I cannot", relays=[relay.address]).returncode == 0
+    assert carol.run("contact", "leave", "friends").returncode == 0
+    assert alice.run("receive", relays=[relay.address]).returncode == 0
+    assert carol.run("receive", relays=[relay.address]).returncode == 0
+    lines = bob.run("receive", relays=[relay.address]).stdout.splitlines()
+    her = stranger_name(carol.card.static)
+    assert [re.sub(r" \(\d.*?\): ", ": ", line) for line in lines] == [
+        f"{her} to ~friends: I cannot",
+        f"{her} to ~friends: (has left the group)",
+        "In the group ~friends are you and alice.",
+    ]
+    assert bob.run("contact", "list").stdout.splitlines()[-1] == "~friends\tgroup of alice"
 
 
 def test_whoever_waits_hears_that_it_was_received(relay, alice, bob):
@@ -214,12 +230,12 @@ def test_following_shows_what_comes_and_survives_the_relay(relay, alice, bob):
     following = bob.start("receive", "--follow", relays=[relay.address])
     try:
         assert alice.run("send", "bob", "one", relays=[relay.address]).returncode == 0
-        assert following.stdout.readline().endswith("h): one\n")
+        assert following.stdout.readline().endswith("): one\n")
         relay.kill()
         relay.start()
         sent = alice.run("send", "bob", "two", "--wait", "--timeout", "60", relays=[relay.address])
         assert sent.returncode == 0, sent.stderr
-        assert following.stdout.readline().endswith("h): two\n")
+        assert following.stdout.readline().endswith("): two\n")
     finally:
         following.kill()
         following.communicate()
@@ -228,7 +244,7 @@ def test_following_shows_what_comes_and_survives_the_relay(relay, alice, bob):
 def test_following_ends_with_ctrl_c_and_leaves_nothing_half_done(relay, alice, bob):
     following = bob.start("receive", "--follow", relays=[relay.address])
     assert alice.run("send", "bob", "one", relays=[relay.address]).returncode == 0
-    assert following.stdout.readline().endswith("h): one\n")
+    assert following.stdout.readline().endswith("): one\n")
     following.send_signal(signal.SIGINT)
     out, errors = following.communicate(timeout=10)
     assert (following.returncode, out) == (130, "")
@@ -345,7 +361,7 @@ def test_the_hint_of_a_new_relay_works_as_it_is_printed(relay, tmp_path):
         assert done.returncode == 0, done.stderr
         outputs.append(done.stdout)
         uri = uri or done.stdout.splitlines()[0]
-    assert outputs[-1].endswith("h): hello\n")
+    assert outputs[-1].endswith("): hello\n")
 
 
 def test_a_wrong_clock_is_told(alice):

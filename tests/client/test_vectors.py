@@ -76,12 +76,13 @@ def read_inner(plaintext):
         "kind": plaintext[1] & 0x7F,
         "message_id": plaintext[2:18].hex(),
         "reply_rendezvous": plaintext[18:34].hex(),
-        "age_hours": plaintext[34],
+        "age_minutes": int.from_bytes(plaintext[34:36], "big"),
+        "sequence": int.from_bytes(plaintext[36:40], "big"),
         "index": None,
         "size": None,
         "digest": None,
     }
-    data = plaintext[35:]
+    data = plaintext[40:]
     if plaintext[1] & 0x80:
         fields["index"] = int.from_bytes(data[:4], "big")
         fields["size"] = int.from_bytes(data[4:12], "big")

@@ -11,6 +11,7 @@ from nacl.bindings import sodium_pad
 
 from relay.client.body import file_body, text_body
 from relay.client.card import Card
+from relay.client.group import Group
 from relay.client.identity import Identity
 from relay.client.pieces import PIECE_BYTES, Inner, Kind, Part, piece_count
 from relay.client.seal import CAPACITIES, buckets_to_read, expiry_hour, seal
@@ -21,6 +22,7 @@ from tests.client.helpers import DAY, NOW_HOUR
 
 ALICE, BOB = (Identity.generate(random.Random(f"payload vectors {name}").randbytes) for name in ("alice", "bob"))
 MESSAGE_ID = bytes(range(16))
+GROUP = Group(id=bytes(range(16, 32)), version=3, name="Chör", members=(Card.of(ALICE), Card.of(BOB)))
 FILE_NAMES = ("photo.jpg", "../../.bashrc", "", "a/b\\c.txt", "-rf", "gpj.\u202eexe", "é" * 150, "nul\0byte", " x. ")
 
 
@@ -39,8 +41,10 @@ def build():
         },
         "sealed": [
             sealed("text", *inners_of(text_body("Grüße über drei Netze"))),
-            sealed("longest text of the smallest envelope", *inners_of(text_body("a" * 92))),
+            sealed("longest text of the smallest envelope", *inners_of(text_body("a" * 87))),
             sealed("file", *inners_of(file_body(from_bytes(b"content" * 50), "ü.txt"))),
+            sealed("text to a group", *inners_of(text_body("Grüße", GROUP))),
+            sealed("file to a group", *inners_of(file_body(from_bytes(b"content"), "ü.txt", GROUP))),
             sealed("receipt", make_inner(Kind.RECEIPT, None, b"")),
             *(
                 sealed(f"piece {inner.part.index} of a file", inner)
@@ -77,17 +81,25 @@ def contact(identity, name):
 def inners_of(body):
     is_whole = piece_count(body.size) == 1
     return [
-        make_inner(body.kind, None if is_whole else Part(index=index, size=body.size, digest=body.digest), data)
+        make_inner(
+            body.kind,
+            None if is_whole else Part(index=index, size=body.size, digest=body.digest),
+            data,
+            is_to_group=body.is_to_group,
+        )
         for index, data in enumerate(body.slices())
     ]
 
 
-def make_inner(kind, part, data):
+def make_inner(kind, part, data, *, is_to_group=False):
     return Inner(
         kind=kind,
         message_id=MESSAGE_ID,
         reply_rendezvous=ALICE.rendezvous,
-        age_hours=expiry_hour(NOW_HOUR, 3) - NOW_HOUR,
+        # Sent at five past the hour.
+        age_minutes=60 * (expiry_hour(NOW_HOUR, 3) - NOW_HOUR) - 5,
+        sequence=60 * NOW_HOUR + 6,
+        is_to_group=is_to_group,
         part=part,
         data=data,
     )
@@ -119,10 +131,11 @@ def sealed(comment, inner):
         "expiry_hour": header.expiry_hour,
         "price": 4,
         "inner": {
-            "kind": int(inner.kind),
+            "kind": inner.code,
             "message_id": inner.message_id.hex(),
             "reply_rendezvous": inner.reply_rendezvous.hex(),
-            "age_hours": inner.age_hours,
+            "age_minutes": inner.age_minutes,
+            "sequence": inner.sequence,
             "index": inner.part.index if inner.part else None,
             "size": inner.part.size if inner.part else None,
             "digest": inner.part.digest.hex() if inner.part else None,
@@ -145,11 +158,19 @@ def refused():
     yield "padding without its mark", dishonest(bytes(CAPACITIES[0]))
     yield "inner version 2", dishonest(sodium_pad(b"\2" + good[1:], CAPACITIES[0]))
     yield "kind 3", dishonest(sodium_pad(good[:1] + b"\3" + good[2:], CAPACITIES[0]))
+    of_group = good[:1] + b"\x40" + good[2:40]
+    nobody = Group(id=bytes(16), version=0, name="", members=()).encode()
+    yield "group without members", dishonest(sodium_pad(of_group + nobody + b"refused", CAPACITIES[0]))
+    yield (
+        "group with more members than fit",
+        dishonest(sodium_pad(of_group + nobody[:-1] + b"\2" + bytes(48), CAPACITIES[0])),
+    )
+    yield "receipt to a group", dishonest(sodium_pad(good[:1] + b"\x42" + good[2:40], CAPACITIES[0]))
     yield "receipt with data", dishonest(sodium_pad(good[:1] + b"\2" + good[2:], CAPACITIES[0]))
-    yield "age of 169 hours", dishonest(sodium_pad(good[:34] + b"\xa9" + good[35:], CAPACITIES[0]))
-    yield "file without a name", dishonest(sodium_pad(good[:1] + b"\1" + good[2:35], CAPACITIES[0]))
+    yield "age of 168 hours and a minute", dishonest(sodium_pad(good[:34] + b"\x27\x61" + good[36:], CAPACITIES[0]))
+    yield "file without a name", dishonest(sodium_pad(good[:1] + b"\1" + good[2:40], CAPACITIES[0]))
     part = (1).to_bytes(4, "big") + (PIECE_BYTES + 7).to_bytes(8, "big") + bytes(32)
-    pieced = good[:1] + b"\x80" + good[2:35]
+    pieced = good[:1] + b"\x80" + good[2:40]
     yield "piece shorter than its place", dishonest(sodium_pad(pieced + part + b"short", CAPACITIES[0]))
     part = (0).to_bytes(4, "big") + (7).to_bytes(8, "big") + hashlib.sha256(b"refused").digest()
     yield "piece of what fits one envelope", dishonest(sodium_pad(pieced + part + b"refused", CAPACITIES[0]))

@@ -37,7 +37,7 @@ from relay.core.reconcile_wire import (
 )
 from relay.core.riblt import SHORT_ID_MASK, SYMBOL_BYTES, Decoder, ScalarEncoder, Symbols, mix
 from relay.core.session import Closed, Session, State
-from relay.links.foreign import decode_preamble
+from relay.process.link_socket import decode_preamble
 from relay.process.reports import Component, ComponentState, NewsForBle, decode_news, decode_report, encode_news
 from tests.fuzz.plain import plain_session
 from tests.fuzz.relay import run_relay

@@ -2,9 +2,10 @@
 """What people do to relay.toml, and what the relay makes of it."""
 
 import json
-import time
 
 import pytest
+
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(400)]
 
@@ -24,10 +25,9 @@ FETCH = """python3 -c 'import urllib.request as u; print(u.urlopen("http://127.0
 
 def status_file(card, timeout_s=40):
     """relay-status.txt, which is written when all is up."""
-    deadline = time.monotonic() + timeout_s
-    while "::/relay-status.txt" not in card.names("MESH-RELAY"):
-        assert time.monotonic() < deadline, "no relay-status.txt"
-        time.sleep(1)
+    wait_until(
+        "relay-status.txt is there", lambda: "::/relay-status.txt" in card.names("MESH-RELAY"), timeout_s, pause_s=1
+    )
     return card.read("MESH-RELAY", "relay-status.txt").decode("utf-8-sig")
 
 

@@ -19,6 +19,7 @@ from tests.guest.uml import ROOT
 from tests.image.card import Card
 from tests.image.lan import Lan, ip
 from tests.image.ports import listening
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(400)]
 
@@ -38,14 +39,6 @@ mesh_interface = ""\r
 """
 
 
-def until(true, timeout_s, what):
-    end = time.monotonic() + timeout_s
-    while not (found := true()):
-        assert time.monotonic() < end, what() if callable(what) else what
-        time.sleep(0.5)
-    return found
-
-
 def serves(relay, interface="eth0"):
     return relay.show(f"relay-dhcp@{interface}.service", "ActiveState")["ActiveState"] == "active"
 
@@ -63,14 +56,14 @@ def radio_works(relay):
 
 def associate(relay):
     """A phone near the relay: another radio of the same kernel, in a network of its own."""
-    until(lambda: radio_works(relay), 30, relay.explain)
+    wait_until(relay.explain, lambda: radio_works(relay), 30)
     shutil.copy(PHONE, relay.share)
     relay.sh(
         "ip netns add phone; iw phy phy1 set netns name phone; "
         "ip -n phone link set lo up; ip -n phone link set wlan1 up; "
         "ip netns exec phone iw dev wlan1 connect 'Mesh relay'"
     )
-    until(lambda: "Connected" in relay.sh("ip netns exec phone iw dev wlan1 link"), 30, "the phone does not join")
+    wait_until("the phone does not join", lambda: "Connected" in relay.sh("ip netns exec phone iw dev wlan1 link"), 30)
 
 
 def phone(relay, what):
@@ -81,15 +74,17 @@ def phone(relay, what):
 def assert_served(lan, address):
     """One relay, and no other, soon hands out addresses on a cable, advertises, and is relay.local."""
     # A unit is active before its server hears, and no more active before it is gone.
-    end = time.monotonic() + SETTLED_S
-    while True:
+    told = ""
+
+    def look():
+        nonlocal told
         told = subprocess.run(
             [sys.executable, PHONE, lan.name, "survey"], check=True, stdout=subprocess.PIPE, text=True
         ).stdout
         serving = [line.split() for line in told.splitlines()]
-        if [kind for kind, _ in serving] == ["dhcp", "name", "ra"] and serving[0][1] == serving[1][1] == address:
-            return
-        assert time.monotonic() < end, told
+        return [kind for kind, _ in serving] == ["dhcp", "name", "ra"] and serving[0][1] == serving[1][1] == address
+
+    wait_until(lambda: told, look, SETTLED_S)
 
 
 def connects(relay, address, *inside):
@@ -173,19 +168,19 @@ def test_when_bridged_relays_meet_one_serves_everybody_and_the_others_yield(cabl
     relays = [boot(card, f"relay-{n}", cpu=n, network=cables[n].port()) for n, card in enumerate(cards)]
     for relay in relays:
         assert relay.wait_booted() == "running", relay.explain()
-        until(lambda relay=relay: serves(relay, "br-mesh"), 60, relay.explain)
+        wait_until(relay.explain, lambda relay=relay: serves(relay, "br-mesh"), 60)
         associate(relay)
     # After a crash the bridge is made anew, and served as before.
     relays[0].sh("systemctl kill --signal=KILL relay-net.service")
-    until(lambda: not serves(relays[0], "br-mesh"), 20, relays[0].explain)
-    until(lambda: serves(relays[0], "br-mesh"), 60, relays[0].explain)
+    wait_until(relays[0].explain, lambda: not serves(relays[0], "br-mesh"), 20)
+    wait_until(relays[0].explain, lambda: serves(relays[0], "br-mesh"), 60)
     for relay, lan in zip(relays, cables, strict=True):
         own = f"{prefix_of(relay)}1"
         assert_served(lan, own)
 
     with joined(*cables):
         start = time.monotonic()
-        until(lambda: [serves(relay, "br-mesh") for relay in relays].count(True) == 1, SETTLED_S, "both serve")
+        wait_until("both serve", lambda: [serves(relay, "br-mesh") for relay in relays].count(True) == 1, SETTLED_S)
         print(f"settled after {time.monotonic() - start:.1f} s")
         (winner,) = (relay for relay in relays if serves(relay, "br-mesh"))
         (other,) = (relay for relay in relays if relay is not winner)
@@ -203,7 +198,7 @@ def test_when_bridged_relays_meet_one_serves_everybody_and_the_others_yield(cabl
         for lan in cables:
             assert_unseen(lan)
         # The other one gets an address of the one that serves, as anybody does.
-        until(lambda: f"inet {prefix_of(winner)}" in other.sh("ip -4 address show dev br-mesh"), 90, "no lease")
+        wait_until("no lease", lambda: f"inet {prefix_of(winner)}" in other.sh("ip -4 address show dev br-mesh"), 90)
         assert serves(winner, "br-mesh")
         assert not serves(other, "br-mesh")
 
@@ -215,16 +210,16 @@ def test_when_two_cables_are_joined_one_relay_hands_out_addresses(cables, image,
     ]
     for relay in relays:
         assert relay.wait_booted() == "running", relay.explain()
-        until(lambda relay=relay: serves(relay), 40, relay.explain)
+        wait_until(relay.explain, lambda relay=relay: serves(relay), 40)
     assert prefix_of(relays[0]) != prefix_of(relays[1])
     with joined(*cables):
         start = time.monotonic()
-        until(lambda: [serves(relay) for relay in relays].count(True) == 1, SETTLED_S, "both serve")
+        wait_until("both serve", lambda: [serves(relay) for relay in relays].count(True) == 1, SETTLED_S)
         print(f"settled after {time.monotonic() - start:.1f} s")
         (winner,) = itertools.compress(relays, map(serves, relays))
         (other,) = (relay for relay in relays if relay is not winner)
         # The other one gets an address of the one that serves, as anybody does.
-        until(lambda: f"inet {prefix_of(winner)}" in other.sh("ip -4 address show dev eth0"), 90, "no lease")
+        wait_until("no lease", lambda: f"inet {prefix_of(winner)}" in other.sh("ip -4 address show dev eth0"), 90)
         assert serves(winner)
         assert "68/udp" in listening(other)
 
@@ -265,13 +260,13 @@ def test_a_relay_hands_out_addresses_only_while_nobody_else_does(cables, card, b
     with router(lan):
         relay = boot(card, network=lan.port())
         assert relay.wait_booted() == "running", relay.explain()
-        until(lambda: "inet 192.0.2.9/24" in relay.sh("ip -4 address show dev eth0"), 60, "no lease")
+        wait_until("no lease", lambda: "inet 192.0.2.9/24" in relay.sh("ip -4 address show dev eth0"), 60)
         # It would begin after nine seconds.
         time.sleep(15)
         assert relay.show("relay-segment@eth0.service", "StatusText")["StatusText"] == "yielding"
         assert not serves(relay)
         assert "67/udp" not in listening(relay)
-    until(lambda: serves(relay), SILENCE_S + TAKEOVER_S + 30, relay.explain)
+    wait_until(relay.explain, lambda: serves(relay), SILENCE_S + TAKEOVER_S + 30)
 
 
 SECRET = "correct horse battery staple"
@@ -295,9 +290,9 @@ def test_a_finger_on_the_button_leaves_nothing_on_the_card(card, boot):
     relay.run("relay", "contact", "add", uri, "--name", "me", env=PERSON)
     relay.run("relay", "send", "me", "hello", "--relay", "127.0.0.1", env=PERSON, timeout_s=60)
     # Light and button were plugged in late: they are looked for every 15 s.
-    until(lambda: "light" in hardware.stdout, 40, relay.explain)
+    wait_until(relay.explain, lambda: "light" in hardware.stdout, 40)
     board = relay.show("relay-board.service", "MainPID")["MainPID"]
-    until(lambda: "/dev/input" in relay.sh(f"ls -l /proc/{board}/fd"), 40, relay.explain)
+    wait_until(relay.explain, lambda: "/dev/input" in relay.sh(f"ls -l /proc/{board}/fd"), 40)
     relay.sh("sync; sleep 1; sync")
     store = relay.run("find", "/var/lib/private/mesh-relay", "-name", "store.sqlite*", "-size", "+4k").stdout.split()
     assert store

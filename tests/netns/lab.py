@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tests.netns.rawclient import RawClient
 from tests.netns.relays import PORT, Relay
+from tests.waiting import wait_until
 
 PROJECT = Path(__file__).parents[2]
 _CLONE_NEWNET = 0x40000000
@@ -30,16 +31,6 @@ _COMMAND_TIMEOUT_S = 20
 
 class LabError(AssertionError):
     """The lab could not do what the test asked of it."""
-
-
-def wait_until(what, condition, timeout_s):
-    """Return the first true value of ``condition()``; fail with ``what`` after ``timeout_s``."""
-    began = time.monotonic()
-    while not (value := condition()):
-        if time.monotonic() - began > timeout_s:
-            raise LabError(f"after {timeout_s} s: {what() if callable(what) else what}")
-        time.sleep(0.03)
-    return value
 
 
 def command(*arguments):

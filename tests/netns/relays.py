@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from relay.control.client import ControlClient, ControlError
+from tests.waiting import wait_until
 
 PORT = 4270
 #: Start-up imports zeroconf and aiohttp, on a machine that may be busy with other tests.
@@ -104,19 +105,17 @@ class Relay:
 
     def wait(self, what, condition, timeout_s):
         """Return the first status for which ``condition`` holds; fail with ``what`` after ``timeout_s``."""
-        began = time.monotonic()
-        while True:
+
+        def look():
             if self.process.poll() is not None:
                 raise RelayFailedError(self._describe(f"died ({self.process.returncode}) before {what}"))
             try:
                 status = self.status()
             except ControlError:
-                status = None
-            if status is not None and condition(status):
-                return status
-            if time.monotonic() - began > timeout_s:
-                raise RelayFailedError(self._describe(f"after {timeout_s} s not true that {what}"))
-            time.sleep(0.05)
+                return None
+            return status if condition(status) else None
+
+        return wait_until(lambda: self._describe(what), look, timeout_s)
 
     def wait_linked(self, relays=1, timeout_s=25.0):
         """Wait for sessions with at least so many relays; return how long it took."""

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from tests.netns.lab import wait_until
 from tests.netns.rawclient import make_envelopes
 from tests.netns.relays import PORT, linked
+from tests.waiting import wait_until
 
 #: From the moment that an address is usable to an open session, on an idle machine 1 to 12 s.
 RECONNECT_S = 40

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from tests.netns.lab import wait_until
 from tests.netns.relays import linked
+from tests.waiting import wait_until
 
 SEED = 202_611
 TEXT = "Meet at the bridge at six. 🌉"

@@ -12,10 +12,10 @@ import pytest
 
 from relay.core.envelope import make_purge, make_tag
 from relay.core.messages import Role
-from tests.netns.lab import wait_until
 from tests.netns.rawclient import ClientError, RawClient, make_envelopes
 from tests.netns.relays import PORT, link_errors, linked
 from tests.netns.scene import Scene
+from tests.waiting import wait_until
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ import re
 import secrets
 
 from relay.core.envelope import TAG_BYTES, cid
-from tests.netns.lab import command, wait_until
+from tests.netns.lab import command
 from tests.netns.rawclient import ClientError, RawClient, identity, make_envelopes
 from tests.netns.relays import linked
+from tests.waiting import wait_until
 
 FILE_NAME = "Zeugenliste-Marker.pdf"
 TEXT = "Treffpunkt Marker Rathaus"

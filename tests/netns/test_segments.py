@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from tests.netns.lab import wait_until
 from tests.netns.rawclient import make_envelopes
 from tests.netns.relays import linked
+from tests.waiting import wait_until
 
 COUNT = 5000
 SIZE = 1024

@@ -5,9 +5,9 @@ import json
 import signal
 import threading
 
-from tests.netns.lab import wait_until
 from tests.netns.rawclient import make_envelopes
 from tests.netns.relays import PORT
+from tests.waiting import wait_until
 
 
 def guesses(events):

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from relay.control.client import ControlServer
 from relay.control.status import (
     ClockRefusedError,
     ClockStatus,
@@ -19,6 +18,7 @@ from relay.control.status import (
     TaskStatus,
 )
 from relay.core.stats import LinkKind, Rejected, SessionError, Stats, Total
+from relay.run.control_server import ControlServer
 
 BUILD_S = 1_700_000_000
 

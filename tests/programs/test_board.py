@@ -2,7 +2,7 @@
 """`relay board` as a whole, with a /sys and a machine made of files."""
 
 import asyncio
-import json
+import inspect
 import socket
 import stat
 import threading
@@ -21,8 +21,10 @@ from relay.board.verbs import Verb
 from relay.config.board import BoardConfig
 from relay.config.file import default_config
 from relay.control.notices import Notice, NoticeCode, encode_notices, read_notices
+from relay.process.link_socket import decode_preamble
 from relay.process.notify import Notifier
-from relay.process.reports import Component, Idle, decode_component, decode_report
+from relay.process.reports import Component, Idle, decode_report
+from tests.waiting import wait_until
 
 #: Longer than any wait below on a busy machine.
 PATIENCE_S = 20
@@ -95,8 +97,7 @@ def run(place):
 
         async def serve():
             made = Board(
-                config=place.config,
-                board=board,
+                config=replace(place.config, board=board),
                 machine=machine,
                 socket=place.socket,
                 notices=place.notices,
@@ -129,11 +130,7 @@ def run(place):
 
 
 def until(true):
-    end = time.monotonic() + PATIENCE_S
-    while not (found := true()):
-        assert time.monotonic() < end, true
-        time.sleep(0.01)
-    return found
+    return wait_until(inspect.getsource(true).strip(), true, PATIENCE_S)
 
 
 def test_the_light_says_how_the_relay_is(place, run):
@@ -257,7 +254,7 @@ async def relay_run(path):
 
     async def serve(reader, writer):
         writers.append(writer)
-        assert decode_component(json.loads(await reader.readline())) is Component.BOARD
+        assert decode_preamble((await reader.readline()).rstrip()) is Component.BOARD
         while line := await reader.readline():
             heard.put_nowait(decode_report(Component.BOARD, line.rstrip(b"\n")))
 

@@ -8,16 +8,14 @@ from pathlib import Path
 import pytest
 
 from relay.control.client import (
-    MAX_CONNECTIONS,
-    MAX_REQUEST_BYTES,
     ControlClient,
     ControlError,
-    ControlServer,
     NotYoursError,
     connect_to_first,
 )
 from relay.control.status import ClockStatus
 from relay.process.unix_sockets import SocketInUseError, listen_unix
+from relay.run.control_server import MAX_CONNECTIONS, MAX_REQUEST_BYTES, ControlServer
 from tests.programs.running import not_root
 
 

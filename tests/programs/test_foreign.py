@@ -10,20 +10,18 @@ import pytest
 
 from relay.control.status import read_status
 from relay.control.text import status_text
-from relay.core.errors import DecodeError
 from relay.core.stats import HandshakeFailure, LinkKind
-from relay.links.foreign import decode_preamble
 from relay.process.reports import MAX_REPORT_BYTES, Component, Idle, Reporter, decode_news
 from relay.run import siblings
 from tests.programs.running import Phone, connect, envelope, running
+from tests.waiting import until_true
 
+PATIENCE_S = 10
 GOOD = {"version": 1, "interface": "hci0", "initiator": False, "slow": True}
 
 
 async def until(holds):
-    async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110 - the status says nothing when it changes
-            await asyncio.sleep(0.005)
+    await until_true("the status says so", holds, PATIENCE_S)
 
 
 async def line_of(sock):
@@ -41,15 +39,6 @@ async def line_of(sock):
 async def report(sock, reporter):
     reporter.connected()
     await asyncio.get_running_loop().sock_sendall(sock, reporter.line(0.0))
-
-
-def test_a_stream_may_say_of_which_kind_it_is():
-    assert decode_preamble(json.dumps(GOOD).encode()).kind is LinkKind.UNIX
-    assert decode_preamble(json.dumps(GOOD | {"link": "unix"}).encode()).kind is LinkKind.UNIX
-    assert decode_preamble(json.dumps(GOOD | {"link": "ble"}).encode()).kind is LinkKind.BLE
-    for wrong in ("tcp", "dnssd", "", 1, None, ["ble"]):
-        with pytest.raises(DecodeError):
-            decode_preamble(json.dumps(GOOD | {"link": wrong}).encode())
 
 
 def test_streams_of_relay_ble_are_counted_as_such(tmp_path):
@@ -106,7 +95,7 @@ def test_whoever_was_stopped_or_has_nothing_to_work_with_is_no_problem(tmp_path)
                 reporter.count("dials")
                 await report(sock, reporter)
                 await until(lambda: engine.status().problems() == [])
-                reporter.is_stopped = True
+                reporter.stopped()
                 await asyncio.get_running_loop().sock_sendall(sock, reporter.last_line())
             await until(lambda: not engine.status().components[0].connected)
             assert engine.status().problems() == []

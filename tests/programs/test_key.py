@@ -8,7 +8,6 @@ import re
 import secrets
 import sqlite3
 import stat
-import time
 from dataclasses import replace
 
 import pytest
@@ -23,6 +22,7 @@ from relay.links.address import parse_address
 from relay.links.client_session import Connection, Failure, RelayConnectionError
 from relay.run.keyfile import KeyFileError, load_key, load_or_make_key
 from tests.client.online import RelayProcess, User
+from tests.waiting import wait_until
 
 KEY = KeyPair.from_private(bytes(range(32)))
 CONNECT_S = 20.0
@@ -179,14 +179,13 @@ def public_key(relay, capsys):
 
 def wait_for(relay, condition):
     """Return the first status of a relay for which `condition` holds."""
-    deadline = time.monotonic() + CONNECT_S
-    while time.monotonic() < deadline:
+
+    def look():
         with ControlClient(relay.folder / "control") as control:
             status = control.status()
-        if condition(status):
-            return status
-        time.sleep(0.05)
-    raise AssertionError(f"not within {CONNECT_S} s: {status}")
+        return status if condition(status) else None
+
+    return wait_until(condition.__name__, look, CONNECT_S)
 
 
 def linked(status):

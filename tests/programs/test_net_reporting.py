@@ -8,6 +8,7 @@ import pytest
 
 from relay.net.changes import Changes
 from relay.net.reporting import Reporting
+from relay.process.reporting import report_forever
 
 TIMEOUT_S = 20.0
 
@@ -31,7 +32,7 @@ def test_reports_follow_what_happens_and_a_relay_that_restarts(tmp_path):
                 lambda reader, writer: connections.put_nowait((reader, writer)), path
             )
 
-        task = asyncio.create_task(reporting.run(path, lambda: 0.0))
+        task = asyncio.create_task(report_forever(path, reporting.reporter, random=lambda: 0.0))
         reporting.radio("a", None)
         reporting.radio("b", 3)
         seen = []
@@ -77,7 +78,7 @@ def test_a_process_that_is_told_to_end_says_so(tmp_path):
             writer.close()
 
         async with await asyncio.start_unix_server(serve, path):
-            task = asyncio.create_task(reporting.run(path, lambda: 0.0))
+            task = asyncio.create_task(report_forever(path, reporting.reporter, random=lambda: 0.0))
             await lines.get()
             first = await lines.get()
             reporting.stopped()

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import aiohttp
 import pytest
 
-from relay.config.file import HttpConfig
+from relay.config.run import HttpConfig
 from relay.config.settings import Address
 from relay.control.status import ComponentStatus, LinkStatus, StoreStatus, TaskStatus
 from relay.core.stats import Rejected

@@ -12,12 +12,12 @@ from relay.appliance.apply import read_plan
 from relay.appliance.network import draw_segment
 from relay.appliance.plan import Facts, Plan
 from relay.appliance.portal import answer
-from relay.config.file import OTHER_SECTIONS, parse_config
+from relay.config.file import parse_config
 from relay.config.toml_write import write_toml
 from relay.control.notices import NoticeCode, decode_notices, encode_notices
 
 FACTS = Facts(segment=draw_segment(lambda count: bytes(range(count))))
-SECTIONS = [*OTHER_SECTIONS, "store", "tcp", "mesh", "http", "ble", "nonsense"]
+SECTIONS = ["appliance", "board", "net", "store", "tcp", "mesh", "http", "ble", "nonsense"]
 SETTINGS = ["country", "storage", "ssh_keys", "lan_bridge", "radios", "bridge", "ethernet", "led", "secret", "listen"]
 SCALARS = st.sampled_from(["DE", "", "volatile", "auto", True, False, 0, -1, 1e9, "wifi0", "\x00", "💡"])
 VALUES = st.recursive(

@@ -6,6 +6,8 @@ import json
 import re
 import time
 
+from tests.waiting import wait_until
+
 #: Joining takes one to three seconds alone, several with two cores full of other guests.
 PATIENCE_S = 45.0
 #: Duplicate address detection takes one or two seconds.
@@ -155,19 +157,14 @@ class Box:
 
     def is_as(self, before):
         """Whether the snapshot is that one again, or becomes it once the kernel has done with its addresses."""
-        deadline = time.monotonic() + SETTLE_S
-        while (now := self.snapshot()) != before:
-            if time.monotonic() > deadline:
-                lines = [json.dumps(state, indent=1).splitlines() for state in (before, now)]
-                raise AssertionError("\n".join(difflib.unified_diff(*lines, "before", "after", lineterm="")))
-            time.sleep(0.5)
-        return True
+
+        def difference():
+            lines = [json.dumps(state, indent=1).splitlines() for state in (before, self.snapshot())]
+            return "\n".join(difflib.unified_diff(*lines, "before", "after", lineterm=""))
+
+        return wait_until(difference, lambda: self.snapshot() == before, SETTLE_S, pause_s=0.5)
 
 
 def until(condition, what, *, patience_s=PATIENCE_S, pause_s=0.25):
     """Wait for a true value and return it."""
-    deadline = time.monotonic() + patience_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"after {patience_s} s still not: {what}"
-        time.sleep(pause_s)
-    return value
+    return wait_until(what, condition, patience_s, pause_s=pause_s)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from tests.guest.uml import GuestError
 from tests.radio.lab import PRIVATE, Lab
 from tests.radio.scene import Conditions
+from tests.waiting import wait_until
 
 #: Namespace of each guest that holds its Ethernet switches.
 SWITCH = "switch"
@@ -264,17 +265,20 @@ class Machine:
 
     def wait(self, what, condition, timeout_s):
         """Return the first status of `relay run` that meets ``condition``; fail with ``what`` after ``timeout_s``."""
-        deadline = time.monotonic() + timeout_s
-        while True:
+        status = None
+
+        def look():
+            nonlocal status
             if self.processes["run"].poll() is not None:
                 raise GuestError(self.processes["run"].describe(f"ended before {what}"))
             status = self.status()
-            if status is not None and condition(status):
-                return status
-            if time.monotonic() > deadline:
-                links = status and {key: status.get(key) for key in ("store", "links", "totals")}
-                raise GuestError(self.processes["run"].describe(f"after {timeout_s:g} s not true that {what}; {links}"))
-            time.sleep(POLL_S)
+            return status if status is not None and condition(status) else None
+
+        def describe():
+            links = status and {key: status.get(key) for key in ("store", "links", "totals")}
+            return self.processes["run"].describe(f"{what}; {links}")
+
+        return wait_until(describe, look, timeout_s, pause_s=POLL_S)
 
     def print_output(self):
         """For a test that failed."""

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tests.guest.guest import Guest
+from tests.waiting import wait_until
 
 CARD = "/dev/loop0"
 HOLD_S = 3
@@ -99,10 +100,7 @@ class Box:
         self.guest.sh(f"printf {letter} > /run/button")
 
     def until(self, true, timeout_s=40):
-        end = time.monotonic() + timeout_s
-        while not true():
-            assert time.monotonic() < end, self.hardware.stdout[-500:]
-            time.sleep(0.1)
+        wait_until(lambda: self.hardware.stdout[-500:], true, timeout_s, pause_s=0.1)
 
 
 @pytest.fixture

@@ -266,7 +266,7 @@ def broken_rules_of(relay: Relay) -> list[str]:
         rule("too many peer_has", holds=len(exchange._peer_has) <= MAX_PEER_HAS)
         rule("too many refusals", holds=len(exchange.refused) <= MAX_REFUSED)
         rule("too many wants", holds=max(map(len, exchange._wants)) <= 4 * OFFER_WINDOW)
-        rule("too many unsettled", holds=0 <= exchange.unsettled_in <= OFFER_WINDOW)
+        rule("too many unsettled", holds=exchange.window_used <= OFFER_WINDOW)
     rule("too many duplicates wait", holds=_waiting_twice(node) <= MAX_PUTS * (len(links) + 1))
     return broken
 

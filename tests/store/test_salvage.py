@@ -207,7 +207,6 @@ def test_bodies_beside_a_damaged_page_are_still_served(folder):
         wrong = [seq for seq, body in zip(seqs, read, strict=True) if body != expected[seq][1]]
         assert 0 < len(wrong) <= LOST_PER_PAGE
         assert all(store.read_bodies([seq]) == [None] for seq in wrong)
-        assert store.unreadable_bodies == 2 * len(wrong)
 
 
 def _page_of(folder, body):

@@ -20,7 +20,7 @@ HEAVY = {"bluezero", "dbus", "dbus_next", "gi"}
 
 
 def parse(text):
-    return parse_config(text.encode(), Path("relay.toml"), {"HOME": "/home/user"}).others["ble"]
+    return parse_config(text.encode(), Path("relay.toml"), {"HOME": "/home/user"}).ble
 
 
 def test_the_defaults_need_no_file():

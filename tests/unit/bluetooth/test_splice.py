@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import socket
 from contextlib import suppress
@@ -12,9 +11,8 @@ from contextlib import suppress
 import pytest
 
 from relay.bluetooth.slots import Slot
-from relay.bluetooth.splice import LINGER_S, STALL_S, connect, splice, stream_preamble
+from relay.bluetooth.splice import LINGER_S, STALL_S, splice
 from relay.bluetooth.stream import SlotStream, StreamEndedError
-from relay.links.foreign import decode_preamble
 from tests.unit.jumping import run
 
 BLOB = random.Random(1).randbytes(100_000)
@@ -51,11 +49,6 @@ async def read_all(receive):
     while part := await receive():
         data += part
     return bytes(data)
-
-
-def test_the_preamble_is_one_that_relay_run_takes():
-    info = decode_preamble(json.dumps(stream_preamble("hci0", initiator=True)).encode())
-    assert (info.kind.value, info.interface, info.initiator, info.slow) == ("ble", "hci0", True, True)
 
 
 def test_all_bytes_go_both_ways_and_the_last_ones_leave():
@@ -132,23 +125,3 @@ def test_a_central_that_never_answers_does_not_hold_the_end_up():
             await peripheral.send(b"more")
 
     run(main())
-
-
-def test_connecting_writes_the_first_line(tmp_path):
-    async def main():
-        lines = []
-
-        async def serve(reader, writer):
-            lines.append(await reader.readline())
-            writer.close()
-
-        path = tmp_path / "link.sock"
-        with pytest.raises(FileNotFoundError):
-            await connect(path, {})
-        async with await asyncio.start_unix_server(serve, path):
-            sock = await connect(path, {"version": 1})
-            assert await asyncio.get_running_loop().sock_recv(sock, 10) == b""
-            sock.close()
-        assert lines == [b'{"version": 1}\n']
-
-    asyncio.run(main())

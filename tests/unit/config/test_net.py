@@ -9,7 +9,7 @@ from relay.config.net import NetConfig, RadioConfig
 
 
 def parse(text):
-    section = parse_config(text.encode(), Path("relay.toml"), {"HOME": "/home/someone"}).others["net"]
+    section = parse_config(text.encode(), Path("relay.toml"), {"HOME": "/home/someone"}).net
     assert isinstance(section, NetConfig)
     return section
 

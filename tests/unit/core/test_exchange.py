@@ -11,7 +11,7 @@ from relay.core.admission import Policy
 from relay.core.envelope import envelope_id, price_paid
 from relay.core.exchange import DOUBT_AFTER_S, MAX_STALLS, REQUEST_TIMEOUT_S
 from relay.core.meetings import MAX_AT_ONCE as MAX_RECONCILIATIONS
-from relay.core.messages import OFFER_WINDOW, Goodbye, MessageType, Offer
+from relay.core.messages import OFFER_WINDOW, Goodbye, MessageType, Offer, Role
 from relay.core.node import MAX_UNWANTED
 from relay.core.session import DEAD_AFTER_S, PROBE_TIMEOUT_S, Credit, Fetch, Offers, Reconcile, Same
 from relay.core.stats import Dropped, Rejected, SessionError, Total
@@ -109,6 +109,63 @@ def test_a_neighbour_that_only_withholds_loses_its_session():
         settle(wire, now=now)
     assert liar.goodbye is Goodbye.TIMEOUT
     assert relay.count(SessionError.STALLED) == 1
+    assert relay.node.wanted() == 0
+
+
+@pytest.mark.parametrize("interface", ["eth1", "eth2"])
+@pytest.mark.parametrize("answer", ["nothing", "missing", "leaves"])
+def test_however_many_offer_what_they_have_not_got_it_is_asked_of_the_one_who_has(answer, interface):
+    relay = Relay()
+    rng = random.Random(55)
+    bodies = [envelope(rng) for _ in range(30)]
+    liars = [neighbour(relay, seed=seed) for seed in range(100, 108)]
+    honest, wire = neighbour(relay, seed=6, interface=interface)
+    wires = [wire, *(each for _, each in liars)]
+    for liar, _ in liars:
+        liar.session.offer([offer(body) for body in bodies])
+        settle(*wires)
+    honest.session.offer([offer(body) for body in bodies])
+    settle(*wires)
+    now = 0.0
+    for _ in range(40):
+        if fetched(honest):
+            break
+        for liar, liars_wire in liars:
+            if answer == "leaves" and not liars_wire.cut:
+                liars_wire.lose(now)
+            elif answer == "missing" and fetched(liar):
+                liar.session.send_missing(fetched(liar))
+                liar.events.clear()
+        settle(*wires, now=now)
+        if answer == "nothing":
+            now = relay.node.next_deadline()
+            relay.node.handle_timer(now)
+            settle(*wires, now=now)
+    assert len(fetched(honest)) == len(bodies)
+    # Who is elsewhere than the one who failed is asked next, the others each once before.
+    assert now <= REQUEST_TIMEOUT_S * (1 if interface == "eth2" else len(liars))
+    honest.session.send_envelopes(bodies)
+    settle(*wires, now=now)
+    assert relay.held() == set(bodies)
+    assert relay.node.wanted() == 0
+    assert sum(credit.count for credit in honest.of(Credit)) == len(bodies)
+
+
+def test_nobody_offers_more_unsettled_than_the_window_however_many_offer_the_same():
+    relay = Relay()
+    rng = random.Random(56)
+    offers = [offer(rng.randbytes(256)) for _ in range(OFFER_WINDOW)]
+    sessions = [neighbour(relay, seed=seed) for seed in range(100, 120)]
+    for peer, wire in sessions:
+        for start in range(0, OFFER_WINDOW, m.MAX_OFFERS):
+            peer.session.offer(offers[start : start + m.MAX_OFFERS])
+        settle(wire)
+        assert not wire.link.closed
+    assert relay.node.wanted() == OFFER_WINDOW
+    for peer, wire in sessions:
+        peer.session.offer(offers[:1])
+        settle(wire)
+        assert peer.goodbye is Goodbye.LIMIT
     assert relay.node.wanted() == 0
 
 
@@ -367,6 +424,30 @@ def test_same_is_said_once_and_first_in_a_session():
     peer.session.send_same([])
     settle(wire)
     assert peer.goodbye is Goodbye.PROTOCOL
+
+
+@pytest.mark.parametrize(
+    "say",
+    [
+        lambda session: session.reconcile(b"\x01" + bytes(16) + b"\x07"),
+        lambda session: session.offer([Offer(bytes(32), 0, HOUR)]),
+        lambda session: session.fetch([bytes(32)]),
+        lambda session: session.credit(1),
+        lambda session: session.send_missing([bytes(32)]),
+        lambda session: session.send_envelopes([bytes(256)]),
+    ],
+)
+def test_a_relay_that_never_said_same_is_neither_heard_nor_answered(say):
+    relay = Relay()
+    put_all(relay, [envelope(random.Random(57))])
+    peer, wire = client(relay, seed=5, role=Role.RELAY)
+    say(peer.session)
+    settle(wire)
+    assert peer.goodbye is Goodbye.PROTOCOL
+    assert not peer.of(Reconcile)
+    assert not peer.of(Offers)
+    assert not relay.node.has_work
+    assert relay.node.wanted() == 0
 
 
 def test_reconciling_again_and_again_is_stopped():

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""relay/core/ does no I/O and knows no time or randomness of its own: its source says so."""
+"""relay/core/ does no I/O and knows no time or randomness of its own: its source says so.
+
+That it knows nothing of the rest of the relay is one of the contracts of `make lint`, which cannot tell the rest:
+what is reached through a package that is allowed, and what needs no import.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -63,8 +67,6 @@ def uses(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
 
 def is_forbidden(name: str) -> bool:
     parts = name.split(".")
-    if parts[0] == "relay":
-        return parts[1:2] != ["core"]
     return name.endswith("()") or any(".".join(parts[: count + 1]) in FORBIDDEN for count in range(len(parts)))
 
 
@@ -82,7 +84,7 @@ def offences(core: Path) -> list[str]:
     return found
 
 
-def test_the_core_neither_reads_the_world_nor_knows_the_rest_of_the_relay():
+def test_the_core_does_not_read_the_world():
     assert list(CORE.rglob("*.py")), "looked in the wrong place"
     assert offences(CORE) == []
 
@@ -96,9 +98,6 @@ def test_the_core_neither_reads_the_world_nor_knows_the_rest_of_the_relay():
         ("def f():\n    if True:\n        import socket", "socket"),
         ("class C:\n    def f(self):\n        from random import Random", "random.Random"),
         ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import logging", "logging"),
-        ("import relay.store", "relay.store"),
-        ("from relay import store", "relay.store"),
-        ("from ..store import Store", "relay.store.Store"),
         ("from nacl import utils", "nacl.utils"),
         ("import numpy as np\nx = np.random.rand(3)", "numpy.random.rand"),
         ("import nacl.bindings as b\nx = b.randombytes(32)", "nacl.bindings.randombytes"),
@@ -118,8 +117,8 @@ def test_a_planted_offence_is_found_wherever_it_stands(tmp_path, source, name):
 
 def test_a_planted_offence_is_found_in_a_folder_of_the_core(tmp_path):
     (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "planted.py").write_text("from ... import cli\nfrom .. import errors\n")
-    assert offences(tmp_path) == ["deep/planted.py:1: relay.cli"]
+    (tmp_path / "deep" / "planted.py").write_text("import time\nfrom .. import errors\n")
+    assert offences(tmp_path) == ["deep/planted.py:1: time"]
 
 
 def test_what_the_core_is_made_of_is_no_offence(tmp_path):

@@ -3,6 +3,7 @@
 
 import random
 from collections import Counter
+from itertools import islice
 
 import pytest
 from hypothesis import settings
@@ -134,7 +135,14 @@ class LogMachine(RuleBasedStateMachine):
             for r in self.in_state(EntryState.HELD)
             if r[3] == interface
         )
-        assert self.log.cheapest(interface, count) == keys[:count]
+        assert list(islice(self.log.by_rank(interface), count)) == [(price, seq) for price, _, seq in keys[:count]]
+        best = {hour: max(price for price, its, _ in keys if its == hour) for _, hour, _ in keys}
+        ranks = self.log.ranks.get(interface)
+        weakest = min(((price, -hour) for hour, price in best.items()), default=None)
+        assert (ranks and ranks.weakest_hour) == (weakest and (weakest[0], -weakest[1]))
+        for hour in best:
+            assert sorted(ranks.in_hour(hour)) == sorted(seq for _, its, seq in keys if its == hour)
+            assert ranks.count_in_hour(hour) == sum(its == hour for _, its, _ in keys)
 
     @rule(purges=st.dictionaries(st.sampled_from(TAGS), st.integers(0, 5), min_size=1))
     def find_what_purges_remove(self, purges):

@@ -3,47 +3,109 @@
 
 import random
 
-from relay.core.meetings import MAX_ACTIVE, STALLED_S
-from relay.core.messages import Goodbye, Role
+import pytest
+
+from relay.core.meetings import (
+    ANSWER_S,
+    LEAST_BYTES_PER_S,
+    MAX_ACTIVE,
+    MAX_TURN_S,
+    STALLED_S,
+    TURN_S,
+    Meeting,
+)
+from relay.core.messages import Role
+from relay.core.session import Reconcile
 from relay.core.stats import SessionError
 from tests.unit.core.memory import Peer, Relay, Wire, envelope, neighbour, put_all, settle
 
 
-def _stalling(relay: Relay, seed: int) -> tuple[Peer, Wire]:
+def _stalling(relay: Relay, seed: int, now: float = 0.0) -> tuple[Peer, Wire]:
     """A neighbour that dials in, begins to reconcile with another root, and says nothing more."""
-    peer, wire = neighbour(relay, seed=seed)
+    peer, wire = neighbour(relay, seed=seed, now=now)
     assert wire.link.role is Role.RELAY
     peer.session.reconcile(b"\x01" + bytes(16) + b"\x07")
-    settle(wire)
+    settle(wire, now=now)
     return peer, wire
 
 
-def test_neighbours_that_fall_silent_in_the_middle_give_their_places_up():
+def _with_envelopes(number: int = 20) -> Relay:
     relay = Relay(1)
-    put_all(relay, [envelope(random.Random(1)) for _ in range(20)])
-    silent = [_stalling(relay, seed)[1] for seed in range(50, 50 + MAX_ACTIVE)]
-    assert not any(wire.link.closed for wire in silent)
+    rng = random.Random(1)
+    put_all(relay, [envelope(rng) for _ in range(number)])
+    return relay
+
+
+def test_twelve_that_stall_and_come_back_at_once_delay_an_honest_neighbour_by_their_turns_only():
+    relay = _with_envelopes()
+    silent = [_stalling(relay, seed)[1] for seed in range(50, 62)]
     honest = Relay(2)
-    # The honest one dials, so its reconciliation waits for one of the places that are taken.
-    wire = Wire(honest, relay)
+    wire = Wire(honest, relay, interface="eth1")
     settle(wire)
     assert honest.held() == set()
-    for now in range(20, int(STALLED_S) + 21, 20):  # they answer pings, so only their silence in it tells
-        relay.node.handle_timer(float(now))
-        settle(wire, *silent, now=float(now))
-    assert all(silenced.link.closed for silenced in silent)
-    assert relay.count(SessionError.STALLED) == MAX_ACTIVE
-    settle(wire, now=STALLED_S + 22)
+    # What it gets while it waits is not in the root that it told, and does no harm.
+    put_all(honest, [envelope(random.Random(2))], interface="wlan0")
+    settle(wire)
+    now, seed = 0.0, 100
+    while len(honest.held()) < 21 and now < 400:
+        now += 1.0
+        relay.node.handle_timer(now)
+        for each in [each for each in silent if each.link.closed]:
+            silent.remove(each)
+            silent.append(_stalling(relay, seed, now)[1])  # it queues behind the honest one
+            seed += 1
+        settle(wire, *silent, now=now)
     assert honest.held() == relay.held()
+    assert len(relay.held()) == 21
+    assert now <= 12 / (MAX_ACTIVE - 1) * TURN_S + 5
+    assert relay.count(SessionError.STALLED) >= 12
 
 
-def test_a_second_root_ends_the_session_whether_the_first_waits_or_is_answered():
-    relay = Relay(1)
-    put_all(relay, [envelope(random.Random(1)) for _ in range(20)])
-    answered = [_stalling(relay, seed) for seed in range(50, 50 + MAX_ACTIVE)]
-    for (peer, wire), goodbye in ((_stalling(relay, 60), Goodbye.LIMIT), (answered[0], Goodbye.DECODE)):
+def test_they_do_not_delay_one_on_another_interface_at_all():
+    relay = _with_envelopes()
+    silent = [_stalling(relay, seed)[1] for seed in range(50, 62)]
+    honest = Relay(2)
+    wire = Wire(honest, relay, interface="wlan0")
+    settle(wire, *silent)
+    assert honest.held() == relay.held()
+    assert not any(each.link.closed for each in silent)
+
+
+def test_who_never_answers_a_root_takes_nobodys_place_and_loses_its_session_in_the_end():
+    relay = _with_envelopes()
+    silent = [neighbour(relay, seed=seed, initiator=False) for seed in range(50, 62)]
+    assert all(len(peer.of(Reconcile)) == 1 for peer, _ in silent), "all were asked at once"
+    honest = Relay(2)
+    wire = Wire(relay, honest, interface="eth1")
+    settle(wire, *(each for _, each in silent))
+    assert honest.held() == relay.held()
+    assert not any(each.link.closed for _, each in silent)
+    for now in range(20, int(ANSWER_S) + 21, 20):  # they answer pings
+        relay.node.handle_timer(float(now))
+        settle(*(each for _, each in silent), now=float(now))
+    assert all(each.link.closed for _, each in silent)
+    assert relay.count(SessionError.STALLED) == 12
+
+
+def test_while_nobody_waits_a_neighbour_may_be_silent_for_longer():
+    relay = _with_envelopes()
+    _, wire = _stalling(relay, 50)
+    for now in range(10, int(STALLED_S), 10):
+        relay.node.handle_timer(float(now))
+        settle(wire, now=float(now))
         assert not wire.link.closed
-        peer.session.reconcile(b"\x01" + bytes(16) + b"\x07")
-        settle(wire)
-        assert wire.link.closed
-        assert peer.goodbye is goodbye
+    relay.node.handle_timer(STALLED_S)
+    assert wire.link.closed
+
+
+@pytest.mark.parametrize(("bytes_per_s", "ends"), [(0, TURN_S), (LEAST_BYTES_PER_S / 2, 30), (10**6, MAX_TURN_S)])
+def test_who_only_dribbles_loses_its_turn_as_well(bytes_per_s, ends):
+    relay = _with_envelopes()
+    _, wire = neighbour(relay)
+    meeting = Meeting(wire.link)
+    now = 0.0
+    while meeting.ends(others_wait=True) > now:
+        now += 1.0
+        meeting.heard_s = now if bytes_per_s else 0.0
+        meeting.moved_bytes += int(bytes_per_s)
+    assert now == pytest.approx(ends, abs=2)

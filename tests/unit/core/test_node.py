@@ -7,7 +7,7 @@ import time
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from relay.core.admission import Policy
 from relay.core.envelope import envelope_id
@@ -236,7 +236,7 @@ class CommitMachine(RuleBasedStateMachine):
         self.relay = Relay(self.rng.getrandbits(32), store=self.store, now=self.now)
         self.relay.node.log.reserve(max(self.store.rows, default=0))
         self.clients = [client(self.relay, seed=self.rng.getrandbits(32), now=self.now) for _ in range(2)]
-        self.sent = [[], []]
+        self.sent, self.seen = [[], []], [set(), set()]
         self.flight = []
 
     @rule(which=st.integers(0, 1), numbers=st.lists(st.integers(0, 11), min_size=1, max_size=5))
@@ -249,9 +249,13 @@ class CommitMachine(RuleBasedStateMachine):
 
     def exchange(self):
         settle(*(wire for _, wire in self.clients), now=self.now, commit=False)
-        for (peer, _), sent in zip(self.clients, self.sent, strict=True):
+        while self.relay.node.has_work:
+            self.relay.node.run_slice(self.now)
+        settle(*(wire for _, wire in self.clients), now=self.now, commit=False)
+        for (peer, _), sent, seen in zip(self.clients, self.sent, self.seen, strict=True):
             answered = peer.acknowledged
-            self.acknowledged |= {sent[number] for number in answered}
+            self.acknowledged |= {sent[number] for number in answered - seen}
+            seen |= answered
             assert not answered & peer.refused.keys(), "a put was both acknowledged and refused"
 
     @rule()
@@ -275,6 +279,14 @@ class CommitMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1.0, 30.0, 70.0]))
     def wait(self, seconds):
         self.now += seconds
+
+    @precondition(lambda self: self.store.bodies)
+    @rule()
+    def rot(self):
+        """The medium changes a body; from then on only what is put again counts."""
+        seq = self.rng.choice(sorted(self.store.bodies))
+        self.acknowledged.discard(self.store.bodies[seq])
+        self.store.bodies[seq] = self.rng.randbytes(256)
 
     @rule()
     def power_cut(self):

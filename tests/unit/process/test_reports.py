@@ -22,7 +22,6 @@ from relay.process.reports import (
     NewsForBle,
     Report,
     Reporter,
-    decode_component,
     decode_news,
     decode_report,
     encode_news,
@@ -72,7 +71,7 @@ def test_a_process_may_say_why_it_does_nothing_unless_it_does_something():
     assert reporter.last_line() is None, "nobody told it to end"
     reporter.up = True
     assert decode_report(Component.BLE, reporter.line(1.0)[:-1]).idle is None
-    reporter.is_stopped = True
+    reporter.stopped()
     last = decode_report(Component.BLE, reporter.last_line()[:-1])
     assert (last.up, last.idle) == (False, Idle.STOPPED)
 
@@ -185,24 +184,3 @@ def test_a_report_that_is_none_is_refused(line):
 def test_news_that_are_none_are_refused(line):
     with pytest.raises(DecodeError):
         decode_news(line)
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"component": "ble"},
-        {"version": 2, "component": "ble"},
-        {"version": True, "component": "ble"},
-        {"version": 1, "component": "run"},
-        {"version": 1, "component": ["ble"]},
-        {"version": 1, "component": "ble", "slow": True},
-    ],
-)
-def test_a_first_line_of_no_component_is_refused(values):
-    with pytest.raises(DecodeError):
-        decode_component(values)
-
-
-def test_components_say_who_they_are_by_their_first_line():
-    for component in Component:
-        assert decode_component(json.loads(Reporter(component).preamble())) is component

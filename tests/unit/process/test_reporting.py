@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The Bluetooth process and `relay run`: reports one way, news the other, through restarts."""
+"""Another process and `relay run`: reports one way, news for `relay ble` the other, through restarts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import asyncio
 import contextlib
 import json
 
-from relay.ble.relayrun import MAX_DELAY_S, Control
-from relay.process.reports import Component, NewsForBle, Reporter, encode_news
+from relay.process.reporting import MAX_DELAY_S, report_forever
+from relay.process.reports import Component, NewsForBle, Reporter, decode_news, encode_news
 from tests.unit.jumping import run
 
 FIRST = NewsForBle(news=b"1" * 16)
@@ -21,7 +21,21 @@ class World:
         self.reporter = Reporter(Component.BLE)
         self.heard = []
         self.lines = []
-        self.control = Control(path=self.path, reporter=self.reporter, on_news=self.heard.append, random=lambda: 0.5)
+
+    async def report(self):
+        """What `relay ble` does."""
+
+        def on_away():
+            self.heard.append(None)
+            self.reporter.count("relay_unreachable")
+
+        await report_forever(
+            self.path,
+            self.reporter,
+            random=lambda: 0.5,
+            on_line=lambda line: self.heard.append(decode_news(line)),
+            on_away=on_away,
+        )
 
     @contextlib.asynccontextmanager
     async def relay_run(self, answers=(FIRST, SECOND)):
@@ -46,7 +60,7 @@ class World:
 def in_world(tmp_path, scenario):
     async def main():
         world = World(tmp_path)
-        task = asyncio.ensure_future(world.control.run())
+        task = asyncio.ensure_future(world.report())
         try:
             await scenario(world)
         finally:
@@ -77,9 +91,10 @@ def test_a_process_that_is_told_to_end_says_so_and_one_that_fails_does_not(tmp_p
     async def scenario(world, *, is_stopped):
         async with world.relay_run():
             world.reporter.up = True
-            task = asyncio.ensure_future(world.control.run())
+            task = asyncio.ensure_future(world.report())
             await asyncio.sleep(5)
-            world.reporter.is_stopped = is_stopped
+            if is_stopped:
+                world.reporter.stopped()
             task.cancel()
             await asyncio.wait([task])
             await asyncio.sleep(0.1)

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What one interface holds, in the order in which it would have to leave (docs/protocol.md sections 9.2 and 10.5).
+
+Kept up to date as envelopes come and go, so that nobody has to walk over the store
+to learn who pays least: least of all for somebody who is then refused.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, insort
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Rank:
+    """Sequence numbers of one price and expiry hour, the oldest first."""
+
+    __slots__ = ("_head", "_seqs")
+
+    def __init__(self) -> None:
+        self._seqs = array("Q")
+        self._head = 0
+
+    def __len__(self) -> int:
+        return len(self._seqs) - self._head
+
+    def __iter__(self) -> Iterator[int]:
+        for index in range(self._head, len(self._seqs)):
+            yield self._seqs[index]
+
+    def add(self, seq: int) -> None:
+        """Take in a sequence number, which is above all before it."""
+        self._seqs.append(seq)
+
+    def remove(self, seq: int) -> None:
+        """Let one go: mostly the oldest, which moves nothing."""
+        index = bisect_left(self._seqs, seq, self._head)
+        if index == self._head:
+            self._head += 1
+            if self._head * 2 > len(self._seqs):
+                del self._seqs[: self._head]
+                self._head = 0
+        else:
+            del self._seqs[index]
+
+
+class Ranks:
+    """All that an interface holds: 9 bytes each, and about 300 for each price in each hour.
+
+    With the bound on hours (relay.core.admission) and some 20 prices that anybody can
+    pay, that is 1.2 MB an interface at worst.
+    """
+
+    def __init__(self) -> None:
+        #: By price and hour in one number, in whose order they leave.
+        self._ranks: dict[int, Rank] = {}
+        self._order: list[int] = []
+        #: Prices held in each hour, ascending; and (best price, -hour), the weakest hour first.
+        self._prices: dict[int, list[int]] = {}
+        self._weakest: list[tuple[int, int]] = []
+
+    def add(self, price: int, expiry_hour: int, seq: int) -> None:
+        """Take in what was committed; ``seq`` is above all before it."""
+        key = price << 32 | expiry_hour
+        rank = self._ranks.get(key)
+        if rank is None:
+            rank = self._ranks[key] = Rank()
+            insort(self._order, key)
+            prices = self._prices.get(expiry_hour, [])
+            self._set_prices(expiry_hour, sorted([*prices, price]))
+        rank.add(seq)
+
+    def remove(self, price: int, expiry_hour: int, seq: int) -> None:
+        """Let go of what leaves."""
+        key = price << 32 | expiry_hour
+        rank = self._ranks[key]
+        rank.remove(seq)
+        if not rank:
+            del self._ranks[key]
+            del self._order[bisect_left(self._order, key)]
+            self._set_prices(expiry_hour, [other for other in self._prices[expiry_hour] if other != price])
+
+    def _set_prices(self, expiry_hour: int, prices: list[int]) -> None:
+        before = self._prices.pop(expiry_hour, None)
+        if before:
+            del self._weakest[bisect_left(self._weakest, (before[-1], -expiry_hour))]
+        if prices:
+            self._prices[expiry_hour] = prices
+            insort(self._weakest, (prices[-1], -expiry_hour))
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Yield (price, seq): the cheapest first, of these the next to expire, of these the oldest."""
+        for key in self._order:
+            price = key >> 32
+            for seq in self._ranks[key]:
+                yield price, seq
+
+    @property
+    def weakest_hour(self) -> tuple[int, int] | None:
+        """(price, hour) of the hour whose best paid envelope paid least, the latest of these."""
+        if not self._weakest:
+            return None
+        price, negative = self._weakest[0]
+        return price, -negative
+
+    def in_hour(self, expiry_hour: int) -> list[int]:
+        """Return all sequence numbers of an hour."""
+        return [seq for price in self._prices.get(expiry_hour, ()) for seq in self._ranks[price << 32 | expiry_hour]]
+
+    def count_in_hour(self, expiry_hour: int) -> int:
+        """Return how many there are in an hour."""
+        return sum(len(self._ranks[price << 32 | expiry_hour]) for price in self._prices.get(expiry_hour, ()))

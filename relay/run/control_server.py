@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Answers on the control socket (relay.control.client says what is asked there)."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from relay.control.client import MAX_ANSWER_BYTES, VERSION, ControlError
+from relay.core.errors import RelayError
+from relay.process.lines import LineServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from relay.control.status import Engine
+
+#: The longest request is under 100 bytes.
+MAX_REQUEST_BYTES = 4096
+#: Operators and their scripts. With answers waiting: 8 MiB.
+MAX_CONNECTIONS = 8
+#: The end of the year 9999, which is as far as dates go.
+MAX_UNIX_S = 253_402_300_799
+
+
+class ControlServer(LineServer):
+    """Answers for ``engine``."""
+
+    def __init__(self, engine: Engine, path: Path, mode: int) -> None:
+        self._engine = engine
+        super().__init__(
+            path=path,
+            mode=mode,
+            answer=self._answer,
+            max_connections=MAX_CONNECTIONS,
+            max_request_bytes=MAX_REQUEST_BYTES,
+            max_unread_bytes=MAX_ANSWER_BYTES,
+        )
+
+    def _answer(self, line: bytes) -> bytes:
+        """Perform the request in ``line`` and return the line to send back."""
+        try:
+            answer = {"v": VERSION, "ok": True, "result": self._perform(line)}
+        except RelayError as error:
+            answer = {"v": VERSION, "ok": False, "error": str(error)}
+        return json.dumps(answer, separators=(",", ":")).encode() + b"\n"
+
+    def _perform(self, line: bytes) -> object:
+        try:
+            request = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ControlError("the request is not JSON") from error
+        if not isinstance(request, dict) or request.get("v") != VERSION:
+            raise ControlError(f'the request is not of version {VERSION}: {{"v": {VERSION}, "op": ...}}')
+        operation = request.get("op")
+        if operation == "status":
+            return self._engine.status().as_dict()
+        if operation == "clock":
+            unix_s = request.get("unix_s")
+            if not isinstance(unix_s, int) or isinstance(unix_s, bool) or not 0 < unix_s <= MAX_UNIX_S:
+                raise ControlError("unix_s must be whole seconds since 1970")
+            self._engine.set_clock(unix_s)
+            return None
+        raise ControlError("unknown operation; there are status and clock")

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One bit of a body flips on the medium: the real engine and the real store."""
+
+import asyncio
+import random
+from contextlib import closing
+
+from relay.core.envelope import envelope_id
+from relay.core.session import Missing
+from tests.programs.running import Phone, envelope, running
+
+
+async def fetch(path, envelopes):
+    """What a phone that asks for envelopes gets, and what it hears is missing."""
+    with closing(await Phone.open(path, slow=False)) as phone:
+        phone.session.fetch([envelope_id(one) for one in envelopes])
+        await phone.flush()
+        while len(phone.received) + sum(len(event.identities) for event in phone.of(Missing)) < len(envelopes):
+            await phone.read(1 << 16)
+        return phone.received
+
+
+async def put(path, envelopes):
+    """Put envelopes, all of which have to be acknowledged."""
+    with closing(await Phone.open(path, slow=False)) as phone:
+        for one in envelopes:
+            phone.session.put(one)
+        await phone.flush()
+        while len(phone.acknowledged) < len(envelopes):
+            await phone.read(1 << 16)
+
+
+def flip_on_disk(engine, folder, body):
+    """Change one bit of a body in the database's file, which has all that was committed."""
+    engine._store._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with (folder / "relay.db").open("r+b") as file:
+        at = file.read().index(body[40:200]) + 60
+        file.seek(at)
+        [byte] = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 0x10]))
+
+
+def test_it_is_given_to_nobody_counted_and_taken_anew(tmp_path):
+    async def run():
+        rng = random.Random(5)
+        async with running(tmp_path) as (engine, path):
+            held = [envelope(rng, size_class) for size_class in (0, 1, 2, 3) for _ in range(20)]
+            await put(path, held)
+            fetched, unread = held[25], held[45]
+            flip_on_disk(engine, tmp_path, fetched)
+            flip_on_disk(engine, tmp_path, unread)
+            assert set(await fetch(path, [*held[:40], fetched])) == {*held[:40]} - {fetched}
+            assert engine.status().store.unreadable_bodies == 1
+            await put(path, held)  # of these one was found damaged, and one is found so now
+            assert engine.status().store.unreadable_bodies == 2
+            assert set(await fetch(path, held)) == set(held)
+            assert engine.status().store.envelopes == len(held)
+
+    asyncio.run(run())
