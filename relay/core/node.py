@@ -43,6 +43,7 @@ from relay.core.messages import (
 from relay.core.neighbours import Neighbours
 from relay.core.news import NewsValue
 from relay.core.retention import Retention
+from relay.core.returns import MAX_ASKED, Returns
 from relay.core.serving import Serving
 from relay.core.session import Session, State
 from relay.core.stats import (
@@ -143,12 +144,14 @@ class Node:
         self.admission = Admission(policy, self.log, clock)
         self.links: dict[int, Link] = {}
         self._bodies = Bodies(self.log, read_bodies)
+        returns = Returns(self.log, self.admission, clock)
         self.intake = Intake(
             log=self.log,
             bodies=self._bodies,
             admission=self.admission,
             clock=clock,
             stats=stats,
+            returns=returns,
             retention=Retention(
                 self.log,
                 clock,
@@ -157,7 +160,7 @@ class Node:
                 max_admitted=ADMITTED_PER_ENVELOPE * policy.max_envelopes,
             ),
         )
-        self._requests = Requests(self.log, self.admission, stats)
+        self._requests = Requests(self.log, self.admission, stats, returns)
         self._neighbours = Neighbours()
         self._meetings = Meetings(self.log, stats, random_bytes)
         self._random_bytes = random_bytes
@@ -313,6 +316,8 @@ class Node:
         after_hour = self.clock.hour(now) or 0
         exchange = link.exchange
         if exchange is not None:
+            if exchange.may_ask_back and exchange.cursor is not None:
+                self._requests.ask_back(exchange, now)
             if self.intake.pending_bytes < self.intake.most_pending_bytes // 2:
                 wanted = self._requests.next_fetches(exchange, now)
                 if wanted:
@@ -600,12 +605,13 @@ class Node:
         """Whether memory must be read from the store again after a failed commit."""
         return self.intake.needs_reload
 
-    def reload(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool]]) -> None:
+    def reload(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool, bool]]) -> None:
         """Forget what was never stored: read everything from the store again."""
         self.intake.reload(rows)
 
     def retire(self, now: float, *, save_clock: bool) -> None:
         """Let envelopes leave whose time has come; ``save_clock`` writes the residence clock too."""
+        self._bodies.begin_period()
         self.intake.retire(now, save_clock=save_clock)
         # A full store commits little: without this the price before the last burst would stand.
         self._tell_price(now)
@@ -733,7 +739,7 @@ class Node:
     @property
     def max_wanted(self) -> int:
         """Most envelopes that can be wanted."""
-        return MAX_RELAY_SESSIONS * OFFER_WINDOW
+        return MAX_RELAY_SESSIONS * (OFFER_WINDOW + MAX_ASKED)
 
     def wanted(self) -> int:
         """Envelopes asked for or about to be."""

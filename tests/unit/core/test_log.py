@@ -88,7 +88,7 @@ class LogMachine(RuleBasedStateMachine):
         next_seq = self.log.next_seq
         self.log.reload(
             [
-                (seq, identity, header.encode(), interface, int(arrived_s), state == EntryState.HELD)
+                (seq, identity, header.encode(), interface, int(arrived_s), state == EntryState.HELD, False)
                 for seq, identity, header, interface, arrived_s, state in kept
             ]
         )
