@@ -200,12 +200,15 @@ class Bluetooth:
         """Listen anew, some times, and return all with how often they were heard."""
         found = {one.device.path: one for one in heard}
         for _ in range(SIFTS):
-            for one in await self._listen(bluez, adapter, SIFT_S, SIFT_S):
+            # Looked at once: with many around that is work.
+            for one in await self._listen(bluez, adapter, SIFT_S, SIFT_S, look_s=SIFT_S):
                 before = found.get(one.device.path)
                 found[one.device.path] = replace(one, sightings=1 + (before.sightings if before else 0))
         return sorted(found.values(), key=lambda one: -one.rssi_dbm)
 
-    async def _listen(self, bluez: "Bluez", adapter: "Adapter", timeout_s: float, settle_s: float) -> list[HeardRelay]:
+    async def _listen(
+        self, bluez: "Bluez", adapter: "Adapter", timeout_s: float, settle_s: float, *, look_s: float = LOOK_S
+    ) -> list[HeardRelay]:
         from relay.bluetooth import gatt
         from relay.bluetooth.bluez import BluezError
 
@@ -215,7 +218,7 @@ class Bluetooth:
         await bluez.start_discovery(adapter.path, gatt.SERVICE_UUID)
         try:
             while loop.time() < until:
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(look_s)
                 is_first = not heard
                 heard = await _look(bluez, adapter)
                 if is_first and heard:
