@@ -43,11 +43,10 @@ netns: ## the tests on real networks, in namespaces
 		.ci/netns "$$venv/bin/python" -m pytest -p no:cacheprovider -m netns $(TESTS)
 
 # Guests live in real time, and half of it they wait: so seven at once on two cores. Now and then that
-# makes one of them late; so what fails is run once more, and what fails twice is a failure.
+# makes one of them late; so what fails is run once more, within a budget (tests/reruns.py).
 test-radio: ## Bluetooth and Wi-Fi: real kernels, drivers and bluetoothd in guests, on air that is simulated
-	@.ci/guest >/dev/null; $(in_dev); mkdir -p build; \
-		run=(python -m pytest -o cache_dir=build/radio-cache -m radio -n 7 --maxschedchunk 1 tests/radio); \
-		"$${run[@]}" $(ARGS) || { printf '\n== once more what failed\n'; "$${run[@]}" --last-failed --last-failed-no-failures none; }
+	@.ci/guest >/dev/null; $(in_dev); \
+		python -m tests.reruns radio -m radio -n 7 --maxschedchunk 1 tests/radio $(ARGS)
 
 other-python: ## the fast tests on the Python version that this system lacks, in a chroot
 	@.ci/tools >/dev/null; .ci/other-python

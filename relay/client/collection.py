@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from relay.client.inbox import Inbox, Outcome
-from relay.client.patience import FAIR_BYTES, Patience
+from relay.client.patience import Patience
 from relay.client.worker import Worker
 from relay.core import session as s
 from relay.core.envelope import ID_BYTES, MAX_LIFETIME_HOURS, SIZES, decode_envelope, envelope_id
@@ -69,7 +69,7 @@ class Collection:
     ) -> None:
         """`patience_s`: how long a relay may owe something.
 
-        `on_progress` is told when that gave the relay more time, `on_change` when something came that was for us.
+        `on_progress` is told when enough came to go on with this relay, `on_change` when something was for us.
         """
         self._inbox = inbox
         self._worker = worker
@@ -111,11 +111,13 @@ class Collection:
                 # From here on the relay owes what it offers next.
                 patience.restart(loop.time())
             else:
-                left_s = patience.left_s(loop.time())
-                if not left_s:
+                if patience.is_endless(loop.time()):
+                    raise connection.misbehaved("does not come to an end")
+                if not (left_s := patience.left_s(loop.time())):
                     raise connection.stalled()
                 events = await connection.events(left_s)
-            await self._take(reading, events, patience)
+            if patience.brought(await self._take(reading, events), loop.time()):
+                self._on_progress()
             reading.ask()
 
     async def _next(self, connection: Connection, until: float) -> list[Incoming]:
@@ -126,12 +128,11 @@ class Collection:
         except TimeoutError:
             return []
 
-    async def _take(self, reading: "_Reading", events: Iterable[Incoming], patience: Patience) -> None:
-        """Act on events."""
+    async def _take(self, reading: "_Reading", events: Iterable[Incoming]) -> int:
+        """Act on events; return how many bytes they brought of what was asked for."""
         offers: dict[bytes, int] = {}
         envelopes: list[tuple[bytes, bytes]] = []
-        was_reading = not reading.has_all_offers
-        wanted_bytes = 0
+        missing = 0
         for event in events:
             match event:
                 case s.Offers(items):
@@ -141,24 +142,19 @@ class Collection:
                     envelopes += [pair for pair in arrived if reading.arrived(pair[0])]
                 case s.Missing(identities):
                     for identity in identities:
-                        wanted_bytes += ID_BYTES * reading.gone(identity)
+                        missing += reading.gone(identity)
                 case s.CaughtUp():
                     reading.has_all_offers = True
         if reading.unwanted > MAX_UNWANTED:
             raise reading.connection.misbehaved("sends envelopes that nobody asked for")
-        is_ours = False
         if envelopes:
-            wanted_bytes += sum(len(envelope) for _, envelope in envelopes)
-            is_ours = await self._worker.run(self._keep, envelopes)
-            if is_ours:
+            changed = await self._worker.run(self._keep, envelopes)
+            if changed:
                 self._on_change()
         if offers:
             unseen = await self._worker.run(self._inbox.unseen, list(offers))
             reading.want((identity, offers[identity]) for identity in unseen)
-        if was_reading and reading.has_all_offers:
-            wanted_bytes = FAIR_BYTES
-        if patience.brought(wanted_bytes, asyncio.get_running_loop().time(), is_ours=is_ours):
-            self._on_progress()
+        return sum(len(envelope) for _, envelope in envelopes) + ID_BYTES * (missing + len(offers))
 
     def _keep(self, envelopes: list[tuple[bytes, bytes]]) -> bool:
         """Open, keep what is for us and remember the rest, on disk when this returns. Runs in the worker."""

@@ -249,7 +249,7 @@ class Holding(FakeRelay):
 class Dripping(Holding):
     """Gives what it has, and for ever a little more that is of no use, and never says that this is all."""
 
-    EVERY_S = 0.3
+    EVERY_S = 2.0
 
     def on_event(self, session, event):
         if isinstance(event, Subscribe):

@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from urllib.parse import quote
 
+import nacl.bindings
+import nacl.exceptions
 import pytest
 from nacl.bindings import (
     crypto_aead_chacha20poly1305_ietf_decrypt,
@@ -19,12 +21,15 @@ from nacl.bindings import (
 )
 
 from relay.client.card import parse_uri
+from relay.client.database import Database
 from relay.client.errors import CardError
 from relay.client.identity import Identity
+from relay.client.inbox import Inbox
 from relay.client.pieces import decode_inner
 from relay.client.seal import unseal
 from relay.core.errors import DecodeError
 from relay.core.noise import KeyPair
+from tests.client.helpers import NOW_S
 from tests.client.vectors import build
 
 PATH = Path(__file__).parents[1] / "vectors" / "payload.json"
@@ -135,6 +140,39 @@ def test_this_client_refuses_what_is_to_be_refused(vector):
     if unsealed is not None:
         with pytest.raises(DecodeError):
             decode_inner(unsealed.plaintext)
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [vector for vector in VECTORS["refused"] if "of low order" in vector["why"]],
+    ids=lambda vector: vector["why"],
+)
+def test_a_client_that_does_not_look_at_shared_secrets_takes_what_anybody_could_have_sealed(vector, monkeypatch):
+
+    def careless(private, public):
+        try:
+            return nacl.bindings.crypto_scalarmult(private, public)
+        except nacl.exceptions.RuntimeError:
+            return bytes(32)
+
+    monkeypatch.setitem(open_payload.__globals__, "crypto_scalarmult", careless)
+    private = bytes.fromhex(VECTORS["contacts"][1]["private"])
+    _, plaintext, _ = open_payload(bytes.fromhex(vector["envelope"]), private)
+    assert plaintext.endswith(b"refused")
+
+
+@pytest.mark.parametrize("vector", VECTORS["sequences"], ids=lambda vector: ", ".join(vector["then"]))
+def test_what_comes_first_decides_what_a_message_is(vector, tmp_path):
+    bob = VECTORS["contacts"][1]
+    recipient = Identity(
+        static=KeyPair.from_private(bytes.fromhex(bob["private"])), rendezvous=bytes.fromhex(bob["rendezvous"])
+    )
+    envelopes = {sealed["comment"]: bytes.fromhex(sealed["envelope"]) for sealed in VECTORS["sealed"]}
+    with Database(tmp_path / "data") as database:
+        inbox = Inbox(database, recipient, lambda _: True)
+        for comment, outcome in zip(vector["then"], vector["outcomes"], strict=True):
+            opened = inbox.try_open(envelopes[comment])
+            assert [found.value for found in inbox.accept([opened], NOW_S)] == [outcome], comment
 
 
 @pytest.mark.parametrize("vector", VECTORS["contacts"], ids=lambda vector: vector["name"])
