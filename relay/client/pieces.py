@@ -116,7 +116,9 @@ def decode_inner(plaintext: bytes) -> Inner:
     if kind is Kind.RECEIPT and (part or data or is_to_group):
         raise DecodeError("a receipt has no body")
     if part is None or part.index == 0:
-        split_head(data, kind, is_to_group=is_to_group)
+        head_bytes = split_head(data, kind, is_to_group=is_to_group)[-1]
+        if kind is Kind.TEXT and head_bytes == len(data):
+            raise DecodeError("a text without a byte")
     if part and len(data) != piece_length(part.size, part.index):
         raise DecodeError("length of the piece does not follow from its place")
     return Inner(

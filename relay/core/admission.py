@@ -174,6 +174,10 @@ class Admission:
             free += gained
         return Decision(victims=tuple(victims))
 
+    def has_spare_room(self, size_class: int, kept_free: float, *, besides: int = 0) -> bool:
+        """Tell whether there is room for one more, and ``besides`` units, and a part of the store still free."""
+        return self._free() - besides - self._units[size_class] >= kept_free * self.policy.max_bytes
+
     def excess(self) -> list[int]:
         """Return what has to leave because the operator lowered the limits: as in eviction, in one go."""
         free = self._free()

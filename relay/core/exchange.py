@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from relay.core.clock import HOUR_S, LAST_HOUR
 from relay.core.envelope import SIZES
 from relay.core.messages import MAX_OFFERS, OFFER_WINDOW, Hello, Offer, Refusal
+from relay.core.returns import FIRST_ASKED, MAX_ASKED
 from relay.core.stats import Dropped, Rejected
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from relay.core.admission import Admission
     from relay.core.log import AdmittedLog
+    from relay.core.returns import Returns
     from relay.core.session import Session
     from relay.core.stats import Stats
 
@@ -119,6 +121,13 @@ class Exchange:
         self._wants: list[list[tuple[int, int, bytes]]] = [[] for _ in SIZES]
         self._want_count = 0
         self._message_count = 0
+        # Asking for what this relay had to let go of, when it is worth asking: after a reconciliation, and
+        # while it gives: from below which sequence number, what was asked for, and how much of that came.
+        self.may_ask_back = False
+        self.ask_back_below: int | None = None
+        self.ask_back_count = FIRST_ASKED
+        self.asked_back: set[bytes] = set()
+        self._came_back = 0
         self.outstanding: dict[bytes, Request] = {}
         self._outstanding_bytes = [0] * len(SIZES)
         self.deadline: float | None = None
@@ -145,6 +154,9 @@ class Exchange:
         rest = self._backlog[self._backlog_at :]
         self._backlog = rest + array("Q", [-negative for _, negative in order])
         self._backlog_at = 0
+        if not self.asked_back:
+            self.may_ask_back = True
+            self.ask_back_count = FIRST_ASKED
 
     def credited(self, count: int) -> bool:
         """Take credit for settled offers; False when it is more than was owed."""
@@ -285,6 +297,17 @@ class Exchange:
         if self.offered_in.pop(identity, None) is not None:
             self._credit += 1
 
+    def back(self, identity: bytes, *, came: bool) -> None:
+        """Note an answer about something that was asked for unoffered, if it was: ask for more if it is worth it."""
+        if identity not in self.asked_back:
+            return
+        self.asked_back.remove(identity)
+        self._came_back += came
+        if not self.asked_back:
+            self.may_ask_back = 2 * self._came_back >= self.ask_back_count
+            self.ask_back_count = min(2 * self.ask_back_count, MAX_ASKED)
+            self._came_back = 0
+
     def settle_at_once(self) -> None:
         """Count an offer of this neighbour that leads to nothing as settled."""
         self._credit += 1
@@ -305,9 +328,10 @@ class Exchange:
 class Requests:
     """All envelopes this relay wants, from whomever."""
 
-    def __init__(self, log: AdmittedLog, admission: Admission, stats: Stats) -> None:
+    def __init__(self, log: AdmittedLog, admission: Admission, stats: Stats, returns: Returns) -> None:
         self._log = log
         self._admission = admission
+        self._returns = returns
         self._stats = stats
         self._by_id: dict[bytes, Request] = {}
 
@@ -328,7 +352,9 @@ class Requests:
     def _consider(self, exchange: Exchange, offer: Offer, now: float) -> bool:
         """Tell whether the offer stays unsettled because its envelope is wanted."""
         identity = offer.identity
-        if identity in self._log or identity in exchange.refused or identity in exchange.offered_in:
+        if identity in exchange.refused or identity in exchange.offered_in:
+            return False
+        if identity in self._log and not self._returns.is_wanted(identity, now):
             return False
         request = self._by_id.get(identity)
         if request is None:
@@ -346,10 +372,25 @@ class Requests:
             request = Request(identity, offer.size_class)
             self._by_id[identity] = request
         exchange.offered_in[identity] = request
-        request.offerers.append(exchange)
+        if exchange not in request.offerers:  # it may have been asked for unoffered
+            request.offerers.append(exchange)
         if request.asked is None:
             exchange.want(request)
         return True
+
+    def ask_back(self, exchange: Exchange, now: float) -> None:
+        """Want from a neighbour, unoffered, what had to leave here and has room again."""
+        exchange.may_ask_back = False
+        below_seq = self._log.next_seq if exchange.ask_back_below is None else exchange.ask_back_below
+        wanted, below_seq = self._returns.next_wanted(below_seq, exchange.ask_back_count, now)
+        # Once all were asked for it begins anew: what was displaced since counts as well.
+        exchange.ask_back_below = below_seq or None
+        for identity, size_class in wanted:
+            if identity not in self._by_id:
+                request = self._by_id[identity] = Request(identity, size_class)
+                request.offerers.append(exchange)
+                exchange.asked_back.add(identity)
+                exchange.want(request)
 
     def next_fetches(self, exchange: Exchange, now: float) -> list[bytes]:
         """Return the identities to ask ``exchange`` for now."""
@@ -372,6 +413,7 @@ class Requests:
         del self._by_id[identity]
         for offerer in request.offerers:
             offerer.settle(identity)
+            offerer.back(identity, came=True)
         return True
 
     def missing(self, exchange: Exchange, identity: bytes, now: float) -> None:
@@ -401,7 +443,8 @@ class Requests:
 
     def gone(self, exchange: Exchange) -> None:
         """The neighbour left: ask others for what it offered."""
-        for request in list(exchange.offered_in.values()):
+        asked_back = [self._by_id[identity] for identity in exchange.asked_back]
+        for request in [*exchange.offered_in.values(), *asked_back]:
             self._withdraw(exchange, request)
         exchange.forget_outstanding()
 
@@ -409,6 +452,7 @@ class Requests:
         if exchange in request.offerers:
             request.offerers.remove(exchange)
             exchange.settle(request.identity)
+            exchange.back(request.identity, came=False)
         if request.asked is exchange:
             request.asked = None
             request.failed_interface = exchange.interface

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from relay.core.clock import Clock
     from relay.core.log import AdmittedLog
     from relay.core.retention import Retention
+    from relay.core.returns import Returns
     from relay.core.stats import Stats
 
 #: After a failed commit nothing is admitted for so long; doubles up to the maximum.
@@ -85,6 +86,7 @@ class Intake:
         clock: Clock,
         stats: Stats,
         retention: Retention,
+        returns: Returns,
     ) -> None:
         self._log = log
         self._bodies = bodies
@@ -92,6 +94,7 @@ class Intake:
         self._clock = clock
         self._stats = stats
         self._retention = retention
+        self._returns = returns
         #: What the next commit takes.
         self.pending = PendingBatch()
         #: Who put again what is on its way, by identity.
@@ -126,7 +129,8 @@ class Intake:
             return Refusal.VERSION
         except DecodeError:
             return Refusal.MALFORMED
-        if identity in self._log:
+        before = self._log.find(identity)
+        if before is not None and not self._returns.may_return(before, now):
             return self._duplicate(link, number, envelope, identity, header, now)
         if self._stale or (self.storage_failed and now < self._storage_retry_at):
             return Refusal.STORAGE
@@ -134,8 +138,16 @@ class Intake:
         purged = decision.refusal is not None
         # Between relays an identity that was purged counts as admitted, or it would be
         # offered at every meeting; a client just hears of it.
-        if purged and not (decision.refusal is Refusal.PURGED and number is None):
+        if purged and not (decision.refusal is Refusal.PURGED and number is None and before is None):
             return decision.refusal
+        first_arrived_s = None
+        if before is not None:
+            if decision.victims and number is None:
+                return Refusal.FULL  # what returns between relays displaces nobody
+            first_arrived_s = self._log.first_arrived_s(before.seq)
+            self._log.forget(before.seq)
+            self.pending.batch.forget.append(before.seq)
+            self._stats.add(Total.RETURNED)
         pending = self.pending
         arrived_s = self._clock.residence_s(now)
         seq = self._log.append(
@@ -144,13 +156,15 @@ class Intake:
             interface=link.interface,
             arrived_s=arrived_s,
             state=EntryState.GONE if purged else EntryState.PENDING,
+            first_arrived_s=first_arrived_s,
         )
         pending.first_seq = pending.first_seq or seq
         pending.last_seq = seq
         body = None if purged else envelope
         if not pending.waiters:
             pending.since = now
-        pending.batch.inserts.append((seq, identity, envelope[:HEADER_BYTES], link.interface, int(arrived_s), body))
+        since_s = int(arrived_s if first_arrived_s is None else first_arrived_s)
+        pending.batch.inserts.append((seq, identity, envelope[:HEADER_BYTES], link.interface, since_s, body))
         pending.waiters.append(self._waiter(link, number, len(envelope)))
         if now >= self._save_due:
             self._save_clock(now)
@@ -158,8 +172,8 @@ class Intake:
             return Refusal.PURGED
         if decision.victims:
             for victim in decision.victims:
-                self._log.drop_body(victim)
-            pending.batch.drop_bodies.extend(decision.victims)
+                self._log.displace(victim)
+            pending.batch.displace.extend(decision.victims)
             self._stats.add(Evicted.PRICE, len(decision.victims))
         pending.accepted += 1
         if header.type is EnvelopeType.PURGE:
@@ -213,7 +227,7 @@ class Intake:
             self._repeated[number] = queue
         held = [self._log.held_seq(identity) for _, _, identity in some]
         seqs = sorted({seq for seq in held if seq is not None})
-        sound = {seq for seq, body in zip(seqs, self._bodies.read(seqs), strict=True) if body is not None}
+        sound = {seq for seq, body in zip(seqs, self._bodies.read(seqs, again=True), strict=True) if body is not None}
         self.drop_damaged()
         answers: list[tuple[Link, int, Refusal | None]] = []
         for ((link, put, size), envelope, identity), seq in zip(some, held, strict=True):
@@ -300,11 +314,11 @@ class Intake:
         """Whether memory must be read from the store again after a failed commit."""
         return self._stale and not self._in_flight and not self.pending.batch.inserts
 
-    def reload(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool]]) -> None:
+    def reload(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool, bool]]) -> None:
         """Forget what was never stored: read everything from the store again."""
         self._log.reload(rows)
         # Found in the log as it was; what is due will be found again.
-        self.pending.batch.drop_bodies, self.pending.batch.forget = [], []
+        self.pending.batch.drop_bodies, self.pending.batch.displace, self.pending.batch.forget = [], [], []
         self._stale = False
 
     def _settle(self, pending: PendingBatch) -> list[tuple[Link, int | None]]:
@@ -324,16 +338,15 @@ class Intake:
         dropped, forgotten = self._retention.retire(now)
         excess = self._admission.excess()
         for seq in excess:
-            self._log.drop_body(seq)
+            self._log.displace(seq)
         self._stats.add(Evicted.LIMIT, len(excess))
-        dropped += excess
         batch.drop_bodies.extend(dropped)
+        batch.displace.extend(excess)
         batch.forget.extend(forgotten)
-        if save_clock or dropped or forgotten:
+        if save_clock or dropped or excess or forgotten:
             self._save_clock(now)
 
     def _save_clock(self, now: float) -> None:
         """Write the clock with the batch that is being made."""
         self._save_due = now + SAVE_CLOCK_S
         self.pending.batch.state["residence_s"] = int(self._clock.residence_s(now))
-        self.pending.batch.state["floor_hour"] = self._clock.floor_hour

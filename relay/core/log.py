@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a relay has admitted, in order of arrival, in memory.
 
-Columns of plain arrays, about 85 bytes an entry beside the dictionary of
+Columns of plain arrays, about 86 bytes an entry beside the dictionary of
 identities (about 190): 100,000 entries take 28 MB. No index lives on the card:
 random keys would multiply the bytes written there.
 
 An entry is PENDING until its commit, then HELD; when its body leaves it is GONE,
-so that it is not taken again, and at last forgotten.
+so that it is not taken again, or DISPLACED, and at last forgotten.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import enum
 from array import array
 from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass
-from itertools import islice
+from functools import lru_cache
+from itertools import compress, islice
 from typing import TYPE_CHECKING, Final
 
 from relay.core.envelope import (
+    BUCKET_BITS,
     HEADER_BYTES,
     ID_BYTES,
     SIZES,
@@ -42,17 +44,35 @@ class EntryState(enum.IntEnum):
     HELD = 1
     GONE = 2
     FORGOTTEN = 3
+    #: Gone to make room for others: it may return (relay.core.returns).
+    DISPLACED = 4
 
 
 _PENDING: Final = int(EntryState.PENDING)
 _HELD: Final = int(EntryState.HELD)
 _GONE: Final = int(EntryState.GONE)
 _FORGOTTEN: Final = int(EntryState.FORGOTTEN)
+_DISPLACED: Final = int(EntryState.DISPLACED)
+#: Without a body: it has left.
+_LEFT: Final = frozenset({_GONE, _DISPLACED})
 _PURGE_FLAG: Final = 0x80
 _CLASS_MASK: Final = 0x0F
 _CLASS_OF_KIND: Final = bytes(kind & _CLASS_MASK for kind in range(256))
+_IS_HELD: Final = bytes(state == _HELD for state in range(256))
 #: Forgotten entries are squeezed out when they are this many and half of all.
 COMPACT_AT_LEAST: Final = 4096
+
+
+@lru_cache(1 << BUCKET_BITS + 1)
+def _first_bytes(prefix_bits: int, prefix: int) -> bytes:
+    """Return 1 for each first byte of a tag that lies under the prefix."""
+    return bytes(byte >> 8 - prefix_bits == prefix for byte in range(256))
+
+
+@lru_cache(1 << len(SIZES))
+def _kinds(classes: int) -> bytes:
+    """Return 1 for each kind of these classes."""
+    return bytes(classes >> (kind & _CLASS_MASK) & 1 for kind in range(256))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +85,7 @@ class Due:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One admitted envelope. ``arrived_s`` is residence time (relay.core.clock)."""
+    """One admitted envelope. ``arrived_s`` is residence time (relay.core.clock), when it came last."""
 
     seq: int
     identity: bytes
@@ -94,7 +114,11 @@ class AdmittedLog:
         self._interface = bytearray()
         self._arrived = array("d")
         self._state = bytearray()
+        #: In which of some periods the body was found to be what it should be; 0 for none.
+        self._checked = bytearray()
         self._by_id: dict[bytes, int] = {}
+        #: When what was displaced and came again arrived first: its time counts from then.
+        self._first_arrived: dict[int, float] = {}
         #: Tag to the expiry hours of its purges, ascending: the latest is at the end, and one of many leaves
         #: without a walk.
         self._purges: dict[bytes, array[int]] = {}
@@ -125,10 +149,23 @@ class AdmittedLog:
     # -- changes ----------------------------------------------------------
 
     def append(
-        self, *, identity: bytes, header: Header, interface: int, arrived_s: float, state: EntryState, seq: int = 0
+        self,
+        *,
+        identity: bytes,
+        header: Header,
+        interface: int,
+        arrived_s: float,
+        state: EntryState,
+        seq: int = 0,
+        first_arrived_s: float | None = None,
     ) -> int:
-        """Add an entry and return its sequence number (drawn here unless loaded)."""
+        """Add an entry and return its sequence number (drawn here unless loaded).
+
+        ``first_arrived_s``: of one that was here before, and was displaced.
+        """
         seq = seq or self.next_seq
+        if first_arrived_s is not None:
+            self._first_arrived[seq] = first_arrived_s
         self.next_seq = seq + 1
         purge = header.type is EnvelopeType.PURGE
         self._seq.append(seq)
@@ -140,8 +177,9 @@ class AdmittedLog:
         self._interface.append(interface)
         self._arrived.append(arrived_s)
         self._state.append(state)
+        self._checked.append(0)
         self._by_id[identity] = seq
-        if state != _GONE:
+        if state not in _LEFT:
             self._account(interface, header.expiry_hour, header.size_class, 1)
             if purge:
                 insort(self._purges.setdefault(header.tag, array("I")), header.expiry_hour)
@@ -157,7 +195,7 @@ class AdmittedLog:
             ranks = self.ranks[interface] = Ranks()
         ranks.add(self._price[position], self._expiry[position], self._seq[position])
 
-    def reload(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool]]) -> None:
+    def reload(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool, bool]]) -> None:
         """Forget everything and :meth:`load`; sequence numbers are not used again.
 
         Nothing changes when ``rows`` raises.
@@ -169,16 +207,22 @@ class AdmittedLog:
         fresh.departures = self.departures + 1
         self.__dict__.update(fresh.__dict__)
 
-    def load(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool]]) -> None:
-        """Take what the store holds: (seq, id, header, interface, arrived_s, has_body)."""
-        for seq, identity, header, interface, arrived_s, has_body in rows:
+    def load(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool, bool]]) -> None:
+        """Take what the store holds: (seq, id, header, interface, first arrived_s, has_body, displaced).
+
+        What arrived before the row above it came again since, some time after that one.
+        """
+        latest_s = 0.0
+        for seq, identity, header, interface, arrived_s, has_body, displaced in rows:
+            latest_s = max(latest_s, arrived_s)
             self.append(
                 seq=seq,
                 identity=identity,
                 header=decode_header(header),
                 interface=interface,
-                arrived_s=arrived_s,
-                state=EntryState.HELD if has_body else EntryState.GONE,
+                arrived_s=latest_s,
+                state=EntryState.HELD if has_body else EntryState.DISPLACED if displaced else EntryState.GONE,
+                first_arrived_s=arrived_s if arrived_s < latest_s else None,
             )
         self.committed_seq = self.next_seq - 1
 
@@ -223,11 +267,17 @@ class AdmittedLog:
         self._leave(position)
         self._state[position] = _GONE
 
+    def displace(self, seq: int) -> None:
+        """The body left the store to make room for others."""
+        self.drop_body(seq)
+        self._state[self._position(seq)] = _DISPLACED
+
     def forget(self, seq: int) -> None:
         """The identity may be admitted again."""
         position = self._position(seq)
-        if self._state[position] != _GONE:
+        if self._state[position] not in _LEFT:
             self._leave(position)
+        self._first_arrived.pop(seq, None)
         self._state[position] = _FORGOTTEN
         self._forgotten += 1
         self.version += 1
@@ -256,6 +306,7 @@ class AdmittedLog:
         self._kind = bytearray(self._kind[p] for p in keep)
         self._interface = bytearray(self._interface[p] for p in keep)
         self._state = bytearray(self._state[p] for p in keep)
+        self._checked = bytearray(self._checked[p] for p in keep)
         self._forgotten = 0
 
     # -- questions --------------------------------------------------------
@@ -334,14 +385,28 @@ class AdmittedLog:
             return None
         return self._id(position)
 
+    def _positions(self, seqs: Sequence[int]) -> range | list[int]:
+        # What arrived together is usually asked for together.
+        first, last = self._position(seqs[0]), self._position(seqs[-1])
+        if last - first + 1 == len(seqs) and self._seq[first : last + 1].tolist() == seqs:
+            return range(first, last + 1)
+        return [self._position(seq) for seq in seqs]
+
     def identities(self, seqs: Sequence[int]) -> list[bytes]:
         """Return the identities of known sequence numbers."""
-        first, last = self._position(seqs[0]), self._position(seqs[-1])
-        if last - first + 1 != len(seqs) or self._seq[first : last + 1].tolist() != seqs:
-            return [self._id(self._position(seq)) for seq in seqs]
-        # What arrived together is usually asked for together.
-        ids = bytes(self._ids[ID_BYTES * first : ID_BYTES * (last + 1)])
-        return [ids[at : at + ID_BYTES] for at in range(0, len(ids), ID_BYTES)]
+        return [self._id(position) for position in self._positions(seqs)]
+
+    def were_checked(self, seqs: Sequence[int], period: int) -> bool:
+        """Tell whether the bodies of all these were found sound in a period."""
+        positions = self._positions(seqs)
+        if isinstance(positions, range):
+            return self._checked.count(period, positions.start, positions.stop) == len(seqs)
+        return all(self._checked[position] == period for position in positions)
+
+    def note_checked(self, seqs: Sequence[int], period: int) -> None:
+        """Remember that the bodies of these were found sound in a period."""
+        for position in self._positions(seqs):
+            self._checked[position] = period
 
     def terms(self, seq: int) -> tuple[int, int, int]:
         """Return size class, expiry hour and price of a known ``seq``."""
@@ -352,38 +417,49 @@ class AdmittedLog:
         """Return the residence time at which a known ``seq`` arrived."""
         return self._arrived[self._position(seq)]
 
+    def first_arrived_s(self, seq: int) -> float:
+        """Return the residence time at which a known ``seq`` arrived first, had it been displaced in between."""
+        return self._first_arrived.get(seq, self._arrived[self._position(seq)])
+
+    def displaced_below(self, seq: int) -> Iterator[int]:
+        """Yield what was displaced, the latest first, from below a sequence number on."""
+        position = self._position(seq)
+        while (position := self._state.rfind(_DISPLACED, 0, position)) >= 0:
+            yield self._seq[position]
+
     def seq_arrived_since(self, arrived_s: float) -> int:
         """Return the sequence number from which entries arrived at or after ``arrived_s``."""
         position = bisect_left(self._arrived, arrived_s)
+        while position and self._seq[position - 1] in self._first_arrived:
+            position -= 1  # it came again later than is known
         return self._seq[position] if position < len(self._seq) else self.next_seq
 
     def held_in_prefix(
-        self, *, from_seq: int, until_seq: int, limit: int, prefix_bits: int, prefix: int, after_hour: int
-    ) -> tuple[list[int], int]:
-        """Scan at most ``limit`` entries up to the committed ``until_seq``; return held ones under the prefix.
+        self, *, first_seq: int, last_seq: int, prefix_bits: int, prefix: int, after_hour: int, classes: int
+    ) -> array[int]:
+        """Return the held ones under a prefix between two sequence numbers, both included, in order of arrival.
 
-        Those that expire at ``after_hour`` or before are left out. Returns
-        sequence numbers and where to go on.
+        ``classes`` has a bit for each size class that is wanted. Those that expire at ``after_hour`` or before
+        are left out.
         """
-        start = self._position(from_seq)
-        end = self._position(until_seq + 1)
-        stop = min(start + limit, end)
-        shift = 16 - prefix_bits
-        first, last = TAG_BYTES * start, TAG_BYTES * stop
-        # Slices, because this walk is most of what a subscription costs.
-        found = [
-            seq
-            for seq, high, low, state, expiry_hour in zip(
-                self._seq[start:stop],
-                self._tags[first:last:TAG_BYTES],
-                self._tags[first + 1 : last : TAG_BYTES],
-                self._state[start:stop],
-                self._expiry[start:stop],
-                strict=True,
-            )
-            if state == _HELD and (high << 8 | low) >> shift == prefix and expiry_hour > after_hour
-        ]
-        return found, self._seq[stop - 1] + 1 if stop < end else until_seq + 1
+        start = self._position(first_seq)
+        stop = max(start, self._position(last_seq + 1))
+        # Masks of whole columns, because this walk is most of what a subscription costs.
+        first_bytes = self._tags[TAG_BYTES * start : TAG_BYTES * stop : TAG_BYTES]
+        mask = (
+            int.from_bytes(first_bytes.translate(_first_bytes(prefix_bits, prefix)))
+            & int.from_bytes(self._kind[start:stop].translate(_kinds(classes)))
+            & int.from_bytes(self._state[start:stop].translate(_IS_HELD))
+        ).to_bytes(stop - start)
+        expiry, seq = self._expiry, self._seq
+        return array("Q", [seq[p] for p in compress(range(start, stop), mask) if expiry[p] > after_hour])
+
+    def seq_off(self, seq: int, entries: int) -> int:
+        """Return the sequence number so many entries after ``seq``, or before it if negative: 1 to ``next_seq``."""
+        position = self._position(seq) + entries
+        if position < 0:
+            return 1
+        return self._seq[position] if position < len(self._seq) else self.next_seq
 
     def entries(self, *states: EntryState) -> Iterator[Entry]:
         """Yield the entries in any of ``states``, oldest first."""
@@ -400,20 +476,21 @@ class AdmittedLog:
         identities that arrived before ``forget_before_s``.
         """
         due = Due(drop=[], forget=[])
-        arrived, expiry, state = self._arrived, self._expiry, self._state
+        expiry, state, first_arrived = self._expiry, self._state, self._first_arrived
         for p, seq in enumerate(self._seq):
-            if state[p] not in (_HELD, _GONE):
+            if state[p] != _HELD and state[p] not in _LEFT:
                 continue
-            over = hour is not None and expiry[p] <= hour and arrived[p] >= by_hour_from_s
-            if state[p] == _HELD and (over or arrived[p] <= drop_before_s):
+            arrived_s = self._arrived[p] if seq not in first_arrived else first_arrived[seq]
+            over = hour is not None and expiry[p] <= hour and arrived_s >= by_hour_from_s
+            if state[p] == _HELD and (over or arrived_s <= drop_before_s):
                 due.drop.append(seq)
-            if over or arrived[p] <= forget_before_s:
+            if over or arrived_s <= forget_before_s:
                 due.forget.append(seq)
         return due
 
     def oldest_gone(self, count: int) -> list[int]:
         """Return up to ``count`` identities whose body has left, oldest first."""
-        found = (self._seq[p] for p, state in enumerate(self._state) if state == _GONE)
+        found = (self._seq[p] for p, state in enumerate(self._state) if state in _LEFT)
         return list(islice(found, count))
 
     def by_rank(self, interface: int) -> Iterator[tuple[int, int]]:

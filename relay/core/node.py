@@ -29,9 +29,9 @@ from relay.core.link import Link
 from relay.core.log import AdmittedLog, EntryState
 from relay.core.meetings import Meetings, TooManyError
 from relay.core.messages import (
-    ALL_HOURS,
     OFFER_LANE,
     OFFER_WINDOW,
+    WINDOW_S,
     Ack,
     Goodbye,
     Hello,
@@ -39,10 +39,12 @@ from relay.core.messages import (
     Refused,
     Role,
     Subscribe,
+    prefix_bits_of,
 )
 from relay.core.neighbours import Neighbours
 from relay.core.news import NewsValue
 from relay.core.retention import Retention
+from relay.core.returns import MAX_ASKED, Returns
 from relay.core.serving import Serving
 from relay.core.session import Session, State
 from relay.core.stats import (
@@ -143,12 +145,14 @@ class Node:
         self.admission = Admission(policy, self.log, clock)
         self.links: dict[int, Link] = {}
         self._bodies = Bodies(self.log, read_bodies)
+        returns = Returns(self.log, self.admission, clock)
         self.intake = Intake(
             log=self.log,
             bodies=self._bodies,
             admission=self.admission,
             clock=clock,
             stats=stats,
+            returns=returns,
             retention=Retention(
                 self.log,
                 clock,
@@ -157,7 +161,7 @@ class Node:
                 max_admitted=ADMITTED_PER_ENVELOPE * policy.max_envelopes,
             ),
         )
-        self._requests = Requests(self.log, self.admission, stats)
+        self._requests = Requests(self.log, self.admission, stats, returns)
         self._neighbours = Neighbours()
         self._meetings = Meetings(self.log, stats, random_bytes)
         self._random_bytes = random_bytes
@@ -210,7 +214,7 @@ class Node:
             price=price,
             classes=self.admission.policy.classes,
             window=self.clock.window(now),
-            stored_log2=self.log.held_count.bit_length(),
+            prefix_bits=prefix_bits_of(self.log.held_count),
             max_puts=s.MAX_PUTS,
         )
         session = Session(
@@ -313,6 +317,8 @@ class Node:
         after_hour = self.clock.hour(now) or 0
         exchange = link.exchange
         if exchange is not None:
+            if exchange.may_ask_back and exchange.cursor is not None:
+                self._requests.ask_back(exchange, now)
             if self.intake.pending_bytes < self.intake.most_pending_bytes // 2:
                 wanted = self._requests.next_fetches(exchange, now)
                 if wanted:
@@ -334,8 +340,10 @@ class Node:
                 session, target_bytes=target, after_hour=after_hour, residence_s=self.clock.residence_s(now)
             )
             self.intake.drop_damaged()
-        if link.news_told != self._news.value and self._may_tell_news(link):
-            self._tell_news(link)
+        if link.exchange is not None and link.news_told != self._news.value:
+            link.news_told = self._news.value
+            link.session.tell_news(link.news_told)
+            self._news.told(now)
 
     def has_output(self, link: Link) -> bool:
         """Whether a further :meth:`data_to_send` may return more."""
@@ -423,8 +431,6 @@ class Node:
             return
         self._schedule(link)
         if not relay:
-            # Before anything that it asks for in the same breath: what comes after this value is news.
-            self._tell_news(link)
             return
         if self._neighbours.is_self(link):
             for own in self._neighbours.with_hash(link.session.handshake_hash):
@@ -493,10 +499,7 @@ class Node:
         self._ready[link.number] = link
 
     def _subscribe(self, link: Link, subscription: Subscribe, now: float) -> None:
-        if subscription.arrived_within_hours == ALL_HOURS:
-            arrived_after_s = 0.0
-        else:
-            arrived_after_s = self.clock.residence_s(now) - 3600.0 * subscription.arrived_within_hours
+        arrived_after_s = self.clock.residence_s(now) - WINDOW_S[subscription.window]
         link.serving.subscribe(subscription, arrived_after_s=arrived_after_s)
 
     def _closed(self, link: Link, reason: Reason, now: float) -> None:
@@ -600,12 +603,13 @@ class Node:
         """Whether memory must be read from the store again after a failed commit."""
         return self.intake.needs_reload
 
-    def reload(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool]]) -> None:
+    def reload(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool, bool]]) -> None:
         """Forget what was never stored: read everything from the store again."""
         self.intake.reload(rows)
 
     def retire(self, now: float, *, save_clock: bool) -> None:
         """Let envelopes leave whose time has come; ``save_clock`` writes the residence clock too."""
+        self._bodies.begin_period()
         self.intake.retire(now, save_clock=save_clock)
         # A full store commits little: without this the price before the last burst would stand.
         self._tell_price(now)
@@ -626,18 +630,6 @@ class Node:
     def _renew_news(self, now: float) -> None:
         if self._news.renew(now):
             self._ready |= self.links
-
-    def _tell_news(self, link: Link) -> None:
-        link.news_told = self._news.value
-        link.session.tell_news(link.news_told)
-
-    @staticmethod
-    def _may_tell_news(link: Link) -> bool:
-        """Whether to tell it now: a client hears it only once all that it subscribed to is on its way.
-
-        It would otherwise take itself for up to date when it leaves before that has arrived.
-        """
-        return link.exchange is not None or not (link.serving.has_work() or link.session.queued_bytes)
 
     # -- time -------------------------------------------------------------
 
@@ -745,7 +737,7 @@ class Node:
     @property
     def max_wanted(self) -> int:
         """Most envelopes that can be wanted."""
-        return MAX_RELAY_SESSIONS * OFFER_WINDOW
+        return MAX_RELAY_SESSIONS * (OFFER_WINDOW + MAX_ASKED)
 
     def wanted(self) -> int:
         """Envelopes asked for or about to be."""

@@ -39,6 +39,7 @@ class Total(Reason):
     FORWARDED = "forwarded"  # body handed to a peer relay or fetched by a client
     EXPIRED = "expired"  # left at its expiry or at the end of its residence
     PURGED = "purged"  # removed by a purge envelope
+    RETURNED = "returned"  # of those accepted: had to leave for others once
     RECONCILED = "reconciled"  # reconciliations finished
     RECONCILE_FALLBACK = "reconcile_fallback"  # ... that ended in a list of IDs
 

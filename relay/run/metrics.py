@@ -181,6 +181,7 @@ FAMILIES: tuple[Family, ...] = (
     _total(Total.FORWARDED, "envelopes_forwarded", "Envelopes handed to a relay or a client"),
     _total(Total.EXPIRED, "envelopes_expired", "Envelopes that left at the end of their time"),
     _total(Total.PURGED, "envelopes_purged", "Envelopes removed by a purge"),
+    _total(Total.RETURNED, "envelopes_returned", "Envelopes accepted that had been evicted before"),
     _by_reason(Rejected, "envelopes_rejected", "Envelopes not admitted"),
     _by_reason(Evicted, "envelopes_evicted", "Envelopes that left before their time"),
     _total(Total.RECONCILED, "reconciliations", "Reconciliations finished"),

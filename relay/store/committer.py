@@ -93,7 +93,7 @@ class Committer:
         """
         if self._closed:
             raise RuntimeError("submit() after close()")
-        rows = len(batch.inserts) + len(batch.drop_bodies) + len(batch.forget) + len(batch.state)
+        rows = len(batch.inserts) + len(batch.drop_bodies) + len(batch.displace) + len(batch.forget) + len(batch.state)
         body_bytes = sum([len(row[5]) for row in batch.inserts if row[5] is not None])
         job = _Job(batch, on_done, rows, body_bytes)
         self._pending_rows += job.rows

@@ -31,7 +31,7 @@ _HEADER_BYTES = 24
 
 
 class AdmittedRow(NamedTuple):
-    """What is known of an admitted ID without reading its body."""
+    """What is known of an admitted ID without reading its body; ``arrived_s``: when it came first."""
 
     seq: int
     id: bytes
@@ -39,6 +39,7 @@ class AdmittedRow(NamedTuple):
     interface: int
     arrived_s: int
     has_body: bool
+    displaced: bool
 
 
 class Store:
@@ -117,10 +118,10 @@ class Store:
         with store_errors(self.path), contextlib.closing(self._reader.cursor()) as cursor:
             cursor.execute(schema.SELECT_ADMITTED)
             while rows := cursor.fetchmany(_LOAD_ROWS):
-                for seq, identity, header, interface, arrived_s, has_body in rows:
+                for seq, identity, header, interface, arrived_s, has_body, displaced in rows:
                     if not is_admitted_shape((identity, header, interface, arrived_s)):
                         raise StoreDamagedError(self.path, f"row {seq} of admitted is malformed")
-                    yield AdmittedRow(seq, identity, header, interface, arrived_s, bool(has_body))
+                    yield AdmittedRow(seq, identity, header, interface, arrived_s, bool(has_body), bool(displaced))
 
     def read_bodies(self, seqs: Sequence[int]) -> list[bytes | None]:
         """Return the envelopes of ``seqs``, in that order; None where there is none.
@@ -163,6 +164,7 @@ class Store:
         admitted: list[Any] = []
         bodies: list[Any] = []
         dropped: set[int] = set()
+        displaced: set[int] = set()
         forgotten: set[int] = set()
         for batch in batches:
             for row in batch.inserts:
@@ -175,15 +177,18 @@ class Store:
                 else:
                     bodies += (last_seq, row[5])
             dropped.update(batch.drop_bodies)
+            displaced.update(batch.displace)
             forgotten.update(batch.forget)
         connection = self._writer
         with store_errors(self.path), _transaction(connection):
             schema.INSERT_ADMITTED.run(connection, admitted)
             schema.INSERT_BODY.run(connection, bodies)
             # In order of seq, so that neighbours are found in pages just touched.
-            schema.DELETE_BODY.run(connection, sorted(dropped))
-            schema.INSERT_GONE.run(connection, sorted(dropped - forgotten))
-            schema.DELETE_BODY_IF_ANY.run(connection, sorted(forgotten - dropped))
+            left = dropped | displaced
+            schema.DELETE_BODY.run(connection, sorted(left))
+            marks = [(seq, int(seq in displaced)) for seq in sorted(left - forgotten)]
+            schema.INSERT_GONE.run(connection, [value for mark in marks for value in mark])
+            schema.DELETE_BODY_IF_ANY.run(connection, sorted(forgotten - left))
             schema.DELETE_ADMITTED.run(connection, sorted(forgotten))
             schema.DELETE_GONE.run(connection, sorted(forgotten))
             if last_seq in forgotten:

@@ -41,7 +41,8 @@ class SalvageReport:
     ``without_row`` had lost what was known of them: arrival and interface are a
     neighbour's, and that they are unaltered nobody can tell. ``altered`` bodies did
     not hash to their ID, ``lost`` ones should be there and are not; of both the
-    new store remembers the ID only. ``unreadable_pages`` failed on the medium.
+    new store remembers the ID only, so that a relay takes them from whoever has them.
+    ``unreadable_pages`` failed on the medium.
     """
 
     admitted: int
@@ -99,10 +100,10 @@ class _Salvage:
         execute = self._connection.execute
         marked = "SELECT count(*) FROM gone JOIN admitted USING (seq)"
         (gone,) = execute(marked).fetchone()
-        # Whatever has no body now is gone, and what was only said to be is forgotten.
+        # Whatever has no body now is gone, and may return; what was only said to be is forgotten.
         execute("BEGIN")
-        execute("DELETE FROM gone")
-        execute("INSERT INTO gone SELECT seq FROM admitted EXCEPT SELECT seq FROM body")
+        execute("DELETE FROM gone WHERE seq NOT IN (SELECT seq FROM admitted) OR seq IN (SELECT seq FROM body)")
+        execute("INSERT OR IGNORE INTO gone SELECT seq, 1 FROM admitted WHERE seq NOT IN (SELECT seq FROM body)")
         execute("COMMIT")
         (bodiless,) = execute(marked).fetchone()
         (admitted,) = execute("SELECT count(*) FROM admitted").fetchone()
@@ -133,8 +134,8 @@ class _Salvage:
                     execute(schema.PUT_META, (key, value))
                 case (None, str(name)) if seq is not None:
                     execute(schema.PUT_INTERFACE, (seq, name))
-                case (None,) if seq is not None:
-                    execute("INSERT OR IGNORE INTO gone VALUES (?)", (seq,))
+                case (None, int(displaced)) if seq is not None:
+                    execute("INSERT OR IGNORE INTO gone VALUES (?,?)", (seq, displaced))
                 case (None, *rest) if seq is not None and 0 < seq < _MAX_SEQ and is_admitted_shape(rest):
                     execute("INSERT OR REPLACE INTO admitted VALUES (?,?,?,?,?)", (seq, *rest))
                 case _:

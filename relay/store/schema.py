@@ -8,7 +8,8 @@ an envelope and wear out the card; such maps are rebuilt in memory at start.
 ``admitted`` holds what must be known of each ID at start-up, small, so that a
 start reads megabytes and not the bodies. ``gone`` lists admitted rows without a
 body: whether ``body`` has a row cannot be asked without reading its leaves, and
-a flag in ``admitted`` would dirty ten times as many pages at evictions.
+a flag in ``admitted`` would dirty ten times as many pages at evictions. ``displaced``
+is 1 for those that had to leave for others, and may return.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ CREATE TABLE admitted(
     arrived_s INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE body(seq INTEGER PRIMARY KEY, envelope BLOB NOT NULL) STRICT;
-CREATE TABLE gone(seq INTEGER PRIMARY KEY) STRICT;
+CREATE TABLE gone(seq INTEGER PRIMARY KEY, displaced INTEGER NOT NULL) STRICT;
 CREATE TABLE interface(number INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT;
 CREATE TABLE meta(key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
@@ -87,7 +88,7 @@ class RowStatement:
 
 INSERT_ADMITTED = RowStatement("INSERT INTO admitted VALUES ", "(?,?,?,?,?)")
 INSERT_BODY = RowStatement("INSERT INTO body VALUES ", "(?,?)")
-INSERT_GONE = RowStatement("INSERT OR IGNORE INTO gone VALUES ", "(?)")
+INSERT_GONE = RowStatement("INSERT OR IGNORE INTO gone VALUES ", "(?,?)")
 DELETE_ADMITTED = RowStatement("DELETE FROM admitted WHERE seq IN (", "?", ")")
 DELETE_BODY = RowStatement("DELETE FROM body WHERE seq IN (", "?", ")")
 # Asking ``gone`` first spares reading a page of ``body`` for each body that left long ago.
@@ -103,7 +104,7 @@ SELECT_BODY = "SELECT envelope FROM body WHERE seq = ?"
 SELECT_RANGE = "SELECT envelope FROM body WHERE seq BETWEEN ? AND ? ORDER BY seq"
 SELECT_BODIES = f"SELECT seq, envelope FROM body WHERE seq IN ({','.join(['?'] * ROWS)})"  # noqa: S608 - only marks
 SELECT_ADMITTED = """
-SELECT a.seq, a.id, a.header, a.interface, a.arrived_s, gone.seq IS NULL
+SELECT a.seq, a.id, a.header, a.interface, a.arrived_s, gone.seq IS NULL, ifnull(gone.displaced, 0)
 FROM admitted AS a LEFT JOIN gone ON gone.seq = a.seq ORDER BY a.seq
 """
 #: The highest seq that this store has ever seen, kept only from the moment when the

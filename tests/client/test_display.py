@@ -50,7 +50,7 @@ def envelopes(sender, recipient, *bodies, now_s=None):
     now_s = now_s or time.time()
     with Database(sender.home / "elsewhere") as database:
         outbox = Outbox(database, sender.identity)
-        known = set(outbox.pending_ids(now_s))
+        known = {one.id for one in outbox.pending(now_s)}
         for body in bodies:
             outbox.queue_message([recipient.card], body, lifetime_days=3, price=4, now_s=now_s)
         new = [one for one in outbox.pending(now_s) if one.id not in known]
@@ -358,7 +358,7 @@ def test_what_relays_have_given_is_shown_while_another_keeps_one_waiting(alice, 
 
 def test_a_relay_that_gives_little_and_never_says_that_this_is_all_is_left(bob):
     async def run():
-        async with Dripping().serving() as address, bob.client(address, patience_s=1.0) as client:
+        async with Dripping().serving() as address, bob.client(address, patience_s=3.0) as client:
             async with asyncio.timeout(20):
                 (outcome,) = await client.collect()
             return outcome
@@ -377,7 +377,7 @@ def test_a_relay_that_was_found_and_is_of_no_use_gives_way_to_the_next(alice, bo
 
             monkeypatch.setattr(finding, "LOCAL", parse_address(NOWHERE))
             monkeypatch.setattr(finding, "browse", browse)
-            async with asyncio.timeout(30), bob.client(patience_s=1.0) as client:
+            async with asyncio.timeout(30), bob.client(patience_s=3.0) as client:
                 outcomes = await client.collect()
                 shown = [await client.text(message) for message in await client.messages()]
                 # As long as there are others.

@@ -74,7 +74,7 @@ def inners(draw):
     elif kind is Kind.FILE:
         data = file_head(draw(ANY_TEXT)) + draw(st.binary(max_size=50))
     elif kind is Kind.TEXT:
-        data = draw(st.binary(max_size=50))
+        data = draw(st.binary(min_size=1, max_size=50))
     if group and part is None:
         data = group.encode() + data
     return Inner(

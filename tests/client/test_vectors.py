@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from urllib.parse import quote
 
+import nacl.bindings
+import nacl.exceptions
 import pytest
 from nacl.bindings import (
     crypto_aead_chacha20poly1305_ietf_decrypt,
@@ -19,12 +21,15 @@ from nacl.bindings import (
 )
 
 from relay.client.card import parse_uri
+from relay.client.database import Database
 from relay.client.errors import CardError
 from relay.client.identity import Identity
+from relay.client.inbox import Inbox
 from relay.client.pieces import decode_inner
 from relay.client.seal import unseal
 from relay.core.errors import DecodeError
 from relay.core.noise import KeyPair
+from tests.client.helpers import NOW_S
 from tests.client.vectors import build
 
 PATH = Path(__file__).parents[1] / "vectors" / "payload.json"
@@ -46,7 +51,7 @@ def open_payload(envelope, private):
     payload = envelope[24:-8]
     name = b"Noise_X_25519_ChaChaPoly_SHA256"
     h = ck = name.ljust(32, b"\0")
-    h = sha256(h, b"mesh-relay/1 seal", envelope[:10])
+    h = sha256(h, b"mesh-relay/1 seal", envelope[:8], bytes([envelope[8] >> 3]))
     h = sha256(h, crypto_scalarmult_base(private))
 
     def mix(secret):
@@ -64,7 +69,8 @@ def open_payload(envelope, private):
     h = sha256(h, sealed_inner)
     export_key = hmac_sha256(ck, b"relay-noise-export-v1", h)
     purge_key = hmac_sha256(export_key, b"mesh-relay/1 purge", b"\1")
-    assert envelope[10:24] == sha256(b"mesh-relay/1 purge tag", purge_key)[:14]
+    digest = sha256(b"mesh-relay/1 purge tag", purge_key)
+    assert (envelope[8] & 7, envelope[9:24]) == (digest[0] & 7, digest[1:16])
     plaintext, mark, rest = padded.rpartition(b"\x80")
     assert mark
     assert not any(rest)
@@ -105,8 +111,8 @@ def test_a_second_client_reads_what_this_one_sealed(vector):
     assert envelope[8:24].hex() == vector["tag"]
     assert envelope[80 - 56 : 56] == crypto_scalarmult_base(bytes.fromhex(vector["ephemeral_private"]))
     day = (vector["now_hour"] // 24).to_bytes(4, "big")
-    bucket = sha256(b"mesh-relay/1 bucket", day, bytes.fromhex(vector["recipient_rendezvous"]))[:2]
-    assert envelope[8:10] == bucket
+    bucket = sha256(b"mesh-relay/1 bucket", day, bytes.fromhex(vector["recipient_rendezvous"]))[0] >> 3
+    assert envelope[8] >> 3 == bucket
     assert envelope[4:8] == vector["expiry_hour"].to_bytes(4, "big")
     work = 256 - int.from_bytes(sha256(envelope), "big").bit_length()
     assert work >= vector["price"] + 2 * envelope[2]
@@ -135,6 +141,39 @@ def test_this_client_refuses_what_is_to_be_refused(vector):
     if unsealed is not None:
         with pytest.raises(DecodeError):
             decode_inner(unsealed.plaintext)
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [vector for vector in VECTORS["refused"] if "of low order" in vector["why"]],
+    ids=lambda vector: vector["why"],
+)
+def test_a_client_that_does_not_look_at_shared_secrets_takes_what_anybody_could_have_sealed(vector, monkeypatch):
+
+    def careless(private, public):
+        try:
+            return nacl.bindings.crypto_scalarmult(private, public)
+        except nacl.exceptions.RuntimeError:
+            return bytes(32)
+
+    monkeypatch.setitem(open_payload.__globals__, "crypto_scalarmult", careless)
+    private = bytes.fromhex(VECTORS["contacts"][1]["private"])
+    _, plaintext, _ = open_payload(bytes.fromhex(vector["envelope"]), private)
+    assert plaintext.endswith(b"refused")
+
+
+@pytest.mark.parametrize("vector", VECTORS["sequences"], ids=lambda vector: ", ".join(vector["then"]))
+def test_what_comes_first_decides_what_a_message_is(vector, tmp_path):
+    bob = VECTORS["contacts"][1]
+    recipient = Identity(
+        static=KeyPair.from_private(bytes.fromhex(bob["private"])), rendezvous=bytes.fromhex(bob["rendezvous"])
+    )
+    envelopes = {sealed["comment"]: bytes.fromhex(sealed["envelope"]) for sealed in VECTORS["sealed"]}
+    with Database(tmp_path / "data") as database:
+        inbox = Inbox(database, recipient, lambda _: True)
+        for comment, outcome in zip(vector["then"], vector["outcomes"], strict=True):
+            opened = inbox.try_open(envelopes[comment])
+            assert [found.value for found in inbox.accept([opened], NOW_S)] == [outcome], comment
 
 
 @pytest.mark.parametrize("vector", VECTORS["contacts"], ids=lambda vector: vector["name"])

@@ -2,12 +2,13 @@
 """Makes tests/vectors/payload.json: `python -m tests.client.vectors > tests/vectors/payload.json`."""
 
 import hashlib
+import hmac
 import io
 import json
 import random
 import sys
 
-from nacl.bindings import sodium_pad
+from nacl.bindings import crypto_aead_chacha20poly1305_ietf_encrypt, crypto_scalarmult, sodium_pad
 
 from relay.client.body import file_body, text_body
 from relay.client.card import Card
@@ -17,7 +18,7 @@ from relay.client.pieces import PIECE_BYTES, Inner, Kind, Part, piece_count
 from relay.client.seal import CAPACITIES, buckets_to_read, expiry_hour, seal
 from relay.client.text import safe_file_name
 from relay.core.envelope import Header, bucket_of_day, decode_envelope, envelope_id, make_tag
-from relay.core.noise import HandshakeState, X
+from relay.core.noise import HandshakeState, KeyPair, X
 from tests.client.helpers import DAY, NOW_HOUR
 
 ALICE, BOB = (Identity.generate(random.Random(f"payload vectors {name}").randbytes) for name in ("alice", "bob"))
@@ -52,8 +53,21 @@ def build():
             ),
         ],
         "refused": [{"why": why, "envelope": envelope.hex()} for why, envelope in refused()],
+        "sequences": [{"then": list(comments), "outcomes": list(outcomes)} for comments, outcomes in sequences()],
         "file_names": [{"name": name, "safe": safe_file_name(name)} for name in FILE_NAMES],
     }
+
+
+def sequences():
+    """Sealed messages by their comment, all with one ID, in the order of arrival; what becomes of each."""
+    piece, rest = "piece 0 of a file", "piece 1 of a file"
+    yield (piece, rest, piece), ("stored", "stored", "duplicate")
+    yield (rest, piece, rest), ("stored", "stored", "duplicate")
+    yield (piece, "file", rest), ("stored", "conflict", "stored")
+    yield (piece, "text", piece, rest), ("stored", "conflict", "duplicate", "stored")
+    yield ("text", piece, "text"), ("stored", "conflict", "duplicate")
+    yield ("text", "longest text of the smallest envelope"), ("stored", "conflict")
+    yield ("text", "file"), ("stored", "conflict")
 
 
 def from_bytes(content):
@@ -154,7 +168,7 @@ def refused():
     intact = dishonest(sodium_pad(good, CAPACITIES[0]))
     yield "tag of another purge key", dishonest(sodium_pad(good, CAPACITIES[0]), purge_key=bytes(32))
     yield "expiry changed on the way", intact[:7] + bytes((intact[7] ^ 1,)) + intact[8:]
-    yield "bucket changed on the way", intact[:8] + bytes((intact[8] ^ 1,)) + intact[9:]
+    yield "bucket changed on the way", intact[:8] + bytes((intact[8] ^ 8,)) + intact[9:]
     yield "padding without its mark", dishonest(bytes(CAPACITIES[0]))
     yield "inner version 2", dishonest(sodium_pad(b"\2" + good[1:], CAPACITIES[0]))
     yield "kind 3", dishonest(sodium_pad(good[:1] + b"\3" + good[2:], CAPACITIES[0]))
@@ -175,16 +189,67 @@ def refused():
     part = (0).to_bytes(4, "big") + (7).to_bytes(8, "big") + hashlib.sha256(b"refused").digest()
     yield "piece of what fits one envelope", dishonest(sodium_pad(pieced + part + b"refused", CAPACITIES[0]))
 
+    yield (
+        "piece beyond the last one",
+        dishonest(sodium_pad(pieced + place(2, PIECE_BYTES + 7) + b"refused", CAPACITIES[0])),
+    )
+    yield "more than 4 GiB", dishonest(sodium_pad(pieced + place(265_597, 4 * 1024**3 + 1) + b"?", CAPACITIES[0]))
+    yield (
+        "receipt with bit 7",
+        dishonest(sodium_pad(good[:1] + b"\x82" + pieced[2:] + place(1, PIECE_BYTES), CAPACITIES[0])),
+    )
+    yield (
+        "file whose name runs past the end",
+        dishonest(sodium_pad(good[:1] + b"\1" + good[2:40] + b"\2n", CAPACITIES[0])),
+    )
+    yield "inner cut", dishonest(sodium_pad(good[:39], CAPACITIES[0]))
+    yield "text without a byte", dishonest(sodium_pad(good[:40], CAPACITIES[0]))
+    someone = Group(id=bytes(16), version=0, name="", members=(Card.of(ALICE),)).encode()
+    yield "text to a group without a byte", dishonest(sodium_pad(of_group + someone, CAPACITIES[0]))
+    padded = sodium_pad(good, CAPACITIES[0])
+    yield "ephemeral key of low order", careless(padded, ephemeral=None, sender=ALICE.static)
+    yield "sender's key of low order", careless(padded, ephemeral=KeyPair.from_private(bytes(range(32))), sender=None)
+
+
+def place(index, size):
+    return index.to_bytes(4, "big") + size.to_bytes(8, "big") + bytes(32)
+
+
+def careless(padded, *, ephemeral, sender):
+    """Seal as whoever has no key (None: one of zeros) could, to a recipient who does not look at shared secrets.
+
+    On primitives: ours refuse.
+    """
+    expiry = expiry_hour(NOW_HOUR, 3)
+    bucket = bucket_of_day(BOB.rendezvous, DAY)
+    clear = Header(type=0, size_class=0, expiry_hour=expiry, tag=make_tag(bucket, bytes(32))).encode()[:10]
+    ck = h = b"Noise_X_25519_ChaChaPoly_SHA256".ljust(32, b"\0")
+    for data in (b"mesh-relay/1 seal" + clear, BOB.static.public):
+        h = hashlib.sha256(h + data).digest()
+    payload = ephemeral.public if ephemeral else bytes(32)
+    h = hashlib.sha256(h + payload).digest()
+    for key, plaintext in ((ephemeral, sender.public if sender else bytes(32)), (sender, padded)):
+        shared = crypto_scalarmult(key.private, BOB.static.public) if key else bytes(32)
+        secret = hmac.digest(ck, shared, "sha256")
+        ck = hmac.digest(secret, b"\1", "sha256")
+        k = hmac.digest(secret, ck + b"\2", "sha256")
+        sealed_part = crypto_aead_chacha20poly1305_ietf_encrypt(plaintext, h, bytes(12), k)
+        h = hashlib.sha256(h + sealed_part).digest()
+        payload += sealed_part
+    exporter = hmac.digest(ck, b"relay-noise-export-v1" + h, "sha256")
+    purge_key = hmac.digest(exporter, b"mesh-relay/1 purge\1", "sha256")
+    return clear[:8] + make_tag(bucket, purge_key) + payload + bytes(8)
+
 
 def dishonest(padded, purge_key=None):
     """Seal 128 bytes as they are, as a sender could who does not keep to the protocol."""
     expiry = expiry_hour(NOW_HOUR, 3)
     bucket = bucket_of_day(BOB.rendezvous, DAY)
-    clear = Header(type=0, size_class=0, expiry_hour=expiry, tag=make_tag(bucket, bytes(32))).encode()[:10]
+    clear = Header(type=0, size_class=0, expiry_hour=expiry, tag=bytes(16)).encode()[:8]
     handshake = HandshakeState(
         X,
         initiator=True,
-        prologue=b"mesh-relay/1 seal" + clear,
+        prologue=b"mesh-relay/1 seal" + clear + bytes([bucket]),
         static=ALICE.static,
         remote_static=BOB.static.public,
         random_bytes=random.Random(padded).randbytes,
@@ -192,7 +257,7 @@ def dishonest(padded, purge_key=None):
     payload = handshake.write_message(padded)
     if purge_key is None:
         purge_key = handshake.export(b"mesh-relay/1 purge", 32)
-    return clear[:8] + make_tag(bucket, purge_key) + payload + bytes(8)
+    return clear + make_tag(bucket, purge_key) + payload + bytes(8)
 
 
 if __name__ == "__main__":

@@ -123,14 +123,14 @@ class World:
                 if body is not None:
                     self.bodies[seq] = body
                     self.committed.add(body)
-            for seq in pending.batch.drop_bodies:
+            for seq in (*pending.batch.drop_bodies, *pending.batch.displace):
                 self.bodies.pop(seq, None)
             for seq in pending.batch.forget:
                 self.rows.pop(seq, None)
                 self.bodies.pop(seq, None)
             self.node.committed(pending, self.now)
         if self.node.needs_reload:
-            self.node.reload([(seq, *row, seq in self.bodies) for seq, row in sorted(self.rows.items())])
+            self.node.reload([(seq, *row, seq in self.bodies, False) for seq, row in sorted(self.rows.items())])
 
     def put(self, number, put_number, body):
         far = self.links[number]

@@ -42,6 +42,7 @@ class Row:
     interface: int
     arrived_s: int
     body: bytes | None
+    displaced: bool = False
 
 
 class Store:
@@ -59,17 +60,20 @@ class Store:
         batch = pending.batch
         for seq, identity, header, interface, arrived_s, body in batch.inserts:
             assert seq not in self.rows, "a sequence number was used twice"
-            assert identity not in self.by_identity, "an envelope was admitted twice"
+            assert self.by_identity.get(identity, seq) in (seq, *batch.forget), "an envelope was admitted twice"
             self.rows[seq] = Row(identity, header, interface, arrived_s, body)
             self.by_identity[identity] = seq
             self.inserted += body is not None
-        for seq in batch.drop_bodies:
+        for seq in batch.displace:
+            self.rows[seq].displaced = True
+        for seq in (*batch.drop_bodies, *batch.displace):
             assert self.rows[seq].body is not None, "a body left twice"
             self.rows[seq].body = None
             self.dropped += 1
         for seq in batch.forget:
             row = self.rows.pop(seq)
-            del self.by_identity[row.identity]
+            if self.by_identity[row.identity] == seq:
+                del self.by_identity[row.identity]
             assert row.body is None, "forgotten while its body is held"
         self.state.update(batch.state)
         self.interfaces.update(batch.interfaces)
@@ -136,7 +140,6 @@ class Relay:
         clock = Clock(
             now=now,
             build_hour=self._build_hour,
-            saved_hour=state.get("floor_hour", 0),
             residence_s=float(state.get("residence_s", 0)),
         )
         self.node = Node(
@@ -151,7 +154,7 @@ class Relay:
         if self._wall_s is not None:
             self.node.observe_clock(now=now, wall_s=self._wall_s + now, trusted=True)
         self.node.log.load(
-            (seq, row.identity, row.header, row.interface, row.arrived_s, row.body is not None)
+            (seq, row.identity, row.header, row.interface, row.arrived_s, row.body is not None, row.displaced)
             for seq, row in sorted(self.store.rows.items())
         )
 

@@ -119,7 +119,7 @@ def what_left_is_taken_again(patch: pytest.MonkeyPatch) -> None:
     def contains(self: AdmittedLog, identity: bytes) -> bool:
         seq = self._by_id.get(identity)
         entry = None if seq is None else self.entry(seq)
-        return entry is not None and entry.state is not EntryState.GONE
+        return entry is not None and entry.state not in (EntryState.GONE, EntryState.DISPLACED)
 
     patch.setattr(AdmittedLog, "__contains__", contains)
 

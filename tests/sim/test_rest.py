@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from relay.core.admission import Policy
-from relay.core.envelope import SIZES
+from relay.core.envelope import SIZES, EnvelopeType, Header, grind, make_purge, make_tag
 from relay.core.log import EntryState
 from relay.core.retention import FORGET_RESIDENCES
 from relay.core.stats import Evicted, Total
@@ -266,3 +266,45 @@ def test_when_the_better_of_two_links_dies_in_the_middle_the_other_goes_on() -> 
         person.leave()
         world.run(5)
         assert_settled(world)
+
+
+def test_a_flood_that_ends_gives_back_what_it_displaced_and_then_all_are_silent() -> None:
+    """Two small relays, flooded again and again, beside one with room for all: bodies move once for each flood."""
+    world = World("floods")
+    room = 80
+    policy = Policy(max_bytes=1 << 18, max_envelopes=room)
+    small = [world.add_relay(policy=policy) for _ in range(2)]
+    large = world.add_relay()
+    # More than the share of their interface, so that people can displace it.
+    mail = letters(world, 3 * room // 4, classes=(0,))
+    give(world, large, mail)
+    sides = [(large, small[0]), (small[0], small[1]), (large, small[1])]
+    for a, b in sides:
+        meet(world, a, b)
+    assert all(relay.held() >= ids(mail) for relay in small)
+    for flood in range(3):
+        key = world.rng.randbytes(32)
+        terms = {"price": 5, "random_bytes": world.rng.randbytes}
+        tag = make_tag(7, key)
+        header = Header(type=EnvelopeType.MESSAGE, size_class=0, expiry_hour=START_HOUR + 60, tag=tag).encode()
+        junk = [grind(header + world.rng.randbytes(SIZES[0] - 32), **terms) for _ in range(room)]
+        for relay in small:
+            put(world, relay, junk)
+        assert not any(relay.held() >= ids(mail) for relay in small), flood
+        for relay in small:
+            put(
+                world, relay, [make_purge(tag=tag, purge_key=key, expiry_hour=START_HOUR + 60, **{**terms, "price": 9})]
+            )
+            assert relay.node.log.held_count < 3 * room // 4
+        for _ in range(2):
+            for a, b in sides:
+                meet(world, a, b)
+        assert all(relay.held() >= ids(mail) for relay in small), flood
+        received = [bodies(relay) for relay in (*small, large)]
+        costs = [meet(world, a, b) for _ in range(3) for a, b in sides]
+        print(costs)
+        # The large one never had what was purged, and its neighbours remember it: some symbols more, no offers.
+        assert max(costs) <= 2 * MEETING_BYTES
+        assert costs[3:6] == costs[6:]
+        assert received == [bodies(relay) for relay in (*small, large)], "bodies go to and fro"
+    assert world.unsettled_rules() == []

@@ -19,6 +19,7 @@ from relay.core.log import EntryState
 from relay.core.messages import OFFER_WINDOW
 from relay.core.node import MAX_PENDING_BYTES_PER_LINK, MAX_RELAY_SESSIONS
 from relay.core.retention import FORGET_RESIDENCES
+from relay.core.returns import MAX_ASKED
 from relay.core.serving import MAX_FETCHES
 from relay.core.session import MAX_PUTS
 from relay.core.stats import Dropped, Evicted
@@ -246,7 +247,8 @@ def broken_rules_of(relay: Relay) -> list[str]:
 
     held = relay.held()
     stored = {row.identity for row in store.rows.values() if row.body is not None}
-    leaving = {store.rows[seq].identity for seq in node.intake.pending.batch.drop_bodies if seq in store.rows}
+    batch = node.intake.pending.batch
+    leaving = {store.rows[seq].identity for seq in (*batch.drop_bodies, *batch.displace) if seq in store.rows}
     if not relay._committing:
         rule("the log holds what the store does not", holds=held <= stored)
         rule("the store holds what the log does not", holds=stored - leaving <= held)
@@ -255,7 +257,7 @@ def broken_rules_of(relay: Relay) -> list[str]:
     links = [link for link, _ in relay.ends.values()]
     exchanges = [link.exchange for link in links if link.exchange is not None]
     rule("too many links with relays", holds=len(exchanges) <= MAX_RELAY_SESSIONS)
-    rule("wants more than was offered", holds=node.wanted() <= OFFER_WINDOW * len(exchanges))
+    rule("wants more than was offered", holds=node.wanted() <= (OFFER_WINDOW + MAX_ASKED) * len(exchanges))
     timers = Counter(number for _, number in node._timers if number in node.links)
     rule("too many timers", holds=max(timers.values(), default=0) <= TIMERS_PER_LINK)
     rule("too much pending", holds=node.intake.pending_bytes <= MAX_PENDING_BYTES + SLACK_BYTES)

@@ -36,7 +36,7 @@ def test_what_was_committed_is_there_after_a_restart(path):
     store.close()
 
     store = Store.open(path)
-    assert [tuple(row) for row in store.load()] == [(*row[:5], True) for row in rows]
+    assert [tuple(row) for row in store.load()] == [(*row[:5], True, False) for row in rows]
     assert store.read_bodies(list(envelopes)) == list(envelopes.values())
     assert store.state() == {"clock": 6, "name": 1}
     assert store.interfaces() == {0: "eth0", 1: "wlan1"}

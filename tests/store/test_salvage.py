@@ -120,7 +120,7 @@ def test_check_and_salvage_tell_an_altered_envelope(folder):
     assert (report.altered, report.ok, report.structure) == (1, False, ())
     report, held = salvaged(folder)
     assert (report.altered, report.lost) == (1, 0)
-    assert held[seq] == (expected[seq][0]._replace(has_body=False), None)
+    assert held[seq] == (expected[seq][0]._replace(has_body=False, displaced=True), None)
     assert {**held, seq: None} == {**expected, seq: None}
 
 
@@ -129,8 +129,8 @@ def test_check_and_salvage_tell_an_altered_envelope(folder):
     [
         ("DELETE FROM admitted WHERE seq = {held}", "orphans"),
         ("DELETE FROM body WHERE seq = {held}", "missing"),
-        ("INSERT INTO gone VALUES ({held})", "contradictory"),
-        ("INSERT INTO gone VALUES (100000)", "stray"),
+        ("INSERT INTO gone VALUES ({held}, 0)", "contradictory"),
+        ("INSERT INTO gone VALUES (100000, 0)", "stray"),
         ("UPDATE admitted SET header = zeroblob(24) WHERE seq = {held}", "header_differs"),
         ("UPDATE admitted SET id = zeroblob(31) WHERE seq = {held}", "malformed"),
     ],

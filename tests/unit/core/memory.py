@@ -40,6 +40,7 @@ class MemoryStore:
     def __init__(self):
         self.rows = {}
         self.bodies = {}
+        self.displaced = set()
         self.state = {}
         self.interfaces = {0: "other"}
 
@@ -49,7 +50,8 @@ class MemoryStore:
             self.rows[seq] = (identity, header, interface, arrived_s)
             if body is not None:
                 self.bodies[seq] = body
-        for seq in batch.drop_bodies:
+        self.displaced.update(batch.displace)
+        for seq in (*batch.drop_bodies, *batch.displace):
             self.bodies.pop(seq, None)
         for seq in batch.forget:
             self.rows.pop(seq, None)
@@ -58,7 +60,7 @@ class MemoryStore:
         self.interfaces |= batch.interfaces
 
     def load(self):
-        return [(seq, *row, seq in self.bodies) for seq, row in sorted(self.rows.items())]
+        return [(seq, *row, seq in self.bodies, seq in self.displaced) for seq, row in sorted(self.rows.items())]
 
     def read(self, seqs):
         return [self.bodies.get(seq) for seq in seqs]
@@ -74,7 +76,6 @@ class Relay:
         clock = Clock(
             now=now,
             build_hour=BUILD_HOUR,
-            saved_hour=self.store.state.get("floor_hour", 0),
             residence_s=float(self.store.state.get("residence_s", 0)),
         )
         if trusted_hour is not None:

@@ -58,6 +58,28 @@ def test_a_damaged_body_is_missing_counted_and_taken_anew_from_a_client(how):
     assert again.held() == set(bodies)
 
 
+def test_what_was_sound_when_it_was_read_is_checked_again_after_ten_minutes_and_whenever_it_is_put():
+    relay, bodies = relay_with(10)
+    peer, wire = client(relay, seed=9)
+
+    def fetch():
+        peer.session.fetch([envelope_id(body) for body in bodies])
+        settle(wire)
+
+    fetch()
+    damage(relay, bodies[4])
+    damage(relay, bodies[5])
+    fetch()
+    assert relay.count(Evicted.DAMAGED) == 0
+    peer.session.put(bodies[4])
+    settle(wire)
+    assert relay.count(Evicted.DAMAGED) == 1
+    relay.node.retire(600.0, save_clock=False)
+    fetch()
+    assert relay.count(Evicted.DAMAGED) == 2
+    assert relay.held() == {*bodies} - {bodies[5]}
+
+
 def test_a_subscriber_gets_everything_else():
     relay, bodies = relay_with(10)
     damage(relay, bodies[4])
@@ -93,6 +115,7 @@ def test_what_a_neighbour_was_offered_and_is_damaged_since_comes_back_from_it():
     settle(wire)
     assert other.held() == set(bodies)
     damage(relay, bodies[4])
+    relay.node.retire(600.0, save_clock=False)
     reader, readers_wire = client(relay, seed=9)
     reader.session.fetch([envelope_id(bodies[4])])
     settle(readers_wire, wire)

@@ -255,7 +255,7 @@ class CommitMachine(RuleBasedStateMachine):
         for (peer, _), sent, seen in zip(self.clients, self.sent, self.seen, strict=True):
             answered = peer.acknowledged
             self.acknowledged |= {sent[number] for number in answered - seen}
-            seen |= answered
+            seen.update(answered)
             assert not answered & peer.refused.keys(), "a put was both acknowledged and refused"
 
     @rule()

@@ -56,7 +56,7 @@ def stored(number):
         )
         bits = STORED_PRICE
         identity = (1 << (255 - bits) | rng.getrandbits(255 - bits)).to_bytes(32)
-        rows.append((seq, identity, header.encode(), 1, 0, True))
+        rows.append((seq, identity, header.encode(), 1, 0, True, False))
     return rows
 
 
@@ -79,7 +79,7 @@ def relay_with(number, kind=None):
         shares={1: 1.0} if kind == "no share" else {},
     )
     relay = Relay(store=store, policy=policy, trusted_hour=HOUR - 1 if kind == "trusted" else None)
-    gone = [(number + n, envelope_id(one), one[:24], 1, 0, False) for n, one in enumerate(several(), 1)]
+    gone = [(number + n, envelope_id(one), one[:24], 1, 0, False, False) for n, one in enumerate(several(), 1)]
     relay.node.log.load([*stored(number), *gone])
     return relay
 
