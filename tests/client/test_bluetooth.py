@@ -11,9 +11,9 @@ from relay.bluetooth.bluez import Adapter, Device
 from relay.bluetooth.dial import DialError, DialFailure
 from relay.bluetooth.gatt import make_beacon
 from relay.client.bluetooth import Bluetooth, HeardRelay
-from relay.client.finding import ANY_BLUETOOTH, NoRelayError, RelayFinder
-from relay.client.met import KEEP_NEWS_S, MAX_NEWS, Given, RelaysMet
-from relay.core.messages import Goodbye, Hello, Role, Subscribe
+from relay.client.finding import ANY_BLUETOOTH, LOCAL, NoRelayError, RelayFinder
+from relay.client.met import KEEP_NEWS_S, MAX_NEWS, RelaysMet
+from relay.core.messages import Goodbye, Hello, Role, Subscribe, Window
 from relay.core.session import Established
 from relay.core.stats import SessionError
 from relay.links.address import AddressError, RelayAddress, parse_address
@@ -50,16 +50,16 @@ def test_news_values_are_kept_for_some_hours_and_no_more_than_so_many(tmp_path):
     # A clock that was set back makes nothing seem read.
     assert met.news(NOW_S - 60) == []
     # Writing anything removes from the disk what is too old.
-    met.note_given(ANY_BLUETOOTH, NOW_S + 2 * KEEP_NEWS_S)
+    met.note_read_all(LOCAL, NOW_S + 2 * KEEP_NEWS_S)
     assert values[-1].hex() not in (tmp_path / "data" / "relays.json").read_text()
 
 
 def test_what_was_kept_before_there_were_news_is_still_read(tmp_path):
     met = RelaysMet(tmp_path / "data")
-    met.note_given(ANY_BLUETOOTH, NOW_S)
+    met.note_read_all(LOCAL, NOW_S)
     path = tmp_path / "data" / "relays.json"
     path.write_text(path.read_text().replace('"news": {}', '"other": {}'))
-    assert met.given(ANY_BLUETOOTH, NOW_S + 60) is Given.TODAY
+    assert met.window(LOCAL, NOW_S + 60) is Window.DAY
     assert met.news(NOW_S) == []
 
 
