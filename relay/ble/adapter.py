@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 from relay.ble.central import run_central
 from relay.ble.epoch import Epoch
+from relay.ble.phase import Change, Phase, after
 from relay.bluetooth.bluez import ADAPTER, DEVICE, Added, BluezError, Changed, Removed, adapters, devices
 from relay.bluetooth.gatt import make_beacon
 from relay.core.news import SALT_BYTES
@@ -33,9 +35,12 @@ ALIAS: Final = "relay"
 POWER_RETRY_S: Final = 5.0
 #: From a connection, which ends advertising, to advertising again; measured, at once is too soon.
 REARM_S: Final = 0.2
-#: A controller holds few connections: one that carries no stream for so long is ended.
+#: A controller holds few connections, the least of them seven: one that carries no stream for so long is ended ...
 IDLE_S: Final = 30.0
-_IDLE_CHECK_S: Final = 10.0
+#: ... and sooner where there are more than so many. Connecting and discovering services takes 3 s, as measured.
+MOST_IDLE: Final = 3
+CROWDED_IDLE_S: Final = 8.0
+_IDLE_CHECK_S: Final = 2.0
 #: BlueZ answers within a fraction of a second, unless it hangs.
 REGISTER_TIMEOUT_S: Final = 10.0
 
@@ -78,7 +83,7 @@ class Adapter:
     ) -> None:
         """Make an adapter that is lost until it works.
 
-        ``random`` returns floats in [0, 1), ``random_bytes`` what nobody can guess;
+        ``random`` returns floats in [0, 1), ``random_bytes`` bytes, both such as nobody can guess;
         ``on_state`` hears True when the adapter works, and False when it was lost.
         """
         self.info = info
@@ -86,8 +91,6 @@ class Adapter:
         self.max_neighbours = max_neighbours
         self.news: NewsForBle | None = None
         self.salt: bytes | None = None
-        #: Whether it does its work now; silence between two epochs is part of that.
-        self.is_up = False
         self.relays_heard = 0
         self.neighbours = 0
         self._server = server
@@ -96,17 +99,23 @@ class Adapter:
         self._random = random
         self._random_bytes = random_bytes
         self._on_state = on_state
-        self._is_lost = True
-        self._epoch = self._new_epoch()
-        self._is_known_age = False
+        self._phase = Phase.LOST
+        #: None: nobody knows how old the address is.
+        self._epoch: Epoch | None = None
+        #: What bluetoothd says.
         self._is_powered = False
         self._power_changed = asyncio.Event()
         self._wake = asyncio.Event()
-        self._needs_refresh = False
+        #: None: nothing is registered; empty: something is, which has to be told anew.
         self._advertised: bytes | None = None
         self._waiting: set[asyncio.Future[None]] = set()
         self._connected: dict[str, float] = {}
         self._dialling: set[str] = set()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it does its work now."""
+        return self._phase is Phase.UP
 
     # -- CentralHost --------------------------------------------------------------
 
@@ -141,6 +150,11 @@ class Adapter:
 
     # -- its life -------------------------------------------------------------------
 
+    def hang_up(self, device: str) -> None:
+        """End a connection, which no stream uses any more."""
+        if device in self._connected:
+            self._connected[device] = -math.inf
+
     def tell_news(self, news: NewsForBle | None) -> None:
         """Advertise this from now on; None: nothing, since nobody could be served."""
         self.news = news
@@ -152,14 +166,15 @@ class Adapter:
         self._advertised = None
         self._connected.clear()
         self._dialling.clear()
-        self._is_known_age = self._server.has_channels(self.info.path)
+        if not self._server.has_channels(self.info.path):
+            self._epoch = None
 
     def unplugged(self) -> None:
         """The adapter is gone, and with it its address."""
-        self._lose()
+        self._change(Change.LOST)
         self._advertised = None
         self._epoch = self._new_epoch()
-        self._is_known_age = True
+        self._only_connected({})
 
     async def run(self, air: Air) -> None:
         """Serve until cancelled, through all that happens to the adapter; raise BluezError without bluetoothd."""
@@ -175,25 +190,30 @@ class Adapter:
                 except* PoweredOffError:
                     logger.info("adapter %s was switched off", self.info.name)
                     # Switching it on makes a new address.
-                    self._epoch, self._is_known_age = self._new_epoch(), True
+                    self._epoch = self._new_epoch()
+                    self._change(Change.LOST)
                 finally:
-                    self.is_up = False
+                    self._change(Change.STOPPED)
                     self._set_salt(None)
                 self._advertised = None
-                self._lose()
                 await asyncio.sleep(backoff.next(ran_s=loop.time() - began))
 
-    def _lose(self) -> None:
-        if not self._is_lost:
-            self._is_lost = True
-            self._on_state(False)
+    def _change(self, change: Change) -> None:
+        before, self._phase = self._phase, after(self._phase, change)
+        if (before is Phase.LOST) != (self._phase is Phase.LOST):
+            self._on_state(before is Phase.LOST)
 
     async def _look(self) -> None:
         """Learn the adapter's state, which from then on is followed."""
         loop = asyncio.get_running_loop()
         objects = await self.bluez.objects()
         self._is_powered = any(item.path == self.info.path and item.is_powered for item in adapters(objects))
-        self._connected = {item.path: loop.time() for item in devices(objects, self.info.path) if item.is_connected}
+        self._only_connected({item.path: loop.time() for item in devices(objects, self.info.path) if item.is_connected})
+
+    def _only_connected(self, connected: dict[str, float]) -> None:
+        for device in self._connected.keys() - connected.keys():
+            self._server.disconnected(device)
+        self._connected = connected
 
     async def _power_on(self) -> None:
         is_blocked = False
@@ -216,12 +236,12 @@ class Adapter:
         # Privacy is bluetoothd's business; what it says of the adapter is ours.
         for name, value in (("Alias", ALIAS), ("Discoverable", False), ("Pairable", False)):
             await self._set(name, value)
-        if not self._is_known_age and not self._connected:
-            # Nobody knows how old the address is; this makes a new one.
-            await self._set("Powered", value=False)
-            await self._set("Powered", value=True)
+        if self._epoch is None:
+            if not self._connected:
+                # This makes a new address.
+                await self._set("Powered", value=False)
+                await self._set("Powered", value=True)
             self._epoch = self._new_epoch()
-        self._is_known_age = True
         self._is_powered = True
         self._power_changed.clear()
 
@@ -242,9 +262,7 @@ class Adapter:
             except Exception as error:
                 self._reporter.count("gatt_failed")
                 raise PoweredOffError from error
-            if self._is_lost:
-                self._is_lost = False
-                self._on_state(True)
+            self._change(Change.SERVED)
             tasks.create_task(self._advertise(air))
             tasks.create_task(self._run_central())
             tasks.create_task(self._end_idle())
@@ -268,22 +286,24 @@ class Adapter:
         while True:
             self._wake.clear()
             now = loop.time()
-            if now >= self._epoch.over_at(now):
-                self._epoch = self._new_epoch()
+            epoch = self._epoch or self._new_epoch()
+            if now >= epoch.over_at(now):
+                epoch = self._new_epoch()
                 self._reporter.count("rotations")
-            until = self._epoch.silent_at(now)
+            self._epoch = epoch
+            until = epoch.silent_at(now)
             if now >= until:
-                until = self._epoch.over_at(now)
+                until = epoch.over_at(now)
                 await self._be_silent(air)
             elif self.news is None:
                 await self._be_silent(air)
-            elif not await self._be_heard(air, self.news):
+            elif not await self._be_heard(air, self.news, epoch):
                 until = min(until, now + backoff.next(ran_s=0.0))
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(until):
                     await self._wake.wait()
 
-    async def _be_heard(self, air: Air, news: NewsForBle) -> bool:
+    async def _be_heard(self, air: Air, news: NewsForBle, epoch: Epoch) -> bool:
         """Advertise; False when that did not work."""
         salt = self.salt or self._random_bytes(SALT_BYTES)
         beacon = make_beacon(news.news, salt).encode()
@@ -294,15 +314,14 @@ class Adapter:
             except Exception as error:  # noqa: BLE001 - of D-Bus, of which there are many
                 logger.warning("adapter %s does not advertise (%s)", self.info.name, type(error).__name__)
                 self._reporter.count("advertise_failed")
-                self.is_up = False
+                self._change(Change.ADVERTISE_FAILED)
                 return False
-            self._epoch.began(asyncio.get_running_loop().time())
+            epoch.began(asyncio.get_running_loop().time())
             self._set_salt(salt)
-        elif beacon != self._advertised or self._needs_refresh:
+        elif beacon != self._advertised:
             air.refresh(self.info.path, beacon)
-        self._needs_refresh = False
         self._advertised = beacon
-        self.is_up = True
+        self._change(Change.ADVERTISED)
         return True
 
     async def _be_silent(self, air: Air) -> None:
@@ -316,11 +335,12 @@ class Adapter:
                 self._reporter.count("dbus_errors")
 
     def _refresh(self) -> None:
-        self._needs_refresh = True
+        if self._advertised is not None:
+            self._advertised = b""
         self._wake.set()
 
     def _new_epoch(self) -> Epoch:
-        return Epoch(rotation_s=self._rotation_s)
+        return Epoch(rotation_s=self._rotation_s, random=self._random)
 
     def _set_salt(self, salt: bytes | None) -> None:
         if salt != self.salt:
@@ -355,10 +375,20 @@ class Adapter:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_IDLE_CHECK_S)
+            now = loop.time()
             for device in self._connected:
-                if self._server.uses(device) or device in self._dialling:
-                    self._connected[device] = loop.time()
-            idle = [device for device, since in self._connected.items() if loop.time() - since >= IDLE_S]
+                if self._server.carries(device) or device in self._dialling:
+                    self._connected[device] = now
+            idle = sorted(
+                (device for device, since_s in self._connected.items() if since_s < now),
+                key=self._connected.__getitem__,
+            )
+            crowd = len(idle) - MOST_IDLE
+            idle = [
+                device
+                for index, device in enumerate(idle)
+                if now - self._connected[device] >= (CROWDED_IDLE_S if index < crowd else IDLE_S)
+            ]
             if not idle:
                 continue
             for known in devices(await self.bluez.objects(), self.info.path):

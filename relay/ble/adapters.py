@@ -69,6 +69,11 @@ class Radio:
         if self._air is not None:
             self._air.notify(slot, values)
 
+    def hang_up(self, device: str) -> None:
+        """End the connection of a device, which no stream uses any more."""
+        for adapter, _ in self._running.values():
+            adapter.hang_up(device)
+
     def tell_news(self, news: NewsForBle | None) -> None:
         """Advertise this on all adapters from now on."""
         self._news = news

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import secrets
 from typing import TYPE_CHECKING, Final
 
@@ -61,6 +60,8 @@ async def _serve(config: Config, settings: BleConfig, environ: Mapping[str, str]
     notifier = Notifier(environ)
     reporter = Reporter(Component.BLE)
     progress = Progress(loop.time)
+    # Of some of it depends whether a listener knows our address again.
+    random = secrets.SystemRandom().random
     try:
         opened = await Bluez.open()
     except BluezError as error:
@@ -74,7 +75,7 @@ async def _serve(config: Config, settings: BleConfig, environ: Mapping[str, str]
             bluez=bluez,
             glib=glib,
             reporter=reporter,
-            random=random.random,
+            random=random,
             random_bytes=secrets.token_bytes,
         )
         server = Server(
@@ -82,6 +83,7 @@ async def _serve(config: Config, settings: BleConfig, environ: Mapping[str, str]
             socket_path=config.unix.path,
             reporter=reporter,
             notify=radio.notify,
+            hang_up=radio.hang_up,
         )
 
         def on_news(news: NewsForBle | None) -> None:
@@ -100,7 +102,7 @@ async def _serve(config: Config, settings: BleConfig, environ: Mapping[str, str]
             report_forever(
                 config.unix.path,
                 reporter,
-                random=random.random,
+                random=random,
                 on_line=lambda line: on_news(decode_news(line)),
                 on_away=on_away,
             ),

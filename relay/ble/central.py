@@ -35,12 +35,15 @@ if TYPE_CHECKING:
     from relay.ble.host import AdapterInfo, CentralHost
     from relay.bluetooth.bluez import Device, Event, Properties
     from relay.bluetooth.dial import DialledRelay
+    from relay.bluetooth.stream import Stream
 
 #: Relays advertise about once a second (BlueZ's default is 1.28 s), and some of that is lost.
 SCAN_S: Final = 4.0
 #: Between two scans, give or take a half, so that relays which listen at the same times do not stay in step. With a
 #: scan and the 3 s that it takes to connect, at the worst just less than GRACE_S: the other side does not cross us.
 REST_S: Final = 8.0
+#: Instead, with as many sessions as there may be: only to find out who waits for one.
+FULL_REST_S: Final = 60.0
 #: Instead, after a neighbour was lost: it is likely to be there again, or another one is worth its place.
 SHORT_REST_S: Final = 3.0
 #: A session that ended so soon was not wanted: `relay run` had another one with that relay, or it and we do not
@@ -72,6 +75,8 @@ class _Central:
         self._random = random.Random().random  # noqa: S311
         self._neighbours = Neighbours(max_neighbours=host.max_neighbours, random=self._random)
         self._neighbour_lost = asyncio.Event()
+        self._streams: dict[str, Stream] = {}
+        self._giving_way: set[str] = set()
         self._bluez_lost: asyncio.Future[None] = self._loop.create_future()
 
     async def run(self) -> None:
@@ -101,31 +106,58 @@ class _Central:
                     await self._bluez.forget(self._adapter.path, known.path)
 
     async def _turn(self, tasks: TaskGroup) -> None:
-        """Listen, dial one neighbour if one is due, and rest."""
+        """Listen, dial the neighbours that are due, or rest."""
         news = self._host.news
         if news is not None:
             self._neighbours.news(news.news, news.known, self._loop.time())
         if self._host.salt is None or news is None:
             await self._host.changed()
             return
-        if not self._neighbours.is_full:
-            await self._scan()
+        await self._scan()
         chosen = self._choose()
         self._tell()
-        if chosen is not None:
-            connected = asyncio.Event()
-            tasks.create_task(self._visit(chosen, connected))
-            await connected.wait()
+        if chosen:
+            await self._dial(chosen, tasks)
         else:
             await self._rest()
 
-    def _choose(self) -> str | None:
-        salt = self._host.salt  # it may have ended while we listened
-        return None if salt is None else self._neighbours.choose(salt, self._loop.time())
+    async def _dial(self, chosen: list[str], tasks: TaskGroup) -> None:
+        """Dial some, all at once; return when we may scan again."""
+        salt = self._host.salt
+        linked = {path: asyncio.Event() for path in chosen}
+        visits = {path: tasks.create_task(self._visit(path, linked[path])) for path in chosen}
+        changed = asyncio.ensure_future(self._host.changed())
+        try:
+            while not all(event.is_set() for event in linked.values()):
+                waiting = [asyncio.ensure_future(event.wait()) for event in linked.values() if not event.is_set()]
+                await asyncio.wait({changed, *waiting}, return_when=asyncio.FIRST_COMPLETED)
+                for waiter in waiting:
+                    waiter.cancel()
+                if self._host.salt != salt:
+                    # Whoever dials after the address has expired has another one, and this is not the time for it.
+                    for path in chosen:
+                        if not linked[path].is_set():
+                            visits[path].cancel()
+                if changed.done():
+                    changed = asyncio.ensure_future(self._host.changed())
+        finally:
+            changed.cancel()
+
+    def _choose(self) -> list[str]:
+        salt = self._host.salt
+        if salt is None:  # it ended while we listened
+            return []
+        leaving = self._neighbours.give_way(salt, self._loop.time())
+        if leaving is not None and leaving not in self._giving_way:
+            self._giving_way.add(leaving)
+            self._host.count("neighbour_gave_way")
+            self._streams[leaving].close()
+        return self._neighbours.choose(salt, self._loop.time())
 
     async def _rest(self) -> None:
+        rest_s = FULL_REST_S if self._neighbours.is_full else REST_S
         try:
-            async with asyncio.timeout(jittered(REST_S, self._random())):
+            async with asyncio.timeout(jittered(rest_s, self._random())):
                 await self._neighbour_lost.wait()
         except TimeoutError:
             return
@@ -173,40 +205,53 @@ class _Central:
         if gatt.COMPANY in news_of.manufacturer_data:
             with contextlib.suppress(DecodeError):
                 beacon = gatt.decode_beacon(news_of.manufacturer_data[gatt.COMPANY])
-                if not self._neighbours.heard(path, beacon, self._loop.time()):
+                if not self._neighbours.heard(path, beacon, self._loop.time(), rssi_dbm=news_of.rssi_dbm):
                     self._host.count("heard_full")
         elif news_of.rssi_dbm is not None:
-            self._neighbours.heard_again(path, self._loop.time())
+            self._neighbours.heard_again(path, self._loop.time(), rssi_dbm=news_of.rssi_dbm)
 
     # -- dialling -----------------------------------------------------------------------
 
-    async def _visit(self, path: str, connected: asyncio.Event) -> None:
-        """Dial a neighbour and stay until the session ends. `connected` is set once others may be dialled."""
+    async def _visit(self, path: str, linked: asyncio.Event) -> None:
+        """Dial a neighbour and stay until the session ends. `linked` is set once we may scan again."""
         began_s = self._loop.time()
         end = End.UNREACHABLE
         self._host.count("dials")
         self._host.dialling(path, is_ours=True)
         try:
             found = await self._device(path)
-            async with dial(self._bluez, self._adapter.path, self._adapter.address, found) as neighbour:
+            async with dial(
+                self._bluez, self._adapter.path, self._adapter.address, found, as_relay=True, on_linked=linked.set
+            ) as neighbour:
                 async with neighbour.stream() as stream:
-                    connected.set()
                     began_s = self._loop.time()
+                    if not self._neighbours.entered(path, began_s):
+                        end = End.GAVE_WAY
+                        return
+                    self._streams[path] = stream
                     await self._host.serve(stream)
-                end = await self._why_over(neighbour, ran_s=self._loop.time() - began_s)
-                self._host.count("neighbour_duplicate" if end is End.TURNED_AWAY else "neighbour_lost")
+                end = await self._why_over(path, neighbour, ran_s=self._loop.time() - began_s)
+                if end is not End.GAVE_WAY:
+                    self._host.count("neighbour_duplicate" if end is End.TURNED_AWAY else "neighbour_lost")
         except DialError as error:
             end, counter = _ENDS[error.failure]
             self._host.count(counter)
+        except asyncio.CancelledError:
+            end = End.CLOSED
+            raise
         finally:
+            self._streams.pop(path, None)
+            self._giving_way.discard(path)
             self._neighbours.ended(path, end, self._loop.time(), ran_s=self._loop.time() - began_s)
             self._host.dialling(path, is_ours=False)
-            connected.set()
+            linked.set()
             self._neighbour_lost.set()
             self._tell()
 
-    async def _why_over(self, neighbour: DialledRelay, *, ran_s: float) -> End:
+    async def _why_over(self, path: str, neighbour: DialledRelay, *, ran_s: float) -> End:
         """Tell a session that nobody wanted from one that was lost."""
+        if path in self._giving_way:
+            return End.GAVE_WAY
         if ran_s >= UNWANTED_S or self._host.news is None:
             return End.CLOSED
         await asyncio.sleep(NOTICE_S)

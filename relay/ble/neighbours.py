@@ -4,24 +4,40 @@
 No I/O: what was heard and how dials ended comes in with `now` (seconds, monotonic), the next device to dial
 comes out. A neighbour is known by its salt only for as long as it keeps its address; across that, it is
 recognised by the news value that it told in a session.
+
+Anybody can advertise himself as a relay. So those heard again after some seconds come first, each has its turn,
+and what a dial in vain costs, it costs that kind of advertiser (:mod:`relay.bluetooth.kinds`). Who has a session for
+long gives way to others that wait for one.
 """
 
 from __future__ import annotations
 
 import enum
+import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from relay.bluetooth.kinds import Failures, kind_of
 from relay.core.clock import jittered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from relay.bluetooth.gatt import Beacon
+    from relay.bluetooth.kinds import Kind
 
-#: Relays heard and remembered, 600 bytes each. Whoever invents more makes us forget others at random, so that an
-#: honest relay, which keeps advertising, is found in proportion.
-MAX_HEARD: Final = 64
+#: Relays heard and remembered, 600 bytes each: 300 kB. Whoever invents more makes us forget those that have not been
+#: heard for longest, and first those that were heard once: an honest relay is heard again with every scan.
+MAX_HEARD: Final = 512
+#: Longer than a scan: who was heard so long after the first time was heard in two scans.
+STEADY_HEARD_S: Final = 5.0
+#: Dialled at once beyond the places that there are, one for each dial in vain of late: of false relays some let us
+#: connect and never answer, which takes until a timeout. The links of small controllers are seven.
+MAX_EXTRA: Final = 3
+#: A session that lasted so long gives way if there is no place for another relay: three false neighbours, which
+#: never hang up, would be all that there is. Reconciling a full store takes a minute or two.
+TENURE_S: Final = 300.0
 #: A relay advertises about once a second, and we listen at least every 30 s.
 FORGET_S: Final = 90.0
 #: Dialling one that is no longer there costs a timeout, so it must have been heard in the scan just before.
@@ -54,11 +70,18 @@ class End(enum.Enum):
     UNUSABLE = float("inf")
     #: The session is over.
     CLOSED = 2.0
+    #: It gave way to another relay, or came when there was no place any more.
+    GAVE_WAY = 300.0
+
+
+#: No relay there, or none that is of use: whoever invents relays has these at hand. One that is busy answered.
+_IN_VAIN: Final = {End.UNREACHABLE, End.TURNED_AWAY, End.UNUSABLE}
 
 
 @dataclass(slots=True)
 class _Neighbour:
     beacon: Beacon
+    first_s: float
     last_s: float
     free_s: float
     """Since when it is near and there is no session with it that we know of: the other side could have dialled."""
@@ -66,18 +89,28 @@ class _Neighbour:
     """BlueZ has an object to call; it lets go of what it has not heard for a while."""
     is_ours: bool = False
     """We are dialling it or have a session."""
+    session_s: float | None = None
+    """Since when we have a session."""
+    dialled_s: float = -math.inf
+    rssi_dbm: int | None = None
     retry_s: float = 0.0
     ends: int = 0
+
+    @property
+    def kind(self) -> Kind:
+        return kind_of(is_steady=self.last_s - self.first_s >= STEADY_HEARD_S, rssi_dbm=self.rssi_dbm)
 
 
 class Neighbours:
     """The relays around one adapter. They are named by `device`, the path of the object that BlueZ made."""
 
     def __init__(self, *, max_neighbours: int, random: Callable[[], float]) -> None:
-        """Have at most `max_neighbours` dialled at once. `random` returns floats in [0, 1)."""
+        """Have sessions with at most `max_neighbours`. `random` returns floats in [0, 1)."""
         self._max_neighbours = max_neighbours
         self._random = random
+        #: Those heard longest ago first.
         self._heard: dict[str, _Neighbour] = {}
+        self._failures = Failures()
         #: As many as the controller has connections.
         self._connected: set[str] = set()
         self._own_news = b""
@@ -96,8 +129,12 @@ class Neighbours:
 
     @property
     def is_full(self) -> bool:
-        """Whether there is no place for another, so that listening is of no use."""
-        return self.dialled >= self._max_neighbours
+        """Whether there is a place for another only when one gives way."""
+        return self._sessions >= self._max_neighbours
+
+    @property
+    def _sessions(self) -> int:
+        return sum(neighbour.session_s is not None for neighbour in self._heard.values())
 
     # -- what comes in -----------------------------------------------------------
 
@@ -115,13 +152,12 @@ class Neighbours:
             self._own_news = own
             self._own_since_s = now
 
-    def heard(self, device: str, beacon: Beacon, now: float) -> bool:
+    def heard(self, device: str, beacon: Beacon, now: float, *, rssi_dbm: int | None = None) -> bool:
         """Note an advertisement; False when another one had to be forgotten for it."""
         neighbour = self._heard.get(device)
         if neighbour is not None and neighbour.beacon.salt == beacon.salt:
             neighbour.beacon = beacon
-            neighbour.last_s = now
-            neighbour.is_there = True
+            self.heard_again(device, now, rssi_dbm=rssi_dbm)
             return True
         if neighbour is not None and neighbour.is_ours:
             return True  # a salt that changes without the address: not before the session is over
@@ -130,15 +166,17 @@ class Neighbours:
         has_room = len(self._heard) < MAX_HEARD
         if not has_room:
             idle = [name for name, other in self._heard.items() if not other.is_ours]
-            del self._heard[idle[int(self._random() * len(idle))]]
-        self._heard[device] = _Neighbour(beacon=beacon, last_s=now, free_s=now)
+            del self._heard[next((name for name in idle if not self._heard[name].kind.is_steady), idle[0])]
+        self._heard[device] = _Neighbour(beacon=beacon, first_s=now, last_s=now, free_s=now, rssi_dbm=rssi_dbm)
         return has_room
 
-    def heard_again(self, device: str, now: float) -> None:
+    def heard_again(self, device: str, now: float, *, rssi_dbm: int | None = None) -> None:
         """Note that a device advertises what it did before."""
-        if (neighbour := self._heard.get(device)) is not None:
+        if (neighbour := self._heard.pop(device, None)) is not None:
             neighbour.last_s = now
             neighbour.is_there = True
+            neighbour.rssi_dbm = neighbour.rssi_dbm if rssi_dbm is None else rssi_dbm
+            self._heard[device] = neighbour
 
     def gone(self, device: str) -> None:
         """Note that BlueZ no longer has a device; what is known of it counts if it comes back."""
@@ -153,12 +191,23 @@ class Neighbours:
         else:
             self._connected.discard(device)
 
+    def entered(self, device: str, now: float) -> bool:
+        """Note that a dial led to a stream; False if there is no place for it any more."""
+        neighbour = self._heard.get(device)
+        if neighbour is None or self.is_full:
+            return False
+        neighbour.session_s = now
+        return True
+
     def ended(self, device: str, end: End, now: float, *, ran_s: float = 0.0) -> None:
         """Note how a dial, or a session of `ran_s` seconds, ended."""
         neighbour = self._heard.get(device)
         if neighbour is None:
             return
+        if end in _IN_VAIN:
+            self._failures.note(neighbour.kind, now)
         neighbour.is_ours = False
+        neighbour.session_s = None
         neighbour.free_s = now
         if ran_s >= STEADY_S:
             neighbour.ends = 0
@@ -173,25 +222,51 @@ class Neighbours:
 
     # -- what comes out -----------------------------------------------------------
 
-    def choose(self, own_salt: bytes, now: float) -> str | None:
-        """Return the device to dial now, if any; from then on it counts until `ended`."""
+    def choose(self, own_salt: bytes, now: float) -> list[str]:
+        """Return the devices to dial now, each of which counts from then on until `ended`."""
+        due = self._due(own_salt, now)
+        room = self._max_neighbours - self.dialled
+        if not self.is_full:
+            room += min(self._failures.total(now), MAX_EXTRA)
+        chosen: list[str] = []
+        while due and len(chosen) < room:
+            tried = Counter(self._heard[device].kind for device in chosen)
+
+            def rank(device: str, tried: Counter[Kind] = tried) -> tuple[int, bool, float, float]:
+                neighbour = self._heard[device]
+                kind = neighbour.kind
+                # In the end at random: whoever invents relays must not decide by their names whose turn it is.
+                in_vain = self._failures.of(kind, now) + tried[kind]
+                return in_vain, not kind.is_steady, neighbour.dialled_s, self._random()
+
+            chosen.append(min(due, key=rank))
+            due.remove(chosen[-1])
+        for device in chosen:
+            self._heard[device].is_ours = True
+            self._heard[device].dialled_s = now
+        return chosen
+
+    def give_way(self, own_salt: bytes, now: float) -> str | None:
+        """Return the device whose session should end now, since others wait for its place."""
+        due = self._due(own_salt, now)
+        if not self.is_full or not any(self._heard[device].kind.is_steady for device in due):
+            return None
+        since_s, device = min((one.session_s, name) for name, one in self._heard.items() if one.session_s is not None)
+        return device if now - since_s >= TENURE_S else None
+
+    def _due(self, own_salt: bytes, now: float) -> list[str]:
         self._forget(now)
         values = [self._own_news, *self._known]
         visited = [value for value, (own, until_s) in self._visited.items() if own == self._own_news and now < until_s]
         due = []
         for device, neighbour in self._heard.items():
             is_near = neighbour.is_there and now - neighbour.last_s < RECENT_S
-            is_linked = neighbour.is_ours or device in self._connected or neighbour.beacon.matches(values)
-            if is_linked or not is_near:
+            is_linked = neighbour.is_ours or device in self._connected
+            if is_linked or not is_near or neighbour.beacon.matches(values):
                 neighbour.free_s = now
             elif self._is_due(neighbour, own_salt, now) and not neighbour.beacon.matches(visited):
                 due.append(device)
-        if self.is_full or not due:
-            return None
-        # At random: whoever invents relays must not decide by their names whose turn it is.
-        device = due[int(self._random() * len(due))]
-        self._heard[device].is_ours = True
-        return device
+        return due
 
     @staticmethod
     def _is_due(neighbour: _Neighbour, own_salt: bytes, now: float) -> bool:

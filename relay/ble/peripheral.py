@@ -18,7 +18,16 @@ from bluezero.advertisement import Advertisement
 from bluezero.localGATT import Application, Characteristic, Service
 
 from relay.bluetooth.directions import WINDOW
-from relay.bluetooth.gatt import COMPANY, DEFAULT_MTU_BYTES, INFO_UUID, RX_UUID, SERVICE_UUID, SLOT_UUID, TX_UUIDS
+from relay.bluetooth.gatt import (
+    COMPANY,
+    DEFAULT_MTU_BYTES,
+    INFO_UUID,
+    RELAY_INFO_UUID,
+    RX_UUID,
+    SERVICE_UUID,
+    SLOT_UUID,
+    TX_UUIDS,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,6 +154,7 @@ class GattApplication:
             _Value(1, INFO_UUID, ["read"], glib, owner),
             _Value(2, SLOT_UUID, ["read"], glib, owner),
             _Inlet(3, _Inbox(glib, owner)),
+            _Value(4, RELAY_INFO_UUID, ["read"], glib, owner),
             *outlets,
         ]
         self._outlets = outlets

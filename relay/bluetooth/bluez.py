@@ -331,25 +331,34 @@ class Bluez:
 
     # -- devices ------------------------------------------------------------------
 
-    async def connect(self, device_path: str, *, timeout_s: float) -> None:
-        """Connect and wait until the device's services are known."""
-        resolved = asyncio.get_running_loop().create_future()
+    async def connect(
+        self,
+        device_path: str,
+        *,
+        timeout_s: float,
+        link_timeout_s: float | None = None,
+        on_linked: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Connect, `on_linked`, and wait until the device's services are known, all within `timeout_s`."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        resolved = loop.create_future()
 
         def look(event: Event) -> None:
             if resolved.done():
                 return
             if is_lost(event, device_path):
                 resolved.set_exception(BluezError(BluezFailure.REFUSED, "Connect"))
-            elif (
-                isinstance(event, Changed)
-                and event.path == device_path
-                and event.properties.get("ServicesResolved") is True
-            ):
-                resolved.set_result(None)
+            elif isinstance(event, Changed) and event.path == device_path:
+                if event.properties.get("Connected") is True and not limit.expired():
+                    limit.reschedule(began_s + timeout_s)
+                    on_linked()
+                if event.properties.get("ServicesResolved") is True:
+                    resolved.set_result(None)
 
         try:
-            with self.listening(look):
-                async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s if link_timeout_s is None else link_timeout_s) as limit:
+                with self.listening(look):
                     await self.call(device_path, DEVICE, "Connect", timeout_s=timeout_s)
                     await resolved
         except TimeoutError:

@@ -21,13 +21,15 @@ from relay.bluetooth.stream import ChannelStream, SlotStream
 from relay.core.errors import DecodeError, RelayError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from relay.bluetooth.bluez import Bluez, Device, Event
     from relay.bluetooth.l2cap import BluetoothAddress
     from relay.bluetooth.stream import Stream
 
-#: For the connection and the discovery of services: 3 s as measured, several times that with loss.
+#: Until the other side is heard once more and connected: a relay advertises about once a second.
+LINK_TIMEOUT_S: Final = 8.0
+#: ... and then for the discovery of services: 3 s with the connection as measured, several times that with loss.
 CONNECT_TIMEOUT_S: Final = 20.0
 #: On a connection that stands: 40 ms as measured.
 CHANNEL_TIMEOUT_S: Final = 8.0
@@ -173,10 +175,20 @@ class DialledRelay:
 
 
 @contextlib.asynccontextmanager
-async def dial(bluez: Bluez, adapter_path: str, own: BluetoothAddress, device: Device) -> AsyncIterator[DialledRelay]:
+async def dial(
+    bluez: Bluez,
+    adapter_path: str,
+    own: BluetoothAddress,
+    device: Device,
+    *,
+    as_relay: bool = False,
+    on_linked: Callable[[], None] = lambda: None,
+) -> AsyncIterator[DialledRelay]:
     """Connect to a relay from the adapter whose identity address is `own`; DialError.
 
-    Nothing may be scanning meanwhile: controllers cannot do both.
+    `as_relay` takes one of the places for relays, else it is one of those for phones. Nothing may be scanning until
+    `on_linked` is called: controllers cannot do both. Several may be dialled at once: the kernel waits for an
+    advertisement of any of them.
     """
     if device.is_connected:
         # It came to us; hanging up would end its session.
@@ -184,11 +196,14 @@ async def dial(bluez: Bluez, adapter_path: str, own: BluetoothAddress, device: D
     try:
         with _dial_errors():
             peer = l2cap.parse_address(device.address, device.address_type)
-            await bluez.connect(device.path, timeout_s=CONNECT_TIMEOUT_S)
+            await bluez.connect(
+                device.path, link_timeout_s=LINK_TIMEOUT_S, timeout_s=CONNECT_TIMEOUT_S, on_linked=on_linked
+            )
             table = characteristics(await bluez.objects(), device.path)
-            if gatt.INFO_UUID not in table:
+            info_uuid = gatt.RELAY_INFO_UUID if as_relay else gatt.INFO_UUID
+            if info_uuid not in table:
                 raise DialError(DialFailure.UNUSABLE, "the device is no relay")
-            info = gatt.decode_info(await bluez.read(table[gatt.INFO_UUID][0]))
+            info = gatt.decode_info(await bluez.read(table[info_uuid][0]))
         if info.is_busy:
             raise DialError(DialFailure.BUSY, "the relay is busy")
         if not info.psm and not info.slots:

@@ -22,6 +22,8 @@ SERVICE_UUID: Final = _BASE.format(0x01)
 INFO_UUID: Final = _BASE.format(0x02)
 SLOT_UUID: Final = _BASE.format(0x03)
 RX_UUID: Final = _BASE.format(0x04)
+#: INFO for relays that dial: whoever reads it has one of the places for relays, and none of those for phones.
+RELAY_INFO_UUID: Final = _BASE.format(0x05)
 #: Slots, each with a TX characteristic of its own, lest each client get everybody's notifications.
 SLOTS: Final = 8
 TX_UUIDS: Final = tuple(_BASE.format(0x10 + slot) for slot in range(SLOTS))
@@ -50,7 +52,7 @@ class State(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Info:
-    """Value of INFO. ``psm`` 0: no channel here; ``slots`` 0: no slots here."""
+    """Value of INFO and RELAY INFO. ``psm`` 0: no channel here; ``slots`` 0: no slots here."""
 
     is_busy: bool
     psm: int

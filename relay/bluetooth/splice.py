@@ -14,6 +14,7 @@ from relay.bluetooth.stream import StreamEndedError
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from relay.bluetooth.stream import Stream
 
@@ -30,15 +31,16 @@ LINGER_S: Final = 2.0
 STALL_S: Final = 60.0
 
 
-async def splice(stream: Stream, sock: socket.socket) -> bool:
+async def splice(stream: Stream, sock: socket.socket, moved: Callable[[int], None] = lambda _: None) -> bool:
     """Copy both ways until either end closes; then both are closed. ``sock`` is non-blocking.
 
+    ``moved`` is told how many bytes the peer sent or took.
     Return False when it ended because the peer took nothing any more.
     """
     try:
         async with asyncio.TaskGroup() as tasks:  # noqa: TID251 - of this floor, and its task ends with it
-            upward = tasks.create_task(_upward(stream, sock))
-            downward = tasks.create_task(_downward(stream, sock))
+            upward = tasks.create_task(_upward(stream, sock, moved))
+            downward = tasks.create_task(_downward(stream, sock, moved))
             await asyncio.wait({upward, downward}, return_when=asyncio.FIRST_COMPLETED)
             is_stalled = downward.done() and not downward.result()
             upward.cancel()
@@ -49,21 +51,23 @@ async def splice(stream: Stream, sock: socket.socket) -> bool:
         sock.close()
 
 
-async def _upward(stream: Stream, sock: socket.socket) -> None:
+async def _upward(stream: Stream, sock: socket.socket, moved: Callable[[int], None]) -> None:
     """From the air to the socket."""
     loop = asyncio.get_running_loop()
     with suppress(OSError):
         while data := await stream.receive():
+            moved(len(data))
             await loop.sock_sendall(sock, data)
 
 
-async def _downward(stream: Stream, sock: socket.socket) -> bool:
+async def _downward(stream: Stream, sock: socket.socket, moved: Callable[[int], None]) -> bool:
     """From the socket to the air, with the last bytes on their way at the end; False when the peer takes nothing."""
     reader = Reader(sock, piece_bytes=CHUNK_BYTES, batch_bytes=CHUNK_BYTES)
     try:
         while data := await reader.read():
             async with asyncio.timeout(STALL_S):
                 await stream.send(data)
+            moved(len(data))
     except TimeoutError:
         return False
     except StreamEndedError:

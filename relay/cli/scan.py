@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
-import time
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -33,14 +31,9 @@ def add_parser(sub: _SubParsersAction[ArgumentParser]) -> None:
 
 def _scan(arguments: Namespace) -> int:
     heard, found = asyncio.run(_look_around(arguments.adapter, arguments.seconds))
-    from relay.client.files import data_folder
-    from relay.client.met import RelaysMet
-
-    known = RelaysMet(data_folder(os.environ)).news(time.time())
     for relay in heard:
         address = f"  {relay.device.address}" if arguments.verbose else ""
-        news = "new" if relay.has_news(known) else "nothing new"
-        print(f"Bluetooth  {relay.rssi_dbm:4d} dBm  {news}{address}")
+        print(f"Bluetooth  {relay.rssi_dbm:4d} dBm{address}")
     for one in found:
         address = f"  {one}" if arguments.verbose else ""
         print(f"network    by DNS-SD{address}")

@@ -433,7 +433,11 @@ class Client:
                     await self._courier.follow(address, opened, on_trouble)
                     continue
                 # A connection that stays would take one of the relay's few places, and power.
-                await self._courier.collect(address)
+                radio = self.finder.bluetooth(address)
+                if await radio.is_visit_due():
+                    collected = await self._courier.collect(address)
+                    if not collected.full:
+                        radio.was_read()
                 opened()
                 await asyncio.sleep(VISIT_EVERY_S * draw.uniform(0.75, 1.25))
             except _DISK_ERRORS:

@@ -175,19 +175,12 @@ class Courier:
     # -- in ---------------------------------------------------------------
 
     async def collect(self, address: RelayAddress) -> Collected:
-        """Read what is there for us; RelayConnectionError when the relay is gone for longer than patience.
-
-        Nothing, without a connection, when a relay advertises that nothing came since we were there.
-        """
+        """Read what is there for us; RelayConnectionError when the relay is gone for longer than patience."""
         began_s = self._clock()
-        if not await self._finder.has_news(address, await self._worker.run(self._met.news, began_s)):
-            return Collected()
         window = await self._worker.run(self._met.window, address, began_s)
         retry = Retry(address, self._patience_s, self._draw, self._answering)
         collection = self._collection(retry.progressed)
         reading: _Reading | None = None
-        news: bytes | None = None
-        is_whole = True
         while reading is None or reading.prefixes:
             try:
                 async with await self._finder.connect(address) as connection:
@@ -196,17 +189,10 @@ class Courier:
                     prefix = reading.prefixes[-1]
                     await collection.run(connection, bits=reading.bits, prefix=prefix, window=window)
                     reading.prefixes.pop()
-                    # Of several sessions that of the first: what came since, that one has not seen.
-                    news = news or connection.first_news
             except RelayConnectionError as error:
-                # The next connection may be with another relay.
-                is_whole = False
                 await retry.wait_after(error)
-        if not collection.result.full:
-            if window is Window.ALL:
-                await self._worker.run(self._met.note_read_all, address, began_s)
-            if news is not None and is_whole:
-                await self._worker.run(self._met.note_news, news, began_s)
+        if not collection.result.full and window is Window.ALL:
+            await self._worker.run(self._met.note_read_all, address, began_s)
         return collection.result
 
     async def follow(

@@ -7,7 +7,7 @@ Those the user named; else one on this machine; else one on this segment (DNS-SD
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from relay.client.bluetooth import Bluetooth
@@ -57,13 +57,6 @@ class RelayFinder:
         """Open a session; RelayConnectionError."""
         radio = self.bluetooth(address) if address.is_bluetooth else None
         return await Connection.open(address, secret=self.secret, bluetooth=radio)
-
-    async def has_news(self, address: RelayAddress, known: Iterable[bytes]) -> bool:
-        """Whether it is worth asking there what came, for who was told these news values by relays.
-
-        RelayConnectionError when nothing is there.
-        """
-        return not address.is_bluetooth or await self.bluetooth(address).has_news(known)
 
     def avoid(self, address: RelayAddress) -> None:
         """Find others before this one, which was of no use, as long as there are others."""

@@ -4,9 +4,6 @@
 Kept as salted hashes, and for that day: who takes the file can tell whether one was at a
 relay whose address or key he guesses, but there is no list to read. Relays met on Bluetooth have no name; all
 of them are one here.
-
-What relays told of their news (docs/ble.md section 2) has to be kept as it is, and so for some hours only: who
-has recorded advertisements, or seizes that relay too, can tell by it where one was.
 """
 
 import hashlib
@@ -26,10 +23,6 @@ MAX_FILE_BYTES: Final = 65_536
 MAX_RELAYS: Final = 256
 """The latest; 140 bytes each."""
 DAY_S: Final = 86_400
-MAX_NEWS: Final = 16
-"""News values, the latest."""
-KEEP_NEWS_S: Final = 3 * 3600
-"""After that, an equal value is not believed (docs/protocol.md section 6.11)."""
 _SALT_BYTES: Final = 16
 _COLLECTED: Final = "collected"
 
@@ -60,31 +53,19 @@ class RelaysMet:
         """Note that everything was read from this relay that had arrived by `began_s`."""
         self._note(address, _COLLECTED, began_s)
 
-    def news(self, now_s: float) -> list[bytes]:
-        """Return the news values that relays told at the last visits."""
-        _, _, news = self._read()
-        return [value for value, told_s in news.items() if 0 <= now_s - told_s < KEEP_NEWS_S]
-
-    def note_news(self, value: bytes, now_s: float) -> None:
-        """Note that everything was read from the relay that told this news value."""
-        with locked(self._lock):
-            salt, relays, news = self._read()
-            news.pop(value, None)
-            self._write(salt, relays, news | {value: int(now_s)}, now_s)
-
     def _time_of(self, address: RelayAddress, what: str) -> float | None:
-        salt, relays, _ = self._read()
+        salt, relays = self._read()
         time_s = relays.get(_name(salt, address), {}).get(what)
         return float(time_s) if isinstance(time_s, int) else None
 
     def _note(self, address: RelayAddress, what: str, time_s: float) -> None:
         with locked(self._lock):
-            salt, relays, news = self._read()
+            salt, relays = self._read()
             name = _name(salt, address)
             relays[name] = relays.pop(name, {}) | {what: int(time_s)}
-            self._write(salt, relays, news, time_s)
+            self._write(salt, relays, time_s)
 
-    def _write(self, salt: str, relays: dict[str, dict[str, int]], news: dict[bytes, int], now_s: float) -> None:
+    def _write(self, salt: str, relays: dict[str, dict[str, int]], now_s: float) -> None:
         content = {
             "version": 1,
             "salt": salt,
@@ -93,24 +74,20 @@ class RelaysMet:
                 for key, times in list(relays.items())[-MAX_RELAYS:]
                 if any(now_s - DAY_S < other for other in times.values())
             },
-            "news": {
-                value.hex(): told_s for value, told_s in list(news.items())[-MAX_NEWS:] if now_s - KEEP_NEWS_S < told_s
-            },
         }
         replace_private(self._path, json.dumps(content, indent=1).encode() + b"\n")
 
-    def _read(self) -> tuple[str, dict[str, dict[str, int]], dict[bytes, int]]:
-        """Return salt, relays and news; a damaged file is as good as none, since it only saves traffic."""
+    def _read(self) -> tuple[str, dict[str, dict[str, int]]]:
+        """Return salt and relays; a damaged file is as good as none, since it only saves traffic."""
         try:
             fields: Any = json.loads(read_private(self._path, MAX_FILE_BYTES) or b"{}")
             relays = {
                 str(name): {what: int(times[what]) for what in (_COLLECTED,) if what in times}
                 for name, times in fields["relays"].items()
             }
-            news = {bytes.fromhex(value): int(told_s) for value, told_s in fields.get("news", {}).items()}
-            return str(fields["salt"]), relays, news
+            return str(fields["salt"]), relays
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, PrivateFileError):
-            return secrets.token_hex(_SALT_BYTES), {}, {}
+            return secrets.token_hex(_SALT_BYTES), {}
 
 
 def _name(salt: str, address: RelayAddress) -> str:

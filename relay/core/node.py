@@ -340,8 +340,10 @@ class Node:
                 session, target_bytes=target, after_hour=after_hour, residence_s=self.clock.residence_s(now)
             )
             self.intake.drop_damaged()
-        if link.news_told != self._news.value and self._may_tell_news(link):
-            self._tell_news(link)
+        if link.exchange is not None and link.news_told != self._news.value:
+            link.news_told = self._news.value
+            link.session.tell_news(link.news_told)
+            self._news.told(now)
 
     def has_output(self, link: Link) -> bool:
         """Whether a further :meth:`data_to_send` may return more."""
@@ -429,8 +431,6 @@ class Node:
             return
         self._schedule(link)
         if not relay:
-            # Before anything that it asks for in the same breath: what comes after this value is news.
-            self._tell_news(link)
             return
         if self._neighbours.is_self(link):
             for own in self._neighbours.with_hash(link.session.handshake_hash):
@@ -630,18 +630,6 @@ class Node:
     def _renew_news(self, now: float) -> None:
         if self._news.renew(now):
             self._ready |= self.links
-
-    def _tell_news(self, link: Link) -> None:
-        link.news_told = self._news.value
-        link.session.tell_news(link.news_told)
-
-    @staticmethod
-    def _may_tell_news(link: Link) -> bool:
-        """Whether to tell it now: a client hears it only once all that it subscribed to is on its way.
-
-        It would otherwise take itself for up to date when it leaves before that has arrived.
-        """
-        return link.exchange is not None or not (link.serving.has_work() or link.session.queued_bytes)
 
     # -- time -------------------------------------------------------------
 

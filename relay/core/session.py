@@ -194,7 +194,7 @@ _ANY = {_T.GOODBYE, _T.PING, _T.PONG}
 ALLOWED: Final[dict[tuple[Role, Role], frozenset[MessageType]]] = {
     (Role.CLIENT, Role.RELAY): frozenset(_ANY | {_T.PUT, _T.SUBSCRIBE, _T.FETCH}),
     (Role.RELAY, Role.CLIENT): frozenset(
-        _ANY | {_T.ACK, _T.REFUSE, _T.PRICE, _T.NEWS, _T.CAUGHT_UP, _T.ENVELOPE, _T.MISSING, _T.OFFER}
+        _ANY | {_T.ACK, _T.REFUSE, _T.PRICE, _T.CAUGHT_UP, _T.ENVELOPE, _T.MISSING, _T.OFFER}
     ),
     (Role.RELAY, Role.RELAY): frozenset(
         _ANY | {_T.SAME, _T.PRICE, _T.NEWS, _T.OFFER, _T.FETCH, _T.ENVELOPE, _T.MISSING, _T.RECONCILE, _T.CREDIT}

@@ -144,11 +144,6 @@ class Connection:
         await self._stream.close()
 
     @property
-    def first_news(self) -> bytes | None:
-        """The first news value that the relay told in this session (docs/protocol.md section 6.11), if it told one."""
-        return self._stream.first_news
-
-    @property
     def can_put(self) -> bool:
         """Whether the relay's window and ours have room for another envelope."""
         return len(self._unanswered) < self._max_puts and self._unanswered_bytes < self._max_put_bytes
@@ -231,7 +226,6 @@ class _Stream(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self.closed: s.Closed | None = None
-        self.first_news: bytes | None = None
         self._events: list[s.Event] = []
         self._held_bytes = 0
         self._arrived = asyncio.Event()
@@ -309,8 +303,6 @@ class _Stream(asyncio.Protocol):
         for event in events:
             if isinstance(event, s.Closed):
                 self.closed = event
-            elif isinstance(event, s.News):
-                self.first_news = self.first_news or event.value
             else:
                 self._held_bytes += _memory_bytes(event)
                 self._events.append(event)

@@ -67,6 +67,7 @@ EVENTS: Final[dict[Component, tuple[str, ...]]] = {
         "idle_ended",
         "clients_accepted",
         "refused_busy",
+        "gave_way",
         "refused_extra_channel",
         "channel_failed",
         "channel_lost",
@@ -87,6 +88,7 @@ EVENTS: Final[dict[Component, tuple[str, ...]]] = {
         "dial_busy",
         "neighbour_lost",
         "neighbour_duplicate",
+        "neighbour_gave_way",
         "heard_full",
     ),
     Component.NET: (

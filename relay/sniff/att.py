@@ -27,10 +27,12 @@ MAX_HANDLES: Final = 1024
 _BASE_SUFFIX: Final = "-0000-1000-8000-00805f9b34fb"
 _NAMES: Final = {
     gatt.INFO_UUID: "INFO",
+    gatt.RELAY_INFO_UUID: "RELAY INFO",
     gatt.SLOT_UUID: "SLOT",
     gatt.RX_UUID: "RX",
     **{one: f"TX {slot}" for slot, one in enumerate(gatt.TX_UUIDS)},
 }
+_INFOS: Final = frozenset({"INFO", "RELAY INFO"})
 _CHARACTERISTIC: Final = b"\x03\x28"
 _GAP_NAME: Final = "2a00"
 #: What is the same for all with the same stack: which characteristics changed, supported
@@ -149,7 +151,7 @@ class Attributes:
             return []
         detail = ""
         events: list[Event] = []
-        if name == "INFO":
+        if name in _INFOS:
             detail = _info_words(value)
         elif name == "SLOT":
             detail = f"slot {value[0]}" if value and value[0] != gatt.NO_SLOT else "none is free"
@@ -227,7 +229,7 @@ class Attributes:
             # Who uses our characteristics is one of us; so is whom he is connected to.
             for one in self._names.values():
                 self._linkage.own(one)
-            is_common = name not in ("INFO", "SLOT") or (name == "INFO" and _is_usual(value))
+            is_common = (name != "SLOT" and name not in _INFOS) or (name in _INFOS and _is_usual(value))
         else:
             is_common = what == _GAP_NAME and value == GAP_NAME
         if not is_common:

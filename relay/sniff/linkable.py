@@ -8,13 +8,17 @@ two of them joins them, unless all relays say the same by the protocol.
 Salt and digest are 3 random bytes, so that in a long capture some repeat by chance.
 Such a repetition tells nobody anything unless there are more of them than chance
 gives; that is computed.
+
+So is what times tell: where one address after the other lasts equally long, or the
+silence between them does, rhythm alone joins them. (That of two addresses the one ends
+and the other begins soon after is seen by everybody, and not reported.)
 """
 
 from __future__ import annotations
 
 import enum
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
@@ -30,8 +34,22 @@ MIN_VALUE_BYTES: Final = 3
 MAX_ADDRESS_S: Final = 1200.0
 #: Two sightings so close in time are those of a careless change of address.
 NEAR_S: Final = 60.0
+#: Times from one address to a later one that are compared, 32 B each.
+MAX_INTERVALS: Final = 1_000_000
+#: No change of address takes longer.
+MOST_SILENT_S: Final = 300.0
+#: Times that differ by no more than one of these are counted as equal ...
+EQUAL_S: Final = (0.2, 1.0)
+#: ... if there are more of them than those around would have it, so far to both sides; or this part of the longest
+#: time that an address is in use, if that is less: silence of random length is of no great length then.
+AROUND_S: Final = 10.0
+AROUND_SHARE: Final = 0.1
+#: Fewer are no rhythm.
+LEAST_EQUAL: Final = 4
 #: A repetition less likely than that is none of chance: one false alarm in a thousand captures.
 CHANCE: Final = 0.001
+#: ... and so for times, which are not as independent of each other as is computed with.
+RHYTHM_CHANCE: Final = 1e-4
 
 
 class Field(enum.StrEnum):
@@ -49,6 +67,7 @@ class Field(enum.StrEnum):
     RECORD = "first record after the handshake"
     INSTANCE = "DNS-SD instance"
     HOST = "DNS-SD host"
+    RHYTHM = "rhythm"
 
 
 #: Fields drawn at random that are so short that chance repeats them.
@@ -67,7 +86,7 @@ class Finding:
     def words(self) -> str:
         """The finding in a line."""
         shown = ", ".join(self.who[:4]) + (f" and {len(self.who) - 4} more" if len(self.who) > 4 else "")
-        value = f" {self.value[:16].hex()}" if self.field is not Field.ADDRESS else ""
+        value = f" {self.value[:16].hex()}" if self.value and self.field is not Field.ADDRESS else ""
         detail = f" ({self.detail})" if self.detail else ""
         return f"{self.field}{value} joins {shown}{detail}"
 
@@ -166,6 +185,7 @@ class Linkage:
         for field in sorted(_CHANCY):
             findings += _beyond_chance(field, {value: whos for (one, value), whos in spans.items() if one is field})
         findings += self._addresses(spans)
+        findings += self._rhythms(spans)
         sessions = sum(who.startswith("session ") for who in self._own)
         return Report(
             epochs=len(self._own) - sessions,
@@ -197,6 +217,55 @@ class Linkage:
                 elif span.last_s - span.first_s > self._max_address_s:
                     lasted = f"in use for {span.last_s - span.first_s:.0f} s"
                     yield Finding(field=field, value=value, who=(who,), detail=lasted)
+
+    def _rhythms(self, spans: dict[tuple[Field, bytes], dict[str, _Span]]) -> Iterable[Finding]:
+        """Times from one advertised address to the next that are equal too often."""
+        lives: dict[str, _Span] = {}
+        for (field, _), whos in spans.items():
+            if field is Field.SALT:
+                for who, span in whos.items():
+                    life = lives.setdefault(who, _Span(span.first_s, span.last_s))
+                    life.first_s, life.last_s = min(life.first_s, span.first_s), max(life.last_s, span.last_s)
+        lasted: list[_Interval] = []
+        silent: list[_Interval] = []
+        ordered = sorted(lives.items(), key=lambda item: item[1].first_s)
+        starts = [life.first_s for _, life in ordered]
+        for who, life in lives.items():
+            for later, other in ordered[bisect_right(starts, life.last_s) :]:
+                if other.first_s - life.last_s > MOST_SILENT_S:
+                    break
+                if len(lasted) >= MAX_INTERVALS:
+                    self._dropped += 1
+                    return
+                lasted.append((other.first_s - life.first_s, who, later))
+                silent.append((other.first_s - life.last_s, who, later))
+        around_s = min(AROUND_S, AROUND_SHARE * self._max_address_s)
+        yield from _rhythm("begins {:.1f} s after another", lasted, around_s)
+        yield from _rhythm("begins {:.1f} s after another ended", silent, around_s)
+
+
+#: A time in seconds, from whom, and to whom.
+_Interval = tuple[float, str, str]
+
+
+def _rhythm(what: str, intervals: list[_Interval], around_s: float) -> Iterable[Finding]:
+    """The time of which chance explains the number least, if it is too many at all."""
+    intervals.sort()
+    times_s = [time_s for time_s, _, _ in intervals]
+    chance = RHYTHM_CHANCE / max(len(times_s) * len(EQUAL_S), 1)
+    most: list[_Interval] = []
+    for width_s in EQUAL_S:
+        for index, time_s in enumerate(times_s):
+            end = bisect_right(times_s, time_s + width_s)
+            around = bisect_right(times_s, time_s + width_s + around_s) - bisect_left(times_s, time_s - around_s)
+            # Of those around, one more lest there are none.
+            expected = (around - (end - index) + 1) * width_s / (2 * around_s)
+            if end - index > max(len(most), LEAST_EQUAL - 1) and _is_unlikely(end - index - 1, expected, chance):
+                most = intervals[index:end]
+    if most:
+        who = {name for _, *names in most for name in names}
+        detail = f"{len(most)} times one {what.format(most[0][0])}"
+        yield Finding(field=Field.RHYTHM, value=b"", who=tuple(sorted(who)), detail=detail)
 
 
 def _is_private(address: bytes) -> bool:
@@ -243,7 +312,7 @@ def _near_pairs(spans: list[_Span]) -> int:
     return sum(bisect_right(starts, span.last_s + NEAR_S) - index - 1 for index, span in enumerate(ordered))
 
 
-def _is_unlikely(number: int, expected: float) -> bool:
+def _is_unlikely(number: int, expected: float, chance: float = CHANCE) -> bool:
     """Whether chance that gives ``expected`` on average hardly gives ``number`` or more (Poisson)."""
     if number == 0:
         return False
@@ -254,4 +323,4 @@ def _is_unlikely(number: int, expected: float) -> bool:
         return False
     # 1 - below would round away what is small: the first term left out bounds the rest.
     first = number * math.log(expected) - expected - math.lgamma(number + 1)
-    return math.exp(first) / max(1 - expected / (number + 1), 0.1) < CHANCE
+    return math.exp(first) / max(1 - expected / (number + 1), 0.1) < chance

@@ -299,11 +299,12 @@ class Sockets:
 
     def __init__(self, port=None):
         self.port = port
-        self.news = None
+        self.is_due = True
         self.is_connected = False
         self.opened = 0
         self.avoided = 0
-        self.asked = []
+        self.asked = 0
+        self.read = 0
         self.often_asked = asyncio.Event()
 
     async def open(self):
@@ -314,11 +315,14 @@ class Sockets:
         sock.setblocking(False)
         return sock
 
-    async def has_news(self, known):
-        self.asked.append(list(known))
-        if len(self.asked) >= 3:
+    async def is_visit_due(self):
+        self.asked += 1
+        if self.asked >= 3:
             self.often_asked.set()
-        return self.news not in self.asked[-1]
+        return self.is_due
+
+    def was_read(self):
+        self.read += 1
 
     def avoid(self):
         self.avoided += 1

@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import random
 
 import pytest
@@ -10,15 +11,14 @@ import pytest
 from relay.bluetooth.bluez import Adapter, Device
 from relay.bluetooth.dial import DialError, DialFailure
 from relay.bluetooth.gatt import make_beacon
-from relay.client.bluetooth import Bluetooth, HeardRelay
-from relay.client.finding import ANY_BLUETOOTH, LOCAL, NoRelayError, RelayFinder
-from relay.client.met import KEEP_NEWS_S, MAX_NEWS, RelaysMet
-from relay.core.messages import Goodbye, Hello, Role, Subscribe, Window
-from relay.core.session import Established
+from relay.client.bluetooth import ABSENT_S, MAX_READ, MOST_AT_ONCE, READ_S, Bluetooth, HeardRelay
+from relay.client.finding import ANY_BLUETOOTH, NoRelayError, RelayFinder
+from relay.core.messages import Goodbye, Hello, Role, Subscribe
 from relay.core.stats import SessionError
 from relay.links.address import AddressError, RelayAddress, parse_address
 from relay.links.client_session import Failure, RelayConnectionError
 from tests.client.online import FakeRelay, RelayProcess, Sockets, User, client_of
+from tests.unit.jumping import run
 
 NOW_S = 1_800_000_000.0
 
@@ -36,67 +36,24 @@ def test_hosts_and_mistakes_that_look_like_it():
         parse_address("ble:hci")
 
 
-# -- what is remembered of visits ----------------------------------------
-
-
-def test_news_values_are_kept_for_some_hours_and_no_more_than_so_many(tmp_path):
-    met = RelaysMet(tmp_path / "data")
-    values = [number.to_bytes(16, "big") for number in range(MAX_NEWS + 3)]
-    for number, value in enumerate(values):
-        met.note_news(value, NOW_S + number)
-    assert met.news(NOW_S + 60) == values[3:]
-    assert met.news(NOW_S + KEEP_NEWS_S + 5.5) == values[6:]
-    assert met.news(NOW_S + 2 * KEEP_NEWS_S) == []
-    # A clock that was set back makes nothing seem read.
-    assert met.news(NOW_S - 60) == []
-    # Writing anything removes from the disk what is too old.
-    met.note_read_all(LOCAL, NOW_S + 2 * KEEP_NEWS_S)
-    assert values[-1].hex() not in (tmp_path / "data" / "relays.json").read_text()
-
-
-def test_what_was_kept_before_there_were_news_is_still_read(tmp_path):
-    met = RelaysMet(tmp_path / "data")
-    met.note_read_all(LOCAL, NOW_S)
-    path = tmp_path / "data" / "relays.json"
-    path.write_text(path.read_text().replace('"news": {}', '"other": {}'))
-    assert met.window(LOCAL, NOW_S + 60) is Window.DAY
-    assert met.news(NOW_S) == []
-
-
-def test_an_advertisement_tells_whether_something_came_since():
-    heard = HeardRelay(device=None, beacon=make_beacon(b"n" * 16, b"\x01\x02\x03"), rssi_dbm=-60)
-    assert not heard.has_news([b"m" * 16, b"n" * 16])
-    assert heard.has_news([b"m" * 16])
-    assert heard.has_news([])
-
-
 # -- visits ----------------------------------------------------------------
 
 
-class Telling(FakeRelay):
-    """Holds nothing, and tells a new news value after each thing that it is asked."""
+class Empty(FakeRelay):
+    """Holds nothing."""
 
     hello = Hello(role=Role.RELAY, durable=True, max_puts=64, slow=True)
 
     def __init__(self, *, is_patient=True):
         super().__init__()
         self.is_patient = is_patient
-        self.draw = random.Random(1)
-        self.values = []
 
     def on_event(self, session, event):
-        if isinstance(event, Established):
-            self.tell(session)
         if isinstance(event, Subscribe):
-            if not self.is_patient:
+            if self.is_patient:
+                session.caught_up()
+            else:
                 session.close(Goodbye.SHUTTING_DOWN, SessionError.GOODBYE)
-                return
-            session.caught_up()
-            self.tell(session)
-
-    def tell(self, session):
-        self.values.append(self.draw.randbytes(16))
-        session.tell_news(self.values[-1])
 
 
 @pytest.fixture
@@ -104,45 +61,50 @@ def bob(tmp_path):
     return User(tmp_path, "bob")
 
 
-def test_a_relay_that_has_nothing_new_since_the_visit_is_not_connected_to(bob):
+def test_whoever_asks_once_is_never_told_from_afar_that_there_is_nothing(bob):
+    """Else a copy of a relay's advertisement would tell by that who was there."""
+
     async def visits():
-        relay = Telling()
-        async with relay.serving() as address, client_of(bob, radio := Sockets(), "ble") as client:
+        async with Empty().serving() as address, client_of(bob, radio := Sockets(), "ble") as client:
             radio.port = int(address.rpartition(":")[2])
-            (first,) = await client.collect()
-            connected, told = radio.opened, list(relay.values)
-            # It advertises what it told us before we asked.
-            radio.news = told[0]
-            (second,) = await client.collect()
-            same = radio.opened
-            # Something came while we were there, or later.
-            radio.news = told[1]
-            (third,) = await client.collect()
-            return first, second, third, radio, connected, same, relay
+            radio.is_due = False
+            opened = []
+            for _ in range(3):
+                (outcome,) = await client.collect()
+                assert outcome.error is None
+                opened.append(radio.opened)
+            return opened, radio.asked
 
-    first, second, third, radio, connected, same, relay = asyncio.run(visits())
-    assert (first.error, second.error, third.error) == (None, None, None)
-    assert second.collected.envelopes == 0
-    assert connected >= 1
-    assert same == connected
-    assert radio.opened > same
-    assert all(session.peer.slow for session, _ in relay.sessions)
+    opened, asked = asyncio.run(visits())
+    assert 0 < opened[0] < opened[1] < opened[2]
+    assert asked == 0
 
 
-def test_after_a_visit_that_broke_off_one_comes_back(bob):
-    async def visits():
+@pytest.mark.parametrize("is_patient", [True, False])
+def test_a_follower_notes_a_visit_only_when_all_was_read(bob, monkeypatch, is_patient):
+    monkeypatch.setattr("relay.client.client.VISIT_EVERY_S", 0.05)
+    monkeypatch.setattr("relay.client.client.retry_delay_s", lambda *_: 0.05)
+
+    async def follow():
         async with (
-            Telling(is_patient=False).serving() as address,
-            client_of(bob, radio := Sockets(), "ble", patience_s=0.5) as client,
+            Empty(is_patient=is_patient).serving() as address,
+            client_of(bob, radio := Sockets(), "ble", patience_s=0.2) as client,
         ):
             radio.port = int(address.rpartition(":")[2])
-            (outcome,) = await client.collect()
-            await client.collect()
-            return outcome, radio.asked
+            following = asyncio.ensure_future(client.follow())
+            await radio.often_asked.wait()
+            radio.is_due = False
+            opened = radio.opened
+            await asyncio.sleep(0.6)
+            following.cancel()
+            await asyncio.wait({following})
+            return radio.read, opened, radio.opened
 
-    outcome, asked = asyncio.run(visits())
-    assert outcome.error is not None
-    assert asked[1] == []
+    read, before, after = asyncio.run(asyncio.wait_for(follow(), 30))
+    assert (read >= 2) is is_patient
+    assert before > 0
+    # At most the visit that was under way.
+    assert after <= before + 9
 
 
 def test_without_a_relay_in_range_the_text_says_what_to_do(bob):
@@ -198,7 +160,7 @@ def test_a_follower_visits_again_and_again_rather_than_stay(bob, monkeypatch):
     monkeypatch.setattr("relay.client.client.VISIT_EVERY_S", 0.1)
 
     async def follow():
-        relay = Telling()
+        relay = Empty()
         async with relay.serving() as address, client_of(bob, radio := Sockets(), "ble") as client:
             radio.port = int(address.rpartition(":")[2])
             following = asyncio.ensure_future(client.follow())
@@ -217,18 +179,20 @@ def test_a_follower_visits_again_and_again_rather_than_stay(bob, monkeypatch):
 class Crowd:
     """What advertises near here, in place of `relay.bluetooth.dial`; only `honest` lets anybody connect."""
 
-    def __init__(self, *names, honest):
+    def __init__(self, *names, honest, sightings=1):
         self.heard = [
             HeardRelay(
-                device=Device(path=f"/{name}", address="C0:00:00:00:00:01", address_type="random"),
+                device=Device(path=f"/{name}", address=f"address of {name}", address_type="random"),
                 beacon=make_beacon(b"n" * 16, b"\x01\x02\x03"),
                 rssi_dbm=-60,
+                sightings=sightings,
             )
             for name in names
         ]
         self.honest = honest
         self.hanging = set()
         self.dialled = []
+        self.cancelled = []
         self.left = asyncio.Event()
 
     @contextlib.asynccontextmanager
@@ -236,7 +200,10 @@ class Crowd:
         name = device.path[1:]
         self.dialled.append(name)
         if name in self.hanging:
-            await asyncio.Event().wait()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.cancelled.append(name)
         if name != self.honest:
             raise DialError(DialFailure.FAILED, "nobody there")
         yield self
@@ -265,6 +232,8 @@ class Radio(Bluetooth):
     def __init__(self, crowd):
         super().__init__(ANY_BLUETOOTH)
         self._crowd = crowd
+
+        self._draw = lambda: 0.5
 
     async def _open(self):
         return None, Adapter(path="/hci0", address="00:00:00:00:00:02", address_type="public", is_powered=True)
@@ -309,26 +278,169 @@ def test_all_that_were_heard_are_dialled_and_those_first_that_never_failed(monke
     assert other == ["new"]
 
 
-def test_those_that_do_not_answer_take_no_more_than_their_share_of_the_time(monkeypatch):
-    monkeypatch.setattr("relay.client.bluetooth.DIALLING_S", 0.4)
-    monkeypatch.setattr("relay.client.bluetooth.DIAL_S", 0.1)
+async def visit_in(crowd, monkeypatch):
+    """Return whom it dialled, and how that failed."""
+    async with in_crowd(crowd, monkeypatch) as radio:
+        try:
+            (await radio.open()).close()
+        except RelayConnectionError as error:
+            return crowd.dialled, error.failure
+        return crowd.dialled, None
 
-    async def visit(fakes):
-        crowd = Crowd(*fakes, "relay", honest="relay")
-        crowd.hanging = set(fakes)
-        async with in_crowd(crowd, monkeypatch) as radio:
-            try:
-                (await radio.open()).close()
-            except RelayConnectionError as error:
-                return crowd.dialled, error.failure
-            return crowd.dialled, None
 
-    dialled, failure = asyncio.run(asyncio.wait_for(visit("abc"), 20))
+def test_those_that_do_not_answer_keep_nobody_from_the_others(monkeypatch):
+    """Ten false relays a second kept a phone from each of 16 visits."""
+    monkeypatch.setattr("relay.client.bluetooth.HEAD_START_S", 0.1)
+    monkeypatch.setattr("relay.client.bluetooth.DIAL_S", 0.4)
+    monkeypatch.setattr("relay.client.bluetooth.DIALLING_S", 3.0)
+    crowd = Crowd("a", "b", "c", "relay", honest="relay")
+    crowd.hanging = set("abc")
+    dialled, failure = asyncio.run(asyncio.wait_for(visit_in(crowd, monkeypatch), 20))
+    # One beside the other, and all given up when one answers.
     assert (dialled, failure) == (["a", "b", "c", "relay"], None)
+    assert sorted(crowd.cancelled) == ["a", "b", "c"]
     # However many there are, it ends.
-    dialled, failure = asyncio.run(asyncio.wait_for(visit([f"x{number}" for number in range(50)]), 20))
+    crowd = Crowd(*(f"x{number}" for number in range(50)), honest="relay")
+    crowd.hanging = {one.device.path[1:] for one in crowd.heard}
+    dialled, failure = asyncio.run(asyncio.wait_for(visit_in(crowd, monkeypatch), 20))
     assert failure is Failure.UNREACHABLE
-    assert 3 < len(dialled) < 10
+    assert MOST_AT_ONCE * 3 < len(dialled) < MOST_AT_ONCE * 10
+    assert sorted(crowd.cancelled) == sorted(dialled)
+
+
+@pytest.mark.parametrize("rssi_dbm", [-80, -60, -40])
+def test_who_was_heard_again_is_dialled_before_those_that_were_heard_once(monkeypatch, rssi_dbm):
+    crowd = Crowd(*(f"x{number}" for number in range(40)), honest="relay")
+    crowd.hanging = {one.device.path[1:] for one in crowd.heard}
+    crowd.heard += [dataclasses.replace(one, rssi_dbm=rssi_dbm) for one in Crowd("relay", honest="", sightings=3).heard]
+    dialled, failure = asyncio.run(asyncio.wait_for(visit_in(crowd, monkeypatch), 20))
+    assert (dialled, failure) == (["relay"], None)
+
+
+def test_what_ten_cost_that_go_on_for_ever_they_cost_their_kind(monkeypatch):
+    """They are heard again and again as well, and nearer; but each dial of one of them counts against all of them."""
+    monkeypatch.setattr("relay.client.bluetooth.HEAD_START_S", 0.05)
+    crowd = Crowd(*(f"x{number}" for number in range(10)), honest="relay", sightings=3)
+    crowd.heard = [dataclasses.replace(one, rssi_dbm=-30) for one in crowd.heard]
+    crowd.hanging = {one.device.path[1:] for one in crowd.heard}
+    crowd.heard += Crowd("relay", honest="", sightings=3).heard
+    dialled, failure = asyncio.run(asyncio.wait_for(visit_in(crowd, monkeypatch), 20))
+    assert failure is None
+    assert len(dialled) <= 2
+
+
+# -- whether to visit -------------------------------------------------------
+
+
+def visited(monkeypatch, then):
+    """One relay, from which everything was read just now; returns what `then` does with the radio and the crowd."""
+
+    async def scenario():
+        crowd = Crowd("relay", honest="relay")
+        async with in_crowd(crowd, monkeypatch) as radio:
+            assert await radio.is_visit_due()
+            await visit(radio, crowd)
+            radio.was_read()
+            await asyncio.sleep(60)
+            return await then(radio, crowd)
+
+    return run(scenario())
+
+
+async def visit(radio, crowd):
+    (await radio.open()).close()
+    await crowd.left.wait()
+    crowd.left.clear()
+    while radio.is_connected:  # noqa: ASYNC110 - it takes a moment, and says so to nobody
+        await asyncio.sleep(0.1)
+
+
+def said(crowd, **changes):
+    crowd.heard = [dataclasses.replace(crowd.heard[0], **changes)]
+
+
+def test_a_phone_beside_a_relay_with_nothing_new_comes_again_only_now_and_then(monkeypatch):
+    async def stay(radio, crowd):
+        draw = random.Random(1)
+        visits = 0
+        radio._draw = draw.random
+        for _ in range(600):
+            if await radio.is_visit_due():
+                visits += 1
+                await visit(radio, crowd)
+                radio.was_read()
+            await asyncio.sleep(60)
+        return visits
+
+    # Ten hours: 40 new addresses in their time, and one look in ten that nothing is the reason of.
+    assert 40 < visited(monkeypatch, stay) < 110
+
+
+def test_news_and_every_new_address_are_a_reason_to_visit(monkeypatch):
+    async def look(radio, crowd):
+        (heard,) = crowd.heard
+        due = [await radio.is_visit_due()]
+        said(crowd, beacon=make_beacon(b"m" * 16, heard.beacon.salt))
+        due.append(await radio.is_visit_due())
+        # A copy of what it says, by somebody else: also if nobody else is heard.
+        said(crowd, beacon=heard.beacon, device=dataclasses.replace(heard.device, address="another"))
+        due.append(await radio.is_visit_due())
+        # Or under the same address, with another salt and the same value.
+        said(crowd, device=heard.device, beacon=make_beacon(b"n" * 16, b"\x07\x07\x07"))
+        due.append(await radio.is_visit_due())
+        return due
+
+    assert visited(monkeypatch, look) == [False, True, True, True]
+
+
+def test_what_was_read_counts_for_some_minutes_and_only_while_the_relay_is_there(monkeypatch):
+    async def leave(radio, crowd):
+        heard, crowd.heard = crowd.heard, []
+        with pytest.raises(RelayConnectionError):
+            await radio.is_visit_due()
+        await asyncio.sleep(ABSENT_S)
+        crowd.heard = heard
+        return await radio.is_visit_due()
+
+    async def stay(radio, _):
+        minutes = 1
+        while not await radio.is_visit_due():
+            minutes += 1
+            await asyncio.sleep(60)
+        return minutes
+
+    assert visited(monkeypatch, leave)
+    assert visited(monkeypatch, stay) == pytest.approx(READ_S / 60, abs=1)
+
+
+def test_of_two_relays_that_were_visited_at_once_none_has_told_everything(monkeypatch):
+    async def scenario():
+        crowd = Crowd("one", honest="one")
+        async with in_crowd(crowd, monkeypatch) as radio:
+            assert await radio.is_visit_due()
+            await visit(radio, crowd)
+            crowd.heard = Crowd("two", honest="").heard
+            crowd.honest = "two"
+            await visit(radio, crowd)
+            radio.was_read()
+            return await radio.is_visit_due()
+
+    assert run(scenario())
+
+
+def test_what_is_remembered_of_relays_is_bounded(monkeypatch):
+    async def scenario():
+        crowd = Crowd("0", honest="0")
+        async with in_crowd(crowd, monkeypatch) as radio:
+            for number in range(3 * MAX_READ):
+                crowd.honest = f"{number}"
+                crowd.heard = Crowd(crowd.honest, honest="").heard
+                assert await radio.is_visit_due()
+                await visit(radio, crowd)
+                radio.was_read()
+                assert len(radio._read) <= MAX_READ
+
+    run(scenario())
 
 
 def test_who_lets_one_connect_and_is_no_relay_is_left_for_the_next(bob):
@@ -344,7 +456,7 @@ def test_who_lets_one_connect_and_is_no_relay_is_left_for_the_next(bob):
             writer.close()
 
         fake = await asyncio.start_server(hang_up, "127.0.0.1", 0)
-        async with fake, Telling().serving() as address, client_of(bob, radio := Fickle(), "ble") as client:
+        async with fake, Empty().serving() as address, client_of(bob, radio := Fickle(), "ble") as client:
             ports = [fake.sockets[0].getsockname()[1], int(address.rpartition(":")[2])]
             (outcome,) = await client.collect()
             return outcome, radio

@@ -248,7 +248,7 @@ def typical_messages():
     yield "relay to relay", {"macs": hexes(macs)}, bytes([MessageType.SAME]) + b"".join(macs)
     yield "relay to client, relay to relay", {"price": 9}, bytes([MessageType.PRICE, 9])
     news = from_label("news", 16)
-    yield "relay to client, relay to relay", {"value": news.hex()}, bytes([MessageType.NEWS]) + news
+    yield "relay to relay", {"value": news.hex()}, bytes([MessageType.NEWS]) + news
     yield "client to relay", {"number": 258, "envelope_length": 256}, m.encode_put(258, body)
     numbers = [0, 1, 2, 7, *range(100, 400)]
     for durable in (True, False):

@@ -3,8 +3,9 @@
 
 ``attributes FILE`` (as a program of BlueZ, on the first adapter) subscribes to everybody's notifications and keeps
 them in FILE, writes garbage to everything, and opens more channels than it may. ``radio`` (as the driver of the second
-adapter, without BlueZ) passes for a relay that never answers, and floods the relay with connections of ever new
-addresses, some of which open a channel and stall. Both go on until they are ended, and print what they have done.
+adapter, without BlueZ) passes for ten relays a second that never answer, half of them new ones and half of them some
+that stay, and floods the relay with connections of ever new addresses, some of which open a channel and stall. Both
+go on until they are ended, and print what they have done.
 """
 
 import asyncio
@@ -180,7 +181,12 @@ STALL_S = 2.0
 #: The first number that Linux gives, so most likely the relay's.
 PSM_TRIED = 0x80
 SERVICE = bytes.fromhex(gatt.SERVICE_UUID.replace("-", ""))[::-1]
-ADVERTISING_INTERVAL = (400).to_bytes(3, "little")
+#: Of 0.625 ms: the shortest there is.
+ADVERTISING_INTERVAL = (32).to_bytes(3, "little")
+#: Each relay is on the air for so long.
+RELAY_S = 0.1
+#: Those that stay.
+RELAYS = 5
 
 
 class Radio:
@@ -193,6 +199,9 @@ class Radio:
         if libc.bind(self._sock.fileno(), address, len(address)):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         self._shown = Shown()
+        self._staying = [(random_address(), random.randbytes(3)) for _ in range(RELAYS)]
+        self._passed_for = 0
+        self._next_relay_s = 0.0
         self._relay = None
         self._link = None
         #: Until when to dial, or to stay connected.
@@ -204,9 +213,11 @@ class Radio:
         self._order(LE_EVENT_MASK, "Q", (1 << 64) - 1)
         self._order(SCAN_PARAMETERS, "BBBBHH", 1, 0, 1, 0, 0x60, 0x60)
         self._order(SCAN_ENABLE, "BBHH", 1, 0, 0, 0)
-        self._advertise()
         while True:
-            if select.select([self._sock], [], [], 0.1)[0]:
+            if time.monotonic() >= self._next_relay_s:
+                self._next_relay_s = time.monotonic() + RELAY_S
+                self._advertise()
+            if select.select([self._sock], [], [], RELAY_S / 4)[0]:
                 packet = self._sock.recv(2048)
                 # Nothing that anybody says on a connection is answered.
                 if packet[0] == EVENT:
@@ -218,14 +229,19 @@ class Radio:
         self._sock.send(struct.pack("<BHB", COMMAND, opcode, len(parameters)) + parameters)
 
     def _advertise(self):
-        """Be a relay, with another address and other news each time."""
+        """Be another relay: by turns one that was there before, and one with an address and news of its own."""
+        self._passed_for += 1
+        self._shown.add("relays")
+        fresh = random_address(), random.randbytes(3)
+        address, digest = self._staying[self._passed_for // 2 % RELAYS] if self._passed_for % 2 else fresh
+        self._order(ENABLE, "BBBHB", 0, 1, 0, 0, 0)
         self._order(
             SET_PARAMETERS, "BH3s3sBBB6sBBBBBBB",
             0, 0x13, ADVERTISING_INTERVAL, ADVERTISING_INTERVAL, 7, 1, 0, bytes(6), 0, 0x7F, 1, 0, 1, 0, 0,
         )  # fmt: skip
-        self._order(SET_ADDRESS, "B6s", 0, random_address())
+        self._order(SET_ADDRESS, "B6s", 0, address)
         data = b"\x02\x01\x06\x11\x07" + SERVICE + struct.pack("<BBH", 9, 0xFF, gatt.COMPANY)
-        data += OUR_SALT + random.randbytes(3)
+        data += OUR_SALT + digest
         self._order(SET_DATA, f"BBBB{len(data)}s", 0, 3, 1, len(data), data)
         self._order(ENABLE, "BBBHB", 1, 1, 0, 0, 0)
 
@@ -245,7 +261,6 @@ class Radio:
                 self._connected(handle)
             else:
                 self._shown.add("dialled by somebody")
-                self._advertise()
 
     def _heard(self, reports):
         offset = 1

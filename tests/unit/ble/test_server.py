@@ -10,8 +10,9 @@ import socket
 
 import pytest
 
-from relay.ble.server import OPEN_TIMEOUT_S, REOPEN_S, Server
-from relay.bluetooth.gatt import INFO_UUID, NO_SLOT, SLOT_UUID, SLOTS, TX_UUIDS, decode_info
+from relay.ble.server import LONG_S, OPEN_TIMEOUT_S, RELAY_PLACES, REOPEN_S, SILENT_S, Server
+from relay.bluetooth.gatt import INFO_UUID, NO_SLOT, RELAY_INFO_UUID, SLOT_UUID, SLOTS, TX_UUIDS, decode_info
+from relay.bluetooth.l2cap import BluetoothAddress
 from relay.bluetooth.slot_frames import CloseReason, Kind, decode_frame, encode_open
 from relay.bluetooth.slots import Slot
 from relay.bluetooth.stream import SlotStream
@@ -31,14 +32,18 @@ class World:
 
     def __init__(self, tmp_path, max_clients=12):
         self.path = tmp_path / "link.sock"
+        self.hung_up = []
+        self.opened = []
         self.reporter = Reporter(Component.BLE)
         self.server = Server(
             max_clients=max_clients,
             socket_path=self.path,
             reporter=self.reporter,
             notify=self.notify,
+            hang_up=self.hung_up.append,
         )
         self.server.is_open = True
+        self.server.adapters["00:00:00:00:00:00"] = "hci0"
         self.notified = {slot: [] for slot in range(SLOTS)}
         self.centrals = {}
         self.preambles = []
@@ -67,6 +72,23 @@ class World:
         self.centrals[slot].open()
         return self.centrals[slot]
 
+    def relay_info(self, number):
+        return decode_info(self.server.on_read(RELAY_INFO_UUID, device(number), MTU))
+
+    def channel(self, number, monkeypatch):
+        """The other end of a device's channel; the kernel's part of it is a socket of another family."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.setblocking(False)
+        own, peer = BluetoothAddress("00:00:00:00:00:00"), BluetoothAddress(f"00:00:00:00:00:{number:02X}")
+        monkeypatch.setattr("relay.bluetooth.l2cap.own_address", lambda _: own)
+        monkeypatch.setattr("relay.bluetooth.l2cap.peer_address", lambda _: peer)
+        monkeypatch.setattr("relay.bluetooth.l2cap.send_mtu_bytes", lambda _: 512)
+        monkeypatch.setattr("relay.bluetooth.l2cap.unsent_bytes", lambda _: 0)
+        self.server._open_channel(theirs)
+        ours.setblocking(False)
+        self.opened.append(ours)
+        return ours
+
     def counted(self):
         report = json.loads(self.reporter.line(1e9))
         self.reporter.connected()
@@ -92,6 +114,8 @@ class World:
                 yield self
             finally:
                 self.server.close_all()
+                for sock in self.opened:
+                    sock.close()
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
@@ -269,5 +293,157 @@ def test_what_goes_on_after_the_end_is_told_so(tmp_path):
         world.notified[0].clear()
         world.server.on_write(device(0), b"\0\1\0data")
         assert [decode_frame(value).kind for value in world.notified[0]] == [Kind.CLOSE]
+
+    in_world(tmp_path, scenario)
+
+
+# -- when all places are taken ----------------------------------------------
+
+
+def is_closed(channel):
+    try:
+        return channel.recv(1) == b""
+    except BlockingIOError:
+        return False
+
+
+def test_whoever_is_silent_for_longest_gives_way_and_does_not_come_back_on_that_connection(tmp_path, monkeypatch):
+    """Twelve silent sessions held all places for ever."""
+
+    async def scenario(world):
+        silent = world.channel(0, monkeypatch)
+        await asyncio.sleep(1)
+        central = world.central(1)
+        assert await echoed(central, b"hello") == b"hello"
+        await asyncio.sleep(SILENT_S - 2)
+        assert world.info(2).is_busy
+        assert world.slot(2) == NO_SLOT
+        await asyncio.sleep(1.1)
+        assert not world.info(2).is_busy
+        assert not is_closed(silent), "nobody came yet"
+        assert world.slot(2) != NO_SLOT
+        await asyncio.sleep(0.1)
+        assert is_closed(silent)
+        assert world.hung_up == [device(0)]
+        assert await echoed(central, b"still") == b"still"
+        # It has to connect anew, which takes it longer than others.
+        await asyncio.sleep(SILENT_S)
+        assert world.info(0).is_busy
+        assert is_closed(world.channel(0, monkeypatch))
+        assert world.slot(0) == NO_SLOT
+        world.server.disconnected(device(0))
+        assert not world.info(0).is_busy
+        assert world.counted()["gave_way"] == 1
+
+    in_world(tmp_path, scenario, max_clients=2)
+
+
+def test_slots_are_given_to_others_as_places_are(tmp_path):
+    async def scenario(world):
+        for number in range(SLOTS):
+            await echoed(world.central(number), b"hello")
+        await asyncio.sleep(SILENT_S)
+        # There are places, but no slots.
+        assert world.slot(20) == 0
+        assert world.hung_up == [device(0)]
+
+    in_world(tmp_path, scenario)
+
+
+def test_whoever_talks_all_the_time_gives_way_after_long(tmp_path):
+    async def scenario(world):
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        nonce = 0
+        while loop.time() < began_s + LONG_S - 6:
+            # A stream of its own each time changes nothing.
+            nonce += 1
+            central = world.central(0, nonce=nonce)
+            assert await echoed(central, bytes(200)) == bytes(200)
+            assert world.info(1).is_busy
+            await central.finish()
+            await asyncio.sleep(4)
+        assert world.info(1).is_busy
+        await asyncio.sleep(7)
+        assert not world.info(1).is_busy
+        assert world.slot(1) != NO_SLOT
+        assert world.hung_up == [device(0)]
+
+    in_world(tmp_path, scenario, max_clients=1)
+
+
+def test_a_visit_that_goes_on_is_not_cut_short(tmp_path, monkeypatch):
+    async def scenario(world):
+        fetching = world.channel(0, monkeypatch)
+        for second in range(int(LONG_S) - 10):
+            fetching.send(bytes(100))
+            await asyncio.sleep(1)
+            with contextlib.suppress(BlockingIOError):
+                fetching.recv(4096)
+            assert second < 2 or not world.server._visitors[device(0)].heard_s < second - 5
+            assert world.info(1).is_busy
+
+    in_world(tmp_path, scenario, max_clients=1)
+
+
+def test_phones_leave_the_places_of_relays_alone_and_relays_those_of_phones(tmp_path, monkeypatch):
+    async def scenario(world):
+        phones = [world.channel(number, monkeypatch) for number in range(2)]
+        assert world.info(9).is_busy
+        for number in range(10, 10 + RELAY_PLACES):
+            info = world.relay_info(number)
+            assert (info.is_busy, info.psm, info.slots) == (False, PSM, 0)
+            world.channel(number, monkeypatch)
+        assert world.relay_info(20).is_busy
+        assert is_closed(world.channel(20, monkeypatch))
+        assert world.slot(20) == NO_SLOT
+        assert world.info(9).is_busy
+        assert not any(map(is_closed, phones))
+        # Who is in as a phone is no relay by reading that.
+        world.relay_info(0)
+        world.server.disconnected(device(10))
+        assert not world.relay_info(21).is_busy
+        assert world.info(9).is_busy
+        # Relays give way among themselves.
+        world.channel(21, monkeypatch)
+        assert world.relay_info(22).is_busy
+        await asyncio.sleep(SILENT_S)
+        assert not world.relay_info(22).is_busy
+        world.channel(22, monkeypatch)
+        assert world.hung_up == [device(11)]
+
+    in_world(tmp_path, scenario, max_clients=2)
+
+
+def test_a_slot_alone_is_no_stream(tmp_path):
+    async def scenario(world):
+        assert world.slot(0) == 0
+        assert world.server.uses(device(0))
+        assert not world.server.carries(device(0))
+        central = world.central(0)
+        await echoed(central, b"hello")
+        assert world.server.carries(device(0))
+        await central.finish()
+        await asyncio.sleep(0.1)
+        assert not world.server.carries(device(0))
+
+    in_world(tmp_path, scenario)
+
+
+def test_nothing_is_remembered_of_who_has_gone(tmp_path, monkeypatch):
+    async def scenario(world):
+        for number in range(6):
+            world.relay_info(number)
+            world.channel(number, monkeypatch)
+        await asyncio.sleep(SILENT_S)
+        world.relay_info(7)
+        world.channel(7, monkeypatch)
+        for number in range(9):
+            world.server.disconnected(device(number))
+        for sock in world.opened:
+            sock.close()
+        await asyncio.sleep(1)
+        server = world.server
+        assert not any((server._visitors, server._places, server._channels))
 
     in_world(tmp_path, scenario)

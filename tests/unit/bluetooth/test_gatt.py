@@ -62,7 +62,7 @@ def test_a_frame_fits_an_attribute_and_the_mtu():
 
 
 def test_there_is_silence_around_the_change_of_the_address():
-    epoch = Epoch(rotation_s=900)
+    epoch = Epoch(rotation_s=900, random=lambda: 0.0)
     assert epoch.silent_at(5000.0) > 5000.0  # nothing was advertised yet: the address is still to be made
     epoch.began(100.0)
     epoch.began(500.0)  # again, after `relay run` was away: the address is no younger for it

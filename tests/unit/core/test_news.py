@@ -7,11 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.core.messages import Hello, Role, Subscribe
-from relay.core.news import NEWS_BYTES, RENEW_INTERVAL_S, news_digest
-from relay.core.node import NodeConfig
-from relay.core.session import Envelopes, News, State
-from tests.unit.core.memory import BUILD_HOUR, Peer, Relay, Wire, client, envelope, neighbour, put_all, settle
+from relay.core.news import MEAN_LIFE_S, NEWS_BYTES, RENEW_INTERVAL_S, NewsValue, news_digest
+from relay.core.session import News, State
+from tests.unit.core.memory import BUILD_HOUR, Relay, Wire, client, envelope, neighbour, put_all, settle
 
 
 def put(relay, number, now):
@@ -27,19 +25,54 @@ def test_the_digest_is_that_of_the_document():
     assert news_digest(bytes(range(16)), b"\x00\x01\x02").hex() == "25f6d9"
 
 
-def test_everybody_hears_the_value_and_it_stays_while_nothing_is_admitted():
+def test_neighbours_hear_the_value_and_it_stays_while_nothing_is_admitted_and_clients_do_not():
     relay = Relay()
     body = envelope(random.Random(1))
     put_all(relay, [body])
     value = relay.node.news
     assert len(value) == NEWS_BYTES
-    peers = [client(relay, now=10.0), neighbour(relay, now=10.0)]
-    assert [told(peer) for peer, _ in peers] == [[value], [value]]
+    peers = [neighbour(relay, now=10.0), client(relay, now=10.0)]
+    assert [told(peer) for peer, _ in peers] == [[value], []]
     late = envelope(random.Random(2), expiry_hour=BUILD_HOUR - 1)
-    again = put_all(relay, [body, late], seed=4, now=5000.0)
+    again = put_all(relay, [body, late], seed=4, now=1000.0)
     assert (again.acknowledged, set(again.refused)) == ({0}, {1})
-    relay.node.handle_timer(5000.0)
+    relay.node.handle_timer(1000.0)
     assert relay.node.news == value
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_was_told_is_true_for_no_longer_than_an_hour_and_a_half_though_nothing_comes(seed):
+    """By the value of a relay that nobody uses, whoever was told it would follow it for days."""
+    relay = Relay(seed)
+    peer, wire = neighbour(relay, seed=50 + seed, now=1000.0)
+    wire.lose(1000.0)
+    (value,) = told(peer)
+    relay.node.handle_timer(1000.0 + 0.5 * MEAN_LIFE_S - 1)
+    assert relay.node.news == value
+    due = relay.node.next_deadline()
+    relay.node.handle_timer(due)
+    assert relay.node.news != value
+    assert 1000.0 + 0.5 * MEAN_LIFE_S <= due <= 1000.0 + 1.5 * MEAN_LIFE_S
+    # Nobody knows this one: it need not change.
+    again = relay.node.news
+    assert relay.node.next_deadline() is None
+    relay.node.handle_timer(1e6)
+    assert relay.node.news == again
+
+
+def test_lives_are_of_random_length():
+    news = NewsValue(random.Random(1).randbytes)
+    lives = []
+    now = 0.0
+    for _ in range(30):
+        news.told(now)
+        news.told(now + 1000.0)
+        lives.append(news.due - now)
+        now = news.due
+        assert news.renew(now)
+    assert len({round(life_s / 60) for life_s in lives}) > 15
+    assert min(lives) >= 0.5 * MEAN_LIFE_S
+    assert max(lives) <= 1.5 * MEAN_LIFE_S
 
 
 def test_a_relay_that_starts_again_has_another_value():
@@ -50,7 +83,7 @@ def test_a_relay_that_starts_again_has_another_value():
 
 def test_what_is_admitted_renews_it_at_once_and_then_every_half_minute_at_most():
     relay = Relay()
-    peer, wire = client(relay)
+    peer, wire = neighbour(relay)
     put(relay, 1, 100.0)
     settle(wire, now=100.0)
     assert len(told(peer)) == 2, "at first at once"
@@ -81,42 +114,12 @@ def test_while_the_value_is_the_same_nothing_was_admitted_since_it_was_told_but_
             put(relay, number, now)
             admitted.append(now)
         else:
-            peer, wire = client(relay, seed=number, now=now)
+            peer, wire = neighbour(relay, seed=number, now=now)
             wire.lose(now)
             visits.append((now, told(peer)[-1]))
         for at_s, value in visits:
             if value == relay.node.news:
                 assert not [when for when in admitted if at_s < when < now - RENEW_INTERVAL_S]
-
-
-def test_a_client_hears_a_value_only_after_all_that_it_follows_and_that_came_before():
-    relay = Relay()
-    peer, wire = client(relay, hello=Hello(role=Role.CLIENT, slow=True))
-    peer.session.subscribe(Subscribe(prefix_bits=0, prefix=0, follow=True))
-    settle(wire)
-    rng = random.Random(5)
-    writer, its_wire = client(relay, seed=6)
-    for size_class in (3, 0, 3, 1, 3, 2):
-        writer.session.put(envelope(rng, size_class=size_class))
-    settle(its_wire)
-    while len(told(peer)) < 2:
-        assert wire.turn(0.0)
-    assert sum(len(event.items) for event in peer.of(Envelopes)) == 6
-
-
-@pytest.mark.parametrize("follow", [False, True])
-def test_the_first_value_comes_before_anything_that_a_client_asks_for_in_the_same_breath(follow):
-    relay = Relay()
-    put(relay, 1, 0.0)
-    peer = Peer()
-    wire = Wire(relay, peer)
-    while peer.session.state is not State.HELLO:
-        wire.turn(0.0)
-    # Its hello waits to be sent; this goes with it.
-    peer.session.subscribe(Subscribe(prefix_bits=0, prefix=0, follow=follow))
-    settle(wire)
-    kinds = [type(event) for event in peer.events if isinstance(event, News | Envelopes)]
-    assert kinds == [News, Envelopes]
 
 
 def test_what_neighbours_told_is_known_until_they_go_the_last_value_and_the_one_before():
@@ -139,9 +142,12 @@ def test_what_neighbours_told_is_known_until_they_go_the_last_value_and_the_one_
     assert one.node.known_news() == two.node.known_news() == []
 
 
-def test_a_client_without_the_secret_of_a_closed_mesh_hears_it_and_a_relay_without_it_does_not():
-    relay = Relay(config=NodeConfig(durable=True, secret=b"s" * 32))
-    peer, _ = client(relay)
-    stranger, _ = client(relay, seed=9, role=Role.RELAY)
-    assert told(peer) == [relay.node.news]
-    assert told(stranger) == []
+def test_a_client_may_not_be_told():
+    """By it a relay would know again, or be known again by, whoever was there."""
+    relay = Relay()
+    peer, wire = client(relay)
+    (link,) = relay.node.links.values()
+    link.session.tell_news(bytes(NEWS_BYTES))
+    settle(wire)
+    assert told(peer) == []
+    assert peer.session.state is State.CLOSED

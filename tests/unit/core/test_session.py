@@ -287,7 +287,6 @@ def test_puts_fetches_acknowledgements_and_all_else_arrive_as_said():
     r.session.offer([m.Offer(ID, 2, 77)])
     r.session.caught_up()
     r.session.announce_price(5)
-    r.session.tell_news(ID[:16])
     exchange(c, r)
     assert r.session.unanswered_bytes == 0
     assert {type(e).__name__: e for e in c.meant} == {
@@ -298,7 +297,6 @@ def test_puts_fetches_acknowledgements_and_all_else_arrive_as_said():
         "Offers": s.Offers([m.Offer(ID, 2, 77)]),
         "CaughtUp": s.CaughtUp(),
         "PriceChanged": s.PriceChanged(5),
-        "News": s.News(ID[:16]),
     }
 
 

@@ -9,6 +9,7 @@ import struct
 
 import pytest
 
+from relay.ble.epoch import Epoch
 from relay.core.news import news_digest
 from relay.sniff import linkable
 from relay.sniff.capture import Frame, Link
@@ -74,17 +75,20 @@ class Mesh:
 
     def frames(self, *, talks=False):
         found = []
+        # Relays change at times of their own.
+        starts_s = [START_S + 200 * relay for relay in range(self.relays)]
         for epoch in range(self.epochs):
             for relay in range(self.relays):
-                # Relays change at times of their own.
-                start_s = START_S + epoch * EPOCH_S + 200 * relay
+                start_s = starts_s[relay]
+                starts_s[relay] += EPOCH_S + 1 + self.rng.uniform(0, 60)
                 address, salt = self.address(relay, epoch), self.salt(relay, epoch)
-                for step in range(int((EPOCH_S - 6) / self.news_s)):
+                time_s, end_s = start_s, start_s + EPOCH_S - 5 - self.rng.uniform(0, 60)
+                while time_s < end_s:
                     data = advertisement(salt, self.digest(relay, epoch, salt), more=self.more(relay, epoch))
-                    time_s = start_s + step * self.news_s
                     found.append(self.frame(time_s, report(address, data)))
                     name = structure(0x09, self.name(relay))
                     found.append(self.frame(time_s + 0.001, report(address, name, kind=4)))
+                    time_s += self.rng.uniform(0.9, 1.1) * self.news_s
                 if talks:
                     found += self.talk(relay, epoch, address).frames(start_s=start_s + 100)
         return sorted(found, key=lambda frame: frame.time_s)
@@ -361,3 +365,60 @@ def test_addresses_of_the_own_host_count_as_well():
             b"\x01" + struct.pack("<HB", 0x200A, 1) + b"\x01",
         ]
     assert fields(examine(frames(packets, link=Link.HCI, sent=True))) == {Field.SALT}
+
+
+def clocked(draw, relays, epochs, *, rotation_s=EPOCH_S, random_of_epoch=None):
+    """Relays that do nothing but change their addresses, by the product's own clock."""
+    linkage = Linkage(max_address_s=rotation_s + 20)
+    for relay in range(relays):
+        now = START_S + draw.uniform(0, rotation_s)
+        for number in range(epochs):
+            epoch = Epoch(rotation_s=rotation_s, random=random_of_epoch or draw.random)
+            epoch.began(now)
+            who = f"{relay} {number}"
+            linkage.own(who)
+            # It is heard once a second, more or less, if all is well.
+            for time_s in (now + draw.uniform(0, 0.1), epoch.silent_at(now) - draw.uniform(0, 1.3)):
+                linkage.add(time_s, who, Field.SALT, who.encode())
+            now = epoch.over_at(now)
+    return linkage.report()
+
+
+@pytest.mark.parametrize(
+    ("relays", "epochs", "rotation_s"), [(3, 7, 900.0), (1, 12, 900.0), (8, 20, 900.0), (2, 6, 30.0)]
+)
+def test_addresses_that_change_like_clockwork_are_joined_by_that_and_ours_are_not(relays, epochs, rotation_s):
+    draw = random.Random(5)
+    alarms = 0
+    for _ in range(50):
+        found = clocked(draw, relays, epochs, rotation_s=rotation_s, random_of_epoch=lambda: 0.0)
+        assert fields(found) == {Field.RHYTHM}
+        assert len(found.findings[0].who) == relays * epochs, "all of them"
+        assert found.findings[0].words().isprintable()
+        alarms += len(clocked(draw, relays, epochs, rotation_s=rotation_s).findings)
+    assert alarms <= 1
+
+
+def test_the_radio_labs_few_epochs_alarm_nobody():
+    draw = random.Random(8)
+    assert sum(len(clocked(draw, 2, 4, rotation_s=30.0).findings) for _ in range(200)) <= 2
+
+
+def test_silence_of_one_length_is_a_rhythm_too():
+    draw = random.Random(6)
+    drawn = []
+
+    def one_silence():
+        # Before an address expires, and after that: what the one has more the other has less.
+        drawn.append(draw.random() if len(drawn) % 2 == 0 else 1 - drawn[-1])
+        return drawn[-1]
+
+    found = clocked(draw, 3, 7, random_of_epoch=one_silence)
+    assert "ended" in found.findings[-1].detail
+
+
+def test_a_flood_of_addresses_is_not_compared_for_ever(monkeypatch):
+    monkeypatch.setattr(linkable, "MAX_INTERVALS", 100)
+    found = clocked(random.Random(7), 8, 30, random_of_epoch=lambda: 0.0)
+    assert found.findings == ()
+    assert found.dropped
