@@ -15,7 +15,7 @@ from bench.ingest import put_all
 from bench.relays import BareClient, relay
 from bench.store_input import make_envelopes
 from relay.core import session as s
-from relay.core.envelope import SIZES
+from relay.core.envelope import BUCKET_BITS, SIZES
 from relay.core.messages import Subscribe
 from relay.store import schema
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ENVELOPES = 10_000
 ROUNDS = 15
-BUCKET = b"\xbe\xef"
+BUCKET = 0x17
 BLOCK_ROWS = 64
 
 
@@ -50,7 +50,7 @@ def measure(folder: Path) -> dict[str, float]:
 def _retrieve(port: int, envelopes: Sequence[bytes]) -> float:
     client = BareClient(port)
     started = time.perf_counter()
-    client.session.subscribe(Subscribe(prefix_bits=16, prefix=int.from_bytes(BUCKET), follow=False))
+    client.session.subscribe(Subscribe(prefix_bits=BUCKET_BITS, prefix=BUCKET, follow=False))
     client.flush()
     received: list[bytes] = []
     while True:

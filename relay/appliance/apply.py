@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay.appliance.check import Checked, check
-from relay.appliance.names import BOOT_CONFIG, NETWORKD, OUTPUT
+from relay.appliance.names import BOOT_CONFIG, CLOSED_MARK, NETWORKD, OUTPUT
 from relay.appliance.plan import make_plan, safe_plan
 from relay.config.file import MAX_CONFIG_BYTES, ConfigError, Problem
 from relay.control.notices import Notice, NoticeCode
@@ -81,20 +81,27 @@ def read_plan(folder: Path, facts: Facts) -> Plan:
         with path.open("rb") as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)
     except FileNotFoundError:
-        return make_plan(Checked(), facts, tuple(_misnamed(folder)))
+        others = tuple(_misnamed(folder))
+        if facts.was_closed:
+            problem = Problem(line=0, message="it is gone; put it back, or one that says what the mesh is to be")
+            return safe_plan(ConfigError(path, [problem]), facts, others, raw=b"")
+        return make_plan(Checked(), facts, others)
     except OSError as error:
         problem = Problem(line=0, message=f"cannot be read: {error.strerror}; write the card anew")
-        return safe_plan(ConfigError(path, [problem]), facts)
+        return safe_plan(ConfigError(path, [problem]), facts, raw=None)
     others = tuple(_misnamed(folder))
     try:
         return make_plan(check(raw, path), facts, others)
     except ConfigError as error:
-        return safe_plan(error, facts, others)
+        return safe_plan(error, facts, others, raw=raw)
+    except Exception as error:  # noqa: BLE001 - a mistake of ours must not keep the relay from what is safe
+        problem = Problem(line=0, message=f"this version cannot read it ({type(error).__name__}); tell its makers")
+        return safe_plan(ConfigError(path, [problem]), facts, others, raw=raw)
 
 
 def unreadable_plan(error: BootPartitionError, facts: Facts) -> Plan:
     """The plan when there is no boot partition to read."""
-    return safe_plan(ConfigError(Path(BOOT_CONFIG), [Problem(line=0, message=str(error))]), facts)
+    return safe_plan(ConfigError(Path(BOOT_CONFIG), [Problem(line=0, message=str(error))]), facts, raw=None)
 
 
 def _misnamed(folder: Path) -> Iterator[Notice]:
@@ -116,6 +123,29 @@ def size_of(partition: Path) -> int:
         return 0
     found = os.statvfs(partition)
     return found.f_blocks * found.f_frsize
+
+
+def was_closed(data: Path) -> bool:
+    """Whether the last relay.toml that could be read closed the mesh; ``data``: where the partition is mounted."""
+    return (data / CLOSED_MARK).exists()
+
+
+def remember_closed(data: Path, *, closed: bool) -> None:
+    """Keep that for later starts, in which the file may be damaged; writes only what changes."""
+    mark = data / CLOSED_MARK
+    if closed == mark.exists():
+        return
+    if closed:
+        mark.parent.mkdir(mode=0o700, exist_ok=True)
+        mark.touch(mode=0o600)
+    else:
+        mark.unlink()
+    # The name is in the folder.
+    folder = os.open(mark.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def write_plan(plan: Plan, root: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from relay.config.appliance import ApplianceConfig
 from relay.config.file import Config, ConfigError, Problem, parse_config
+from relay.config.settings import CREDENTIAL
 from relay.config.textfile import decode_text
 from relay.config.toml_lines import line_of, locate
 
@@ -29,9 +30,15 @@ class Checked:
     document: Mapping[str, Any] = field(default_factory=dict)
 
 
-#: What a relay is whose file has a mistake: no radio that a law binds, an open mesh, and
-#: nothing kept on the card, since the file may have asked for that.
-SAFE = Checked(appliance=ApplianceConfig(storage="volatile"))
+def safe(secret: str, *, clients: bool) -> Checked:
+    """Return what a relay is whose file has a mistake; ``secret`` and ``clients`` as of relay.appliance.closed.
+
+    No radio that a law binds, and nothing kept on the card, since the file may have asked for that.
+    """
+    return Checked(
+        appliance=ApplianceConfig(storage="volatile", mesh_secret=secret),
+        document={} if clients else {"mesh": {"open_to_clients": False}},
+    )
 
 
 def check(raw: bytes, path: Path) -> Checked:
@@ -39,6 +46,10 @@ def check(raw: bytes, path: Path) -> Checked:
     config = parse_config(raw, path, {"HOME": "/"})
     text = decode_text(raw)
     document = tomllib.loads(text)
+    if config.mesh.secret == CREDENTIAL:
+        key = ("mesh", "secret")
+        message = f'mesh.secret; "{CREDENTIAL}" is for other machines: here write the secret itself'
+        raise ConfigError(path, [Problem(line=line_of(locate(text), key), message=message, key=key)])
     appliance = config.appliance
     if not appliance.country:
         # One country is enough, wherever it stands.

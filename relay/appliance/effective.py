@@ -110,4 +110,4 @@ def sae_secret(secret: str) -> str:
 
     Whoever takes it from the memory of wpa_supplicant gets into the Wi-Fi, and no further.
     """
-    return hmac.digest(secret.encode(), b"mesh-relay/1 sae", hashlib.sha256)[:16].hex() if secret else ""
+    return hmac.digest(secret.lower().encode(), b"mesh-relay/1 sae", hashlib.sha256)[:16].hex() if secret else ""

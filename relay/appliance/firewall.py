@@ -75,7 +75,7 @@ def _inet(appliance: ApplianceConfig, config: Config) -> str:
 
 def _cables(appliance: ApplianceConfig) -> tuple[str, ...]:
     """Names and patterns of wired interfaces."""
-    return tuple(dict.fromkeys((*ETHERNET, appliance.ethernet_interface)))
+    return tuple(dict.fromkeys(name for name in (*ETHERNET, appliance.ethernet_interface) if name))
 
 
 def _cable(appliance: ApplianceConfig, config: Config, serving: list[str]) -> list[str]:
@@ -94,6 +94,11 @@ def _input(appliance: ApplianceConfig) -> list[str]:
     if appliance.serves_phones and not appliance.lan_bridge:
         # Linux answers for each of its addresses on each of its interfaces.
         rules.append(f'iifname != "{appliance.access_point_interface}" ip daddr {_FIXED} drop')
+    # Before what belongs to a connection, as a redirect claims to. A router is heard on cables; in the bridge only
+    # `relay segment` hears it, which then hands out nothing.
+    heard = _cables(appliance) if not appliance.lan_bridge else (*_cables(appliance), BRIDGE)
+    rules += [f'iifname "{name}" icmpv6 type nd-router-advert accept' for name in heard]
+    rules += ["icmpv6 type { nd-router-advert, nd-redirect } drop", "icmp type redirect drop"]
     rules += ["ct state established,related accept", "ct state invalid drop", "jump everywhere"]
     if appliance.lan_bridge:
         rules.append(f'iifname "{BRIDGE}" meta mark {_BY_CABLE} jump cable')

@@ -13,6 +13,8 @@ NETWORKD = Path("/run/systemd/network")
 BOOT_DEVICE = Path("/dev/disk/by-label/MESH-RELAY")
 BOOT_CONFIG = "relay.toml"
 BOOT_STATUS = "relay-status.txt"
+#: Below the partition for the store: that the last relay.toml that could be read closed the mesh. It says no more.
+CLOSED_MARK = Path("appliance/closed")
 
 #: What `relay segment` needs; one of them is there where addresses are handed out.
 SEGMENT_SETTINGS = (OUTPUT / "segment-cable", OUTPUT / "segment-bridge")

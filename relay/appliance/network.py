@@ -29,6 +29,19 @@ UseDomains=no
 DHCPv6Client=no
 UseDomains=no
 """
+#: The bridge reaches beyond the cable, to whoever is in the mesh: it is given an address, so that people find the
+#: relay, and no way out, which would lead all that the relay sends beyond its segment through a stranger.
+_ASK_BRIDGE = """\
+[DHCPv4]
+Anonymize=yes
+UseNTP=no
+UseHostname=no
+UseTimezone=no
+UseDomains=no
+UseDNS=no
+UseGateway=no
+UseRoutes=no
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +75,7 @@ def networkd_files(appliance: ApplianceConfig, segment: Segment) -> dict[str, st
         # `relay net` makes the bridge and puts the interfaces in.
         files["20-relay-port.network"] = _match("Type=ether", "Kind=!*") + "[Link]\nUnmanaged=yes\n"
         fixed = (ACCESS_POINT_ADDRESS,) if appliance.serves_phones else ()
-        files["10-relay-bridge.network"] = _match(f"Name={BRIDGE}") + _asking(appliance, (*own, *fixed))
+        files["10-relay-bridge.network"] = _match(f"Name={BRIDGE}") + _asking(appliance, (*own, *fixed), _ASK_BRIDGE)
     else:
         files["20-relay-ethernet.network"] = _match("Type=ether", "Kind=!*") + _asking(appliance, own)
     if appliance.serves_phones and not appliance.lan_bridge:
@@ -82,13 +95,13 @@ def _match(*conditions: str) -> str:
     return "\n".join(["[Match]", *conditions, "", ""])
 
 
-def _asking(appliance: ApplianceConfig, own: tuple[IPv4Interface | IPv6Interface, ...]) -> str:
-    """An interface that asks for an address unless it only serves; ``own`` addresses besides."""
+def _asking(appliance: ApplianceConfig, own: tuple[IPv4Interface | IPv6Interface, ...], ask: str = _ASK) -> str:
+    """An interface that asks for an address unless it only serves; ``own`` addresses besides. ``ask``: for what."""
     asks = appliance.ethernet != "server"
     lines = [
         "[Network]",
         f"DHCP={'ipv4' if asks else 'no'}",
-        f"IPv6AcceptRA={'yes' if asks else 'no'}",
+        f"IPv6AcceptRA={'yes' if asks and ask is _ASK else 'no'}",
         # With a cable between two machines there may be nothing else.
         "LinkLocalAddressing=yes",
         "IPv6PrivacyExtensions=yes",
@@ -100,4 +113,4 @@ def _asking(appliance: ApplianceConfig, own: tuple[IPv4Interface | IPv6Interface
     ]
     if appliance.uplink_forwarding:
         lines.append("IPv4Forwarding=yes")
-    return "\n".join(lines) + "\n\n" + (_ASK if asks else "")
+    return "\n".join(lines) + "\n\n" + (ask if asks else "")

@@ -22,8 +22,12 @@ _LEASE = "30m"
 _FIXED = ACCESS_POINT_ADDRESS.ip
 
 
-def hostapd(appliance: ApplianceConfig) -> str:
-    """hostapd.conf; the interface is named on hostapd's command line."""
+def hostapd(appliance: ApplianceConfig, *, protected: bool = True) -> str:
+    """hostapd.conf; the interface is named on hostapd's command line.
+
+    ``protected``: phones that can have their management frames protected (802.11w, and all newer ones can),
+    so that nobody sends them away in the access point's name.
+    """
     lines = [
         "driver=nl80211",
         f"ssid2={appliance.access_point_name.encode().hex()}",
@@ -49,6 +53,7 @@ def hostapd(appliance: ApplianceConfig) -> str:
             "wpa_key_mgmt=WPA-PSK",
             "rsn_pairwise=CCMP",
             f"wpa_passphrase={appliance.access_point_password}",
+            f"ieee80211w={int(protected)}",
         ]
     if appliance.lan_bridge:
         lines.append(f"bridge={BRIDGE}")

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from relay.appliance.check import SAFE
+from relay.appliance.check import safe
+from relay.appliance.closed import Closing, closing
 from relay.appliance.effective import LEAST_BYTES, effective, fitting_bytes
 from relay.appliance.firewall import firewall
 from relay.appliance.names import NETWORKD, OUTPUT
 from relay.appliance.network import networkd_files
 from relay.appliance.phones import hostapd, phones_dnsmasq, segment_dnsmasq
+from relay.config.credentials import MESH_SECRET, WIFI_SECRET
+from relay.config.settings import CREDENTIAL
 from relay.config.toml_write import write_toml
 from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
     from relay.appliance.check import Checked
     from relay.appliance.network import Segment
-    from relay.config.file import ConfigError
+    from relay.config.file import ConfigError, Problem
 
 #: Read by users other than root.
 _PUBLIC = 0o644
@@ -41,61 +44,92 @@ class File:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is to be there, and nothing else of ours; ``notices`` are in the files as well."""
+    """What is to be there, and nothing else of ours; ``notices`` are in the files as well.
+
+    ``closed``: whether relay.toml closes the mesh, to be remembered; None where it could not be read.
+    """
 
     files: tuple[File, ...]
     hostname: str
     notices: tuple[Notice, ...]
+    closed: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the machine brings along: addresses drawn for this start, and the partition for the store.
+    """What the machine brings along: what was drawn for this start, and the partition for the store.
 
-    ``data_bytes``: its size, 0 if it should be there and is not, None where the store is not on one.
+    ``stand_in``: a secret that nobody else has, for a mesh that is to stay closed though its own cannot be read.
+    ``data_bytes``: size of the partition, 0 if it should be there and is not, None where the store is not on one.
+    ``was_closed``: the last relay.toml that could be read closed the mesh.
     """
 
     segment: Segment
+    stand_in: str = field(repr=False)
     data_bytes: int | None = None
+    was_closed: bool = False
 
 
 def make_plan(checked: Checked, facts: Facts, notices: tuple[Notice, ...] = ()) -> Plan:
     """The plan for a file that was read; ``notices`` of its reading come first."""
-    notices += tuple(_notices(checked, facts))
+    if not checked.appliance.country:
+        no_country = Notice(
+            code=NoticeCode.NO_COUNTRY,
+            text='Wi-Fi is off, because no country is set; in relay.toml, below [appliance], write country = "DE" '
+            "with the letters of yours.",
+        )
+        notices += (*_notices(facts), no_country)
+    else:
+        notices += tuple(_notices(facts))
+    return _plan(checked, facts, notices, closed=bool(checked.config.mesh.secret or checked.appliance.mesh_secret))
+
+
+def safe_plan(error: ConfigError, facts: Facts, notices: tuple[Notice, ...] = (), *, raw: bytes | None) -> Plan:
+    """The plan for a file that cannot be used; ``raw``: its bytes, None where they cannot be had."""
+    told = [_mistake(problem) for problem in error.problems]
+    # What cannot be read at all may have had a secret.
+    found = Closing(secret="", clients=True) if raw is None else closing(raw)
+    if found is None and facts.was_closed:
+        found = Closing(secret="", clients=True)
+    if found is None:
+        mesh = ""
+    elif found.secret:
+        mesh = " The mesh stays closed, by the secret that stands there."
+    else:
+        mesh = (
+            " There is, was, or may be a mesh secret that cannot be read: "
+            "so this relay keeps all others out until that is mended."
+        )
+    first = Notice(
+        code=NoticeCode.CONFIG,
+        text=f"{error.path.name} has a mistake and is not used: Bluetooth and Ethernet work, Wi-Fi is off, "
+        f"messages are kept in memory only.{mesh} Correct it on a computer and start again.",
+    )
+    checked = safe("", clients=True) if found is None else safe(found.secret or facts.stand_in, clients=found.clients)
+    return _plan(checked, facts, (first, *told, *notices, *_notices(facts)), closed=None)
+
+
+def _mistake(problem: Problem) -> Notice:
+    is_secret = problem.key in {("appliance", "mesh_secret"), ("mesh", "secret")}
+    text = f"line {problem.line}: {problem.message}" if problem.line else problem.message
+    return Notice(code=NoticeCode.SECRET if is_secret else NoticeCode.CONFIG, text=text)
+
+
+def _plan(checked: Checked, facts: Facts, notices: tuple[Notice, ...], *, closed: bool | None) -> Plan:
     return Plan(
         files=tuple(_files(checked, facts, notices)),
         hostname=checked.appliance.hostname,
         notices=notices,
+        closed=closed,
     )
 
 
-def safe_plan(error: ConfigError, facts: Facts, notices: tuple[Notice, ...] = ()) -> Plan:
-    """The plan for a file that cannot be used."""
-    told = [_mistake(problem.line, problem.message) for problem in error.problems]
-    first = Notice(
-        code=NoticeCode.CONFIG,
-        text=f"{error.path.name} has a mistake and is not used: Bluetooth and Ethernet work, Wi-Fi is off, "
-        "messages are kept in memory only. Correct it on a computer and start again.",
-    )
-    return make_plan(SAFE, facts, (first, *told, *notices))
-
-
-def _mistake(line: int, message: str) -> Notice:
-    return Notice(code=NoticeCode.CONFIG, text=f"line {line}: {message}" if line else message)
-
-
-def _notices(checked: Checked, facts: Facts) -> Iterator[Notice]:
+def _notices(facts: Facts) -> Iterator[Notice]:
     if facts.data_bytes is not None and fitting_bytes(facts.data_bytes) < LEAST_BYTES:
         yield Notice(
             code=NoticeCode.STORAGE,
             text="The card has no room for messages: they are kept in memory only, and lost with the power. "
             "Use a larger card, or write this one anew.",
-        )
-    if not checked.appliance.country:
-        yield Notice(
-            code=NoticeCode.NO_COUNTRY,
-            text='Wi-Fi is off, because no country is set; in relay.toml, below [appliance], write country = "DE" '
-            "with the letters of yours.",
         )
 
 
@@ -103,6 +137,8 @@ def _files(checked: Checked, facts: Facts, notices: tuple[Notice, ...]) -> Itera
     appliance = checked.appliance
     segment = facts.segment
     document = effective(checked, data_bytes=facts.data_bytes)
+    # First: what says that there is a secret comes after it.
+    yield from _secrets(checked, document)
     yield _text("relay.toml", write_toml(document), _PRIVATE)
     yield File(path=NOTICES[0], content=encode_notices(notices))
     yield _text("nftables.conf", firewall(appliance, checked.config))
@@ -115,6 +151,7 @@ def _files(checked: Checked, facts: Facts, notices: tuple[Notice, ...]) -> Itera
         yield _text("segment-bridge" if appliance.lan_bridge else "segment-cable", json.dumps(settings))
     if appliance.serves_phones:
         yield _text("hostapd.conf", hostapd(appliance), _PRIVATE)
+        yield _text("hostapd-unprotected.conf", hostapd(appliance, protected=False), _PRIVATE)
         yield _text(f"access-point-{appliance.access_point_interface}", "")
         if not appliance.lan_bridge:
             yield _text("phones.conf", phones_dnsmasq(appliance))
@@ -122,6 +159,20 @@ def _files(checked: Checked, facts: Facts, notices: tuple[Notice, ...]) -> Itera
         yield _text("portal", "")
     if appliance.ssh_keys:
         yield _text("authorized_keys", "".join(f"{key}\n" for key in appliance.ssh_keys))
+
+
+def _secrets(checked: Checked, document: dict[str, Any]) -> Iterator[File]:
+    """Move the secrets out of the document, which all processes read, to files that one of them each is given."""
+    mesh = document.get("mesh", {})
+    if mesh.get("secret"):
+        yield _text(MESH_SECRET, f"{mesh['secret']}\n", _PRIVATE)
+        mesh["secret"] = CREDENTIAL
+    # A secret that the operator gave a radio of his own stays with it.
+    radios = document["net"].get("radios", {})
+    if checked.appliance.mesh_secret and radios and "radios" not in checked.document.get("net", {}):
+        (radio,) = radios.values()
+        yield _text(WIFI_SECRET, f"{radio['secret']}\n", _PRIVATE)
+        radio["secret"] = CREDENTIAL
 
 
 def _text(name: str, content: str, mode: int = _PUBLIC) -> File:

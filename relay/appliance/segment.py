@@ -25,6 +25,7 @@ from relay.process.stopping import stop_signals, until_stopped
 if TYPE_CHECKING:
     from collections.abc import Callable
     from ipaddress import IPv4Address
+    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -65,24 +66,22 @@ class Server(Protocol):
         """Serve no more."""
 
 
-class Unit:
-    """A server that is a unit of systemd."""
+class Files:
+    """A server that units of systemd start and stop, as files in ``folder`` say (relay-segment@.service)."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, folder: Path, name: str) -> None:
+        self._serving = folder / name
+        self._idle = folder / "idle"
 
     async def start(self) -> None:
         """Serve."""
-        await self._ask("start")
+        self._idle.unlink(missing_ok=True)
+        self._serving.touch()
 
     async def stop(self) -> None:
         """Serve no more."""
-        await self._ask("stop")
-
-    async def _ask(self, verb: str) -> None:
-        process = await asyncio.create_subprocess_exec("systemctl", verb, "--no-block", self._name)
-        if await process.wait():
-            logger.error("systemctl %s %s failed", verb, self._name)
+        self._serving.unlink(missing_ok=True)
+        self._idle.touch()
 
 
 class Segment:

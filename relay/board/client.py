@@ -7,7 +7,7 @@ import json
 import socket
 from typing import TYPE_CHECKING, Final
 
-from relay.board.verbs import Verb, encode_request
+from relay.board.verbs import Request, Verb, encode_request
 from relay.core.errors import RelayError
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ class BoardError(RelayError):
     """The board does not answer, or refused; the message has the remedy."""
 
 
-def ask(path: Path, verb: Verb) -> object:
-    """The result of ``verb``; raise BoardError."""
+def ask(path: Path, verb: Verb, *, unix_s: int = 0) -> object:
+    """The result of ``verb``; raise BoardError. ``unix_s``: with CLOCK, the time."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(TIMEOUT_S)
             sock.connect(str(path))
-            sock.sendall(encode_request(verb))
+            sock.sendall(encode_request(Request(verb, unix_s)))
             with sock.makefile("rb") as file:
                 answer = json.loads(file.readline(MAX_ANSWER_BYTES))
     except PermissionError as error:

@@ -28,6 +28,8 @@ STORES: Final = (
     Path("/var/lib/private/mesh-relay"),
     Path("/var/lib/mesh-relay"),
     Path("/run/mesh-relay/store"),
+    # relay.appliance.names.CLOSED_MARK, on the partition for data.
+    Path("/data/appliance"),
 )
 _SYSTEMCTL_TIMEOUT_S: Final = 8
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from relay.board.light import Code
 from relay.control.client import MAX_ANSWER_BYTES, VERSION
@@ -22,15 +22,27 @@ FULL: Final = 0.99
 
 async def ask_status(path: Path) -> Status | None:
     """The relay's status, None if it does not answer."""
+    try:
+        return read_status((await _ask(path, {"op": "status"}))["result"])
+    except (OSError, TimeoutError, ValueError, KeyError, TypeError):
+        return None
+
+
+async def give_clock(path: Path, unix_s: int) -> bool:
+    """Give the relay the time; return whether it took it."""
+    try:
+        return bool((await _ask(path, {"op": "clock", "unix_s": unix_s}))["ok"])
+    except (OSError, TimeoutError, ValueError, KeyError, TypeError):
+        return False
+
+
+async def _ask(path: Path, request: dict[str, object]) -> Any:
     writer = None
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             reader, writer = await asyncio.open_unix_connection(path, limit=MAX_ANSWER_BYTES)
-            writer.write(json.dumps({"v": VERSION, "op": "status"}).encode() + b"\n")
-            answer = json.loads(await reader.readline())
-        return read_status(answer["result"])
-    except (OSError, TimeoutError, ValueError, KeyError, TypeError):
-        return None
+            writer.write(json.dumps({"v": VERSION, **request}).encode() + b"\n")
+            return json.loads(await reader.readline())
     finally:
         if writer is not None:
             writer.close()

@@ -23,6 +23,7 @@ _WIDTH: Final = 76
 
 _HEADINGS: Final = {
     NoticeCode.CONFIG: "MISTAKE",
+    NoticeCode.SECRET: "MISTAKE",
     NoticeCode.NO_COUNTRY: "NOTE",
     NoticeCode.HINT: "NOTE",
     NoticeCode.UNDERVOLTAGE: "POWER",
@@ -31,10 +32,11 @@ _HEADINGS: Final = {
 }
 
 
-def status_text(notices: Sequence[Notice], *, works: bool) -> bytes:
+def status_text(notices: Sequence[Notice], *, works: bool, drawn_secret: str) -> bytes:
     """The file, for any editor: UTF-8 with its mark, lines ending in carriage return and line feed.
 
-    It holds nothing that changes by itself, and nothing about people or traffic.
+    It holds nothing that changes by itself, and nothing about people or traffic. ``drawn_secret``:
+    offered to whoever wrote one that is none; here only, as others read the status page.
     """
     lines = [
         f"Mesh relay {__version__}",
@@ -47,6 +49,9 @@ def status_text(notices: Sequence[Notice], *, works: bool) -> bytes:
         lines.append(f"{BOOT_CONFIG} has no mistake.")
     for notice in notices:
         lines += ["", *textwrap.wrap(f"{_HEADINGS[notice.code]}: {notice.text}", _WIDTH, subsequent_indent="  ")]
+        if notice.code is NoticeCode.SECRET:
+            # A line of its own, to be copied: longer than the others.
+            lines += ["  One that was drawn just now, the same for all relays of your mesh:", f'  "{drawn_secret}"']
     return ("\r\n".join(lines) + "\r\n").encode("utf-8-sig")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from relay.board.verbs import MAX_REQUEST_BYTES, Verb, decode_request, encode_answer
+from relay.board.verbs import MAX_REQUEST_BYTES, Request, decode_request, encode_answer
 from relay.core.errors import DecodeError
 from relay.process.lines import LineServer
 
@@ -19,16 +19,16 @@ SOCKET_MODE: Final = 0o660
 MAX_CONNECTIONS: Final = 4
 
 
-def board_server(path: Path, perform: Callable[[Verb], object], refused: Callable[[], None]) -> LineServer:
+def board_server(path: Path, perform: Callable[[Request], object], refused: Callable[[], None]) -> LineServer:
     """Answers with what ``perform`` returns; ``refused`` hears of every other request."""
 
-    def answer(line: bytes) -> bytes:
+    def answer(line: bytes, _: int) -> bytes:
         try:
-            verb = decode_request(line)
+            request = decode_request(line)
         except DecodeError as error:
             refused()
             return encode_answer(error=str(error))
-        return encode_answer(perform(verb))
+        return encode_answer(perform(request))
 
     return LineServer(
         path=path,

@@ -8,18 +8,20 @@ import contextlib
 import logging
 import os
 import random
+import secrets
 from typing import TYPE_CHECKING, Final
 
 from relay.appliance.apply import BootPartitionError
 from relay.board.button import Button, Press
 from relay.board.inputs import Inputs
 from relay.board.light import PATTERNS, Code, foremost
-from relay.board.relayrun import ask_status, codes_of
+from relay.board.relayrun import ask_status, codes_of, give_clock
 from relay.board.report import Writing, status_text
 from relay.board.server import board_server
 from relay.board.sysfs import SYS, Led, find_led, is_undervoltage
-from relay.board.verbs import Verb
+from relay.board.verbs import Request, Verb
 from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices, read_notices
+from relay.core.secret import SECRET_DIGITS
 from relay.process import logs
 from relay.process.notify import Notifier
 from relay.process.reporting import report_forever
@@ -82,9 +84,12 @@ class Board:
         self._changed = asyncio.Event()
         self._panic = asyncio.Event()
         self._power_off = asyncio.Event()
+        self._clock_given = asyncio.Event()
+        self._given_s = 0
         self._undervoltage = False
         self._boot_error = ""
         self._writing = Writing()
+        self._drawn_secret = secrets.token_hex(SECRET_DIGITS // 2)
 
     async def run(self, notifier: Notifier) -> None:
         """Work until cancelled."""
@@ -97,6 +102,7 @@ class Board:
                 # First: what was wrong from the start is written to the card at once.
                 tasks.create_task(self._watch_voltage())
                 tasks.create_task(self._tick(inputs if self._board.panic_button else None, notifier))
+                tasks.create_task(self._give_clock())
                 tasks.create_task(self._die())
                 tasks.create_task(report_forever(self._config.unix.path, self._reporter, random=random.random))
                 notifier.ready("watching")
@@ -172,8 +178,12 @@ class Board:
 
     # Verbs
 
-    def _perform(self, verb: Verb) -> object:
-        if verb is Verb.PANIC:
+    def _perform(self, request: Request) -> object:
+        verb = request.verb
+        if verb is Verb.CLOCK:
+            self._given_s = request.unix_s
+            self._clock_given.set()
+        elif verb is Verb.PANIC:
             self._panic.set()
         elif verb is Verb.POWEROFF:
             self._power_off.set()
@@ -189,6 +199,14 @@ class Board:
 
     def _on_refused(self) -> None:
         self._reporter.count("verbs_refused")
+
+    async def _give_clock(self) -> None:
+        """Pass the time that an operator gave on to the relay, which takes it from root; he looks at its status."""
+        while True:
+            await self._clock_given.wait()
+            self._clock_given.clear()
+            if not await give_clock(self._config.control.path, self._given_s):
+                logger.warning("the relay did not take the time that an operator gave")
 
     async def _die(self) -> None:
         """Wait for the end that somebody asks for."""
@@ -246,7 +264,7 @@ class Board:
             works = Code.STARTING not in self._relay_codes
             # Written once a start, not first that it does not work yet and then that it does.
             if works or asyncio.get_running_loop().time() - started_s >= PATIENCE_S:
-                await self._write(status_text(notices, works=works))
+                await self._write(status_text(notices, works=works, drawn_secret=self._drawn_secret))
             await asyncio.sleep(TICK_S if works else STARTING_TICK_S)
 
     async def _watch_voltage(self) -> None:

@@ -53,6 +53,12 @@ def _add_appliance(commands: Commands) -> None:
     screen.add_argument("--socket", type=Path, metavar="PATH", help="control socket (default: the appliance's)")
     screen.set_defaults(func=_screen)
 
+    cards = commands.add_parser("cards", help="write the relay.toml of each card of a mesh, with one fresh secret")
+    cards.add_argument("--count", type=int, required=True, metavar="N", help="how many relays there are to be")
+    cards.add_argument("--country", required=True, metavar="XX", help="the two letters of the country they are in")
+    cards.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder to write to")
+    cards.set_defaults(func=_cards)
+
     example = commands.add_parser("example", help="print the relay.toml that the card brings along")
     example.set_defaults(func=_example)
 
@@ -115,10 +121,14 @@ def _apply(arguments: argparse.Namespace) -> int:
     from relay.appliance import apply, names
     from relay.appliance.network import draw_segment
     from relay.appliance.plan import Facts
+    from relay.core.secret import SECRET_DIGITS
 
+    data_bytes = apply.size_of(arguments.data) if arguments.data else None
     facts = Facts(
         segment=draw_segment(secrets.token_bytes),
-        data_bytes=apply.size_of(arguments.data) if arguments.data else None,
+        stand_in=secrets.token_hex(SECRET_DIGITS // 2),
+        data_bytes=data_bytes,
+        was_closed=bool(data_bytes) and apply.was_closed(arguments.data),
     )
     if arguments.folder:
         plan = apply.read_plan(arguments.folder, facts)
@@ -131,11 +141,38 @@ def _apply(arguments: argparse.Namespace) -> int:
         except apply.BootPartitionError as error:
             plan = apply.unreadable_plan(error, facts)
     apply.write_plan(plan, arguments.root)
+    if data_bytes and plan.closed is not None:
+        try:
+            apply.remember_closed(arguments.data, closed=plan.closed)
+        except OSError as error:
+            # A card that cannot be written any more still relays.
+            print(f"{arguments.data}: {error.strerror}", file=sys.stderr)
     if arguments.root == Path("/"):
         apply.set_hostname(plan.hostname)
     # A bad file is no failure: the relay has to run with what is safe.
     for notice in plan.notices:
         print(f"{notice.code}: {notice.text}", file=sys.stderr)
+    return 0
+
+
+def _cards(arguments: argparse.Namespace) -> int:
+    from relay.appliance import cards
+    from relay.config.countries import country
+    from relay.config.settings import BadValueError
+    from relay.core.secret import SECRET_DIGITS
+
+    try:
+        code = country(arguments.country)
+    except BadValueError as error:
+        raise cards.CardsError(f"--country {arguments.country}: {error}") from None
+    if not code or not 1 <= arguments.count <= cards.MAX_CARDS:
+        raise cards.CardsError(f"name a country, and a --count from 1 to {cards.MAX_CARDS}")
+    secret = secrets.token_hex(SECRET_DIGITS // 2)
+    cards.write_cards(arguments.folder, count=arguments.count, country=code, secret=secret)
+    print(
+        f"{arguments.folder}: {arguments.count} times relay.toml, all with one secret. "
+        f"{cards.README} there says what to do with them, and how to keep the secret."
+    )
     return 0
 
 
@@ -150,9 +187,11 @@ def _segment(arguments: argparse.Namespace) -> int:
     from ipaddress import IPv4Address
 
     from relay.appliance import names, segment
+    from relay.config import paths
 
+    folder = paths.runtime_directory(os.environ)
     if (names.OUTPUT / f"access-point-{arguments.interface}").exists():
-        phones = segment.Unit(f"relay-phones@{arguments.interface}.service")
+        phones = segment.Files(folder, "phones")
         return segment.run(arguments.interface, names.ACCESS_POINT_ADDRESS.ip, None, phones)
     path = next((path for path in names.SEGMENT_SETTINGS if path.exists()), None)
     if path is None:
@@ -163,7 +202,7 @@ def _segment(arguments: argparse.Namespace) -> int:
         arguments.interface,
         IPv4Address(settings["address"]),
         bytes.fromhex(settings["election"]),
-        segment.Unit(f"relay-dhcp@{arguments.interface}.service"),
+        segment.Files(folder, "dhcp"),
     )
 
 

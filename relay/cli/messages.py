@@ -50,7 +50,11 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     send.add_argument("text", metavar="TEXT", nargs="?", help="the text, in quotes; - or none reads standard input")
     send.add_argument("--file", metavar="PATH", help="a file of up to 4 GiB instead of a text; - is standard input")
     send.add_argument("--lifetime", type=int, choices=(1, 3, 7), default=7, metavar="DAYS", help="1, 3 or 7 (default)")
-    send.add_argument("--wait", action="store_true", help="wait until it was received")
+    send.add_argument(
+        "--wait",
+        action="store_true",
+        help="wait for the receipt: minutes to an hour after the recipient received it, or at his next visit",
+    )
     send.add_argument("--timeout", type=seconds, metavar="S", help=f"... so long; then exit with {EXIT_NOT_RECEIVED}")
     _add_relay(send)
     send.set_defaults(func=_send)
@@ -59,6 +63,13 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     receive.add_argument("--follow", action="store_true", help="stay and show what comes, until Ctrl-C")
     receive.add_argument(
         "--dir", type=Path, default=Path(), metavar="FOLDER", help="where to save files (default: here)"
+    )
+    receive.add_argument(
+        "--receipts",
+        choices=("later", "now"),
+        default="later",
+        help="when senders are told that it arrived: 10 minutes to an hour later, with the next command then "
+        "(default), so that no relay sees whom it was for; or now",
     )
     _add_relay(receive)
     receive.set_defaults(func=_receive)
@@ -103,14 +114,16 @@ def finder(relays: Iterable[str]) -> RelayFinder:
     return RelayFinder(named, secret=settings.secret)
 
 
-def open_client(relays: Iterable[str]) -> Client:
+def open_client(relays: Iterable[str], *, receipts_at_once: bool = False) -> Client:
     """Return the user's client, to be entered; ClientError."""
     from relay.cli.client import own_identity
     from relay.client.client import Client
     from relay.client.files import config_folder, data_folder
 
     own_identity(config_folder(os.environ))
-    client = Client(config_folder(os.environ), data_folder(os.environ), finder(relays))
+    client = Client(
+        config_folder(os.environ), data_folder(os.environ), finder(relays), receipts_at_once=receipts_at_once
+    )
     if warning := client.clock_warning():
         print(f"Warning: {warning}.", file=sys.stderr)
     return client
@@ -192,7 +205,11 @@ def _text(text: str | None) -> str:
 
 
 async def _wait(client: Client, ids: dict[str, bytes], timeout_s: float | None) -> int:
-    print("Waiting for the receipt; Ctrl-C stops the waiting, not the message.", file=sys.stderr)
+    print(
+        "Waiting for the receipt, which comes minutes to an hour after the message was received, or at the recipient's "
+        "next visit;\nCtrl-C stops the waiting, not the message.",
+        file=sys.stderr,
+    )
     received = await client.wait_received(list(ids.values()), timeout_s, _Troubles())
     for name, message_id in ids.items():
         progress = await client.progress(message_id)
@@ -269,14 +286,14 @@ def _receive(arguments: Namespace) -> int:
 
 
 async def _receive_once(arguments: Namespace) -> int:
-    async with open_client(arguments.relay or ()) as client:
+    async with open_client(arguments.relay or (), receipts_at_once=arguments.receipts == "now") as client:
         display = _Display(client, arguments.dir)
         # What is here already is shown even when no relay is.
         await display.show()
         outcomes = await _collect(client, display)
         _report_relays(outcomes)
-        # Receipts, and what found no relay before.
-        _report_relays(await client.deliver())
+        # Receipts of earlier visits, and what found no relay before; not what would show who came before.
+        _report_relays(await client.deliver(again=False))
         if not display.shown and not display.kept:
             print("No new messages.", file=sys.stderr)
         for partial in await client.partials():
@@ -320,7 +337,7 @@ async def _report_unsent(client: Client) -> bool:
 
 
 async def _follow(arguments: Namespace) -> int:
-    async with open_client(arguments.relay or ()) as client:
+    async with open_client(arguments.relay or (), receipts_at_once=arguments.receipts == "now") as client:
         display = _Display(client, arguments.dir)
         following = asyncio.ensure_future(client.follow(_Troubles()))
         try:

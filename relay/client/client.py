@@ -55,9 +55,8 @@ DEFAULT_LIFETIME_DAYS: Final = LIFETIMES_DAYS[-1]
 FIRST_PRICE: Final = PRICE_LADDER[0]
 """Paid until a relay asks for more."""
 DELIVER_EVERY_S: Final = 240.0
-"""Purges that are due, what another command queued, and what a relay refused for the time being."""
-AGAIN_EVERY_S: Final = 3600.0
-"""What a relay has in memory only is offered to it again: it may have restarted."""
+"""Receipts and purges that are due, what another command queued, and what a relay refused for the time being; give or
+take a half, so that nobody is known by the rhythm."""
 VISIT_EVERY_S: Final = 60.0
 """How often a follower listens on Bluetooth whether there is something new, give or take a quarter."""
 MAX_USELESS: Final = 3
@@ -87,16 +86,19 @@ class Client:
         *,
         clock: Callable[[], float] = time.time,
         patience_s: float = PATIENCE_S,
+        receipts_at_once: bool = False,
     ) -> None:
         """Use the identity in `config_folder` (made now if there is none) and the messages in `data_folder`.
 
-        `clock` gives Unix seconds.
+        `clock` gives Unix seconds. `receipts_at_once`: who watches a relay may see whom a message was for.
         """
         self.finder = finder
         self.patience_s = patience_s
         self._config_folder = config_folder
         self._data_folder = data_folder
         self._clock = clock
+        self._receipts_at_once = receipts_at_once
+        self._draw = random.SystemRandom()
         self._worker = Worker()
         self._resources = contextlib.ExitStack()
         self._closing = threading.Event()
@@ -146,8 +148,8 @@ class Client:
 
     def _on_change(self) -> None:
         self.changed.set()
-        # Receipts are due.
-        self._outgoing.set()
+        if self._receipts_at_once:
+            self._outgoing.set()
 
     # -- messages out -----------------------------------------------------
 
@@ -270,21 +272,22 @@ class Client:
     ) -> list[RelayOutcome]:
         """Offer all that is pending to every relay, due receipts and purges too; return what became of it.
 
-        A relay that was not in the last day is offered everything that no receipt has come for (never yet: but no
-        file that a relay has on disk if it seems to hold that), another one only what no relay has on disk, and
-        with `again` false only what no relay has at all. What no relay has goes first. A connection
+        Each kind goes in a session of its own. With `again` also what relays have acknowledged hours ago and no
+        receipt has come for; not on a visit that reads, since the same bytes show who came before. A connection
         that breaks is made again, for as long as there is progress now and then; what is left then stays
         pending. The list is empty when nothing was pending. NoRelayError when there is no relay.
         """
         async with self._delivering:
             now_s = self._clock()
-            await self._worker.run(self._outbox.queue_due_receipts, price=FIRST_PRICE, now_s=now_s)
+            await self._worker.run(
+                self._outbox.queue_due_receipts, price=FIRST_PRICE, now_s=now_s, at_once=self._receipts_at_once
+            )
             await self._worker.run(self._outbox.prune, now_s)
-            if not await self._worker.run(self._outbox.pending_ids, now_s):
+            if not await self._worker.run(self._outbox.errands, now_s, again=again):
                 return []
             addresses = await self.finder.find()
             # Before any of them acknowledges, lest what one relay has be kept from another.
-            plans = [await self._worker.run(self._courier.plan, address, again=again) for address in addresses]
+            errands = [await self._worker.run(self._courier.errands, address, again=again) for address in addresses]
 
             async def deliver_to(index: int) -> RelayOutcome:
                 address = addresses[index]
@@ -293,7 +296,7 @@ class Client:
                     if on_progress is not None:
                         on_progress(address, result)
 
-                delivered = await self._courier.deliver(address, plans[index], progressed)
+                delivered = await self._courier.deliver(address, errands[index], progressed)
                 return RelayOutcome(address=address, delivered=delivered)
 
             return await _each(addresses, deliver_to)
@@ -447,20 +450,15 @@ class Client:
                 failures += 1
 
     async def _keep_delivering(self, on_trouble: Callable[[ClientError], None]) -> None:
-        loop = asyncio.get_running_loop()
-        again_at = loop.time() + AGAIN_EVERY_S
         while True:
             self._outgoing.clear()
-            again = loop.time() >= again_at
-            if again:
-                again_at = loop.time() + AGAIN_EVERY_S
             with contextlib.suppress(NoRelayError):  # which _keep_following tells
-                for outcome in await self.deliver(again=again):
+                for outcome in await self.deliver():
                     if outcome.error is not None:
                         on_trouble(outcome.error)
             await self._worker.run(self._keep_house)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DELIVER_EVERY_S):
+                async with asyncio.timeout(DELIVER_EVERY_S * self._draw.uniform(0.5, 1.5)):
                     await self._outgoing.wait()
 
     def _keep_house(self) -> None:

@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Envelopes of one prefix of buckets, from one relay into the inbox: offered, asked for if new, checked, kept."""
+"""Envelopes of one prefix of buckets, from one relay into the inbox.
+
+What is asked for says as much as what is put. On a fast link everything under the prefix and the window is taken,
+what is known already too, so that nobody sees by what is left out who came before. Over a radio of some kB/s that
+would not do: there, what is new is asked for by name.
+"""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -10,35 +16,27 @@ from relay.client.inbox import Inbox, Outcome
 from relay.client.patience import Patience
 from relay.client.worker import Worker
 from relay.core import session as s
-from relay.core.envelope import ID_BYTES, MAX_LIFETIME_HOURS, SIZES, decode_envelope, envelope_id
+from relay.core.envelope import BUCKET_BITS, ID_BYTES, MAX_LIFETIME_HOURS, SIZES, decode_envelope, envelope_id
 from relay.core.errors import DecodeError
-from relay.core.messages import MAX_FETCH_IDS, MAX_PREFIX_BITS, Subscribe
+from relay.core.messages import MAX_FETCH_IDS, OFFER_BYTES, Subscribe, Window
 from relay.links.client_session import Connection, Incoming
 
-MATCHES_LOG2: Final = 10
-"""About 1,024 envelopes are to match a prefix: enough to hide in, few enough to look at."""
-MAX_BITS: Final = 8
-"""However many envelopes a relay claims to have, it learns no more of a bucket than this."""
 FETCH_BYTES: Final = 1024 * 1024
 SLOW_FETCH_BYTES: Final = 48 * 1024
-SLOW_FIRST_BYTES: Final = 16 * 1024
-"""... until all was offered: relays offer about in order of arrival, and what is asked for first is old."""
-MAX_WANTED: Final = 65_536
-"""Offers remembered and not asked for yet, 100 bytes each; the rest is found the next time."""
+MAX_MATCHES: Final = 65_536
+"""Envelopes or offers that are taken under one prefix, 100 bytes each: twice what a store of a million has there."""
 MAX_UNWANTED: Final = 256
 """Envelopes that nobody asked for, before a relay that sends them is left."""
 MALFORMED_KEPT_HOURS: Final = 24
 """What has the right identity and is no envelope is not asked for again so soon."""
 
-
-def prefix_bits(stored_log2: int) -> int:
-    """Return how many bits of a bucket to tell a relay that holds about 2^`stored_log2` envelopes."""
-    return max(0, min(stored_log2 - MATCHES_LOG2, MAX_BITS))
+RESUME_S: Final = 600.0
+"""Sessions further apart are visits of their own, and the later one does not show that it had the earlier."""
 
 
 def prefixes_of(buckets: Iterable[int], bits: int) -> list[int]:
     """Return the distinct prefixes of some buckets, in their order; one, 0, when no bit is told."""
-    return list(dict.fromkeys(bucket >> (MAX_PREFIX_BITS - bits) for bucket in buckets))
+    return list(dict.fromkeys(bucket >> (BUCKET_BITS - bits) for bucket in buckets))
 
 
 @dataclass(slots=True)
@@ -46,7 +44,7 @@ class Collected:
     """What one or several sessions brought."""
 
     envelopes: int = 0
-    """Looked at, most of them other people's."""
+    """Looked at for the first time, most of them other people's."""
     kept: int = 0
     """Messages and pieces of them that are new."""
     receipts: int = 0
@@ -74,9 +72,11 @@ class Collection:
         self._inbox = inbox
         self._worker = worker
         self._clock = clock
-        self._patience_s = patience_s
+        self._patience = Patience(patience_s)
         self._on_progress = on_progress
         self._on_change = on_change
+        self._broken: _Reading | None = None
+        self._broken_at = 0.0
         self.result = Collected()
 
     async def run(
@@ -85,40 +85,50 @@ class Collection:
         *,
         bits: int,
         prefix: int,
-        within_hours: int,
+        window: Window,
         follow_until: float | None = None,
+        on_caught_up: Callable[[], None] = lambda: None,
     ) -> None:
         """Read all that is there of one prefix, and with `follow_until` (loop time) what comes until then.
 
         RelayConnectionError when the session breaks or the relay does not deliver what it offers. What was
-        read until then is kept.
+        read until then is kept, and of this prefix the next session does not ask for it again.
         """
-        reading = _Reading(connection)
-        follow = follow_until is not None
-        # Offers only: nothing is downloaded twice, and an envelope that nobody asked for is known as such.
-        connection.subscribe(
-            Subscribe(
-                prefix_bits=bits, prefix=prefix, arrived_within_hours=within_hours, offers_only=True, follow=follow
-            )
-        )
         loop = asyncio.get_running_loop()
-        patience = Patience(self._patience_s, loop.time())
+        reading = _Reading(connection, bits, prefix, self._brought(bits, prefix, loop.time()))
+        follow = follow_until is not None
+        connection.subscribe(
+            Subscribe(prefix_bits=bits, prefix=prefix, window=window, offers_only=reading.is_by_offers, follow=follow)
+        )
+        self._broken = reading
+        patience = self._patience
+        patience.start(loop.time())
         while True:
             if reading.is_complete:
+                self._broken = None
+                on_caught_up()
                 if follow_until is None or loop.time() >= follow_until:
                     return
                 events = await self._next(connection, follow_until)
                 # From here on the relay owes what it offers next.
-                patience.restart(loop.time())
+                patience.start(loop.time())
             else:
                 if patience.is_endless(loop.time()):
                     raise connection.misbehaved("does not come to an end")
                 if not (left_s := patience.left_s(loop.time())):
                     raise connection.stalled()
                 events = await connection.events(left_s)
+            self._broken_at = loop.time()
             if patience.brought(await self._take(reading, events), loop.time()):
                 self._on_progress()
             reading.ask()
+
+    def _brought(self, bits: int, prefix: int, now: float) -> set[bytes]:
+        """Return what the session that broke just now has brought of a prefix, and nothing after another one."""
+        broken = self._broken
+        if broken is None or (broken.bits, broken.prefix) != (bits, prefix) or now - self._broken_at > RESUME_S:
+            return set()
+        return broken.brought
 
     async def _next(self, connection: Connection, until: float) -> list[Incoming]:
         """Return what comes next, or nothing when the time is over first."""
@@ -139,7 +149,7 @@ class Collection:
                     offers |= {offer.identity: SIZES[offer.size_class] for offer in items}
                 case s.Envelopes(items):
                     arrived = [(envelope_id(envelope), envelope) for envelope in items]
-                    envelopes += [pair for pair in arrived if reading.arrived(pair[0])]
+                    envelopes += [pair for pair in arrived if reading.arrived(*pair)]
                 case s.Missing(identities):
                     for identity in identities:
                         missing += reading.gone(identity)
@@ -152,9 +162,11 @@ class Collection:
             if changed:
                 self._on_change()
         if offers:
-            unseen = await self._worker.run(self._inbox.unseen, list(offers))
-            reading.want((identity, offers[identity]) for identity in unseen)
-        return sum(len(envelope) for _, envelope in envelopes) + ID_BYTES * (missing + len(offers))
+            wanted = list(offers)
+            if reading.is_slow:
+                wanted = await self._worker.run(self._inbox.unseen, wanted)
+            reading.want((identity, offers[identity]) for identity in wanted)
+        return sum(len(envelope) for _, envelope in envelopes) + OFFER_BYTES * len(offers) + ID_BYTES * missing
 
     def _keep(self, envelopes: list[tuple[bytes, bytes]]) -> bool:
         """Open, keep what is for us and remember the rest, on disk when this returns. Runs in the worker."""
@@ -163,7 +175,10 @@ class Collection:
         latest_hour = now_hour + MAX_LIFETIME_HOURS
         opened = []
         others: list[tuple[bytes, int]] = []
+        unseen = set(self._inbox.unseen(identity for identity, _ in envelopes))
         for identity, envelope in envelopes:
+            if identity not in unseen:
+                continue
             if (one := self._inbox.try_open(envelope)) is not None:
                 opened.append(one)
                 continue
@@ -176,7 +191,7 @@ class Collection:
         outcomes = self._inbox.accept(opened, now_s) if opened else []
         if others:
             self._inbox.note_seen(others)
-        self.result.envelopes += len(envelopes)
+        self.result.envelopes += len(unseen)
         self.result.kept += outcomes.count(Outcome.STORED)
         self.result.receipts += outcomes.count(Outcome.RECEIPT)
         self.result.full += outcomes.count(Outcome.FULL)
@@ -184,46 +199,48 @@ class Collection:
 
 
 class _Reading:
-    """What one session has offered, was asked for and has brought."""
+    """What one session has offered, was asked for and has brought of one prefix."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, bits: int, prefix: int, brought: set[bytes]) -> None:
+        """`brought`: what an earlier session of the same visit has brought of it, before it broke."""
         self.connection = connection
+        self.bits = bits
+        self.prefix = prefix
+        self.brought = brought
         self.has_all_offers = False
         self.unwanted = 0
-        self._wanted: dict[int, list[bytes]] = {size: [] for size in SIZES}
+        # By what we know ourselves: a relay on a cable that says so would see which visits were ours.
+        self.is_slow = connection.address.is_bluetooth
+        # What continues a broken session on a fast link names what is missing, not what there was before the visit.
+        self.is_by_offers = self.is_slow or bool(brought)
+        self._wanted: dict[int, deque[bytes]] = {size: deque() for size in SIZES}
         self._wanted_count = 0
         self._asked: dict[bytes, int] = {}
         self._asked_bytes = 0
         self._known: set[bytes] = set()
-        is_slow = connection.hello.slow
-        self._most_bytes = SLOW_FETCH_BYTES if is_slow else FETCH_BYTES
-        self._first_bytes = SLOW_FIRST_BYTES if is_slow else FETCH_BYTES
-
-    @property
-    def owes_nothing(self) -> bool:
-        return not self._wanted_count and not self._asked
+        self._most_bytes = SLOW_FETCH_BYTES if self.is_slow else FETCH_BYTES
 
     @property
     def is_complete(self) -> bool:
         """Whether all that was there at the subscription is here."""
-        return self.has_all_offers and self.owes_nothing
+        return self.has_all_offers and not self._wanted_count and not self._asked
 
     def want(self, offers: Iterable[tuple[bytes, int]]) -> None:
         for identity, size in offers:
-            if identity not in self._known and self._wanted_count < MAX_WANTED:
+            if identity not in self._known and identity not in self.brought and self._wanted_count < MAX_MATCHES:
                 self._known.add(identity)
                 self._wanted[size].append(identity)
                 self._wanted_count += 1
 
     def ask(self) -> None:
         """Ask for more once half of what was asked for is here: the small ones first, of one size the newest."""
-        most_bytes = self._most_bytes if self.has_all_offers else self._first_bytes
-        if self._asked_bytes > most_bytes // 2:
+        if self._asked_bytes > self._most_bytes // 2:
             return
         batch: list[bytes] = []
-        while self._wanted_count and len(batch) < MAX_FETCH_IDS and self._asked_bytes < most_bytes:
+        while self._wanted_count and len(batch) < MAX_FETCH_IDS and self._asked_bytes < self._most_bytes:
             size, identities = next(pair for pair in self._wanted.items() if pair[1])
-            identity = identities.pop()
+            # In the order of the offers, which is that.
+            identity = identities.popleft()
             self._wanted_count -= 1
             self._asked[identity] = size
             self._asked_bytes += size
@@ -231,11 +248,22 @@ class _Reading:
         if batch:
             self.connection.fetch(batch)
 
-    def arrived(self, identity: bytes) -> bool:
-        """Note a body; False when it was not asked for."""
-        was_asked = self.gone(identity)
+    def arrived(self, identity: bytes, envelope: bytes) -> bool:
+        """Note a body; False when it was not asked for, or has come before."""
+        was_asked = self.gone(identity) if self.is_by_offers else self._is_under_prefix(envelope)
         self.unwanted += not was_asked
-        return was_asked
+        if not was_asked or identity in self.brought:
+            return False
+        if not self.has_all_offers:
+            self.brought.add(identity)
+        return True
+
+    def _is_under_prefix(self, envelope: bytes) -> bool:
+        try:
+            bucket = decode_envelope(envelope).bucket
+        except DecodeError:
+            return False
+        return bucket >> (BUCKET_BITS - self.bits) == self.prefix and len(self.brought) < MAX_MATCHES
 
     def gone(self, identity: bytes) -> bool:
         """Note that nothing more is to come of this one; False when it was not asked for."""

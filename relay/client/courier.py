@@ -6,22 +6,23 @@ fresh keys, and one session never asks for two prefixes of buckets (docs/protoco
 """
 
 import asyncio
-import functools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from relay.client.collection import Collected, Collection, prefix_bits, prefixes_of
-from relay.client.delivery import Delivered, Delivery, Part
+from relay.client.collection import Collected, Collection, prefixes_of
+from relay.client.delivery import Delivered, Delivery
 from relay.client.finding import RelayFinder
 from relay.client.identity import Identity
 from relay.client.inbox import Inbox
-from relay.client.met import Given, RelaysMet
-from relay.client.outbox import Acknowledged, Outbox
+from relay.client.met import DAY_S, RelaysMet
+from relay.client.outbox import Outbox
 from relay.client.seal import buckets_to_read
 from relay.client.worker import Worker
 from relay.core.clock import jittered
+from relay.core.envelope import BUCKET_BITS
+from relay.core.messages import Window
 from relay.links.address import RelayAddress
 from relay.links.client_session import Connection, Failure, RelayConnectionError
 from relay.process.tasks import TaskGroup
@@ -32,15 +33,15 @@ CYCLE_S: Final = 240.0
 """How often the buckets of other days are read while following today's; give or take a quarter."""
 HANDOVER_SPREAD_S: Final = 600.0
 """After midnight, in which clients go over to the new day's bucket: at once, it would tell their clocks apart."""
-_DAY_S: Final = 86_400
+_HOUR_S: Final = 3600
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What to offer a relay, each part in a session of its own."""
+class _Read:
+    """When a prefix was read from a relay last, by the clock: with window ALL, and at all."""
 
-    parts: tuple[Part, ...]
-    has_everything: bool
+    all_s: float
+    last_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -124,41 +125,25 @@ class Courier:
         self._on_change = on_change
         self._draw = random.SystemRandom()
         self._answering: set[RelayAddress] = set()
+        #: Of followed relays: what a session that broke has brought, and which prefixes were read when.
+        self._following: dict[RelayAddress, Collection] = {}
+        self._read: dict[tuple[RelayAddress, int, int], _Read] = {}
 
     # -- out --------------------------------------------------------------
 
-    def plan(self, address: RelayAddress, *, again: bool) -> Plan:
-        """Return what to offer a relay: everything when it was not today already. Runs in the worker.
+    def errands(self, address: RelayAddress, *, again: bool) -> list[Sequence[int]]:
+        """Return what to offer a relay, each list in a session of its own; `again` what relays have, too.
 
-        `again` offers a relay that was today also what relays have only in memory.
+        Runs in the worker.
         """
-        now_s = self._clock()
-        given = self._met.given(address, now_s)
-        parts = (self._part(given, now_s, purges=purges, again=again) for purges in (False, True))
-        return Plan(
-            parts=tuple(part for part in parts if part.ids or part.elsewhere),
-            has_everything=given is not Given.TODAY,
-        )
+        return self._outbox.errands(self._clock(), again=again, large_again=not address.is_bluetooth)
 
-    def _part(self, given: Given, now_s: float, *, purges: bool, again: bool) -> Part:
-        pending = functools.partial(self._outbox.pending_ids, now_s, purges=purges)
-        match given:
-            case Given.TODAY:
-                return Part(ids=pending(at_most=Acknowledged.VOLATILE if again else Acknowledged.NO))
-            case Given.BEFORE:
-                return Part(ids=pending())
-            case Given.NEVER:
-                # A visit here may have broken off, or the last one was at a relay that has met this one.
-                return Part(
-                    ids=pending(at_most=Acknowledged.VOLATILE), elsewhere=pending(at_least=Acknowledged.DURABLE)
-                )
-
-    async def deliver(self, address: RelayAddress, plan: Plan, on_progress: Callable[[Delivered], None]) -> Delivered:
-        """Offer all of a plan; RelayConnectionError when the relay is gone for longer than patience."""
-        began_s = self._clock()
+    async def deliver(
+        self, address: RelayAddress, errands: list[Sequence[int]], on_progress: Callable[[Delivered], None]
+    ) -> Delivered:
+        """Offer all of this; RelayConnectionError when the relay is gone for longer than patience."""
         result = Delivered()
         retry = Retry(address, self._patience_s, self._draw, self._answering)
-        is_one_relay = True
 
         def progressed() -> None:
             retry.progressed()
@@ -166,15 +151,16 @@ class Courier:
 
         deliveries = [
             Delivery(
-                part,
+                ids,
                 self._outbox,
                 self._inbox,
                 self._worker,
                 result=result,
+                clock=self._clock,
                 patience_s=self._patience_s,
                 on_progress=progressed,
             )
-            for part in plan.parts
+            for ids in errands
         ]
         for delivery in deliveries:
             while not delivery.is_done:
@@ -183,11 +169,7 @@ class Courier:
                         retry.connected()
                         await delivery.run(connection)
                 except RelayConnectionError as error:
-                    # By Bluetooth the next connection may be with another relay.
-                    is_one_relay = not address.is_bluetooth
                     await retry.wait_after(error)
-        if plan.has_everything and is_one_relay:
-            await self._worker.run(self._met.note_given, address, began_s)
         return result
 
     # -- in ---------------------------------------------------------------
@@ -195,7 +177,7 @@ class Courier:
     async def collect(self, address: RelayAddress) -> Collected:
         """Read what is there for us; RelayConnectionError when the relay is gone for longer than patience."""
         began_s = self._clock()
-        hours = await self._worker.run(self._met.hours_to_read, address, began_s)
+        window = await self._worker.run(self._met.window, address, began_s)
         retry = Retry(address, self._patience_s, self._draw, self._answering)
         collection = self._collection(retry.progressed)
         reading: _Reading | None = None
@@ -205,12 +187,12 @@ class Courier:
                     retry.connected()
                     reading = reading or self._reading(connection)
                     prefix = reading.prefixes[-1]
-                    await collection.run(connection, bits=reading.bits, prefix=prefix, within_hours=hours)
+                    await collection.run(connection, bits=reading.bits, prefix=prefix, window=window)
                     reading.prefixes.pop()
             except RelayConnectionError as error:
                 await retry.wait_after(error)
-        if not collection.result.full:
-            await self._worker.run(self._met.note_read, address, began_s)
+        if not collection.result.full and window is Window.ALL:
+            await self._worker.run(self._met.note_read_all, address, began_s)
         return collection.result
 
     async def follow(
@@ -221,22 +203,32 @@ class Courier:
         RelayConnectionError when the session breaks; `on_trouble` hears of other sessions that did.
         """
         began_s = self._clock()
-        hours = await self._worker.run(self._met.hours_to_read, address, began_s)
         loop = asyncio.get_running_loop()
         failed: RelayConnectionError | None = None
+        collection = self._following.setdefault(address, self._collection())
         async with await self._finder.connect(address) as connection, TaskGroup() as tasks:
             on_open()
             reading = self._reading(connection)
             others = [prefix for prefix in reading.prefixes if prefix != reading.today]
-            until = loop.time() + _DAY_S - began_s % _DAY_S + self._draw.uniform(0, HANDOVER_SPREAD_S)
-            cycling = tasks.create_task(self._cycle(address, reading.bits, others, hours, on_trouble))
+            until = loop.time() + DAY_S - began_s % DAY_S + self._draw.uniform(0, HANDOVER_SPREAD_S)
+            cycling = tasks.create_task(self._cycle(address, reading.bits, others, on_trouble))
+            window = await self._window(address, reading.bits, reading.today)
+            caught_up = asyncio.Event()
+            full = collection.result.full
             try:
-                await self._collection().run(
-                    connection, bits=reading.bits, prefix=reading.today, within_hours=hours, follow_until=until
+                await collection.run(
+                    connection,
+                    bits=reading.bits,
+                    prefix=reading.today,
+                    window=window,
+                    follow_until=until,
+                    on_caught_up=caught_up.set,
                 )
             except RelayConnectionError as error:
                 # Told apart from the group, which is for what nobody expects.
                 failed = error
+            if caught_up.is_set() and collection.result.full == full:
+                await self._note_read(address, reading.bits, reading.today, window, began_s, self._clock())
             cycling.cancel()
         if failed is not None:
             raise failed
@@ -246,18 +238,47 @@ class Courier:
         address: RelayAddress,
         bits: int,
         prefixes: list[int],
-        within_hours: int,
         on_trouble: Callable[[RelayConnectionError], None],
     ) -> None:
         while prefixes:
             self._draw.shuffle(prefixes)
             for prefix in prefixes:
+                collection = self._collection()
+                began_s = self._clock()
                 try:
                     async with await self._finder.connect(address) as connection:
-                        await self._collection().run(connection, bits=bits, prefix=prefix, within_hours=within_hours)
+                        window = await self._window(address, bits, prefix)
+                        await collection.run(connection, bits=bits, prefix=prefix, window=window)
                 except RelayConnectionError as error:
                     on_trouble(error)
+                else:
+                    if not collection.result.full:
+                        await self._note_read(address, bits, prefix, window, began_s, began_s)
             await asyncio.sleep(CYCLE_S * self._draw.uniform(0.75, 1.25))
+
+    async def _window(self, address: RelayAddress, bits: int, prefix: int) -> Window:
+        """Return which arrivals a follower asks for: those of an hour only while it stays with a relay."""
+        now_s = self._clock()
+        read = self._read.get((address, bits, prefix))
+        if read is None or not 0 <= now_s - read.all_s < DAY_S:
+            return await self._worker.run(self._met.window, address, now_s)
+        if read.last_s is not None and 0 <= now_s - read.last_s < _HOUR_S:
+            return Window.HOUR
+        return Window.DAY
+
+    async def _note_read(
+        self, address: RelayAddress, bits: int, prefix: int, window: Window, began_s: float, last_s: float
+    ) -> None:
+        """Note that a prefix was read, beginning at `began_s`, and that nothing of it was missed until `last_s`."""
+        before = self._read.get((address, bits, prefix))
+        if window is Window.ALL:
+            all_s: float | None = began_s
+        elif before is not None:
+            all_s = before.all_s
+        else:
+            all_s = await self._worker.run(self._met.read_all_s, address)
+        if all_s is not None:
+            self._read[address, bits, prefix] = _Read(all_s=all_s, last_s=last_s)
 
     def _collection(self, on_progress: Callable[[], None] = lambda: None) -> Collection:
         return Collection(
@@ -270,7 +291,8 @@ class Courier:
         )
 
     def _reading(self, connection: Connection) -> _Reading:
-        bits = prefix_bits(connection.hello.stored_log2)
+        # However many envelopes a relay claims to have, it learns no more of a bucket than stands in each of them.
+        bits = min(connection.hello.prefix_bits, BUCKET_BITS)
         buckets = buckets_to_read(self._identity.rendezvous, int(self._clock() // 3600))
         prefixes = prefixes_of(buckets, bits)
         today = prefixes[0]

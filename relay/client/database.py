@@ -42,6 +42,9 @@ SENT_NEVER: Final = 5
 
 RECEIVED_PARTIAL: Final = 0
 RECEIVED_COMPLETE: Final = 1
+RECEIPT_DUE: Final = 1
+"""The receipt of a message is due and has no time yet: beyond this it is that time in Unix seconds, 0 when there is
+none to send."""
 RECEIVED_CLOSED: Final = 2
 """Taken or rejected: the row stays until the expiry, so that it does not come again."""
 

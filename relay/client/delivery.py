@@ -2,20 +2,15 @@
 """Envelopes of the outbox on their way to one relay: put, acknowledged, paid more for, put again."""
 
 import asyncio
-import random
-from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Final
 
-from relay.client.database import message_of
 from relay.client.inbox import Inbox
 from relay.client.outbox import BATCH_PIECES, Outbox, Pending
 from relay.client.seal import PRICE_LADDER
 from relay.client.worker import Worker
-from relay.core import session as s
 from relay.core.envelope import CLASS_OF_SIZE, decode_envelope, envelope_id, price_paid
 from relay.core.messages import Ack, Refusal, Refused
 from relay.links.client_session import Connection, Incoming
@@ -27,18 +22,6 @@ PASSING: Final = frozenset({Refusal.STORAGE})
 MAX_PAUSES: Final = 4
 FIRST_PAUSE_S: Final = 2.0
 """2, 4, 8 and 16 s: a relay that cannot write by then needs its operator."""
-SAMPLES: Final = 2
-"""Pieces by which it is found out whether a relay holds a file: 32 KiB at most. One that holds half of it is taken
-for such a relay one time in four."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """IDs of the envelopes that are for one relay and may go there in one session."""
-
-    ids: Sequence[int]
-    elsewhere: Sequence[int] = ()
-    """Those that some relay, perhaps this one, has on disk: put unless this one turns out to hold that file."""
 
 
 @dataclass(slots=True)
@@ -66,27 +49,21 @@ class Delivery:
 
     def __init__(
         self,
-        part: Part,
+        ids: Iterable[int],
         outbox: Outbox,
         inbox: Inbox,
         worker: Worker,
         *,
         result: Delivered,
+        clock: Callable[[], float],
         patience_s: float,
         on_progress: Callable[[], None],
     ) -> None:
-        """Offer the envelopes of `part` and count in `result`.
+        """Offer the envelopes of these `ids`, which may go in one session, and count in `result`.
 
         `patience_s`: how long a relay may leave puts unanswered.
         """
-        self._waiting: deque[int] = deque(part.ids)
-        self._elsewhere: deque[array[int]] = deque()
-        for _, pieces in groupby(part.elsewhere, message_of):
-            ids = array("q", pieces)
-            if len(ids) > SAMPLES:
-                self._elsewhere.append(ids)
-            else:
-                self._waiting.extend(ids)
+        self._waiting: deque[int] = deque(ids)
         self._loaded: deque[Pending] = deque()
         self._in_flight: dict[int, Pending] = {}
         self._later: list[int] = []
@@ -94,16 +71,16 @@ class Delivery:
         self._outbox = outbox
         self._inbox = inbox
         self._worker = worker
+        self._clock = clock
         self._patience_s = patience_s
         self._on_progress = on_progress
-        self._draw = random.SystemRandom()
         self.result = result
         result.envelopes += len(self._waiting)
 
     @property
     def is_done(self) -> bool:
-        """Whether every envelope was acknowledged or refused for good, or is held there."""
-        return not (self._waiting or self._loaded or self._in_flight or self._later or self._elsewhere)
+        """Whether every envelope was acknowledged or refused for good."""
+        return not (self._waiting or self._loaded or self._in_flight or self._later)
 
     async def run(self, connection: Connection) -> None:
         """Offer what is left over an open session until nothing is; RelayConnectionError when it breaks."""
@@ -118,40 +95,11 @@ class Delivery:
                         pass
                 elif self._later:
                     await self._pause()
-                elif self._elsewhere:
-                    if not await self._is_held(connection, self._elsewhere[0]):
-                        self._waiting.extend(self._elsewhere[0])
-                        self.result.envelopes += len(self._elsewhere[0])
-                    self._elsewhere.popleft()
         finally:
             # Whether these arrived nobody knows; the relay tells a duplicate.
             self._waiting.extendleft(pending.id for pending in reversed([*self._in_flight.values(), *self._loaded]))
             self._in_flight.clear()
             self._loaded.clear()
-
-    async def _is_held(self, connection: Connection, ids: "array[int]") -> bool:
-        """Whether the relay holds some of these pieces, drawn at random; so it is the one that had them, or met it.
-
-        Relays cannot be recognised: their keys are fresh in each session.
-        """
-        drawn = [ids[index] for index in self._draw.sample(range(len(ids)), SAMPLES)]
-        loaded = await self._worker.run(self._outbox.load, drawn)
-        asked = {envelope_id(pending.envelope) for pending in loaded}
-        if not asked:
-            return False
-        connection.fetch(list(asked))
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience_s
-        while asked:
-            for event in await connection.events(max(0.0, deadline - loop.time())):
-                match event:
-                    case s.Envelopes(items):
-                        asked.difference_update(map(envelope_id, items))
-                    case s.Missing(identities):
-                        if not asked.isdisjoint(identities):
-                            return False
-        self._on_progress()
-        return True
 
     async def _fill(self, connection: Connection) -> None:
         while connection.can_put:
@@ -162,7 +110,7 @@ class Delivery:
                 loaded = await self._worker.run(self._outbox.load, batch)
                 # What was received, purged or has expired meanwhile is no longer offered.
                 self.result.envelopes -= len(batch) - len(loaded)
-                if connection.hello.slow:
+                if connection.address.is_bluetooth:
                     await self._worker.run(self._note_own, loaded)
                 self._loaded.extend(loaded)
                 continue
@@ -211,7 +159,7 @@ class Delivery:
         self._inbox.note_seen((envelope_id(one), decode_envelope(one).expiry_hour) for one in others)
 
     def _mark(self, pendings: list[Pending], *, durable: bool) -> None:
-        self._outbox.mark_acknowledged((pending.id for pending in pendings), durable=durable)
+        self._outbox.mark_acknowledged((pending.id for pending in pendings), durable=durable, now_s=self._clock())
         self.result.acknowledged_bytes += sum(len(pending.envelope) for pending in pendings)
         if durable:
             self.result.durable += len(pendings)

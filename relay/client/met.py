@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Relays met before, so that they are not offered everything again, and not asked for everything again.
+"""Relays met before, so that they are not asked for everything again within a day.
 
-Kept as salted hashes, for as long as an envelope can live: who takes the file can tell whether one was at a
+Kept as salted hashes, and for that day: who takes the file can tell whether one was at a
 relay whose address or key he guesses, but there is no list to read. Relays met on Bluetooth have no name; all
 of them are one here.
 """
 
-import enum
 import hashlib
 import json
 import secrets
@@ -15,8 +14,7 @@ from typing import Any, Final
 
 from relay.client.errors import PrivateFileError
 from relay.client.files import ensure_private_folder, locked, read_private, replace_private
-from relay.core.envelope import MAX_LIFETIME_HOURS
-from relay.core.messages import ALL_HOURS
+from relay.core.messages import Window
 from relay.links.address import RelayAddress
 
 FILE_NAME: Final = "relays.json"
@@ -24,25 +22,9 @@ LOCK_NAME: Final = ".relays.lock"
 MAX_FILE_BYTES: Final = 65_536
 MAX_RELAYS: Final = 256
 """The latest; 140 bytes each."""
-KEEP_S: Final = MAX_LIFETIME_HOURS * 3600
-OFFER_AGAIN_S: Final = 86_400
-"""A relay that acknowledged an envelope may have evicted it by then."""
-HOURS_LADDER: Final = (1, 6, 24)
-"""Asked instead of the exact time, which would show a client again that comes with fresh keys."""
-MARGIN_S: Final = 900
-"""Clocks of client and relay do not run at quite the same speed."""
+DAY_S: Final = 86_400
 _SALT_BYTES: Final = 16
-_DELIVERED: Final = "delivered"
 _COLLECTED: Final = "collected"
-
-
-class Given(enum.Enum):
-    """When a relay was last offered everything, and acknowledged or refused each of it."""
-
-    NEVER = "never"
-    BEFORE = "before"
-    """So long ago that it may have evicted some."""
-    TODAY = "today"
 
 
 class RelaysMet:
@@ -54,26 +36,20 @@ class RelaysMet:
         self._path = folder / FILE_NAME
         self._lock = folder / LOCK_NAME
 
-    def given(self, address: RelayAddress, now_s: float) -> Given:
-        """Return when everything was last offered to this relay."""
-        given_s = self._time_of(address, _DELIVERED)
-        if given_s is None:
-            return Given.NEVER
-        return Given.TODAY if 0 <= now_s - given_s < OFFER_AGAIN_S else Given.BEFORE
+    def window(self, address: RelayAddress, now_s: float) -> Window:
+        """Return which arrivals to ask for: those of a day, if all was read from this relay within a day.
 
-    def hours_to_read(self, address: RelayAddress, now_s: float) -> int:
-        """Return how many hours of arrivals to ask for: all, unless the relay is known by its key."""
-        read_s = self._time_of(address, _COLLECTED) if address.pinned else None
-        if read_s is None or now_s < read_s:
-            return ALL_HOURS
-        since_hours = (now_s - read_s + MARGIN_S) / 3600
-        return next((hours for hours in HOURS_LADDER if since_hours <= hours), ALL_HOURS)
+        So a relay that is another one than its address says withholds no mail for longer. By Bluetooth nobody
+        knows which relay it is.
+        """
+        read_s = self.read_all_s(address)
+        return Window.ALL if read_s is None or not 0 <= now_s - read_s < DAY_S else Window.DAY
 
-    def note_given(self, address: RelayAddress, now_s: float) -> None:
-        """Note that this relay has been offered everything."""
-        self._note(address, _DELIVERED, now_s)
+    def read_all_s(self, address: RelayAddress) -> float | None:
+        """Return when everything was read from this relay, up to what had arrived by then."""
+        return None if address.is_bluetooth else self._time_of(address, _COLLECTED)
 
-    def note_read(self, address: RelayAddress, began_s: float) -> None:
+    def note_read_all(self, address: RelayAddress, began_s: float) -> None:
         """Note that everything was read from this relay that had arrived by `began_s`."""
         self._note(address, _COLLECTED, began_s)
 
@@ -96,7 +72,7 @@ class RelaysMet:
             "relays": {
                 key: times
                 for key, times in list(relays.items())[-MAX_RELAYS:]
-                if any(now_s - KEEP_S < other for other in times.values())
+                if any(now_s - DAY_S < other for other in times.values())
             },
         }
         replace_private(self._path, json.dumps(content, indent=1).encode() + b"\n")
@@ -106,7 +82,7 @@ class RelaysMet:
         try:
             fields: Any = json.loads(read_private(self._path, MAX_FILE_BYTES) or b"{}")
             relays = {
-                str(name): {what: int(times[what]) for what in (_DELIVERED, _COLLECTED) if what in times}
+                str(name): {what: int(times[what]) for what in (_COLLECTED,) if what in times}
                 for name, times in fields["relays"].items()
             }
             return str(fields["salt"]), relays

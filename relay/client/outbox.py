@@ -6,6 +6,7 @@ not read what was sent. Nothing here keeps the text or the file name.
 """
 
 import enum
+import random
 import secrets
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from relay.client.body import Body
 from relay.client.card import Card
 from relay.client.database import (
     KEEP_AFTER_EXPIRY_HOURS,
+    RECEIPT_DUE,
     SENT_CLOSED,
     SENT_EXPIRED,
     SENT_NEVER,
@@ -41,10 +43,21 @@ BATCH_PIECES: Final = 64
 """Envelopes sealed for one commit, and read at once: a megabyte in memory."""
 RECEIPT_LIFETIME_DAYS: Final = LIFETIMES_DAYS[-1]
 """A receipt has to reach a sender who may be away; it is small."""
-MIN_PURGE_DELAY_S: Final = 600
-"""A purge that comes at once, in the session of its envelope, tells that both are of one hand."""
-PURGE_SPREAD_S: Final = 3000
-"""Each purge waits a time of its own in this range more, so that those of one file do not come as a burst."""
+MIN_DELAY_S: Final = 600
+"""A purge that comes at once tells that it and the message are of one hand, a receipt whom the message was for."""
+DELAY_SPREAD_S: Final = 3000
+"""Each waits a time of its own in this range more, so that those of one file or visit do not come as a burst."""
+
+AGAIN_MIN_S: Final = 2 * 3600
+"""The same bytes put twice tell a relay, or several, that both visits were one person's ..."""
+AGAIN_SPREAD_S: Final = 10 * 3600
+"""... so between them lie random hours, whatever was acknowledged; within twelve the half of it is done."""
+MAX_AGAIN: Final = 4
+"""Messages put again at a time, of those that are due: sessions in a row are of one hand, and by radio take seconds."""
+MAX_WAIT_S: Final = AGAIN_MIN_S + AGAIN_SPREAD_S
+"""Whatever waits for longer was noted by a clock that has been set back since."""
+MAX_PIECES_AGAIN: Final = 4
+"""Of a file that a relay has on disk, over a radio of some kB/s: 64 KiB. The putting again of 20 MiB takes minutes."""
 
 MAX_NEVER_SENT: Final = 256
 """Messages that expired unsent and are still told of, the latest; without contents."""
@@ -167,13 +180,28 @@ class Outbox:
                     )
         return message_ids
 
-    def queue_due_receipts(self, *, price: int, now_s: float) -> int:
-        """Queue a receipt for each message that has arrived whole since, each exactly once; return how many."""
+    def queue_due_receipts(self, *, price: int, now_s: float, at_once: bool = False) -> int:
+        """Queue the receipts that are due, one for each message that arrived whole; return how many.
+
+        They become due ten minutes to an hour after this was called first, each at a time of its own: at once
+        they would tell the relay that whoever has just fetched is whom the message was for. `at_once` does not wait.
+        """
         now_hour = int(now_s // 3600)
         expiry = expiry_hour(now_hour, RECEIPT_LIFETIME_DAYS)
+        if not at_once:
+            for (received,) in self._database.rows("SELECT id FROM received WHERE receipt_due = ?", RECEIPT_DUE):
+                self._database.execute(
+                    "UPDATE received SET receipt_due = ? WHERE id = ? AND receipt_due = ?",
+                    int(now_s) + self._delay_s(MIN_DELAY_S, DELAY_SPREAD_S),
+                    received,
+                    RECEIPT_DUE,
+                )
         due = self._database.rows(
             "SELECT id, sender, reply_rendezvous, message_id FROM received"
-            " WHERE receipt_due AND expiry_hour > ? ORDER BY id",
+            " WHERE receipt_due AND (? OR receipt_due NOT BETWEEN ? AND ?) AND expiry_hour > ? ORDER BY id",
+            at_once,
+            int(now_s) + 1,
+            int(now_s) + MAX_WAIT_S,
             now_hour - KEEP_AFTER_EXPIRY_HOURS,
         )
         for received, sender, reply_rendezvous, message_id in due:
@@ -203,51 +231,42 @@ class Outbox:
                     self._set_state(row, SENT_QUEUED)
         return len(due)
 
-    def pending(self, now_s: float, *, at_most: Acknowledged = Acknowledged.DURABLE) -> Iterator[Pending]:
-        """Yield the envelopes to offer now, in the order of `pending_ids`, one batch in memory at a time.
+    def pending(self, now_s: float) -> Iterator[Pending]:
+        """Yield the envelopes to offer now, in the order of `errands`, one batch in memory at a time."""
+        for ids in self.errands(now_s):
+            for start in range(0, len(ids), BATCH_PIECES):
+                yield from self.load(ids[start : start + BATCH_PIECES])
 
-        `at_most` leaves out those that a relay has acknowledged better than that.
-        """
-        ids = self.pending_ids(now_s, at_most=at_most)
-        for start in range(0, len(ids), BATCH_PIECES):
-            yield from self.load(ids[start : start + BATCH_PIECES])
+    def errands(self, now_s: float, *, again: bool = True, large_again: bool = True) -> list[Sequence[int]]:
+        """Return the IDs of the envelopes to offer now; those of each list may go in one session.
 
-    def pending_ids(
-        self,
-        now_s: float,
-        *,
-        at_least: Acknowledged = Acknowledged.NO,
-        at_most: Acknowledged = Acknowledged.DURABLE,
-        purges: bool | None = None,
-    ) -> "array[int]":
-        """Return the IDs of the envelopes to offer now.
-
-        First what no relay has acknowledged, lest a visit that breaks off be spent on what was said before;
-        of that the messages with few pieces first. `at_least` and `at_most` leave out what was acknowledged
-        worse or better than that; `purges` leaves out all others, or just them.
+        First what no relay has acknowledged yet: messages, those with few pieces first; receipts; purges. Then,
+        if `again`, some of what relays have had for hours, each message for itself, in random order; without
+        `large_again` not the files that are on a relay's disk.
         """
         messages = self._database.rows(
-            "SELECT id FROM sent WHERE state = ? AND expiry_hour > ? AND (? IS NULL OR (kind = ?) = ?)"
-            " ORDER BY pieces, id",
+            "SELECT id, kind, pieces FROM sent WHERE state = ? AND expiry_hour > ? ORDER BY pieces, id",
             SENT_QUEUED,
             int(now_s // 3600),
-            purges,
-            PURGE,
-            purges,
         )
-        found = {one: array("q") for one in Acknowledged}
-        for (message,) in messages:
+        new = {kind: array("q") for kind in (Kind.TEXT, Kind.RECEIPT, PURGE)}
+        old: list[Sequence[int]] = []
+        for message, kind, pieces in messages:
+            is_small = large_again or pieces <= MAX_PIECES_AGAIN
+            most = (Acknowledged.DURABLE if is_small else Acknowledged.VOLATILE) if again else Acknowledged.NO
             rows = self._database.rows(
-                "SELECT id, acknowledged FROM envelope WHERE id >= ? AND id < ? AND acknowledged BETWEEN ? AND ?"
-                " AND not_before_s <= ? ORDER BY id",
+                "SELECT id, acknowledged FROM envelope WHERE id >= ? AND id < ? AND acknowledged <= ?"
+                " AND not_before_s NOT BETWEEN ? AND ? ORDER BY acknowledged, id",
                 *piece_range(message),
-                at_least,
-                at_most,
-                int(now_s),
+                most,
+                int(now_s) + 1,
+                int(now_s) + MAX_WAIT_S,
             )
-            for row, acknowledged in rows:
-                found[acknowledged].append(row)
-        return sum(found.values(), array("q"))
+            its_kind = kind if kind >= Kind.RECEIPT else Kind.TEXT
+            new[its_kind].extend(row for row, acknowledged in rows if not acknowledged)
+            old.append(array("q", (row for row, acknowledged in rows if acknowledged)))
+        random.SystemRandom().shuffle(old)
+        return [ids for ids in new.values() if ids] + [ids for ids in old if ids][:MAX_AGAIN]
 
     def load(self, ids: Iterable[int]) -> list[Pending]:
         """Return those of these envelopes that are still to be offered, in their order."""
@@ -272,14 +291,37 @@ class Outbox:
                 )
         return found
 
-    def mark_acknowledged(self, ids: Iterable[int], *, durable: bool) -> None:
-        """Keep that a relay has committed these envelopes; a durable acknowledgement is not taken back."""
+    def mark_acknowledged(self, ids: Iterable[int], *, durable: bool, now_s: float) -> None:
+        """Keep that a relay has committed these envelopes, which are offered again only hours from `now_s`.
+
+        A durable acknowledgement is not taken back.
+        """
         best = Acknowledged.DURABLE if durable else Acknowledged.VOLATILE
         with self._database.transaction():
             for row in ids:
                 self._database.execute(
-                    "UPDATE envelope SET acknowledged = ? WHERE id = ? AND acknowledged < ?", best, row, best
+                    "UPDATE envelope SET acknowledged = max(acknowledged, ?), not_before_s = ? WHERE id = ?",
+                    best,
+                    self._again_s(row, int(now_s)),
+                    row,
                 )
+
+    def _again_s(self, envelope: int, now_s: int) -> int:
+        """Return when to offer an envelope again: with the other pieces of its message, but each purge for itself."""
+        message = message_of(envelope)
+        drawn = self._database.row(
+            "SELECT not_before_s FROM envelope WHERE id >= ? AND id < ? AND not_before_s BETWEEN ? AND ?"
+            " AND (SELECT kind != ? FROM sent WHERE sent.id = ?) LIMIT 1",
+            *piece_range(message),
+            now_s + 1,
+            now_s + MAX_WAIT_S,
+            PURGE,
+            message,
+        )
+        return int(drawn[0]) if drawn else now_s + self._delay_s(AGAIN_MIN_S, AGAIN_SPREAD_S)
+
+    def _delay_s(self, least_s: int, spread_s: int) -> int:
+        return least_s + int.from_bytes(self._random_bytes(4), "big") % spread_s
 
     def raise_price(self, envelope: int, price: int) -> None:
         """Work an envelope anew for a relay that asks more; it keeps its tag and gets another identity."""
@@ -470,10 +512,9 @@ class Outbox:
                 envelope = make_purge(
                     tag=tag, purge_key=purge_key, expiry_hour=expiry, price=price, random_bytes=self._random_bytes
                 )
-                spread_s = int.from_bytes(self._random_bytes(4), "big") % PURGE_SPREAD_S
                 yield (
                     Sealed(envelope=envelope, purge_key=purge_key, tag=tag),
-                    now_s + MIN_PURGE_DELAY_S + spread_s,
+                    now_s + self._delay_s(MIN_DELAY_S, DELAY_SPREAD_S),
                 )
 
     def _insert_sent(self, log: Sent, pieces: int) -> int:

@@ -15,19 +15,19 @@ MAX_VISIT_PATIENCES: Final = 60
 
 
 class Patience:
-    """What a relay is given time for. Times are of any clock that only goes forward."""
+    """What a relay is given time for, in one session or several. Times are of any clock that only goes forward."""
 
-    def __init__(self, patience_s: float, now: float) -> None:
-        """Begin now: `patience_s` is how long a relay may owe something."""
+    def __init__(self, patience_s: float) -> None:
+        """`patience_s` is how long a relay may owe something, once it has been started."""
         self._patience_s = patience_s
         self._fair_bytes = patience_s * MIN_BYTES_PER_S
-        self.restart(now)
+        self._brought_bytes = 0
+        self._deadline = self._end = 0.0
 
-    def restart(self, now: float) -> None:
-        """Begin anew: nothing was owed until now."""
+    def start(self, now: float) -> None:
+        """Begin, again too: nothing was owed until now."""
         self._deadline = now + self._patience_s
         self._end = now + MAX_VISIT_PATIENCES * self._patience_s
-        self._brought_bytes = 0
 
     def left_s(self, now: float) -> float:
         """Return how long to wait for more; 0 when the patience is over."""
@@ -38,7 +38,7 @@ class Patience:
         return now >= self._end
 
     def brought(self, wanted_bytes: int, now: float) -> bool:
-        """Note what came that was owed; whether that was worth as much again as the whole patience."""
+        """Note what came that was owed; whether that, with what came before, is worth the whole patience again."""
         self._deadline = min(self._deadline + wanted_bytes / MIN_BYTES_PER_S, now + self._patience_s)
         self._brought_bytes += wanted_bytes
         if self._brought_bytes < self._fair_bytes:

@@ -3,7 +3,7 @@
 
 The payload is one message of `Noise_X_25519_ChaChaPoly_SHA256` whose prologue holds what the header says
 in clear and whose exporter gives the purge key, so that every bit of the envelope but its nonce is
-authenticated: the first ten bytes by the prologue, the rest of the tag by the purge key behind it.
+authenticated: the first eight bytes and the bucket by the prologue, the rest of the tag by the purge key behind it.
 """
 
 import hmac
@@ -54,9 +54,8 @@ MAX_PLAINTEXTS: Final = tuple(capacity - 1 for capacity in CAPACITIES)
 _PROLOGUE: Final = b"mesh-relay/1 seal"
 _PURGE_LABEL: Final = b"mesh-relay/1 purge"
 _PURGE_KEY_BYTES: Final = 32
-_BUCKET_BYTES: Final = 2
-_CLEAR_BYTES: Final = HEADER_BYTES - TAG_BYTES + _BUCKET_BYTES
-"""Version to expiry, and the bucket: what of the header is known before the purge key is."""
+_CLEAR_BYTES: Final = HEADER_BYTES - TAG_BYTES
+"""Version to expiry: what stands before the tag. With the bucket, all that is known before the purge key is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,12 +121,12 @@ def seal(
         type=EnvelopeType.MESSAGE,
         size_class=size_class,
         expiry_hour=expiry_hour,
-        tag=bucket.to_bytes(_BUCKET_BYTES, "big").ljust(TAG_BYTES, b"\0"),
+        tag=bytes(TAG_BYTES),
     ).encode()[:_CLEAR_BYTES]
     handshake = HandshakeState(
         X,
         initiator=True,
-        prologue=_PROLOGUE + clear,
+        prologue=_PROLOGUE + clear + bytes([bucket]),
         static=sender,
         remote_static=recipient.static,
         random_bytes=random_bytes,
@@ -135,7 +134,7 @@ def seal(
     payload = handshake.write_message(sodium_pad(plaintext, CAPACITIES[size_class]))
     purge_key = handshake.export(_PURGE_LABEL, _PURGE_KEY_BYTES)
     tag = make_tag(bucket, purge_key)
-    unworked = clear[:-_BUCKET_BYTES] + tag + payload
+    unworked = clear + tag + payload
     return Sealed(
         envelope=grind(unworked, price=price, random_bytes=random_bytes),
         purge_key=purge_key,
@@ -158,7 +157,7 @@ def unseal(envelope: bytes, recipient: Identity) -> Unsealed | None:
     handshake = HandshakeState(
         X,
         initiator=False,
-        prologue=_PROLOGUE + envelope[:_CLEAR_BYTES],
+        prologue=_PROLOGUE + envelope[:_CLEAR_BYTES] + bytes([header.bucket]),
         static=recipient.static,
         random_bytes=_no_random_bytes,
     )

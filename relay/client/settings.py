@@ -17,7 +17,7 @@ from typing import Any, Final
 from relay.client.errors import ClientError
 from relay.client.files import read_private
 from relay.core.noise import KEY_BYTES
-from relay.core.secret import mesh_secret
+from relay.core.secret import SecretError, mesh_secret
 from relay.links.address import AddressError, RelayAddress, parse_address
 
 FILE_NAME: Final = "client.toml"
@@ -63,7 +63,11 @@ def load_settings(folder: Path) -> Settings:
     relays = values.get("relay", [])
     if not isinstance(relays, list):
         raise SettingsError(f"{path}: write [[relay]] in double brackets, and address = ... below")
-    return Settings(relays=tuple(_relay(path, relay) for relay in relays), secret=mesh_secret(secret))
+    try:
+        key = mesh_secret(secret)
+    except SecretError as error:
+        raise SettingsError(f"{path}: {error}") from None
+    return Settings(relays=tuple(_relay(path, relay) for relay in relays), secret=key)
 
 
 def _relay(path: Path, values: Any) -> RelayAddress:

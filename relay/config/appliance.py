@@ -4,31 +4,16 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from relay.config import settings
+from relay.config.countries import country
 from relay.config.settings import BadValueError, setting
 
 #: The commented section that the image brings along; the other sections follow it there.
 EXAMPLE = Path(__file__).with_name("appliance.toml")
-
-#: ISO 3166-1 alpha-2, as the regulatory database of Linux has it. A country that is not
-#: there would leave the radio at rules that forbid it to begin transmitting.
-_COUNTRY_LIST = """
-AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT BV BW BY BZ
-CA CC CD CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ EC EE EG EH ER ES ET FI FJ FK FM FO FR
-GA GB GD GE GF GG GH GI GL GM GN GP GQ GR GS GT GU GW GY HK HM HN HR HT HU ID IE IL IM IN IO IQ IR IS IT JE JM JO JP
-KE KG KH KI KM KN KP KR KW KY KZ LA LB LC LI LK LR LS LT LU LV LY MA MC MD ME MF MG MH MK ML MM MN MO MP MQ MR MS MT
-MU MV MW MX MY MZ NA NC NE NF NG NI NL NO NP NR NU NZ OM PA PE PF PG PH PK PL PM PN PR PS PT PW PY QA RE RO RS RU RW
-SA SB SC SD SE SG SH SI SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD TF TG TH TJ TK TL TM TN TO TR TT TV TW TZ
-UA UG UM US UY UZ VA VC VE VG VI VN VU WF WS YE YT ZA ZM ZW
-"""
-COUNTRIES = frozenset(_COUNTRY_LIST.split())
-#: What people write, and what is meant.
-_NOT_COUNTRIES = {"UK": 'the United Kingdom is "GB"', "EU": 'there is no "EU"; name the country you are in'}
 
 #: IEEE 802.11: the name of a network, and the passphrase of WPA.
 MAX_NETWORK_NAME_BYTES = 32
@@ -48,17 +33,6 @@ SSH_KEY_TYPES = (
     "sk-ecdsa-sha2-nistp256@openssh.com",
     "ssh-rsa",
 )
-
-
-def _country(value: object) -> str:
-    """Two letters, or "" for no Wi-Fi."""
-    if not isinstance(value, str):
-        raise BadValueError('write two letters in quotes, such as "DE"; "" leaves Wi-Fi off')
-    code = value.strip().upper()
-    if code and code not in COUNTRIES:
-        remedy = _NOT_COUNTRIES.get(code, 'write the two letters of ISO 3166, such as "DE"')
-        raise BadValueError(f'{remedy}; "" leaves Wi-Fi off')
-    return code
 
 
 def _hostname(value: object) -> str:
@@ -84,6 +58,8 @@ def _passphrase(value: object) -> str:
     fits = isinstance(value, str) and len(value) in PASSPHRASE_CHARS and value.isascii() and value.isprintable()
     if value != "" and not fits:
         raise BadValueError('write 8 to 63 letters, digits and signs of a US keyboard; "" leaves the network open')
+    if value != "" and settings.is_trivial(str(value)):
+        raise BadValueError('that is among the first that anybody tries; write another; "" leaves the network open')
     return str(value)
 
 
@@ -112,7 +88,7 @@ def _ssh_key(line: str) -> str:
         raise BadValueError(f"a key begins with one of {', '.join(SSH_KEY_TYPES)}, and is the line of a file *.pub")
     try:
         blob = base64.b64decode(words[1], validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error is one; letters beyond ASCII are another
         raise BadValueError(
             f"the {words[0]} key is cut off or broken; copy the whole line of the file *.pub"
         ) from error
@@ -127,10 +103,10 @@ def _ssh_key(line: str) -> str:
 class ApplianceConfig:
     """What the operator writes; each setting is explained in appliance.toml."""
 
-    country: str = setting("", _country)
+    country: str = setting("", country)
     hostname: str = setting("relay", _hostname)
     mesh_name: str = setting("mesh-relay", _network_name)
-    mesh_secret: str = setting("", settings.secret, secret=True)
+    mesh_secret: str = setting("", settings.drawn_secret, secret=True)
     mesh_interface: str = setting("wifi1", _interface)
     access_point: bool = setting(False, settings.boolean)
     access_point_name: str = setting("Mesh relay", _network_name)

@@ -50,10 +50,11 @@ REMOVED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing wrong with the file; ``line`` counts from 1, 0 is the file as a whole."""
+    """One thing wrong with the file; ``line`` counts from 1, 0 is the file as a whole. ``key``: of which setting."""
 
     line: int
     message: str
+    key: tuple[str, ...] = ()
 
 
 class ConfigError(RelayError):
@@ -132,7 +133,7 @@ def parse_config(raw: bytes, path: Path, environ: Mapping[str, str]) -> Config:
     except tomllib.TOMLDecodeError as error:
         line, message = toml_lines.syntax_error(text, error)
         remedy = "; a setting is written `name = value`, text in quotes, a section `[name]`"
-        message += textfile.quotes_hint(text, line) or remedy
+        message += textfile.quotes_hint(text, line) or textfile.words_hint(text, line) or remedy
         raise ConfigError(path, [Problem(line=line, message=message)]) from error
     except RecursionError as error:
         raise ConfigError(path, [Problem(line=0, message="nested too deeply; is it a configuration?")]) from error
@@ -140,7 +141,9 @@ def parse_config(raw: bytes, path: Path, environ: Mapping[str, str]) -> Config:
     config = _read_document(document, found)
     if found:
         lines = toml_lines.locate(text)
-        raise ConfigError(path, [Problem(line=toml_lines.line_of(lines, key), message=text) for key, text in found])
+        raise ConfigError(
+            path, [Problem(line=toml_lines.line_of(lines, key), message=text, key=key) for key, text in found]
+        )
     return _with_paths(config, environ)
 
 

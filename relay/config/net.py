@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from relay.config import settings
+from relay.config import countries, settings
 from relay.config.settings import BadValueError, setting
 
 if TYPE_CHECKING:
@@ -25,11 +24,11 @@ MAX_RADIOS: Final = 8
 MAX_PORTS: Final = 16
 #: A network's name (IEEE 802.11-2020 9.4.2.2 and 9.4.2.97).
 MAX_NAME_BYTES: Final = 32
+MIN_SECRET_CHARS: Final = 12
 #: SAE takes more, wpa_supplicant's control line has to hold twice as much.
 MAX_SECRET_BYTES: Final = 128
 
 _CHANNELS: Final = (*range(1, 15), *range(36, 65, 4), *range(100, 145, 4), *range(149, 178, 4))
-_COUNTRY: Final = re.compile(r"[A-Z]{2}")
 
 
 def frequency_of(channel: int) -> int:
@@ -37,12 +36,6 @@ def frequency_of(channel: int) -> int:
     if channel == 14:
         return 2484
     return 2407 + 5 * channel if channel < 14 else 5000 + 5 * channel
-
-
-def _country(value: object) -> str:
-    if not isinstance(value, str) or (value and not _COUNTRY.fullmatch(value)):
-        raise BadValueError('write the two capital letters of the country, such as "DE"; "" leaves it as it is')
-    return value
 
 
 def _interface(value: object) -> str:
@@ -59,16 +52,23 @@ def _channel(value: object) -> int:
 
 
 def _mesh_id(value: object) -> str:
-    if not isinstance(value, str) or not 1 <= len(value.encode()) <= MAX_NAME_BYTES:
+    if not isinstance(value, str) or not 1 <= len(value.encode()) <= MAX_NAME_BYTES or not value.isprintable():
         raise BadValueError(f"write a name of 1 to {MAX_NAME_BYTES} bytes in quotes, the same on all relays")
     return value
 
 
 def _secret(value: object) -> str:
-    text = settings.secret(value)
-    if len(text.encode()) > MAX_SECRET_BYTES or not text.isprintable():
+    """A password of SAE, which lets nobody take guesses home: each costs a try on the air."""
+    if value in {"", settings.CREDENTIAL}:
+        return str(value)
+    remedy = f'write a password of {MIN_SECRET_CHARS} characters or more, in quotes; "" leaves this Wi-Fi open'
+    if not isinstance(value, str) or len(value) < MIN_SECRET_CHARS:
+        raise BadValueError(remedy)
+    if settings.is_trivial(value):
+        raise BadValueError(f"that is among the first that anybody tries; {remedy}")
+    if len(value.encode()) > MAX_SECRET_BYTES or not value.isprintable():
         raise BadValueError(f"a secret may have {MAX_SECRET_BYTES} bytes, and no tabs or line ends")
-    return text
+    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +148,7 @@ def _ports(value: object) -> tuple[str, ...]:
 class NetConfig:
     """What `relay net` reads. ``radios`` by the names that the operator gave them."""
 
-    country: str = setting("", _country)
+    country: str = setting("", countries.country)
     # Marked as secret because a table of radios holds secrets, and is shown as a whole where it is wrong.
     radios: Mapping[str, RadioConfig] = setting(MappingProxyType({}), _radios, secret=True)
     bridge: tuple[str, ...] = setting((), _ports)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from relay.core.envelope import SIZES
 from relay.core.errors import RelayError
 from relay.core.noise import KEY_BYTES
+from relay.core.secret import SecretError, mesh_secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,18 +27,23 @@ DEFAULT_PORT = 4270
 #: longer, temporary name first (relay.process.unix_sockets).
 MAX_SOCKET_PATH_BYTES = 100
 #: IFNAMSIZ less the final zero.
-MAX_INTERFACE_CHARS = 15
+MAX_INTERFACE_BYTES = 15
 #: Each static peer costs one reconnecting task (some KiB); a mesh is not configured by hand beyond that.
 MAX_PEERS = 64
-#: A shorter passphrase can be guessed by anyone who tries a handshake and takes the result home.
-MIN_PASSPHRASE_CHARS = 12
+#: In the place of a secret that is in a file of its own (relay.config.credentials).
+CREDENTIAL = "credential"
+#: Of a password that is tried one guess at a time.
+MIN_DIFFERENT_CHARS = 5
 #: Below that a record of 64 KiB, once begun, would hold everything up for longer than
 #: others wait for an answer.
 LEAST_BYTES_PER_S = 1_000
 
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
 _KEY = re.compile(rf"[0-9a-fA-F]{{{2 * KEY_BYTES}}}")
-_INTERFACE = re.compile(rf"[^\s/:%]{{1,{MAX_INTERFACE_CHARS}}}")
+#: The kernel takes more (dev_valid_name: all but spaces, "/", ":", "." and ".."), also what nft, systemd and
+#: hostapd read as a pattern, the end of a string or a remark, and what sysctl means by "all" and "default".
+#: No program gives an interface such a name; so they are no names here.
+_INTERFACE = re.compile(rf"(?!(all|default)\Z)[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_INTERFACE_BYTES - 1}}}")
 
 
 class BadValueError(RelayError):
@@ -132,13 +139,26 @@ def socket_path(value: object) -> Path:
 
 
 def secret(value: object) -> str:
-    """The mesh secret: empty, 64 hexadecimal digits, or a passphrase."""
-    if not isinstance(value, str) or (value and len(value) < MIN_PASSPHRASE_CHARS):
-        raise BadValueError(
-            f"write a passphrase of at least {MIN_PASSPHRASE_CHARS} characters or 64 hexadecimal digits, in quotes; "
-            '"" leaves the mesh open'
-        )
+    """The mesh secret: empty, 64 hexadecimal digits, or CREDENTIAL."""
+    return CREDENTIAL if value == CREDENTIAL else drawn_secret(value)
+
+
+def drawn_secret(value: object) -> str:
+    """The mesh secret itself: empty, or 64 hexadecimal digits."""
+    if not isinstance(value, str):
+        raise BadValueError('write the secret in quotes; "" leaves the mesh open')
+    try:
+        mesh_secret(value)
+    except SecretError as error:
+        raise BadValueError(f'{error}; "" leaves the mesh open') from error
     return value
+
+
+def is_trivial(text: str) -> bool:
+    """Whether a password is among the first that anybody tries: few letters, the same again, or letters in a row."""
+    # What repeats itself is found in the middle of itself written twice.
+    steps = {ord(after) - ord(before) for before, after in pairwise(text)}
+    return len(set(text)) < MIN_DIFFERENT_CHARS or text in (2 * text)[1:-1] or steps in ({1}, {-1})
 
 
 def interfaces(value: object) -> tuple[str, ...]:
@@ -247,7 +267,11 @@ def _strings(value: object, remedy: str) -> tuple[str, ...]:
 
 def _interface(name: str) -> None:
     if not _INTERFACE.fullmatch(name):
-        raise BadValueError(f'"{name}" is no interface name; `ip link` lists them', name)
+        raise BadValueError(
+            f'"{name}" is no interface name: up to {MAX_INTERFACE_BYTES} letters, digits, "_", "-" and "."; '
+            "`ip link` lists them",
+            name,
+        )
 
 
 def _address(text: str, default_port: int | None) -> Address:

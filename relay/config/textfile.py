@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 
 from relay.core.errors import RelayError
 
@@ -46,6 +47,19 @@ def decode_text(raw: bytes) -> str:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise TextError(line, f"there are zero bytes in it: it is damaged or no text; restore it, or {_SAVE_AS}")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+_NOT_BOOLEAN = re.compile(r"=\s*(true|yes|on|false|no|off)\b", re.IGNORECASE)
+
+
+def words_hint(text: str, line: int) -> str:
+    """Advice for a line (from 1) on which somebody wrote yes or no in another way than TOML has it; else ""."""
+    lines = text.split("\n")
+    match = _NOT_BOOLEAN.search(lines[line - 1]) if 1 <= line <= len(lines) else None
+    if match is None or match[1] in {"true", "false"}:
+        return ""
+    meant = "true" if match[1].lower() in {"true", "yes", "on"} else "false"
+    return f"; {match[1]} is written {meant}, in small letters and without quotes"
 
 
 def quotes_hint(text: str, line: int) -> str:

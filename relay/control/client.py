@@ -4,6 +4,10 @@
 Request ``{"v": 1, "op": "status"}`` or ``{"v": 1, "op": "clock", "unix_s": 1700000000}``;
 answer ``{"v": 1, "ok": true, "result": ...}`` or ``{"v": 1, "ok": false, "error": "..."}``.
 Several requests may follow each other on one connection.
+
+Whoever may open the socket may read the status: the relay's other processes, the screen, operators. The clock,
+by which mail is refused and expires, is set by root and the relay's own user only; on an appliance
+`relay board` asks for its operators.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ VERSION = 1
 #: A status is under 64 KiB even with every link row in use (relay.core.stats.MAX_LINK_ROWS).
 MAX_ANSWER_BYTES = 1024 * 1024
 CLIENT_TIMEOUT_S = 10.0
+#: The end of the year 9999, which is as far as dates go.
+MAX_UNIX_S = 253_402_300_799
 
 _PERMISSION = 'use sudo, or be in its group, where relay.toml has access = "group" in [control]'
 

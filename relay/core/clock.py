@@ -35,7 +35,6 @@ class Clock:
     __slots__ = (
         "_era_offset_s",
         "_era_start_s",
-        "_floor_hour",
         "_offset_s",
         "_start_now",
         "_start_residence_s",
@@ -43,15 +42,15 @@ class Clock:
         "trusted",
     )
 
-    def __init__(self, *, now: float, build_hour: int, saved_hour: int = 0, residence_s: float = 0.0) -> None:
-        """``build_hour``: when this program was made; ``saved_hour``: the last trusted hour saved.
+    def __init__(self, *, now: float, build_hour: int, residence_s: float = 0.0) -> None:
+        """``build_hour``: when this program was made.
 
         ``residence_s``: the residence saved last; the time since then is lost,
-        so envelopes stay longer rather than shorter.
+        so envelopes stay longer rather than shorter. The last trusted hour is not
+        kept: what is refused by it would tell this relay from all others.
         """
         self.trusted = False
         self.build_hour = build_hour
-        self._floor_hour = max(build_hour, saved_hour)
         self._start_now = now
         self._start_residence_s = residence_s
         self._era_start_s = residence_s
@@ -71,10 +70,6 @@ class Clock:
             self._era_start_s = self.residence_s(now)
         self._offset_s = offset_s
         self.trusted = trusted
-        hour = self.hour(now)
-        if hour is not None:
-            # A trusted clock that is set back was wrong before: the floor follows it.
-            self._floor_hour = max(self.build_hour, hour)
 
     def residence_s(self, now: float) -> float:
         """Seconds that this relay has run, over all restarts."""
@@ -87,16 +82,11 @@ class Clock:
         hour = int((now + self._offset_s) // HOUR_S)
         return min(max(0, hour), LAST_HOUR - MAX_LIFETIME_HOURS - SKEW_HOURS)
 
-    @property
-    def floor_hour(self) -> int:
-        """Expiries below this hour are refused; saved across restarts."""
-        return self._floor_hour
-
     def window(self, now: float) -> tuple[int, int]:
         """First and last expiry hour accepted."""
         hour = self.hour(now)
         if hour is None:
-            return self._floor_hour, LAST_HOUR
+            return self.build_hour, LAST_HOUR
         return hour + 1, hour + MAX_LIFETIME_HOURS + SKEW_HOURS
 
     def expired_by_wall(self, *, expiry_hour: int, now: float) -> bool:

@@ -31,6 +31,10 @@ ID_BYTES = 32
 PURGE_KEY_BYTES = 32
 #: Longest time between sealing and expiry that a relay with a clock accepts.
 MAX_LIFETIME_HOURS = 168
+#: What stands of the recipient in every envelope: 32 buckets. No fewer bits than a client may be asked for, as the
+#: mail of a full store would be more to fetch; no more, because the rest would only name the recipient
+#: (docs/threat-model.md section 2 has the table of crowds against bytes).
+BUCKET_BITS = 5
 #: Work that a class costs beyond the price: each class is four times the one before
 #: it, so two more bits keep the price per byte the same.
 CLASS_BITS = 2
@@ -41,6 +45,8 @@ HEADER = struct.Struct(">BBBBI16s")
 _CID_PREFIX = b"\x01\x55\x12\x20"  # CIDv1, raw, sha2-256, 32 bytes
 _PURGE_CONTEXT = b"mesh-relay/1 purge tag"
 _BUCKET_CONTEXT = b"mesh-relay/1 bucket"
+_BUCKET_SHIFT = 8 - BUCKET_BITS
+_REST_MASK = (1 << _BUCKET_SHIFT) - 1
 
 
 class EnvelopeVersionError(DecodeError):
@@ -65,7 +71,7 @@ class Header(NamedTuple):
     """The clear part of an envelope: all that a relay ever learns of it.
 
     ``size_class`` indexes SIZES, ``expiry_hour`` counts whole hours since the
-    Unix epoch, ``tag`` is 16 bytes: bucket (2) and truncated purge-key hash (14).
+    Unix epoch, ``tag`` is 16 bytes: bucket (5 bits) and truncated purge-key hash (123 bits).
     """
 
     type: EnvelopeType
@@ -75,8 +81,8 @@ class Header(NamedTuple):
 
     @property
     def bucket(self) -> int:
-        """The recipient's 16-bit bucket of the day."""
-        return self.tag[0] << 8 | self.tag[1]
+        """The recipient's bucket of the day, below 2^BUCKET_BITS."""
+        return self.tag[0] >> _BUCKET_SHIFT
 
     def encode(self) -> bytes:
         """Return the 24 header bytes."""
@@ -106,7 +112,7 @@ def decode_envelope(data: bytes) -> Header:
         key_end = HEADER_BYTES + PURGE_KEY_BYTES
         if any(data[key_end:-NONCE_BYTES]):
             raise DecodeError("purge padding is not zero")
-        if purge_tag(data[HEADER_BYTES:key_end]) != header.tag[2:]:
+        if make_tag(header.bucket, data[HEADER_BYTES:key_end]) != header.tag:
             raise DecodeError("purge key does not match its tag")
     return header
 
@@ -132,23 +138,22 @@ def price_paid(identity: bytes, size_class: int) -> int:
     return leading_zero_bits(identity) - CLASS_BITS * size_class
 
 
-def purge_tag(purge_key: bytes) -> bytes:
-    """Return the last 14 bytes of a tag: the truncated hash of its purge key."""
-    return hashlib.sha256(_PURGE_CONTEXT + purge_key).digest()[: TAG_BYTES - 2]
-
-
 def bucket_of_day(rendezvous_key: bytes, day: int) -> int:
     """Return the bucket of a recipient for a UTC ``day`` (days since the Unix epoch).
 
     ``rendezvous_key`` is the secret that the recipient's contacts hold.
     """
-    digest = hashlib.sha256(_BUCKET_CONTEXT + day.to_bytes(4, "big") + rendezvous_key).digest()
-    return digest[0] << 8 | digest[1]
+    return hashlib.sha256(_BUCKET_CONTEXT + day.to_bytes(4, "big") + rendezvous_key).digest()[0] >> _BUCKET_SHIFT
 
 
 def make_tag(bucket: int, purge_key: bytes) -> bytes:
     """Return the 16-byte tag of an envelope for ``bucket`` that ``purge_key`` deletes."""
-    return bucket.to_bytes(2, "big") + purge_tag(purge_key)
+    return in_bucket(bucket, hashlib.sha256(_PURGE_CONTEXT + purge_key).digest()[:TAG_BYTES])
+
+
+def in_bucket(bucket: int, tag: bytes) -> bytes:
+    """Return a 16-byte ``tag`` with its first 5 bits replaced by ``bucket``."""
+    return bytes([bucket << _BUCKET_SHIFT | tag[0] & _REST_MASK]) + tag[1:]
 
 
 def grind(unworked: bytes, *, price: int, random_bytes: Callable[[int], bytes]) -> bytes:

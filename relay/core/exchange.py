@@ -372,7 +372,8 @@ class Requests:
             request = Request(identity, offer.size_class)
             self._by_id[identity] = request
         exchange.offered_in[identity] = request
-        request.offerers.append(exchange)
+        if exchange not in request.offerers:  # it may have been asked for unoffered
+            request.offerers.append(exchange)
         if request.asked is None:
             exchange.want(request)
         return True
@@ -381,7 +382,9 @@ class Requests:
         """Want from a neighbour, unoffered, what had to leave here and has room again."""
         exchange.may_ask_back = False
         below_seq = self._log.next_seq if exchange.ask_back_below is None else exchange.ask_back_below
-        wanted, exchange.ask_back_below = self._returns.next_wanted(below_seq, exchange.ask_back_count, now)
+        wanted, below_seq = self._returns.next_wanted(below_seq, exchange.ask_back_count, now)
+        # Once all were asked for it begins anew: what was displaced since counts as well.
+        exchange.ask_back_below = below_seq or None
         for identity, size_class in wanted:
             if identity not in self._by_id:
                 request = self._by_id[identity] = Request(identity, size_class)

@@ -350,4 +350,3 @@ class Intake:
         """Write the clock with the batch that is being made."""
         self._save_due = now + SAVE_CLOCK_S
         self.pending.batch.state["residence_s"] = int(self._clock.residence_s(now))
-        self.pending.batch.state["floor_hour"] = self._clock.floor_hour

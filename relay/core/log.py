@@ -15,10 +15,12 @@ import enum
 from array import array
 from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass
-from itertools import islice
+from functools import lru_cache
+from itertools import compress, islice
 from typing import TYPE_CHECKING, Final
 
 from relay.core.envelope import (
+    BUCKET_BITS,
     HEADER_BYTES,
     ID_BYTES,
     SIZES,
@@ -56,8 +58,21 @@ _LEFT: Final = frozenset({_GONE, _DISPLACED})
 _PURGE_FLAG: Final = 0x80
 _CLASS_MASK: Final = 0x0F
 _CLASS_OF_KIND: Final = bytes(kind & _CLASS_MASK for kind in range(256))
+_IS_HELD: Final = bytes(state == _HELD for state in range(256))
 #: Forgotten entries are squeezed out when they are this many and half of all.
 COMPACT_AT_LEAST: Final = 4096
+
+
+@lru_cache(1 << BUCKET_BITS + 1)
+def _first_bytes(prefix_bits: int, prefix: int) -> bytes:
+    """Return 1 for each first byte of a tag that lies under the prefix."""
+    return bytes(byte >> 8 - prefix_bits == prefix for byte in range(256))
+
+
+@lru_cache(1 << len(SIZES))
+def _kinds(classes: int) -> bytes:
+    """Return 1 for each kind of these classes."""
+    return bytes(classes >> (kind & _CLASS_MASK) & 1 for kind in range(256))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -420,32 +435,31 @@ class AdmittedLog:
         return self._seq[position] if position < len(self._seq) else self.next_seq
 
     def held_in_prefix(
-        self, *, from_seq: int, until_seq: int, limit: int, prefix_bits: int, prefix: int, after_hour: int
-    ) -> tuple[list[int], int]:
-        """Scan at most ``limit`` entries up to the committed ``until_seq``; return held ones under the prefix.
+        self, *, first_seq: int, last_seq: int, prefix_bits: int, prefix: int, after_hour: int, classes: int
+    ) -> array[int]:
+        """Return the held ones under a prefix between two sequence numbers, both included, in order of arrival.
 
-        Those that expire at ``after_hour`` or before are left out. Returns
-        sequence numbers and where to go on.
+        ``classes`` has a bit for each size class that is wanted. Those that expire at ``after_hour`` or before
+        are left out.
         """
-        start = self._position(from_seq)
-        end = self._position(until_seq + 1)
-        stop = min(start + limit, end)
-        shift = 16 - prefix_bits
-        first, last = TAG_BYTES * start, TAG_BYTES * stop
-        # Slices, because this walk is most of what a subscription costs.
-        found = [
-            seq
-            for seq, high, low, state, expiry_hour in zip(
-                self._seq[start:stop],
-                self._tags[first:last:TAG_BYTES],
-                self._tags[first + 1 : last : TAG_BYTES],
-                self._state[start:stop],
-                self._expiry[start:stop],
-                strict=True,
-            )
-            if state == _HELD and (high << 8 | low) >> shift == prefix and expiry_hour > after_hour
-        ]
-        return found, self._seq[stop - 1] + 1 if stop < end else until_seq + 1
+        start = self._position(first_seq)
+        stop = max(start, self._position(last_seq + 1))
+        # Masks of whole columns, because this walk is most of what a subscription costs.
+        first_bytes = self._tags[TAG_BYTES * start : TAG_BYTES * stop : TAG_BYTES]
+        mask = (
+            int.from_bytes(first_bytes.translate(_first_bytes(prefix_bits, prefix)))
+            & int.from_bytes(self._kind[start:stop].translate(_kinds(classes)))
+            & int.from_bytes(self._state[start:stop].translate(_IS_HELD))
+        ).to_bytes(stop - start)
+        expiry, seq = self._expiry, self._seq
+        return array("Q", [seq[p] for p in compress(range(start, stop), mask) if expiry[p] > after_hour])
+
+    def seq_off(self, seq: int, entries: int) -> int:
+        """Return the sequence number so many entries after ``seq``, or before it if negative: 1 to ``next_seq``."""
+        position = self._position(seq) + entries
+        if position < 0:
+            return 1
+        return self._seq[position] if position < len(self._seq) else self.next_seq
 
     def entries(self, *states: EntryState) -> Iterator[Entry]:
         """Yield the entries in any of ``states``, oldest first."""

@@ -11,10 +11,10 @@ from __future__ import annotations
 import enum
 import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from relay.core.codec import MAX_U32, Reader, Writer
-from relay.core.envelope import ALL_CLASSES, ID_BYTES, SIZES
+from relay.core.envelope import ALL_CLASSES, BUCKET_BITS, ID_BYTES, SIZES
 from relay.core.errors import DecodeError
 from relay.core.frames import MAX_MESSAGE_BYTES
 
@@ -112,9 +112,27 @@ OFFER_WINDOW = 1024
 #: 32 other sessions with relays can be recognised at most; 16 bytes each.
 MAX_SAME_MACS = 32
 SAME_MAC_BYTES = 16
-#: "Arrived in the last so many hours"; this value asks for everything.
-ALL_HOURS = 0xFFFF
-MAX_PREFIX_BITS = 16
+
+
+class Window(enum.IntEnum):
+    """What a subscription asks for by its arrival: so few, because the choice tells of the last visit."""
+
+    ALL = 0
+    DAY = 1
+    HOUR = 2
+
+
+#: Seconds of the relay's running time: a little more than the name says, because clocks of client and relay
+#: do not run at quite the same speed.
+WINDOW_S: Final[dict[Window, float]] = {Window.ALL: float("inf"), Window.DAY: 25 * 3600.0, Window.HOUR: 75 * 60.0}
+#: About 1,024 envelopes are to match a prefix: enough to hide in, few enough to fetch.
+MATCHES_LOG2: Final = 10
+
+
+def prefix_bits_of(held: int) -> int:
+    """Return how many bits of a bucket a relay that holds so many envelopes asks its clients for."""
+    return max(0, min(held.bit_length() - MATCHES_LOG2, BUCKET_BITS))
+
 
 _PUT_HEADER = struct.Struct(">BI")
 _OFFER = struct.Struct(">32sBI")
@@ -126,7 +144,7 @@ class Hello:
 
     A client leaves the relay's fields at their defaults, so that hellos of
     clients are all alike. ``window`` is the first and last expiry hour that is
-    accepted, ``stored_log2`` a coarse count (see section 6.1).
+    accepted, ``prefix_bits`` what a subscription is to tell of a bucket (section 6.1).
     """
 
     role: Role
@@ -135,7 +153,7 @@ class Hello:
     price: int = 0
     classes: int = ALL_CLASSES
     window: tuple[int, int] = (0, MAX_U32)
-    stored_log2: int = 0
+    prefix_bits: int = 0
     max_puts: int = 0
 
     def encode(self) -> bytes:
@@ -143,14 +161,14 @@ class Hello:
         writer = Writer().u8(MessageType.HELLO).u8(self.role)
         writer.u8(self.durable | self.slow << 1)
         writer.u8(self.price).u8(self.classes).u32(self.window[0]).u32(self.window[1])
-        return bytes(writer.u8(self.stored_log2).u16(self.max_puts))
+        return bytes(writer.u8(self.prefix_bits).u16(self.max_puts))
 
 
 def decode_hello(reader: Reader) -> Hello:
     """Decode a hello; bytes after the known fields are for later versions and ignored."""
     role, flags, price, classes = reader.u8(), reader.u8(), reader.u8(), reader.u8()
     window = (reader.u32(), reader.u32())
-    stored_log2, max_puts = reader.u8(), reader.u16()
+    prefix_bits, max_puts = reader.u8(), reader.u16()
     if role > Role.RELAY:
         raise DecodeError("unknown role")
     return Hello(
@@ -160,38 +178,37 @@ def decode_hello(reader: Reader) -> Hello:
         price=price,
         classes=classes & ALL_CLASSES,
         window=window,
-        stored_log2=stored_log2,
+        prefix_bits=prefix_bits,
         max_puts=max_puts,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscribe:
-    """Ask for envelopes by bucket prefix and coarse arrival time."""
+    """Ask for envelopes by bucket prefix and window of arrival."""
 
     prefix_bits: int
     prefix: int
-    arrived_within_hours: int = ALL_HOURS
+    window: Window = Window.ALL
     offers_only: bool = False
     follow: bool = True
 
     def encode(self) -> bytes:
         """Return type byte and body."""
-        writer = Writer().u8(MessageType.SUBSCRIBE).u8(self.prefix_bits).u16(self.prefix)
-        writer.u16(self.arrived_within_hours)
+        writer = Writer().u8(MessageType.SUBSCRIBE).u8(self.prefix_bits).u8(self.prefix).u8(self.window)
         return bytes(writer.u8(self.offers_only | self.follow << 1))
 
 
 def decode_subscribe(reader: Reader) -> Subscribe:
     """Decode a subscription; the prefix must fit its bits."""
-    bits, prefix, hours, flags = reader.u8(), reader.u16(), reader.u16(), reader.u8()
-    if bits > MAX_PREFIX_BITS or prefix >> bits or flags > 0b11:
-        raise DecodeError("bad prefix or flags")
+    bits, prefix, window, flags = reader.u8(), reader.u8(), reader.u8(), reader.u8()
+    if bits > BUCKET_BITS or prefix >> bits or window >= len(Window) or flags > 0b11:
+        raise DecodeError("bad prefix, window or flags")
     reader.end()
     return Subscribe(
         prefix_bits=bits,
         prefix=prefix,
-        arrived_within_hours=hours,
+        window=Window(window),
         offers_only=bool(flags & 1),
         follow=bool(flags & 2),
     )

@@ -29,9 +29,9 @@ from relay.core.link import Link
 from relay.core.log import AdmittedLog, EntryState
 from relay.core.meetings import Meetings, TooManyError
 from relay.core.messages import (
-    ALL_HOURS,
     OFFER_LANE,
     OFFER_WINDOW,
+    WINDOW_S,
     Ack,
     Goodbye,
     Hello,
@@ -39,6 +39,7 @@ from relay.core.messages import (
     Refused,
     Role,
     Subscribe,
+    prefix_bits_of,
 )
 from relay.core.neighbours import Neighbours
 from relay.core.news import NewsValue
@@ -213,7 +214,7 @@ class Node:
             price=price,
             classes=self.admission.policy.classes,
             window=self.clock.window(now),
-            stored_log2=self.log.held_count.bit_length(),
+            prefix_bits=prefix_bits_of(self.log.held_count),
             max_puts=s.MAX_PUTS,
         )
         session = Session(
@@ -498,10 +499,7 @@ class Node:
         self._ready[link.number] = link
 
     def _subscribe(self, link: Link, subscription: Subscribe, now: float) -> None:
-        if subscription.arrived_within_hours == ALL_HOURS:
-            arrived_after_s = 0.0
-        else:
-            arrived_after_s = self.clock.residence_s(now) - 3600.0 * subscription.arrived_within_hours
+        arrived_after_s = self.clock.residence_s(now) - WINDOW_S[subscription.window]
         link.serving.subscribe(subscription, arrived_after_s=arrived_after_s)
 
     def _closed(self, link: Link, reason: Reason, now: float) -> None:

@@ -64,8 +64,8 @@ class Returns:
                 return wanted, seq + 1
             if not self.is_wanted(entry.identity, now):
                 continue
-            units += self._admission.policy.units(entry.header.size_class)
             if not self._admission.has_spare_room(entry.header.size_class, KEPT_FREE, besides=units):
                 return wanted, seq + 1
+            units += self._admission.policy.units(entry.header.size_class)
             wanted.append((entry.identity, entry.header.size_class))
         return wanted, 0

@@ -3,23 +3,41 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Final
 
-_SALT: Final = b"mesh-relay/1 secret"
-_HEX: Final = re.compile(r"[0-9a-fA-F]{64}")
+from relay.core.errors import RelayError
+
+#: Of the 32 bytes of the key.
+SECRET_DIGITS: Final = 64
+_HEX: Final = re.compile(rf"[0-9a-fA-F]{{{SECRET_DIGITS}}}")
+#: Of the 16 there are. Drawn at random, 64 digits have fewer once in 10^15 times.
+_MIN_DIFFERENT: Final = 8
+
+
+class SecretError(RelayError):
+    """A text that is no mesh secret; the message has the remedy, and nothing of the text."""
 
 
 def mesh_secret(text: str) -> bytes | None:
-    """Return the 32-byte pre-shared key of a mesh, None for the empty text.
+    """Return the 32-byte pre-shared key of a mesh, None for the empty text; raise SecretError.
 
-    64 hex digits are the key; anything else is a passphrase, stretched by scrypt
-    (RFC 7914: N 16384, r 8, p 1; 16 MiB), because whoever once answered a relay of
-    the mesh that dialled him can guess offline.
+    No passphrase: whichever side of a handshake first proves that it knows the secret gives
+    the other one means to try guesses at home, as often as he likes, and a phrase that
+    people think of does not stand up to that however it is stretched.
     """
     if not text:
         return None
-    if _HEX.fullmatch(text):
-        return bytes.fromhex(text)
-    return hashlib.scrypt(text.encode(), salt=_SALT, n=1 << 14, r=8, p=1, maxmem=1 << 25, dklen=32)
+    if not _HEX.fullmatch(text):
+        raise SecretError(
+            f"a mesh secret is {SECRET_DIGITS} hexadecimal digits drawn at random, not a phrase, which can be guessed: "
+            "`relay appliance cards` or `openssl rand -hex 32` makes one"
+        )
+    digits = text.lower()
+    repeats = any(digits[step:] == digits[:-step] for step in range(1, SECRET_DIGITS // 2 + 1))
+    if repeats or len(set(digits)) < _MIN_DIFFERENT:
+        raise SecretError(
+            "these digits were not drawn at random, so they can be guessed: "
+            "`relay appliance cards` or `openssl rand -hex 32` draws them"
+        )
+    return bytes.fromhex(digits)

@@ -7,10 +7,11 @@ log of admitted envelopes, so a slow reader costs no memory and misses nothing.
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from relay.core.envelope import SIZES
+from relay.core.envelope import ALL_CLASSES, SIZES
 from relay.core.log import EntryState
 from relay.core.messages import Offer, Subscribe, lane_of
 from relay.core.stats import Histogram, Total
@@ -30,7 +31,8 @@ MAX_FETCHES: Final = 4096
 #: each peer that does not read, 32 MiB for 256 of them.
 READ_ENVELOPES: Final = 126
 READ_BYTES: Final = 128 << 10
-#: Entries of the log looked at before others get their turn: under 5 ms on a small board.
+#: Entries of the log looked at before others get their turn: under 5 ms on a small board; 32 KiB a session if all
+#: of them match.
 SCAN_ENTRIES: Final = 4096
 #: What counts as forwarding; later deliveries are storage (the histogram's last bound).
 FORWARD_WITHIN_S: Final = 60.0
@@ -47,11 +49,19 @@ class Serving:
         self._fetches: list[deque[bytes]] = [deque() for _ in SIZES]
         self._fetch_count = 0
         self._subscription: Subscribe | None = None
-        self._cursor = 0
-        self._is_catching_up = False
-        self._matched: list[int] = []
-        self._matched_at_departure = 0
+        #: What was there at the subscription: the classes still to be sent, and of the first of them what lies
+        #: between these two was not looked at yet.
+        self._classes: list[int] = []
+        self._first_seq = self._end_seq = 0
         self._subscribed_at = 0
+        #: What came since: looked at up to here.
+        self._seen_seq = 0
+        self._is_catching_up = False
+        #: Sequence numbers found and not sent, in order of arrival: the backlog's go from the end, new ones first.
+        self._backlog = array("Q")
+        self._backlog_bytes = SIZES[0]
+        self._arrived = array("Q")
+        self._departures = 0
 
     def fetch(self, identities: Sequence[bytes]) -> bool:
         """Queue identities that the peer wants; False when it asks for more than the bound."""
@@ -65,10 +75,13 @@ class Serving:
     def subscribe(self, subscription: Subscribe, *, arrived_after_s: float) -> None:
         """Start or replace the peer's subscription."""
         self._subscription = subscription
-        self._cursor = self._log.seq_arrived_since(arrived_after_s)
-        self._subscribed_at = self._log.committed_seq
+        self._first_seq = self._log.seq_arrived_since(arrived_after_s)
+        self._subscribed_at = self._seen_seq = self._log.committed_seq
+        self._classes = list(range(len(SIZES)))
+        self._end_seq = self._subscribed_at + 1
         self._is_catching_up = True
-        self._matched = []
+        self._backlog = array("Q")
+        self._arrived = array("Q")
 
     @property
     def follows(self) -> bool:
@@ -77,9 +90,9 @@ class Serving:
 
     def has_work(self) -> bool:
         """Whether :meth:`pump` would find something to do now."""
-        if self._fetch_count or self._matched:
+        if self._fetch_count or self._is_catching_up or self._arrived:
             return True
-        return self._subscription is not None and (self._cursor <= self._log.committed_seq or self._is_catching_up)
+        return self._subscription is not None and self._seen_seq < self._log.committed_seq
 
     def pump(self, session: Session, *, target_bytes: int, after_hour: int, residence_s: float) -> None:
         """Queue messages until about ``target_bytes`` wait in the session."""
@@ -126,47 +139,80 @@ class Serving:
         subscription = self._subscription
         if subscription is None:
             return False
-        scanned = not self._matched
-        if scanned:
-            until_seq = self._subscribed_at if self._is_catching_up else self._log.committed_seq
-            if self._cursor > until_seq:
-                return self._finish_catching_up(session, subscription)
-            self._matched, self._cursor = self._log.held_in_prefix(
-                from_seq=self._cursor,
-                until_seq=until_seq,
-                limit=SCAN_ENTRIES,
-                prefix_bits=subscription.prefix_bits,
-                prefix=subscription.prefix,
-                after_hour=after_hour,
-            )
-            self._matched_at_departure = self._log.departures
-        elif self._matched_at_departure != self._log.departures:
+        may_go_on = self._look(subscription, after_hour)
+        if self._departures != self._log.departures:
             # What left since may be forgotten here and still lie in the store.
-            self._matched = [seq for seq in self._matched if self._log.is_held(seq)]
-            self._matched_at_departure = self._log.departures
-        seqs = self._matched[:READ_ENVELOPES]
-        if seqs:
-            # What a slow link takes in is gone from reach: one at a time.
-            room = 0 if session.is_slow else READ_BYTES
-            del seqs[max(1, room // self._log.largest_bytes(seqs[0], seqs[-1])) :]
-        self._matched = self._matched[len(seqs) :]
+            self._backlog = array("Q", filter(self._log.is_held, self._backlog))
+            self._arrived = array("Q", filter(self._log.is_held, self._arrived))
+            self._departures = self._log.departures
+        # What is new does not wait for what was there. The order of the backlog is the same for all who ask, so
+        # that nothing tells what a peer had before, and a visit that is cut short has the newest texts.
+        is_new = bool(self._arrived)
+        found = self._arrived if is_new else self._backlog
+        if not found:
+            return may_go_on and (self._has_to_look(subscription) or self._finish_catching_up(session, subscription))
+        some = slice(READ_ENVELOPES) if is_new else slice(-READ_ENVELOPES, None)
+        largest_bytes = self._log.largest_bytes(found[some][0], found[some][-1]) if is_new else self._backlog_bytes
+        # What a slow link takes in is gone from reach: one at a time.
+        room = 0 if session.is_slow else READ_BYTES
+        count = min(READ_ENVELOPES, max(1, room // largest_bytes))
+        some = slice(count) if is_new else slice(-count, None)
+        seqs = list(found[some])
+        del found[some]
         if subscription.offers_only:
             entries = [entry for entry in map(self._log.entry, seqs) if entry]
-            session.offer([Offer(e.identity, e.header.size_class, e.header.expiry_hour) for e in entries])
+            offers = [Offer(e.identity, e.header.size_class, e.header.expiry_hour) for e in entries]
+            session.offer(offers if is_new else offers[::-1])
         else:
-            self._send(session, self._bodies.read(seqs))
+            bodies = self._bodies.read(seqs)
+            self._send(session, bodies if is_new else bodies[::-1])
             # Before the subscription it was stored, not forwarded.
-            for seq in seqs if seqs and seqs[-1] > self._subscribed_at else ():
-                if seq > self._subscribed_at:
-                    self._stats.observe(Histogram.FORWARD_LATENCY_S, residence_s - self._log.arrived_s(seq))
-        return bool(self._matched) or not scanned
+            for seq in seqs if is_new else ():
+                self._stats.observe(Histogram.FORWARD_LATENCY_S, residence_s - self._log.arrived_s(seq))
+        return may_go_on
+
+    def _has_to_look(self, subscription: Subscribe) -> bool:
+        return bool(self._classes) or (subscription.follow and self._seen_seq < self._log.committed_seq)
+
+    def _look(self, subscription: Subscribe, after_hour: int) -> bool:
+        """Look at a part of the log for what is next; False when that took as long as one turn may."""
+        log = self._log
+        if subscription.follow and not self._arrived and self._seen_seq < log.committed_seq:
+            first_seq = self._seen_seq + 1
+            self._seen_seq = min(log.seq_off(first_seq, SCAN_ENTRIES) - 1, log.committed_seq)
+            self._arrived = self._held(subscription, first_seq, self._seen_seq, ALL_CLASSES, after_hour)
+            return self._seen_seq == log.committed_seq
+        if self._classes and not self._backlog:
+            size_class = self._classes[0]
+            first_seq = max(self._first_seq, log.seq_off(self._end_seq, -SCAN_ENTRIES))
+            self._backlog = self._held(subscription, first_seq, self._end_seq - 1, 1 << size_class, after_hour)
+            self._backlog_bytes = SIZES[size_class]
+            self._end_seq = first_seq
+            if first_seq == self._first_seq:
+                del self._classes[0]
+                self._end_seq = self._subscribed_at + 1
+                return True
+            return False
+        return True
+
+    def _held(
+        self, subscription: Subscribe, first_seq: int, last_seq: int, classes: int, after_hour: int
+    ) -> array[int]:
+        return self._log.held_in_prefix(
+            first_seq=first_seq,
+            last_seq=last_seq,
+            prefix_bits=subscription.prefix_bits,
+            prefix=subscription.prefix,
+            after_hour=after_hour,
+            classes=classes,
+        )
 
     def _finish_catching_up(self, session: Session, subscription: Subscribe) -> bool:
         """Say so once everything matched is on its way, not only queued behind smaller messages.
 
         Only what was there when the subscription came counts, or a busy relay would never say it.
         """
-        if not self._is_catching_up or session.queued_bytes:
+        if not self._is_catching_up or self._classes or session.queued_bytes:
             return False
         self._is_catching_up = False
         session.caught_up()

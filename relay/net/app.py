@@ -9,10 +9,12 @@ import fcntl
 import logging
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from relay.config import paths
+from relay.config.credentials import WIFI_SECRET, resolve
 from relay.core.errors import DecodeError
 from relay.net import changes
 from relay.net.bridge import Bridge
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from relay.config.file import Config
+    from relay.config.net import NetConfig
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +43,14 @@ logger = logging.getLogger(__name__)
 SYSTEM_FOLDER: Final = Path("/run/mesh-relay-net")
 #: How often the service manager is told how it goes; a third of the watchdog's time, where it has one.
 _STATUS_S: Final = 20.0
+
+
+def with_secrets(net: NetConfig, environ: Mapping[str, str]) -> NetConfig:
+    """Fill in the secrets that are in a file of their own; raise ConfigError."""
+    radios = {
+        name: replace(radio, secret=resolve(radio.secret, WIFI_SECRET, environ)) for name, radio in net.radios.items()
+    }
+    return replace(net, radios=radios)
 
 
 def link_socket(config: Config, environ: Mapping[str, str]) -> Path:
@@ -114,7 +125,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
     outcome = await undo(record, runtime)
     for problem in outcome.problems:
         logger.warning("could not put back what an earlier run has changed: %s", problem)
-    net = config.net
+    net = with_secrets(config.net, environ)
     reporting = Reporting(ports=len(net.bridge))
     reporting.count("restored", outcome.restored)
     try:

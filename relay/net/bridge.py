@@ -101,6 +101,7 @@ class Bridge:
             **settings,
         )
         await machine.links.set_address_mode(index, ADDRESSES_RANDOM)
+        machine.make_deaf(BRIDGE)
         await machine.links.set_up(index)
         if is_again:
             machine.reporting.count("bridge_restored")

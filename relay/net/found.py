@@ -9,12 +9,13 @@ which is memory.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from relay.core.errors import DecodeError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 FILE_NAME: Final = "net.json"
@@ -29,6 +30,7 @@ class FoundLink:
 
     ``kind``: its nl80211 type, WIRED for one that is no radio's. ``addresses`` and
     ``routes``: bodies of RTM_NEWADDR and RTM_NEWROUTE messages, hexadecimal.
+    ``believes``: as of relay.net.deaf; none in a record of a version that did not change it.
     """
 
     name: str
@@ -42,6 +44,7 @@ class FoundLink:
     four_address: bool
     addresses: tuple[str, ...]
     routes: tuple[str, ...]
+    believes: Mapping[str, str] = field(default_factory=dict)
 
 
 #: ``kind`` of an interface that is no radio's.
@@ -111,6 +114,10 @@ def decode(data: bytes) -> Found:
 def _link(entry: Any) -> FoundLink:
     values: dict[str, Any] = {}
     for item in fields(FoundLink):
+        if item.name == "believes":
+            told = _typed(entry.get(item.name, {}), dict)
+            values[item.name] = {_typed(name, str): _typed(number, str) for name, number in told.items()}
+            continue
         value = entry[item.name]
         if item.name in {"addresses", "routes"}:
             values[item.name] = tuple(bytes.fromhex(_typed(text, str)).hex() for text in value)

@@ -10,7 +10,7 @@ import secrets
 from typing import TYPE_CHECKING, Final
 
 from relay.config.net import BATMAN
-from relay.net import batman, supplicant
+from relay.net import batman, deaf, supplicant
 from relay.net.changes import Changes
 from relay.net.errors import ForeignStateError, KernelRefusedError
 from relay.net.found import MadeLink
@@ -69,6 +69,11 @@ class Machine:
         await self.links.add(name, kind, index, **settings)
         return index
 
+    def make_deaf(self, interface: str) -> None:
+        """Have the kernel believe no router there; where it cannot be told that, the interface works all the same."""
+        if not deaf.make_deaf(interface):
+            self.reporting.count("not_deaf")
+
     def made(self, name: str) -> int | None:
         """The number of an interface that was made here, the newest of that name."""
         numbers = [made.index for made in self.record.found.made if made.name == name]
@@ -90,6 +95,7 @@ class Machine:
         await batman.set_up(index, avoid_loops=await self._may_loop())
         mode = ADDRESSES_NONE if self.config.bridges_batman else ADDRESSES_RANDOM
         await self.links.set_address_mode(index, mode)
+        self.make_deaf(BATMAN)
         await self.links.set_up(index)
         return index
 

@@ -48,7 +48,7 @@ def describe(radio: Radio, blocked: bool, *, has_supplicant: bool) -> dict[str, 
     wiphy = radio.wiphy
     channels = wiphy.usable_channels
     modes = {}
-    for mode, secret in (("mesh", ""), ("mesh with secret", "x" * 12), ("ibss", "")):
+    for mode, secret in (("mesh", ""), ("mesh with secret", "any of those"), ("ibss", "")):
         asked = RadioConfig(
             mode=mode.partition(" ")[0], secret=secret, channel=channels[0] if channels else 1, batman=True
         )

@@ -120,6 +120,7 @@ class RadioTask:
             # Left so by a wpa_supplicant that was killed, it would never have an address.
             await links.set_link_mode(index, 0)
             await links.set_address_mode(index, ADDRESSES_NONE if self._is_lower else ADDRESSES_RANDOM)
+            machine.make_deaf(choice.interface.name)
             if config.batman:
                 # Some drivers know 1500 only; then batman-adv splits large frames.
                 with contextlib.suppress(KernelRefusedError):

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from relay.net import supplicant
+from relay.net import deaf, supplicant
 from relay.net.errors import KernelRefusedError
 from relay.net.found import WIRED, FoundLink
 from relay.net.nl80211 import Nl80211
@@ -90,6 +90,7 @@ async def _restore(links: Links, radios: Nl80211, there: Link, was: FoundLink) -
     # A wpa_supplicant that was killed leaves the interface waiting for it.
     await links.set_link_mode(was.index, was.link_mode)
     await links.set_address_mode(was.index, was.address_mode)
+    deaf.write(there.name, was.believes)
     # Addresses that came since; those of before are given back whether they are there or not.
     before = {address_key(bytes.fromhex(address)) for address in was.addresses}
     for address in await links.addresses(was.index):
@@ -131,4 +132,5 @@ async def look(links: Links, link: Link, *, kind: int = WIRED, four_address: boo
         four_address=four_address,
         addresses=tuple(address.hex() for address in await links.addresses(link.index)),
         routes=tuple(route.hex() for route in await links.routes(link.index)),
+        believes=deaf.read(link.name),
     )

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from typing import TYPE_CHECKING, Self, cast
 
 from relay.process.unix_sockets import UnixListener, listen_unix
@@ -28,11 +30,16 @@ class Lines:
         return lines
 
 
+#: struct ucred: process, user, group.
+_UCRED = struct.Struct("@iII")
+
+
 class LineServer:
     """Listens at ``path``; `async with` begins and, at the end, closes every connection.
 
-    ``answer`` makes the line to send back, line feed included. ``max_connections``: one more closes the oldest, so
-    that connections which were left open lock nobody out and need no timer. A request of more than
+    ``answer`` makes the line to send back, line feed included, of a request and the user who asks (unix(7); in the
+    user namespace of a service all but root and its own user are 65534). ``max_connections``: one more closes the
+    oldest, so that connections which were left open lock nobody out and need no timer. A request of more than
     ``max_request_bytes`` ends its connection, of which ``on_too_long`` hears; so does asking on while more than
     ``max_unread_bytes`` of answers wait to be read. With asyncio's 256 KiB that a connection reads at once these bound
     the memory.
@@ -43,7 +50,7 @@ class LineServer:
         *,
         path: Path,
         mode: int,
-        answer: Callable[[bytes], bytes],
+        answer: Callable[[bytes, int], bytes],
         max_connections: int,
         max_request_bytes: int,
         max_unread_bytes: int,
@@ -100,9 +107,12 @@ class _Connection(asyncio.Protocol):
         self._server = server
         self._lines = Lines()
         self._transport: asyncio.Transport | None = None
+        self._user = -1
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        sock = transport.get_extra_info("socket")
+        _, self._user, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         self._server.opened(self)
 
     def connection_lost(self, _: Exception | None) -> None:
@@ -123,7 +133,7 @@ class _Connection(asyncio.Protocol):
             if transport.get_write_buffer_size() > self._server.max_unread_bytes:
                 self.drop()
                 return
-            transport.write(self._server.answer(line))
+            transport.write(self._server.answer(line, self._user))
         if len(self._lines.rest) > self._server.max_request_bytes:
             self._server.on_too_long()
             self.drop()

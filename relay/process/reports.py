@@ -107,6 +107,7 @@ EVENTS: Final[dict[Component, tuple[str, ...]]] = {
         "bridge_restored",
         "bridge_ports_lost",
         "netlink_errors",
+        "not_deaf",
         "netlink_overruns",
         "restored",
     ),

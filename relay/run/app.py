@@ -14,6 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 import relay
+from relay.config.credentials import MESH_SECRET, resolve
 from relay.control.text import program_name, startup_summary
 from relay.core.admission import Policy
 from relay.core.clock import Clock
@@ -133,7 +134,7 @@ def _make_node(config: Config, store: Store, now: float) -> Node:
     node = Node(
         config=NodeConfig(
             durable=config.store.durable,
-            secret=mesh_secret(config.mesh.secret),
+            secret=mesh_secret(resolve(config.mesh.secret, MESH_SECRET, os.environ)),
             static=load_or_make_key(config.store.key_file, secrets.token_bytes) if config.mesh.static_key else None,
             open_to_clients=config.mesh.open_to_clients,
             handshake_timeout_s=config.limits.handshake_timeout_s,
@@ -149,7 +150,6 @@ def _make_node(config: Config, store: Store, now: float) -> Node:
         clock=Clock(
             now=now,
             build_hour=build_hour(),
-            saved_hour=state.get("floor_hour", 0),
             residence_s=float(state.get("residence_s", 0)),
         ),
         stats=Stats(),

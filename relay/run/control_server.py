@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
-from relay.control.client import MAX_ANSWER_BYTES, VERSION, ControlError
+from relay.control.client import MAX_ANSWER_BYTES, MAX_UNIX_S, VERSION, ControlError
 from relay.core.errors import RelayError
 from relay.process.lines import LineServer
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 MAX_REQUEST_BYTES = 4096
 #: Operators and their scripts. With answers waiting: 8 MiB.
 MAX_CONNECTIONS = 8
-#: The end of the year 9999, which is as far as dates go.
-MAX_UNIX_S = 253_402_300_799
 
 
 class ControlServer(LineServer):
@@ -37,15 +36,15 @@ class ControlServer(LineServer):
             max_unread_bytes=MAX_ANSWER_BYTES,
         )
 
-    def _answer(self, line: bytes) -> bytes:
+    def _answer(self, line: bytes, user: int) -> bytes:
         """Perform the request in ``line`` and return the line to send back."""
         try:
-            answer = {"v": VERSION, "ok": True, "result": self._perform(line)}
+            answer = {"v": VERSION, "ok": True, "result": self._perform(line, is_owner=user in {0, os.geteuid()})}
         except RelayError as error:
             answer = {"v": VERSION, "ok": False, "error": str(error)}
         return json.dumps(answer, separators=(",", ":")).encode() + b"\n"
 
-    def _perform(self, line: bytes) -> object:
+    def _perform(self, line: bytes, *, is_owner: bool) -> object:
         try:
             request = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -56,6 +55,8 @@ class ControlServer(LineServer):
         if operation == "status":
             return self._engine.status().as_dict()
         if operation == "clock":
+            if not is_owner:
+                raise ControlError("the clock is set by root or the relay's own user: use sudo")
             unix_s = request.get("unix_s")
             if not isinstance(unix_s, int) or isinstance(unix_s, bool) or not 0 < unix_s <= MAX_UNIX_S:
                 raise ControlError("unix_s must be whole seconds since 1970")

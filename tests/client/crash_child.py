@@ -47,7 +47,7 @@ def receive(folder, seed, envelopes):
             outcomes = recipient.inbox.accept([recipient.inbox.try_open(one) for one in batch], NOW_S)
             assert set(outcomes) <= {Outcome.STORED, Outcome.DUPLICATE}, outcomes
             say("accepted", *(envelopes_id.hex() for envelopes_id in map(identity, batch)))
-            recipient.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S)
+            recipient.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True)
 
 
 def identity(envelope):

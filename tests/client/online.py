@@ -21,7 +21,7 @@ from relay.client.identity import Identity
 from relay.control.client import ControlClient
 from relay.core import session as s
 from relay.core.envelope import HEADER_BYTES, EnvelopeType, Header, decode_envelope, envelope_id
-from relay.core.messages import Hello, Offer, Role, Subscribe
+from relay.core.messages import Hello, MessageType, Offer, Role, Subscribe
 from relay.core.session import Session, State
 from relay.links.address import RelayAddress, parse_address
 from relay.links.client_session import Failure, RelayConnectionError
@@ -124,10 +124,17 @@ class User:
         for other in others:
             ContactBook(self.config).add(other.card, other.name)
 
-    def client(self, *relays, secret=None, clock=time.time, patience_s=10.0):
+    def client(self, *relays, secret=None, clock=time.time, patience_s=10.0, receipts_at_once=False):
         addresses = [relay if isinstance(relay, RelayAddress) else parse_address(relay) for relay in relays]
         finder = RelayFinder(addresses, secret=secret)
-        return Client(self.config, self.data, finder, clock=clock, patience_s=patience_s)
+        return Client(
+            self.config,
+            self.data,
+            finder,
+            clock=clock,
+            patience_s=patience_s,
+            receipts_at_once=receipts_at_once,
+        )
 
     def environ(self, *relays):
         return os.environ | {
@@ -166,6 +173,10 @@ class FakeRelay:
         self.sessions = []
         self.flushing = {}
         """What sends a session's data, for what is not an answer."""
+        #: What is to be said once all else is on its way, as small messages overtake large ones.
+        self.then = []
+        #: Bytes that came in each session.
+        self.bytes_in = {}
 
     def on_event(self, session, event):
         """Answer one event; `session` is a relay.core.session.Session."""
@@ -191,10 +202,13 @@ class FakeRelay:
         def flush():
             while out := session.data_to_send():
                 writer.write(out)
+                while self.then and not session.queued_bytes:
+                    self.then.pop(0)()
 
         self.flushing[session] = flush
         while session.state is not State.CLOSED:
             data = await reader.read(65_536)
+            self.bytes_in[session] = self.bytes_in.get(session, 0) + len(data)
             events = session.receive_data(data, loop.time()) if data else session.connection_lost()
             for event in events:
                 seen.append(event)
@@ -220,14 +234,24 @@ class Holding(FakeRelay):
         super().__init__()
         self.held = {envelope_id(envelope): envelope for envelope in envelopes}
 
+    def there(self):
+        """What is held, as relays send it: small ones first, of one size the latest first."""
+        latest_first = list(self.held.values())[::-1]
+        return sorted(latest_first, key=len)
+
     def offers(self):
-        return [offer_of(envelope) for envelope in self.held.values()]
+        return [offer_of(envelope) for envelope in self.there()]
 
     def on_event(self, session, event):
         match event:
-            case Subscribe():
+            case Subscribe(offers_only=True):
                 session.offer(self.offers())
                 session.caught_up()
+            case Subscribe(prefix_bits=bits, prefix=prefix):
+                session.send_envelopes([one for one in self.there() if one[8] >> 8 - bits == prefix])
+                self.then.append(session.caught_up)
+                # So that there is something to send in any case.
+                session._push(0, bytes([MessageType.PONG]))
             case s.Fetch(identities):
                 for identity in identities:
                     self.give(session, identity)
@@ -311,8 +335,9 @@ class Sockets:
 
 
 @contextlib.asynccontextmanager
-async def client_of(user, radio, *named, patience_s=5.0):
+async def client_of(user, radio, *named, patience_s=5.0, later_s=0):
     finder = RelayFinder([parse_address(name) for name in named])
     finder._radios[""] = radio
-    async with Client(user.config, user.data, finder, patience_s=patience_s) as client:
+    clock = lambda: time.time() + later_s  # noqa: E731
+    async with Client(user.config, user.data, finder, clock=clock, patience_s=patience_s) as client:
         yield client

@@ -86,10 +86,10 @@ def test_a_piece_that_was_accepted_survives_kill_9_and_messages_end_up_whole_and
         assert recipient.inbox.partials() == []
         contents = dict(recipient.inbox_contents())
         assert contents == {str(number): content_of(number) for number in numbers}
-        recipient.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S)
+        recipient.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True)
         receipts = recipient.database.rows("SELECT recipient FROM sent WHERE kind = ?", Kind.RECEIPT)
         assert receipts == [(senders_key,)] * len(numbers)
-        assert recipient.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S) == 0
+        assert recipient.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True) == 0
     print(len(accepted), "of", len(envelopes), "accepted by those killed")
     assert accepted
 
@@ -103,4 +103,4 @@ def test_a_message_whose_last_piece_came_just_before_the_kill_is_whole_at_the_ne
         assert recipient.inbox.messages() == []
         recipient.reopen()
         assert recipient.inbox_contents() == [("4", content_of(4))]
-        assert recipient.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S) == 1
+        assert recipient.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True) == 1

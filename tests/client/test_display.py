@@ -50,7 +50,7 @@ def envelopes(sender, recipient, *bodies, now_s=None):
     now_s = now_s or time.time()
     with Database(sender.home / "elsewhere") as database:
         outbox = Outbox(database, sender.identity)
-        known = set(outbox.pending_ids(now_s))
+        known = {one.id for one in outbox.pending(now_s)}
         for body in bodies:
             outbox.queue_message([recipient.card], body, lifetime_days=3, price=4, now_s=now_s)
         new = [one for one in outbox.pending(now_s) if one.id not in known]

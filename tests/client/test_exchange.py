@@ -5,6 +5,7 @@ import io
 import random
 import tempfile
 import threading
+from array import array
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from relay.client import outbox
 from relay.client.body import file_body, spool, text_body
 from relay.client.errors import DatabaseError, SendError
 from relay.client.inbox import Outcome
-from relay.client.outbox import BATCH_PIECES, Acknowledged
+from relay.client.outbox import AGAIN_MIN_S, BATCH_PIECES, MAX_WAIT_S, Acknowledged
 from relay.client.pieces import MAX_BODY_BYTES, MAX_WHOLE_BYTES, PIECE_BYTES, Inner, Kind, piece_count
 from relay.client.seal import seal
 from relay.core.envelope import (
@@ -26,7 +27,6 @@ from relay.core.envelope import (
     envelope_id,
     grind,
     price_paid,
-    purge_tag,
 )
 from tests.client.helpers import HOUR_S, NOW_HOUR, NOW_S, PRICE, Person
 
@@ -89,7 +89,7 @@ def test_a_file_of_any_size_arrives_as_it_was_in_any_order_with_repetitions(pair
 
     bob.inbox.take(message)
     assert bob.inbox.messages() == []
-    assert bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S) == 1
+    assert bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True) == 1
     receipts = bob.envelopes()
     assert [len(receipt) for receipt in receipts[-1:]] == [256]
     assert alice.receive(receipts[-1:] * 2) == [Outcome.RECEIPT, Outcome.DUPLICATE]
@@ -143,7 +143,7 @@ def test_nothing_is_shown_while_a_piece_is_missing_and_all_after_it_came_days_la
     assert bob.inbox.messages() == []
     (partial,) = bob.inbox.partials()
     assert (partial.pieces, partial.missing) == (4, 1)
-    assert bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S) == 0
+    assert bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True) == 0
     bob.reopen()
     bob.inbox.prune(NOW_S + 100 * HOUR_S)
     bob.receive(envelopes[2:3], NOW_S + 100 * HOUR_S)
@@ -168,14 +168,14 @@ def test_a_message_that_was_taken_does_not_come_again_not_even_worked_anew(alice
     (envelope,) = alice.envelopes()
     bob.receive([envelope])
     bob.inbox.take(bob.inbox.messages()[0])
-    bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S)
+    bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True)
     bob.reopen()
     copy = grind(envelope[:-NONCE_BYTES], price=0, random_bytes=random.Random(8).randbytes)
     assert envelope_id(copy) != envelope_id(envelope)
     for now_s in (NOW_S, NOW_S + 50 * HOUR_S, NOW_S + 96 * HOUR_S - 1):
         bob.inbox.prune(now_s)
         assert set(bob.receive([envelope, copy], now_s)) == {Outcome.DUPLICATE}
-    assert bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S) == 0
+    assert bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True) == 0
     bob.inbox.prune(NOW_S + 96 * HOUR_S)
     assert bob.database.rows("SELECT * FROM received") == []
     assert bob.receive([envelope, copy], NOW_S + 96 * HOUR_S) == [Outcome.EXPIRED] * 2
@@ -203,7 +203,7 @@ def test_a_receipt_counts_only_from_the_recipient(alice, bob, tmp_path):
         assert len(alice.envelopes()) == 1
     assert alice.receive([forge_receipt(bob, alice, bytes(16))]) == [Outcome.DUPLICATE]
     bob.receive(alice.envelopes())
-    bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S)
+    bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True)
     assert alice.receive(bob.envelopes()) == [Outcome.RECEIPT]
     alice.reopen()
     assert alice.envelopes() == []
@@ -234,7 +234,7 @@ def forge_receipt(sender, recipient, message_id):
 def test_someone_who_is_no_contact_gets_a_receipt_too(alice, bob):
     bob.send_text("hello stranger", alice)
     alice.receive(bob.envelopes())
-    assert alice.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S) == 1
+    assert alice.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True) == 1
     assert bob.receive(alice.envelopes()) == [Outcome.RECEIPT]
     assert bob.envelopes() == []
 
@@ -242,7 +242,7 @@ def test_someone_who_is_no_contact_gets_a_receipt_too(alice, bob):
 def test_a_message_to_oneself_arrives_and_is_receipted(alice):
     (message_id,) = alice.send_text("note", alice)
     alice.receive(alice.envelopes())
-    alice.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S)
+    alice.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True)
     assert alice.receive(alice.envelopes()) == [Outcome.DUPLICATE, Outcome.RECEIPT]
     assert alice.outbox.progress(message_id).is_received
     assert alice.inbox_contents() == [("", b"note")]
@@ -251,22 +251,25 @@ def test_a_message_to_oneself_arrives_and_is_receipted(alice):
 def test_envelopes_are_offered_until_receipt_or_expiry_whatever_relays_have_said(alice, bob):
     (message_id,) = alice.send_file(bytes(2 * PIECE_BYTES), "f", bob)
     first, second, third = [pending.id for pending in alice.outbox.pending(NOW_S)]
-    alice.outbox.mark_acknowledged([first], durable=True)
-    alice.outbox.mark_acknowledged([first, second], durable=False)
+    alice.outbox.mark_acknowledged([first], durable=True, now_s=NOW_S)
+    alice.outbox.mark_acknowledged([first, second], durable=False, now_s=NOW_S)
     alice.reopen()
+    assert [one.id for one in alice.outbox.pending(NOW_S + AGAIN_MIN_S - 1)] == [third]
+    again_s = NOW_S + MAX_WAIT_S
     # What no relay has goes first.
-    assert [(one.id, one.acknowledged) for one in alice.outbox.pending(NOW_S)] == [
+    assert [(one.id, one.acknowledged) for one in alice.outbox.pending(again_s)] == [
         (third, Acknowledged.NO),
         (second, Acknowledged.VOLATILE),
         (first, Acknowledged.DURABLE),
     ]
-    assert list(alice.outbox.pending_ids(NOW_S, at_least=Acknowledged.DURABLE)) == [first]
-    assert [one.id for one in alice.outbox.pending(NOW_S, at_most=Acknowledged.NO)] == [third]
+    assert alice.outbox.errands(again_s, again=False) == [array("q", [third])]
+    # A clock that was set back makes nothing wait for ever.
+    assert len(list(alice.outbox.pending(NOW_S - MAX_WAIT_S))) == 3
     progress = alice.outbox.progress(message_id)
     assert (progress.pieces, progress.volatile, progress.durable) == (3, 1, 1)
     assert len(alice.envelopes(NOW_S + 71 * HOUR_S)) == 3
     assert alice.envelopes(NOW_S + 72 * HOUR_S) == []
-    alice.outbox.mark_acknowledged([third], durable=False)
+    alice.outbox.mark_acknowledged([third], durable=False, now_s=NOW_S)
     alice.outbox.prune(NOW_S + 72 * HOUR_S)
     progress = alice.outbox.progress(message_id)
     assert (progress.is_expired, progress.is_never_sent) == (True, False)
@@ -280,14 +283,14 @@ def test_what_no_relay_ever_had_is_told_of_until_the_user_has_read_it(alice, bob
     then_s = NOW_S - 14 * 86_400
     (message_id,) = alice.send_text("lost", bob, now_s=then_s)
     (held_id,) = alice.send_text("held", bob, now_s=then_s)
-    held = list(alice.outbox.pending_ids(then_s))[1]
-    alice.outbox.mark_acknowledged([held], durable=False)
+    held = [one.id for one in alice.outbox.pending(then_s)][1]
+    alice.outbox.mark_acknowledged([held], durable=False, now_s=then_s)
     for days in (0, 1, 30):
         alice.outbox.prune(NOW_S + days * 86_400)
         assert alice.outbox.progress(message_id).is_never_sent
         assert [one.message_id for one in alice.outbox.log()] == [message_id]
         assert alice.outbox.progress(held_id) is None
-        assert list(alice.outbox.pending_ids(NOW_S)) == []
+        assert list(alice.outbox.pending(NOW_S)) == []
     # Of its content nothing is left.
     assert alice.database.rows("SELECT * FROM body") == []
     assert alice.outbox.purge(message_id, price=PRICE, now_s=NOW_S) == 0
@@ -300,7 +303,7 @@ def test_a_receipt_shows_that_a_relay_had_what_seemed_never_sent(alice, bob):
     bob.receive(alice.envelopes())
     alice.outbox.prune(NOW_S + 4 * 86_400)
     assert alice.outbox.progress(message_id).is_never_sent
-    bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S)
+    bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True)
     alice.receive(bob.envelopes())
     progress = alice.outbox.progress(message_id)
     assert (progress.is_received, progress.is_never_sent) == (True, False)
@@ -359,18 +362,18 @@ def test_a_message_that_arrived_can_still_be_purged(alice, bob):
     (message_id,) = alice.send_text("hello", bob)
     (envelope,) = alice.envelopes()
     bob.receive([envelope])
-    bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S)
+    bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True)
     alice.receive(bob.envelopes())
     alice.reopen()
     assert alice.outbox.purge(message_id, price=PRICE, now_s=NOW_S) == 1
     (purge,) = alice.envelopes(NOW_S + 3600)
-    assert purge_tag(purge[24:56]) == decode_envelope(envelope).tag[2:]
+    assert decode_envelope(purge).tag == decode_envelope(envelope).tag
 
 
 def test_only_what_was_sent_from_here_can_be_purged(alice, bob):
     bob.send_text("hello", alice)
     alice.receive(bob.envelopes())
-    alice.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S)
+    alice.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True)
     for message_id in (bytes(16), alice.inbox.messages()[0].message_id):
         with pytest.raises(SendError, match="no message of that ID"):
             alice.outbox.purge(message_id, price=PRICE, now_s=NOW_S)

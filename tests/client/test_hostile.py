@@ -118,7 +118,7 @@ def test_pieces_that_do_not_give_their_digest_are_dropped_without_receipt(bob, m
     lies = CONTENT[:-1] + b"\0"
     bob.receive([piece(mallory, bob, index, content=lies) for index in (0, 1)])
     assert bob.inbox.messages() == []
-    assert bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S) == 0
+    assert bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True) == 0
     assert bob.database.rows("SELECT * FROM piece") == []
     assert bob.receive([piece(mallory, bob, 1)]) == [Outcome.DUPLICATE]
 
@@ -204,14 +204,14 @@ def test_what_is_remembered_of_others_envelopes_is_bounded(bob, monkeypatch):
 def test_senders_choose_message_ids_and_still_every_receipt_is_queued_once(bob, mallory, friend):
     # The same ID from two senders, and again from one of them after the first has been forgotten.
     bob.receive([whole(mallory, bob, b"a", expiry=NOW_HOUR - 20), whole(friend, bob, b"b")])
-    assert bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S) == 2
+    assert bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True) == 2
     for message in bob.inbox.messages():
         bob.inbox.take(message)
     later_s = NOW_S + 5 * HOUR_S
     bob.inbox.prune(later_s)
     assert bob.receive([whole(mallory, bob, b"c")], later_s) == [Outcome.STORED]
-    assert bob.outbox.queue_due_receipts(price=PRICE, now_s=later_s) == 1
-    assert bob.outbox.queue_due_receipts(price=PRICE, now_s=later_s) == 0
+    assert bob.outbox.queue_due_receipts(price=PRICE, now_s=later_s, at_once=True) == 1
+    assert bob.outbox.queue_due_receipts(price=PRICE, now_s=later_s, at_once=True) == 0
     assert len(bob.envelopes(later_s)) == 3
 
 

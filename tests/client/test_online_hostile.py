@@ -13,14 +13,17 @@ from relay.client.database import Database
 from relay.client.outbox import Outbox
 from relay.core import session as s
 from relay.core.codec import Writer
-from relay.core.envelope import EnvelopeType, Header, decode_envelope
-from relay.core.messages import ALL_HOURS, Hello, MessageType, Offer, Refusal, Role, Subscribe
+from relay.core.envelope import EnvelopeType, Header, decode_envelope, envelope_id
+from relay.core.messages import Hello, MessageType, Offer, Refusal, Role, Subscribe, Window
 from relay.core.noise import KeyPair
+from relay.core.session import State
 from relay.links.address import parse_address
 from relay.links.client_session import Connection, Failure
-from tests.client.online import FakeRelay, Holding, User
+from tests.client.online import FakeRelay, Holding, Sockets, User, client_of, offer_of
 
 PATIENCE_S = 1.0
+#: Over a radio a client asks for what it does not have, by name.
+SLOW = Hello(role=Role.RELAY, durable=True, max_puts=2048, slow=True)
 #: A client that waits for ever fails here and not in the test's own time limit.
 HANG_S = 90.0
 
@@ -54,12 +57,19 @@ def collect(user, relay, patience_s=PATIENCE_S):
         async with (
             asyncio.timeout(HANG_S),
             relay.serving() as address,
-            user.client(address, patience_s=patience_s) as client,
+            _client_of(user, address, relay.hello, patience_s) as client,
         ):
             (outcome,) = await client.collect()
             return outcome, await user.texts(client)
 
     return asyncio.run(run())
+
+
+def _client_of(user, address, hello, patience_s):
+    """By radio if the relay says that it is slow: here that is a socket, too."""
+    if hello.slow:
+        return client_of(user, Sockets(int(address.rpartition(":")[2])), "ble", patience_s=patience_s)
+    return user.client(address, patience_s=patience_s)
 
 
 def send(user, relay, *texts, pieces=0):
@@ -95,6 +105,8 @@ def test_envelopes_that_nobody_asked_for_are_not_kept(alice, bob):
     mail = sealed_to(alice, bob, *"abc")
 
     class Pushing(Holding):
+        hello = SLOW
+
         def offers(self):
             return []
 
@@ -112,6 +124,8 @@ def test_envelopes_that_nobody_asked_for_are_not_kept(alice, bob):
 
 def test_a_flood_of_them_ends_the_session(alice, bob):
     class Flooding(Holding):
+        hello = SLOW
+
         def on_event(self, session, event):
             if isinstance(event, Subscribe):
                 for _ in range(1000):
@@ -122,10 +136,85 @@ def test_a_flood_of_them_ends_the_session(alice, bob):
     assert (outcome.error.failure, texts) == (Failure.MISBEHAVED, [])
 
 
+def test_what_is_not_under_the_prefix_is_not_kept_and_a_flood_of_it_ends_the_session(alice, bob):
+    mail = sealed_to(alice, bob, *"abc")
+
+    class Pushing(Holding):
+        hello = Hello(role=Role.RELAY, durable=True, max_puts=2048, prefix_bits=5)
+        times = 1
+
+        def on_event(self, session, event):
+            if isinstance(event, Subscribe):
+                # To every prefix but the one where they belong, and what is no envelope.
+                others = [one for one in mail if one[8] >> 3 != event.prefix]
+                session.send_envelopes([*others, bytes(256)] * self.times)
+                self.then.append(session.caught_up)
+
+    relay = Pushing()
+    outcome, texts = collect(bob, relay)
+    assert (outcome.error, outcome.collected.envelopes, texts) == (None, 0, [])
+    relay.times = 300
+    outcome, texts = collect(bob, relay)
+    assert (outcome.error.failure, texts) == (Failure.MISBEHAVED, [])
+
+
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_a_relay_that_drips_and_never_says_that_this_is_all_does_not_hold_a_client(alice, bob, is_slow):
+    mail = sealed_to(alice, bob, *map(str, range(300)))
+
+    class Dripping(Holding):
+        hello = Hello(role=Role.RELAY, durable=True, slow=is_slow)
+
+        def on_event(self, session, event):
+            if isinstance(event, Subscribe):
+                self.drip(session)
+            super().on_event(session, s.Missing([]) if isinstance(event, Subscribe) else event)
+
+        def drip(self, session):
+            if mail and session.state is State.OPEN:
+                one = mail.pop()
+                self.held[envelope_id(one)] = one
+                if is_slow:
+                    session.offer([offer_of(one)])
+                else:
+                    session.send_envelopes([one])
+                writers[session].write(session.data_to_send())
+                asyncio.get_running_loop().call_later(2.0, self.drip, session)
+
+        async def _serve(self, reader, writer):
+            writers.last = writer
+            await super()._serve(reader, writer)
+
+    class Writers(dict):
+        def __missing__(self, session):
+            return self.setdefault(session, self.last)
+
+    writers = Writers()
+    outcome, texts = collect(bob, Dripping())
+    assert outcome.error.failure is Failure.STALLED
+    # What came is there.
+    assert 0 < len(texts) < 100
+
+
+def test_no_word_of_a_relay_makes_a_sender_give_up_elsewhere(alice, bob):  # noqa: ARG001
+    class Refusing(Holding):
+        def take(self, session, number, envelope):  # noqa: ARG002
+            session.refuse(number, self.reason, price=0)
+
+    refusing, honest = Refusing(), Holding()
+    for number, reason in enumerate(set(Refusal) - {Refusal.STORAGE}, 1):
+        refusing.reason = reason
+        send(alice, refusing, f"{number}")
+        outcome, _ = send(alice, honest)
+        assert (outcome.delivered.durable, len(honest.held)) == (1, number), reason
+
+
 def test_other_bytes_than_were_offered_are_not_kept_and_the_relay_is_left(alice, bob):
     wanted, other = sealed_to(alice, bob, "wanted", "other")
 
     class Swapping(Holding):
+        hello = SLOW
+
         def give(self, session, identity):  # noqa: ARG002 - whatever was asked for
             session.send_envelopes([other])
 
@@ -136,6 +225,8 @@ def test_other_bytes_than_were_offered_are_not_kept_and_the_relay_is_left(alice,
 
 def test_a_relay_that_offers_and_withholds_does_not_hold_a_client(alice, bob):
     class Withholding(Holding):
+        hello = SLOW
+
         def give(self, session, identity):
             pass
 
@@ -150,6 +241,8 @@ def test_a_relay_that_never_says_that_this_is_all_does_not_either(bob):
 
 def test_what_a_relay_no_longer_has_is_not_waited_for(alice, bob):
     class Forgetful(Holding):
+        hello = SLOW
+
         def give(self, session, identity):
             session.send_missing([identity])
 
@@ -161,6 +254,8 @@ def test_more_offers_than_anybody_needs_cost_neither_memory_nor_an_end(bob):
     count = 70_000
 
     class Bragging(Holding):
+        hello = SLOW
+
         def offers(self):
             rng = random.Random(1)
             return [Offer(rng.randbytes(32), 0, 2**32 - 1) for _ in range(count)]
@@ -177,6 +272,8 @@ def test_what_has_the_right_identity_and_is_no_envelope_is_looked_at_once(bob):
     junk = bytes(256)
 
     class Junk(Holding):
+        hello = SLOW
+
         def offers(self):
             return [Offer(identity, 0, 2**32 - 1) for identity in self.held]
 
@@ -273,10 +370,10 @@ def test_a_price_that_nobody_pays_leaves_the_envelope_as_it_is(alice, bob):  # n
 
 def test_messages_purges_and_each_prefix_go_in_sessions_of_their_own(alice, bob):
     class Crowded(Holding):
-        # A lie: as if there were 2^200 envelopes to tell apart.
-        hello = Hello(role=Role.RELAY, durable=True, max_puts=2048, stored_log2=200)
+        # A lie, to learn more of the bucket than there is.
+        hello = Hello(role=Role.RELAY, durable=True, max_puts=2048, prefix_bits=200)
 
-        def offers(self):
+        def there(self):
             return []
 
     relay = Crowded()
@@ -303,7 +400,7 @@ def test_messages_purges_and_each_prefix_go_in_sessions_of_their_own(alice, bob)
     assert outcome.error is None
     asked = [[event for event in seen if isinstance(event, Subscribe)] for _, seen in relay.sessions]
     assert [len(each) for each in asked] == [1] * len(asked)
-    assert {each[0].prefix_bits for each in asked} == {8}
+    assert {each[0].prefix_bits for each in asked} == {5}
     prefixes = [each[0].prefix for each in asked]
     assert len(set(prefixes)) == len(prefixes) > 1
     keys = {session.peer_static for session, _ in relay.sessions}
@@ -315,28 +412,28 @@ def test_a_small_relay_is_told_nothing_of_the_bucket(bob):
     assert collect(bob, relay)[0].error is None
     ((_, seen),) = relay.sessions
     (asked,) = [event for event in seen if isinstance(event, Subscribe)]
-    assert (asked.prefix_bits, asked.prefix, asked.arrived_within_hours) == (0, 0, 0xFFFF)
+    assert (asked.prefix_bits, asked.prefix, asked.window) == (0, 0, Window.ALL)
 
 
-def test_a_relay_is_asked_for_less_again_only_if_its_key_is_known(alice, bob):
+def test_a_relay_is_asked_for_everything_once_a_day_and_else_for_a_day_whether_its_key_is_known_or_not(alice, bob):
     class Known(Holding):
         static = KeyPair.generate(random.Random(1).randbytes)
 
     relay = Known(sealed_to(alice, bob, "a"))
 
-    async def hours(pinned):
+    async def windows(pinned):
         relay.sessions.clear()
         async with relay.serving() as text:
             address = replace(parse_address(text), pinned=pinned)
-            for later_s in (0, 3 * 3600, 100 * 3600):
+            for later_s in (0, 3 * 3600, 23 * 3600, 25 * 3600):
                 clock = lambda later_s=later_s: time.time() + later_s  # noqa: E731
                 async with bob.client(address, clock=clock) as client:
                     (outcome,) = await client.collect()
                     assert outcome.error is None
-        return [event.arrived_within_hours for _, seen in relay.sessions for event in seen if type(event) is Subscribe]
+        return [event.window for _, seen in relay.sessions for event in seen if type(event) is Subscribe]
 
-    assert asyncio.run(hours(None)) == [ALL_HOURS] * 3
-    assert asyncio.run(hours(relay.static.public)) == [ALL_HOURS, 6, ALL_HOURS]
+    for pinned in (None, relay.static.public):
+        assert asyncio.run(windows(pinned)) == [Window.ALL, Window.DAY, Window.DAY, Window.ALL]
 
 
 def test_a_client_that_is_slow_to_take_makes_the_relay_wait(alice, bob):

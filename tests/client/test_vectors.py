@@ -51,7 +51,7 @@ def open_payload(envelope, private):
     payload = envelope[24:-8]
     name = b"Noise_X_25519_ChaChaPoly_SHA256"
     h = ck = name.ljust(32, b"\0")
-    h = sha256(h, b"mesh-relay/1 seal", envelope[:10])
+    h = sha256(h, b"mesh-relay/1 seal", envelope[:8], bytes([envelope[8] >> 3]))
     h = sha256(h, crypto_scalarmult_base(private))
 
     def mix(secret):
@@ -69,7 +69,8 @@ def open_payload(envelope, private):
     h = sha256(h, sealed_inner)
     export_key = hmac_sha256(ck, b"relay-noise-export-v1", h)
     purge_key = hmac_sha256(export_key, b"mesh-relay/1 purge", b"\1")
-    assert envelope[10:24] == sha256(b"mesh-relay/1 purge tag", purge_key)[:14]
+    digest = sha256(b"mesh-relay/1 purge tag", purge_key)
+    assert (envelope[8] & 7, envelope[9:24]) == (digest[0] & 7, digest[1:16])
     plaintext, mark, rest = padded.rpartition(b"\x80")
     assert mark
     assert not any(rest)
@@ -110,8 +111,8 @@ def test_a_second_client_reads_what_this_one_sealed(vector):
     assert envelope[8:24].hex() == vector["tag"]
     assert envelope[80 - 56 : 56] == crypto_scalarmult_base(bytes.fromhex(vector["ephemeral_private"]))
     day = (vector["now_hour"] // 24).to_bytes(4, "big")
-    bucket = sha256(b"mesh-relay/1 bucket", day, bytes.fromhex(vector["recipient_rendezvous"]))[:2]
-    assert envelope[8:10] == bucket
+    bucket = sha256(b"mesh-relay/1 bucket", day, bytes.fromhex(vector["recipient_rendezvous"]))[0] >> 3
+    assert envelope[8] >> 3 == bucket
     assert envelope[4:8] == vector["expiry_hour"].to_bytes(4, "big")
     work = 256 - int.from_bytes(sha256(envelope), "big").bit_length()
     assert work >= vector["price"] + 2 * envelope[2]

@@ -168,7 +168,7 @@ def refused():
     intact = dishonest(sodium_pad(good, CAPACITIES[0]))
     yield "tag of another purge key", dishonest(sodium_pad(good, CAPACITIES[0]), purge_key=bytes(32))
     yield "expiry changed on the way", intact[:7] + bytes((intact[7] ^ 1,)) + intact[8:]
-    yield "bucket changed on the way", intact[:8] + bytes((intact[8] ^ 1,)) + intact[9:]
+    yield "bucket changed on the way", intact[:8] + bytes((intact[8] ^ 8,)) + intact[9:]
     yield "padding without its mark", dishonest(bytes(CAPACITIES[0]))
     yield "inner version 2", dishonest(sodium_pad(b"\2" + good[1:], CAPACITIES[0]))
     yield "kind 3", dishonest(sodium_pad(good[:1] + b"\3" + good[2:], CAPACITIES[0]))
@@ -245,11 +245,11 @@ def dishonest(padded, purge_key=None):
     """Seal 128 bytes as they are, as a sender could who does not keep to the protocol."""
     expiry = expiry_hour(NOW_HOUR, 3)
     bucket = bucket_of_day(BOB.rendezvous, DAY)
-    clear = Header(type=0, size_class=0, expiry_hour=expiry, tag=make_tag(bucket, bytes(32))).encode()[:10]
+    clear = Header(type=0, size_class=0, expiry_hour=expiry, tag=bytes(16)).encode()[:8]
     handshake = HandshakeState(
         X,
         initiator=True,
-        prologue=b"mesh-relay/1 seal" + clear,
+        prologue=b"mesh-relay/1 seal" + clear + bytes([bucket]),
         static=ALICE.static,
         remote_static=BOB.static.public,
         random_bytes=random.Random(padded).randbytes,
@@ -257,7 +257,7 @@ def dishonest(padded, purge_key=None):
     payload = handshake.write_message(padded)
     if purge_key is None:
         purge_key = handshake.export(b"mesh-relay/1 purge", 32)
-    return clear[:8] + make_tag(bucket, purge_key) + payload + bytes(8)
+    return clear + make_tag(bucket, purge_key) + payload + bytes(8)
 
 
 if __name__ == "__main__":

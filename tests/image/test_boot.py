@@ -13,14 +13,16 @@ from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(400), pytest.mark.xdist_group("booted")]
 
-#: systemd-analyze security, 0 (nothing could go wrong) to 10.
-EXPOSURE = {
-    "mesh-relay.service": ("exposure_run", 1.7),
-    "relay-net.service": ("exposure_net", 2.5),
-    "relay-ble.service": ("exposure_ble", 1.8),
-    # Root, with two of its capabilities, mounting and erasing: the unit says why.
-    "relay-board.service": ("exposure_board", 3.5),
+#: Keys of the figures of systemd-analyze security, 0 (nothing could go wrong) to 10, that the README has.
+MEASURED = {
+    "mesh-relay.service": "exposure_run",
+    "relay-net.service": "exposure_net",
+    "relay-ble.service": "exposure_ble",
+    "relay-board.service": "exposure_board",
 }
+EXPOSURE = 2.5
+#: Mounts for all others, so it has no mount namespace of its own; at the start, for a second, and nothing talks to it.
+MORE_EXPOSED = {"relay-data.service": 9.0}
 #: What a browser on the relay itself would get.
 FETCH = """python3 -c 'import urllib.request as u; print(u.urlopen("http://127.0.0.1:9470{}").read().decode())'"""
 
@@ -109,13 +111,37 @@ def test_nothing_was_killed_for_want_of_memory(booted):
     assert int(booted.sh("awk '/MemAvailable/ {print $2}' /proc/meminfo")) > 150_000
 
 
-@pytest.mark.parametrize("unit", sorted(EXPOSURE))
-def test_services_are_sandboxed(booted, measured, unit):
-    key, limit = EXPOSURE[unit]
-    text = booted.sh(f"systemd-analyze security --offline=true --no-pager /etc/systemd/system/{unit}")
-    level = float(re.search(r"Overall exposure level for .*: ([0-9.]+)", text)[1])
-    measured[key] = level
-    assert level <= limit, text
+def test_services_are_sandboxed(booted, measured):
+    units = booted.sh("cd /etc/systemd/system; ls -d mesh-relay.service relay-*.service").split()
+    assert set(units) >= MEASURED.keys() | MORE_EXPOSED.keys()
+    for unit in units:
+        text = booted.sh(f"systemd-analyze security --offline=true --no-pager /etc/systemd/system/{unit}")
+        level = float(re.search(r"Overall exposure level for .*: ([0-9.]+)", text)[1])
+        if unit in MEASURED:
+            measured[MEASURED[unit]] = level
+        assert level <= MORE_EXPOSED.get(unit, EXPOSURE), text
+
+
+def test_who_listens_to_strangers_is_not_root_and_knows_no_secret(booted):
+    for unit in ("mesh-relay", "relay-ble", "relay-net", "relay-segment@eth0", "relay-console"):
+        pid = booted.show(f"{unit}.service", "MainPID")["MainPID"]
+        assert int(pid), booted.journal(f"{unit}.service")
+        assert booted.sh(f"stat -c %u /proc/{pid}").strip() != "0"
+    given = booted.sh("find /run/credentials -name mesh-secret").split()
+    assert given == ["/run/credentials/mesh-relay.service/mesh-secret"]
+
+
+def test_relay_net_may_say_whom_the_kernel_believes_and_change_nothing_else_of_it(booted):
+    unit = booted.sh("cat /etc/systemd/system/relay-net.service")
+    wanted = re.findall(
+        r"^((?:DynamicUser|AmbientCap|CapabilityB|Protect|ReadWrite|Private|NoNew)\w*=.*)$", unit, re.MULTILINE
+    )
+    properties = [word for line in wanted for word in ("-p", line)]
+    script = (
+        "cd /proc/sys; echo 1 > net/ipv6/conf/lo/accept_ra && echo 0 > net/ipv6/conf/lo/accept_ra && "
+        "echo 0 > net/ipv4/conf/lo/accept_redirects && ! echo 1 > kernel/panic"
+    )
+    booted.run("systemd-run", "--pipe", "--wait", "--quiet", *properties, "sh", "-c", script)
 
 
 def test_addresses_are_random_at_each_start(booted):

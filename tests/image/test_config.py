@@ -75,6 +75,9 @@ def test_an_operator_with_a_key_gets_in_and_nobody_else(card, boot):
         f"ssh {options} operator@127.0.0.1 'id --user --name; relay status --socket /run/mesh-relay/control.sock'"
     )
     assert shown.startswith("operator\nrelay ")
+    # Not root, and so by way of `relay board`.
+    assert "goes by" in appliance.sh(f"ssh {options} operator@127.0.0.1 relay clock set now")
+    assert json.loads(appliance.run("relay", "status", "--json").stdout)["clock"]["source"] == "operator"
     assert appliance.run("sh", "-c", f"ssh {options} root@127.0.0.1 true", check=False).code != 0
     allowed = appliance.sh("sshd -T").lower().splitlines()
     assert {"permitrootlogin no", "passwordauthentication no", "kbdinteractiveauthentication no"} <= set(allowed)

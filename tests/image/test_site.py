@@ -269,7 +269,7 @@ def test_a_relay_hands_out_addresses_only_while_nobody_else_does(cables, card, b
     wait_until(relay.explain, lambda: serves(relay), SILENCE_S + TAKEOVER_S + 30)
 
 
-SECRET = "correct horse battery staple"
+SECRET = "3f9a02c7e1b84d56908a7b6c5d4e3f21a1b2c3d4e5f60718293a4b5c6d7e8f90"
 
 
 def ciphertext(data):

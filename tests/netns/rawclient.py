@@ -10,8 +10,8 @@ import select
 import time
 
 from relay.core import session as s
-from relay.core.envelope import CLASS_OF_SIZE, HEADER_BYTES, NONCE_BYTES, EnvelopeType, Header, grind
-from relay.core.messages import ALL_HOURS, Ack, Hello, Refused, Role, Subscribe
+from relay.core.envelope import CLASS_OF_SIZE, HEADER_BYTES, NONCE_BYTES, EnvelopeType, Header, grind, in_bucket
+from relay.core.messages import Ack, Hello, Refused, Role, Subscribe
 from relay.core.session import Session
 
 _READ_BYTES = 1 << 18
@@ -24,7 +24,7 @@ def make_envelopes(seed, count, size=1024, *, bucket=None, expires_in_hours=48, 
         expiry_hour = int(time.time()) // 3600 + expires_in_hours
     made = []
     for _ in range(count):
-        tag = rng.randbytes(16) if bucket is None else bucket.to_bytes(2, "big") + rng.randbytes(14)
+        tag = rng.randbytes(16) if bucket is None else in_bucket(bucket, rng.randbytes(16))
         header = Header(
             type=EnvelopeType.MESSAGE, size_class=CLASS_OF_SIZE[size], expiry_hour=expiry_hour, tag=tag
         ).encode()
@@ -149,7 +149,6 @@ class RawClient:
             Subscribe(
                 prefix_bits=prefix_bits,
                 prefix=prefix,
-                arrived_within_hours=ALL_HOURS,
                 offers_only=offers_only,
                 follow=follow,
             )

@@ -44,7 +44,7 @@ async def running(folder, *, max_connections=64, max_connections_per_address=32)
         node = Node(
             config=NodeConfig(durable=True),
             policy=Policy(max_bytes=1 << 28, max_envelopes=10_000),
-            clock=Clock(now=loop.time(), build_hour=BUILD_HOUR, saved_hour=0, residence_s=0.0),
+            clock=Clock(now=loop.time(), build_hour=BUILD_HOUR, residence_s=0.0),
             stats=Stats(),
             random_bytes=secrets.token_bytes,
             read_bodies=store.read_bodies,

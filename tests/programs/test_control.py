@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 import asyncio
 import json
+import os
 import socket
 import stat
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -195,3 +198,36 @@ def test_the_end_leaves_a_successors_socket_alone(tmp_path):
     first.close()
     assert path.exists()
     second.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a second user, which only root can become")
+def test_who_may_open_the_socket_reads_the_status_and_does_not_set_the_clock(engine):
+    # As `relay ble` and the screen do it: in the group, and neither root nor the relay.
+    script = (
+        "import json, os, socket, sys; os.setgroups([4270]); os.setgid(65534); os.setuid(65534); "
+        "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); f = s.makefile('rw')\n"
+        "for request in ({'op': 'status'}, {'op': 'clock', 'unix_s': 1893456000}):\n"
+        "    f.write(json.dumps({'v': 1, **request}) + '\\n'); f.flush(); print(json.loads(f.readline())['ok'])"
+    )
+
+    async def run(path):
+        async with ControlServer(engine, path, 0o660):
+            os.chown(path, 0, 4270)
+            other = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", script, str(path), stdout=asyncio.subprocess.PIPE
+            )
+            said, _ = await other.communicate()
+            assert said.split() == [b"True", b"False"]
+            assert not engine.status().clock.trusted
+            assert await asyncio.to_thread(_set_clock, path) is None
+            assert engine.status().clock.trusted
+
+    # pytest's folders are their owner's alone.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        asyncio.run(run(Path(folder) / "control.sock"))
+
+
+def _set_clock(path):
+    with ControlClient(path) as client:
+        return client.set_clock(1893456000)

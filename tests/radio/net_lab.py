@@ -23,6 +23,7 @@ _LOOK = f"; echo; echo '{_NEXT}'; ".join(
         "tc -j qdisc",
         "iw dev | grep -E 'phy|Interface|ifindex|addr|ssid|type|channel' || true",
         "iw reg get | grep -A1 global",
+        "grep -s . /proc/sys/net/ipv[46]/conf/*/accept_* /proc/sys/net/ipv6/conf/*/autoconf",
     ]
 )
 
@@ -139,7 +140,7 @@ class Box:
         until(lambda: "tentative" not in self.sh("ip addr"), "addresses are settled")
         # At once: each command of its own would take longer to begin than to look.
         shown = self.sh(_LOOK).split(_NEXT)
-        links, addresses, routes, routes6, queues, wireless, country = (text.strip() for text in shown)
+        links, addresses, routes, routes6, queues, wireless, country, believed = (text.strip() for text in shown)
         addresses = json.loads(addresses)
         for link in addresses:
             for entry in link.get("addr_info", ()):
@@ -153,6 +154,7 @@ class Box:
             "queues": re.sub(r'"refcnt":\d+', "", queues),
             "wireless": wireless,
             "country": country,
+            "believed": believed,
         }
 
     def is_as(self, before):

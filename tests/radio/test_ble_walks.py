@@ -5,8 +5,6 @@ import random
 
 import pytest
 
-from relay.client.delivery import SAMPLES
-
 #: What becomes of the command each time that the phone has gone: it ends by itself (as its patience does), it is still
 #: there when the phone is back, or somebody closes it.
 GIVES_UP, GOES_ON, CLOSED = "gives up", "goes on", "closed"
@@ -52,8 +50,8 @@ def test_a_phone_that_leaves_five_times_sends_on_where_it_was(open_stage):
         assert held() == PIECES
         totals = relay.status()["totals"]["total"]
         assert totals["duplicate"] <= len(WALKS) * MOST_AGAIN, totals
-        # Nor has the phone fetched its own photo; only some pieces, to know the relay again.
-        assert totals["forwarded"] <= SAMPLES * MOST_VISITS, totals
+        # Nor has the phone fetched its own photo.
+        assert totals["forwarded"] == 0, totals
         stage.air.conditions()
         bob.cli(*RECEIVE, timeout_s=PATIENCE_S)
         assert bob.guest.read(f"{bob.folder}/photo.jpg") == PHOTO

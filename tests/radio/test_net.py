@@ -274,3 +274,28 @@ def test_a_storm_of_notifications_is_survived(pair):
     assert a.net.poll() is None
     assert a.net.output.count("has joined") == 1
     a.stop()
+
+
+@pytest.mark.parametrize(("config", "interface"), [(IBSS, "wl0"), (IBSS + BATMAN, "bat0")], ids=["ibss", "batman"])
+def test_a_strangers_router_advertisement_configures_nothing(pair, config, interface):
+    relay, stranger = pair
+    # As most systems have it; tests/netns/test_router_advertisement.py shows that such a kernel believes.
+    relay.sh("echo 1 | tee /proc/sys/net/ipv6/conf/*/accept_ra")
+    for box in pair:
+        box.start(config)
+    relay.pings(stranger, interface)
+    script = (
+        "import socket, struct; s = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6); "
+        "s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255); "
+        "prefix = bytes((3, 4, 64, 192)) + struct.pack('!III', 1800, 1800, 0) + b' \\x01\\r\\xb8' + bytes(12); "
+        "advertisement = bytes((134, 0, 0, 0, 64, 8)) + struct.pack('!HII', 1800, 0, 0) + prefix; "
+        f"s.sendto(advertisement, ('ff02::1', 0, 0, socket.if_nametoindex('{interface}')))"
+    )
+
+    def heard():
+        stranger.guest.run("python3", "-c", script, netns=stranger.name)
+        return relay.sh(f"awk '/InRouterAdv/ {{ print $2 }}' /proc/net/dev_snmp6/{interface}").strip() != "0"
+
+    until(heard, "an advertisement arrived")
+    assert relay.sh(f"ip -6 address show dev {interface} scope global") == ""
+    assert relay.sh("ip -6 route show default") == ""

@@ -14,6 +14,7 @@ import random
 from typing import TYPE_CHECKING
 
 from relay.core import session as s
+from relay.core.envelope import BUCKET_BITS
 from relay.core.messages import MAX_OFFERS, OFFER_WINDOW, Hello, MessageType, Offer, Role
 from relay.core.session import State
 from tests.sim.people import write_letter, write_with_purge
@@ -53,7 +54,7 @@ class Hostile:
         while len(self._flood) < flood:
             letter = write_letter(
                 self.rng,
-                bucket=self.rng.randrange(1 << 16),
+                bucket=self.rng.randrange(1 << BUCKET_BITS),
                 size_class=self.rng.choice((0, 0, 1)),
                 expiry_hour=expiry_hour,
                 price=0,

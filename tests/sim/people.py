@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from relay.core import session as s
-from relay.core.envelope import SIZES, EnvelopeType, Header, grind, make_purge, make_tag, purge_tag
+from relay.core.envelope import BUCKET_BITS, SIZES, EnvelopeType, Header, grind, make_purge, make_tag
 from relay.core.messages import Ack, Hello, Refused, Role, Subscribe
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def write_letter(
 def write_with_purge(rng: random.Random, *, expiry_hour: int, bucket: int = 7) -> tuple[bytes, bytes]:
     """Return a message of 256 bytes and the purge that removes it."""
     key = rng.randbytes(32)
-    tag = bucket.to_bytes(2, "big") + purge_tag(key)
+    tag = make_tag(bucket, key)
     header = Header(type=EnvelopeType.MESSAGE, size_class=0, expiry_hour=expiry_hour, tag=tag)
     message = grind(header.encode() + rng.randbytes(SIZES[0] - 32), price=0, random_bytes=rng.randbytes)
     purge = make_purge(tag=tag, purge_key=key, expiry_hour=expiry_hour, price=0, random_bytes=rng.randbytes)
@@ -139,7 +139,7 @@ class Person:
             match event:
                 case s.Established():
                     self._opened = True
-                    self._session.subscribe(Subscribe(prefix_bits=16, prefix=self.bucket))
+                    self._session.subscribe(Subscribe(prefix_bits=BUCKET_BITS, prefix=self.bucket))
                     self._put_all()
                 case Ack():
                     for number in event.numbers():

@@ -140,7 +140,6 @@ class Relay:
         clock = Clock(
             now=now,
             build_hour=self._build_hour,
-            saved_hour=state.get("floor_hour", 0),
             residence_s=float(state.get("residence_s", 0)),
         )
         self.node = Node(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relay.core.envelope import envelope_id
+from relay.core.envelope import BUCKET_BITS, envelope_id
 from relay.core.stats import Total
 from tests.sim.people import Letter, write_letter
 from tests.sim.world import START_HOUR
@@ -24,7 +24,7 @@ def letters(
     return [
         write_letter(
             rng,
-            bucket=rng.randrange(1 << 16),
+            bucket=rng.randrange(1 << BUCKET_BITS),
             size_class=rng.choice(classes),
             expiry_hour=START_HOUR + rng.randrange(24, hours),
             price=price,

@@ -17,6 +17,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from relay.core.admission import Policy
+from relay.core.envelope import BUCKET_BITS
 from tests.sim.hostile import Kind
 from tests.sim.people import Letter, Person, write_letter
 from tests.sim.radio import Radio, Tamper
@@ -99,7 +100,7 @@ class Simulation:
         self.places: dict[int, Place] = {}
         self.person_places: list[Place] = []
         self.slots: Counter[int] = Counter()
-        self._by_bucket: dict[int, Person] = {}
+        self._recipients: dict[bytes, Person] = {}
         self._person_contacts: dict[int, tuple[int, Contact]] = {}
         self._home: dict[int, int] = {}
         self._fixed: list[tuple[int, int]] = []
@@ -129,8 +130,7 @@ class Simulation:
                 self.places[name] = self._place(rng.sample(range(number), min(5, number)), speed=rng.uniform(3, 9))
         self._mesh(first_carrier)
         for _ in range(town.people):
-            bucket = rng.randrange(1 << 16)
-            self._by_bucket[bucket] = self.world.add_person(bucket=bucket)
+            self.world.add_person(bucket=rng.randrange(1 << BUCKET_BITS))
             self.person_places.append(self._place(rng.sample(range(number), min(3, number)), speed=rng.uniform(1, 3)))
         self._plan()
 
@@ -307,16 +307,17 @@ class Simulation:
 
     def _write(self) -> None:
         town, rng = self.town, self.rng
-        sender = rng.choice(self.world.people)
+        sender, recipient = rng.choice(self.world.people), rng.choice(self.world.people)
         letter = write_letter(
             rng,
-            bucket=rng.choice(list(self._by_bucket)),
+            bucket=recipient.bucket,
             size_class=rng.choice((0, 1, 1, 2)),
             expiry_hour=START_HOUR + rng.choice((24, 72, 168)),
             price=town.price,
             created_s=self.world.now,
         )
         self.letters.append(letter)
+        self._recipients[letter.identity] = recipient
         sender.post(letter)
 
     def _visit(self) -> None:
@@ -366,7 +367,7 @@ class Simulation:
         handed_over = [letter for letter in self.letters if letter.acknowledged_by]
         delays_s = []
         for letter in handed_over:
-            arrived_s = self._by_bucket[letter.bucket].received.get(letter.identity)
+            arrived_s = self._recipients[letter.identity].received.get(letter.identity)
             if arrived_s is not None:
                 letter.arrived_s = arrived_s
                 delays_s.append(arrived_s - letter.created_s)

@@ -27,10 +27,9 @@ from relay.core.envelope import (
     make_purge,
     make_tag,
     price_paid,
-    purge_tag,
 )
 from relay.core.frames import LANES, MAX_MESSAGE_BYTES, FrameReader, FrameWriter
-from relay.core.messages import Ack, Hello, MessageType, Offer, Refusal, Refused, Role, Subscribe
+from relay.core.messages import Ack, Hello, MessageType, Offer, Refusal, Refused, Role, Subscribe, Window
 from relay.core.noise import XX, HandshakeState, KeyPair
 from relay.core.session import PATTERN_XX, PROTOCOL_VERSION, SLOW_FRAGMENT_BYTES, SLOW_RECORD_BYTES, Session
 
@@ -59,7 +58,7 @@ def make_envelope(size_class, *, tag, expiry_hour=HOUR, price=0, nonce=bytes(8))
 
 
 def envelopes():
-    tag = make_tag(0xBEEF, from_label("purge key"))
+    tag = make_tag(0x17, from_label("purge key"))
     made = [make_envelope(size_class, tag=tag, price=price) for size_class in range(4) for price in (0, 6)]
     made.append(make_envelope(0, tag=bytes(16), expiry_hour=2**32 - 1))
     good = made[0]
@@ -108,8 +107,8 @@ def tags():
     keys = [from_label(f"rendezvous {n}") for n in range(3)] + [bytes(32), b"\xff" * 32]
     return {
         "about": (
-            'bucket: first 16 bits of SHA2-256("mesh-relay/1 bucket" || day as u32 || rendezvous key). purge part: '
-            'first 14 bytes of SHA2-256("mesh-relay/1 purge tag" || purge key). tag: bucket || purge part.'
+            'bucket: first 5 bits of SHA2-256("mesh-relay/1 bucket" || day as u32 || rendezvous key). tag: first 16 '
+            'bytes of SHA2-256("mesh-relay/1 purge tag" || purge key), their first 5 bits replaced by the bucket.'
         ),
         "buckets": [
             {"rendezvous_key": key.hex(), "day": day, "bucket": bucket_of_day(key, day)}
@@ -119,27 +118,26 @@ def tags():
         "tags": [
             {
                 "purge_key": key.hex(),
-                "purge_part": purge_tag(key).hex(),
                 "bucket": bucket,
                 "tag": make_tag(bucket, key).hex(),
             }
             for key in keys
-            for bucket in (0, 0xBEEF)
+            for bucket in (0, 0x17)
         ],
         "prefixes": [
-            {"prefix_bits": bits, "prefix": prefix, "bucket": bucket, "matches": bucket >> (16 - bits) == prefix}
-            for bits, prefix in ((0, 0), (1, 1), (4, 0xB), (16, 0xBEEF), (16, 0xBEEE))
-            for bucket in (0, 0xBEEF, 0xBEEE, 0xFFFF, 0x7FFF)
+            {"prefix_bits": bits, "prefix": prefix, "bucket": bucket, "matches": bucket >> (5 - bits) == prefix}
+            for bits, prefix in ((0, 0), (1, 1), (4, 0xB), (5, 0x17), (5, 0x16))
+            for bucket in (0, 0x17, 0x16, 0x1F, 0x0F)
         ],
     }
 
 
 def purges():
     key = from_label("purge key")
-    tag = make_tag(0xBEEF, key)
+    tag = make_tag(0x17, key)
     made = [make_purge(tag=tag, purge_key=key, expiry_hour=HOUR, price=price, random_bytes=bytes) for price in (0, 8)]
     good = made[0]
-    other_bucket = make_tag(0xBEEE, key)
+    other_bucket = make_tag(0x16, key)
     return {
         "about": "header (type 1, class 0) || purge key (32) || zeros (192) || nonce (8).",
         "purges": [{**describe(data), "purge_key": key.hex(), "envelope": data.hex()} for data in made],
@@ -238,7 +236,7 @@ def typical_messages():
     body = pattern(256)
     yield "client to relay", {"role": 0}, Hello(role=Role.CLIENT).encode()
     hello = Hello(
-        role=Role.RELAY, durable=True, slow=True, price=7, classes=0b0111, window=(HOUR, HOUR + 170), stored_log2=17,
+        role=Role.RELAY, durable=True, slow=True, price=7, classes=0b0111, window=(HOUR, HOUR + 170), prefix_bits=5,
         max_puts=2048,
     )  # fmt: skip
     fields = {name: getattr(hello, name) for name in Hello.__dataclass_fields__}
@@ -262,7 +260,7 @@ def typical_messages():
     yield "relay to client", {"price": 11, "refusals": refusals, "puts": 400}, refuse
     for subscription in (
         Subscribe(prefix_bits=0, prefix=0),
-        Subscribe(prefix_bits=9, prefix=0x17D, arrived_within_hours=48, offers_only=True, follow=False),
+        Subscribe(prefix_bits=4, prefix=0xB, window=Window.DAY, offers_only=True, follow=False),
     ):
         fields = {name: getattr(subscription, name) for name in Subscribe.__dataclass_fields__}
         yield "client to relay", fields, subscription.encode()
@@ -302,9 +300,10 @@ def refused_messages():
     yield "ACK with a count not in its shortest form", "1101000000008100"
     yield "REFUSE without refusals", "1200"
     yield "REFUSE of put 400 of 400", "12000000019005"
-    yield "SUBSCRIBE to 17 bits", "20110000ffff00"
-    yield "SUBSCRIBE to a prefix longer than its bits", "20010002ffff00"
-    yield "SUBSCRIBE with unknown flags", "20000000ffff04"
+    yield "SUBSCRIBE to 6 bits", "2006000000"
+    yield "SUBSCRIBE to a prefix longer than its bits", "2001020000"
+    yield "SUBSCRIBE with an unknown window", "2000000300"
+    yield "SUBSCRIBE with unknown flags", "2000000004"
     yield "FETCH of nothing", "22"
     yield "FETCH of part of an id", "22", 33
     yield "FETCH of 257", "22", 8224
@@ -365,7 +364,7 @@ class _Tap:
         return self._encrypt(plaintext)
 
 
-RELAY_HELLO = Hello(role=Role.RELAY, durable=True, window=(HOUR, HOUR + 170), stored_log2=3, max_puts=2048)
+RELAY_HELLO = Hello(role=Role.RELAY, durable=True, window=(HOUR, HOUR + 170), prefix_bits=0, max_puts=2048)
 
 
 def session():
@@ -401,7 +400,7 @@ def transcript(name, secret):
     client = Side("client", initiator=True, hello=Hello(role=Role.CLIENT), secret=secret)
     relay = Side("relay", initiator=False, hello=RELAY_HELLO, secret=secret)
     purge_key = from_label("purge key")
-    put = [make_envelope(0, tag=make_tag(0xBEEF, purge_key)), make_envelope(1, tag=make_tag(0xBE00, purge_key))]
+    put = [make_envelope(0, tag=make_tag(0x17, purge_key)), make_envelope(1, tag=make_tag(0x16, purge_key))]
     steps = []
 
     def exchange(what):
@@ -430,8 +429,8 @@ def transcript(name, secret):
     relay.session.acknowledge(0)
     relay.session.refuse(1, Refusal.FULL, price=5)
     exchange("one acknowledged, one refused")
-    client.session.subscribe(Subscribe(prefix_bits=8, prefix=0xBE))
-    exchange("subscribe to bucket prefix BE")
+    client.session.subscribe(Subscribe(prefix_bits=4, prefix=0xB))
+    exchange("subscribe to bucket prefix 1011")
     relay.session.send_envelopes([put[0]])
     relay.session.caught_up()
     exchange("what is there, and caught up")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 import codecs
 import configparser
+import hashlib
 import itertools
 import os
 import random
@@ -16,13 +17,18 @@ import pytest
 
 from relay.appliance import apply
 from relay.appliance.check import check
+from relay.appliance.closed import closing
 from relay.appliance.effective import sae_secret
 from relay.appliance.network import draw_segment
 from relay.appliance.plan import Facts, make_plan
+from relay.board.report import status_text
+from relay.config.appliance import EXAMPLE
+from relay.config.credentials import MESH_SECRET, WIFI_SECRET, resolve
 from relay.config.file import MAX_CONFIG_BYTES, parse_config
 from relay.control.notices import NoticeCode, decode_notices
 
-FACTS = Facts(segment=draw_segment(random.Random(4).randbytes))
+FACTS = Facts(segment=draw_segment(random.Random(4).randbytes), stand_in=hashlib.sha256(b"drawn").hexdigest())
+SECRET = "3f9a02c7e1b84d56908a7b6c5d4e3f21a1b2c3d4e5f60718293a4b5c6d7e8f90"
 OUTPUT = "run/mesh-relay-config"
 PHONES = "[appliance]\ncountry = 'DE'\naccess_point = true\n"
 
@@ -49,9 +55,19 @@ def boot(card, tmp_path):
 
 
 def effective(root):
+    """What all processes together are told."""
     raw = (root / OUTPUT / "relay.toml").read_bytes()
     parse_config(raw, Path("relay.toml"), {"HOME": "/"})
-    return tomllib.loads(raw.decode())
+    document = tomllib.loads(raw.decode())
+    environ = {"CREDENTIALS_DIRECTORY": str(root / OUTPUT)}
+    for name, tables in (
+        (MESH_SECRET, [document.get("mesh", {})]),
+        (WIFI_SECRET, document["net"].get("radios", {}).values()),
+    ):
+        for table in tables:
+            if "secret" in table:
+                table["secret"] = resolve(table["secret"], name, environ)
+    return document
 
 
 def notices(root):
@@ -87,6 +103,8 @@ def test_a_windows_editor_changes_nothing(boot, mark):
     [
         ("[appliance]\ncountry = 'DE'\nmesh_name = 5\n", "line 3:"),
         ("[appliance]\ncountry = “DE”\n", 'line 2: .*type " instead'),
+        ("[appliance]\naccess_point = True\n", "line 2: .*True is written true"),
+        ("[appliance]\naccess_point = no # not yet\n", "line 2: .*no is written false"),
         ("[appliance]\ncountry = 'DE'\n[tcp]\nprot = 1\n", "line 4: .*did you mean port"),
         (b"{\\rtf1\\ansi [appliance]}", "word processor"),
         (b"\0" * 100, "zero bytes"),
@@ -127,13 +145,17 @@ def test_what_an_earlier_file_asked_for_is_gone(boot):
 
 
 def test_secrets_are_for_root_only(boot):
-    root = boot(PHONES + "mesh_secret = 'correct horse battery'\naccess_point_password = 'staple staple'\n")
+    root = boot(PHONES + f"mesh_secret = '{SECRET}'\naccess_point_password = 'staple staple'\n")
     for path in (root / OUTPUT).iterdir():
         text = path.read_text()
-        if "horse" in text or "staple" in text or sae_secret("correct horse battery") in text:
+        if SECRET in text or "staple" in text or sae_secret(SECRET) in text:
             assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
-    assert effective(root)["mesh"]["secret"] == "correct horse battery"
-    assert effective(root)["net"]["radios"]["mesh"]["secret"] == sae_secret("correct horse battery")
+    # What every process reads has neither.
+    told = (root / OUTPUT / "relay.toml").read_text()
+    assert SECRET not in told
+    assert sae_secret(SECRET) not in told
+    assert effective(root)["mesh"]["secret"] == SECRET
+    assert effective(root)["net"]["radios"]["mesh"]["secret"] == sae_secret(SECRET)
 
 
 def test_what_the_operator_wrote_for_the_services_stays(boot):
@@ -215,16 +237,17 @@ def possible():
             continue
 
 
+@pytest.mark.tools
 def test_the_kernel_takes_every_set_of_rules():
-    if os.geteuid() != 0 or shutil.which("nft") is None:
-        pytest.skip("needs root and nft")
+    assert shutil.which("nft"), "nft is not there; PATH=$PATH:/usr/sbin, or `.ci/tools`, which installs it"
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     count = 0
     for plan, text in possible():
         rules = next(file.content for file in plan.files if file.path.name == "nftables.conf")
         # Twice in one network namespace: a second start replaces the first one's rules.
         script = 'nft -f - <<<"$RULES" && nft -f - <<<"$RULES" && nft list ruleset | grep -c \'policy drop\''
         found = subprocess.run(
-            ["unshare", "--net", "bash", "-c", script],
+            ["unshare", *user, "--net", "bash", "-c", script],
             env=os.environ | {"RULES": rules.decode()},
             capture_output=True,
             text=True,
@@ -257,3 +280,134 @@ def test_networkd_hands_out_no_name_and_takes_no_time():
             if parser.get("Network", "DHCP", fallback="no") != "no":
                 assert parser["DHCPv4"]["Anonymize"] == "yes"
                 assert parser["DHCPv4"]["UseNTP"] == "no"
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        # The secret is there to be read, whatever else is wrong: it stays the mesh's.
+        (f"[appliance]\ncountry = “DE”\nmesh_secret = '{SECRET}'\n", SECRET),
+        (f"[appliance]\ncuntry = 'DE'\nmesh_secret = '{SECRET}'\n", SECRET),
+        (f"[tcp]\nprot = 1\n[mesh]\nsecret = '{SECRET}'\n", SECRET),
+        (f"[appliance]\nmesh_secret = '{SECRET}\n", SECRET),
+        # It is not, so nobody is let in.
+        (f"[appliance]\ncountry = 'XX'\nmesh_secert = '{SECRET}'\n", FACTS.stand_in),
+        (f"[appliance]\nmesh_secret = '{SECRET[1:]}'\n", FACTS.stand_in),
+        ("[appliance]\nmesh_secret = 'aaaaaaaaaaaa'\n", FACTS.stand_in),
+        ("[appliance]\nmesh_secret = '12 characters or more'\n", FACTS.stand_in),
+        ("[appliance]\nmesh_secret = yes\n", FACTS.stand_in),
+        ("[appliance]\nmeshsecret = 'x'\n", FACTS.stand_in),
+        ("mesh = { secret = 'x' }\n", FACTS.stand_in),
+        ("[mesh]\nsecret = 'credential'\n", FACTS.stand_in),
+        ("[appliance]\nmesh_secret = 'credential'\n", FACTS.stand_in),
+        (f"[appliance]\nmesh_secret = '{SECRET}'\n[mesh]\nsecret = '{SECRET[::-1]}'\n", FACTS.stand_in),
+        (b"[appliance]\n\xff\xff garbage", FACTS.stand_in),
+        (b"\0" * 5000, FACTS.stand_in),
+        # None was meant.
+        ("[appliance]\ncuntry = 'DE'\nmesh_secret = ''\n", ""),
+        ("[appliance]\n# mesh_secret = 'x'\ncountry = 5\nmesh_name = 'abc'\n", ""),
+    ],
+)
+def test_a_mistake_does_not_open_a_closed_mesh(boot, text, secret):
+    root = boot(text)
+    assert NoticeCode.CONFIG in codes(root)
+    assert mesh_of(root).get("secret", "") == secret
+    first = notices(root)[0].text
+    assert ("keeps all others out" in first) == (secret == FACTS.stand_in)
+    assert ("stays closed" in first) == (secret == SECRET)
+    assert not any(SECRET[:32] in notice.text or FACTS.stand_in in notice.text for notice in notices(root))
+
+
+def mesh_of(root):
+    return effective(root).get("mesh", {})
+
+
+def test_the_card_s_own_file_tells_of_no_secret():
+    assert closing(EXAMPLE.read_bytes()) is None
+    assert closing(EXAMPLE.read_bytes().replace(b'country = ""', b"country = DE")) is None
+
+
+@pytest.mark.parametrize(
+    ("mesh", "clients"),
+    [
+        ("", True),
+        ("[mesh]\nopen_to_clients = false\n", False),
+        ("[mesh]\nopen_to_clients = true\n", True),
+        ("[mesh]\nopen_to_client = false\n", False),
+        ("[mesh]\nopen_to_clients = no\n", False),
+    ],
+)
+def test_a_mistake_does_not_let_in_clients_who_were_kept_out(boot, mesh, clients):
+    root = boot(f"[appliance]\ncuntry = 'DE'\nmesh_secret = '{SECRET}'\n{mesh}")
+    assert mesh_of(root)["secret"] == SECRET
+    assert mesh_of(root).get("open_to_clients", True) is clients
+
+
+def test_a_mesh_that_was_closed_stays_so_when_its_file_is_lost(card, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+
+    def start():
+        plan = apply.read_plan(card, replace(FACTS, was_closed=apply.was_closed(data)))
+        if plan.closed is not None:
+            apply.remember_closed(data, closed=plan.closed)
+        secret = next((file.content for file in plan.files if file.path.name == MESH_SECRET), b"")
+        return secret.decode().strip(), plan
+
+    def write(text):
+        (card / "relay.toml").write_text(text)
+
+    assert start()[0] == ""
+    write(f"[appliance]\nmesh_secret = '{SECRET}'\n")
+    assert start()[0] == SECRET
+    (card / "relay.toml").unlink()
+    secret, plan = start()
+    assert secret == FACTS.stand_in
+    assert "it is gone" in plan.notices[1].text
+    write("[appliance]\ncuntry = 'DE'\n")
+    assert start()[0] == FACTS.stand_in
+    # Only a file that can be read opens it.
+    write("[appliance]\nmesh_secret = ''\n")
+    assert start()[0] == ""
+    (card / "relay.toml").unlink()
+    assert start()[0] == ""
+    assert not any(data.rglob("closed"))
+
+
+def test_a_card_that_cannot_be_read_is_not_taken_for_an_open_mesh(card):
+    plan = apply.unreadable_plan(apply.BootPartitionError("no card"), FACTS)
+    apply.write_plan(plan, card)
+    assert mesh_of(card)["secret"] == FACTS.stand_in
+    assert plan.closed is None
+
+
+def test_whoever_wrote_a_secret_that_is_none_is_offered_one_on_the_card_alone(boot):
+    for text, offered in (("mesh_secret = 'draw'", True), ("country = 'XX'", False)):
+        found = notices(boot(f"[appliance]\n{text}\n"))
+        assert (NoticeCode.SECRET in [notice.code for notice in found]) == offered
+        assert (SECRET in status_text(found, works=True, drawn_secret=SECRET).decode("utf-8-sig")) == offered
+
+
+def test_a_mistake_of_ours_is_no_reason_not_to_start(boot, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(apply, "check", broken)
+    root = boot(f"[appliance]\nmesh_secret = '{SECRET}'\n")
+    assert "ZeroDivisionError" in notices(root)[1].text
+    assert mesh_of(root)["secret"] == SECRET
+
+
+def test_routers_are_believed_on_cables_alone():
+    for plan, text in possible():
+        content = {file.path.name: file.content.decode() for file in plan.files}
+        rules = content["nftables.conf"]
+        believed = re.findall(r'iifname "(.*)" icmpv6 type nd-router-advert accept', rules)
+        assert set(believed) == {"eth*", "en*", "eth0"} | ({"br-mesh"} if "lan_bridge = true" in text else set())
+        dropped = rules.index("icmpv6 type { nd-router-advert, nd-redirect } drop")
+        assert rules.index(believed[-1]) < dropped < rules.index("ct state established,related accept")
+        assert rules.index("icmp type redirect drop") < rules.index("ct state established,related accept")
+        # Whose mesh is part of the segment gets addresses from it, and no way out.
+        if bridge := content.get("10-relay-bridge.network"):
+            assert "IPv6AcceptRA=no" in bridge
+            assert "server" in text or {"UseGateway=no", "UseRoutes=no", "UseDNS=no"} <= set(bridge.split())

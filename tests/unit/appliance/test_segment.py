@@ -13,7 +13,8 @@ from relay.appliance.dhcp_probe import decode_offer, encode_probe, is_router
 from relay.appliance.election import PROBE_S, SERVER_S, SILENCE_S, TAKEOVER_S, Election, Role, Unopposed
 from relay.appliance.mdns import announce, answer_query
 from relay.appliance.portal import PROBE_NAMES, answer
-from relay.appliance.portal_server import serve
+from relay.appliance.portal_server import MAX_CONNECTIONS, Places, serve
+from relay.appliance.segment import Files
 from relay.core.errors import DecodeError
 
 #: What the issue allows.
@@ -312,8 +313,8 @@ def test_what_is_no_question_is_refused():
     assert len(set(PROBE_NAMES)) == len(PROBE_NAMES)
 
 
-async def fetch(port, request):
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def fetch(port, request, own="127.0.0.1"):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(own, 0))
     writer.write(request)
     found = await reader.read()
     writer.close()
@@ -326,12 +327,84 @@ def test_the_portal_answers_many_and_then_ends():
         port = listening.getsockname()[1]
         serving = asyncio.ensure_future(serve(listening, idle_s=0.5))
         request = b"GET /generate_204 HTTP/1.1\r\n\r\n"
-        found = await asyncio.gather(*(fetch(port, request) for _ in range(100)))
+        found = await asyncio.gather(*(fetch(port, request, f"127.0.2.{n % 25 + 1}") for n in range(100)))
         assert all(answered.startswith(b"HTTP/1.1 204") for answered in found)
         assert await fetch(port, b"x" * 20_000) == b""
         await asyncio.wait_for(serving, 10)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("addresses", [1, 225])
+def test_a_probe_is_answered_beside_any_number_of_silent_connections(addresses):
+    """Those of before took turns of five seconds: 900 of them were 70 s, and phones left."""
+    request = b"GET /generate_204 HTTP/1.1\r\n\r\n"
+
+    class Silent(asyncio.Protocol):
+        """Says half a head, and is told by ``lost`` that it was thrown out."""
+
+        def __init__(self):
+            self.lost = asyncio.get_running_loop().create_future()
+
+        def connection_made(self, transport):
+            transport.write(request[:-2])
+
+        def connection_lost(self, _):
+            if not self.lost.done():
+                self.lost.set_result(None)
+
+    async def hold(port, own):
+        loop = asyncio.get_running_loop()
+        while True:
+            transport, silent = await loop.create_connection(Silent, "127.0.0.1", port, local_addr=(own, 0))
+            try:
+                await silent.lost
+                # Another one for each that is closed.
+                await asyncio.sleep(0.5)
+            finally:
+                transport.abort()
+
+    async def main():
+        listening = socket.create_server(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        serving = asyncio.ensure_future(serve(listening, idle_s=5))
+        silent = [asyncio.ensure_future(hold(port, f"127.0.3.{n % addresses + 1}")) for n in range(900)]
+        await asyncio.sleep(0.2)
+        async with asyncio.timeout(20):
+            for phone in range(5):
+                found = await fetch(port, request, f"127.0.4.{phone + 1}")
+                assert found.startswith(b"HTTP/1.1 204")
+        for holding in (*silent, serving):
+            holding.cancel()
+        await asyncio.gather(*silent, serving, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+def test_a_place_is_given_up_by_whoever_has_the_most_and_was_first():
+    class Silent:
+        def __init__(self, address):
+            self.address = address
+            self.dropped = False
+
+        def drop(self):
+            self.dropped = True
+            places.leave(self)
+
+    places = Places()
+    phone = Silent("phone")
+    places.enter(phone)
+    hostile = [Silent("one") for _ in range(20)]
+    for connection in hostile:
+        places.enter(connection)
+    assert [connection.dropped for connection in hostile] == [True] * 12 + [False] * 8
+    others = [Silent(str(number)) for number in range(2 * MAX_CONNECTIONS)]
+    for connection in others:
+        places.enter(connection)
+        assert len(places) <= MAX_CONNECTIONS
+    # The newest are there, and the one address with several gave up first.
+    assert not any(connection.dropped for connection in others[-MAX_CONNECTIONS // 2 :])
+    assert sum(not connection.dropped for connection in hostile) <= 1
 
 
 def test_on_the_own_access_point_nobody_is_believed_to_serve():
@@ -340,3 +413,16 @@ def test_on_the_own_access_point_nobody_is_believed_to_serve():
     own.heard_relay(b"", 2.0)
     assert not own.expire(1e9)
     assert own.role is Role.SERVING
+
+
+def test_files_say_whether_it_serves_and_never_both(tmp_path):
+    server = Files(tmp_path, "dhcp")
+
+    async def main():
+        said = []
+        for step in (server.start, server.start, server.stop, server.stop, server.start):
+            await step()
+            said.append([path.name for path in tmp_path.iterdir()])
+        assert said == [["dhcp"], ["dhcp"], ["idle"], ["idle"], ["dhcp"]]
+
+    asyncio.run(main())

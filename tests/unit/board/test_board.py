@@ -12,7 +12,7 @@ from relay.board.light import PATTERNS, Code, foremost
 from relay.board.relayrun import codes_of
 from relay.board.report import LEAST_INTERVAL_S, MAX_WRITES, Writing, status_text
 from relay.board.sysfs import Led, find_led, is_undervoltage
-from relay.board.verbs import Verb, decode_request, encode_request
+from relay.board.verbs import Request, Verb, decode_request, encode_request
 from relay.control.notices import Notice, NoticeCode
 from relay.control.status import ClockStatus, Status, StoreStatus
 from relay.core.errors import DecodeError
@@ -131,7 +131,8 @@ def test_only_presses_and_releases_of_buttons_are_heard():
 
 @pytest.mark.parametrize("verb", Verb)
 def test_each_verb_is_understood(verb):
-    assert decode_request(encode_request(verb).rstrip(b"\n")) is verb
+    request = Request(verb, 1_700_000_000 if verb is Verb.CLOCK else 0)
+    assert decode_request(encode_request(request).rstrip(b"\n")) == request
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_each_verb_is_understood(verb):
         (b"[]", "version"),
         (b'{"v": 2, "op": "status"}', "version"),
         (b'{"v": true, "op": "status"}', "version"),
-        (b'{"v": 1, "op": "reboot"}', "status, identify, panic, poweroff"),
+        (b'{"v": 1, "op": "reboot"}', "status, clock, identify, panic, poweroff"),
         (b'{"v": 1, "op": ["status"]}', "unknown"),
         (b'{"v": 1}', "unknown"),
         (b'{"v": 1, "op": "status", "x": 1}', "no more"),
@@ -150,6 +151,11 @@ def test_each_verb_is_understood(verb):
         (b'{"v": 1, "op": "panic", "sure": 1}', "sure"),
         (b'{"v": 1, "op": "panic", "sure": false}', "sure"),
         (b'{"v": 1, "op": "poweroff", "path": "/etc/shadow"}', "no more"),
+        (b'{"v": 1, "op": "clock"}', "unix_s"),
+        (b'{"v": 1, "op": "clock", "unix_s": "now"}', "unix_s"),
+        (b'{"v": 1, "op": "clock", "unix_s": true}', "unix_s"),
+        (b'{"v": 1, "op": "clock", "unix_s": -1}', "unix_s"),
+        (b'{"v": 1, "op": "clock", "unix_s": 1, "sure": true}', "no more"),
         (b" " * 257, "more than 256"),
     ],
 )
@@ -163,15 +169,15 @@ def test_everything_else_is_refused(line, said):
 
 def test_the_status_file_reads_well_in_notepad():
     notice = Notice(code=NoticeCode.CONFIG, text="line 3: “DE” " + "word " * 40)
-    raw = status_text([notice], works=True)
+    raw = status_text([notice], works=True, drawn_secret="")
     assert raw.startswith(b"\xef\xbb\xbf")
     assert raw.count(b"\n") == raw.count(b"\r\n")
     text = raw.decode("utf-8-sig")
     assert "MISTAKE: line 3: “DE”" in text
     assert max(map(len, text.splitlines())) <= 76
     assert "has no mistake" not in text
-    assert "no mistake" in status_text([], works=True).decode()
-    assert "did not come up" in status_text([], works=False).decode()
+    assert "no mistake" in status_text([], works=True, drawn_secret="").decode()
+    assert "did not come up" in status_text([], works=False, drawn_secret="").decode()
 
 
 def test_it_is_written_on_change_only_and_seldom():
@@ -262,4 +268,4 @@ def test_undervoltage_is_what_the_firmware_says(tmp_path):
 
 
 def test_requests_are_json_that_other_programs_can_write():
-    assert json.loads(encode_request(Verb.PANIC)) == {"v": 1, "op": "panic", "sure": True}
+    assert json.loads(encode_request(Request(Verb.PANIC))) == {"v": 1, "op": "panic", "sure": True}

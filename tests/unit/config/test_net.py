@@ -46,7 +46,7 @@ def test_a_whole_section():
 @pytest.mark.parametrize(
     ("text", "line", "remedy"),
     [
-        ('[net]\ncountry = "de"\n', 2, "capital letters"),
+        ('[net]\ncountry = "xx"\n', 2, "two letters"),
         ("[net]\nradios = 1\n", 2, r"\[net.radios.NAME\]"),
         ("[net]\nbridge = ['eth0']\n", 2, "two interfaces"),
         ("[net]\nbridge = ['eth0', 'eth0']\n", 2, "once"),
@@ -59,7 +59,8 @@ def test_a_whole_section():
         ("[net.radios.a]\ninterface = 1\n", 2, "in quotes"),
         ("[net.radios.a]\nmesh_id = ''\n", 2, "1 to 32 bytes"),
         ("[net.radios.a]\nmesh_id = 'äääääääääääääääää'\n", 2, "1 to 32 bytes"),
-        ("[net.radios.a]\nsecret = 'short'\n", 2, "at least 12"),
+        ("[net.radios.a]\nsecret = 'short'\n", 2, "12 characters"),
+        ("[net.radios.a]\nsecret = 'aaaaaaaaaaaa'\n", 2, "anybody tries"),
         ('[net.radios.a]\nsecret = "with a\\ttab in it"\n', 2, "no tabs"),
         ("[net.radios.a]\nmode = 'ibss'\nsecret = 'correct horse'\n", 3, "no SAE"),
         ("[net.radios.a]\ninterface = 'wlan0'\n[net.radios.b]\ninterface = 'wlan0'\n", 2, "two radios"),

@@ -76,7 +76,6 @@ class Relay:
         clock = Clock(
             now=now,
             build_hour=BUILD_HOUR,
-            saved_hour=self.store.state.get("floor_hour", 0),
             residence_s=float(self.store.state.get("residence_s", 0)),
         )
         if trusted_hour is not None:

@@ -44,19 +44,11 @@ def test_a_trusted_clock_takes_what_expires_within_a_lifetime_and_some_skew():
     assert not trusted.expired_by_wall(expiry_hour=BUILD_HOUR + 51, now=1000.0)
 
 
-def test_a_clock_that_loses_trust_leaves_the_floor_behind():
+def test_a_clock_that_loses_trust_leaves_nothing_behind_that_tells_it_from_others():
     lost = clock()
     lost.observe(now=1000.0, wall_s=WALL, trusted=True)
     lost.observe(now=1001.0, wall_s=WALL + 1, trusted=False)
-    assert lost.window(1001.0) == (BUILD_HOUR + 50, LAST_HOUR)
-
-
-def test_the_floor_of_the_last_run_counts_and_never_falls_below_the_build():
-    assert clock(saved_hour=BUILD_HOUR + 9).floor_hour == BUILD_HOUR + 9
-    assert clock(saved_hour=3).floor_hour == BUILD_HOUR
-    wrong = clock()
-    wrong.observe(now=1000.0, wall_s=0.0, trusted=True)
-    assert wrong.floor_hour == BUILD_HOUR
+    assert lost.window(1001.0) == clock().window(1001.0) == (BUILD_HOUR, LAST_HOUR)
 
 
 def test_residence_counts_over_restarts_and_ignores_every_wall_clock():
@@ -72,7 +64,6 @@ def test_whatever_the_wall_says_the_window_fits_the_wire(wall_s, trusted):
     strange.observe(now=1000.0, wall_s=wall_s, trusted=trusted)
     first, last = strange.window(1000.0)
     assert 0 <= first <= last <= LAST_HOUR
-    assert 0 <= strange.floor_hour <= LAST_HOUR
 
 
 @pytest.mark.parametrize(

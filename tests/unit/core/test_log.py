@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from relay.core import log as log_module
-from relay.core.envelope import SIZES, EnvelopeType, Header, price_paid
+from relay.core.envelope import BUCKET_BITS, SIZES, EnvelopeType, Header, price_paid
 from relay.core.log import AdmittedLog, EntryState
 
 TAGS = [bytes([n // 2, n]) + bytes(14) for n in range(4)]
@@ -106,26 +106,37 @@ class LogMachine(RuleBasedStateMachine):
         settled = self.in_state(EntryState.HELD, EntryState.GONE)
         assert due.forget == [r[0] for r in settled if r[0] in over or r[4] <= forget]
 
-    @rule(bits=st.integers(0, 16), prefix=st.integers(0, 65535), after=st.integers(0, 5), limit=st.integers(1, 4))
-    def read_by_prefix(self, bits, prefix, after, limit):
-        prefix >>= 16 - bits
-        found, cursor, turns = [], 1, 0
-        while cursor <= self.log.committed_seq:
-            part, cursor = self.log.held_in_prefix(
-                from_seq=cursor,
-                until_seq=self.log.committed_seq,
-                limit=limit,
+    @rule(
+        bits=st.integers(0, BUCKET_BITS),
+        bucket=st.integers(0, 2**BUCKET_BITS - 1),
+        after=st.integers(0, 5),
+        entries=st.integers(1, 4),
+        classes=st.integers(0, 15),
+        is_backwards=st.booleans(),
+    )
+    def read_by_prefix(self, bits, bucket, after, entries, classes, is_backwards):
+        prefix = bucket >> BUCKET_BITS - bits
+        first, end, found, turns = 1, self.log.committed_seq + 1, [], 0
+        while first < end:
+            middle = self.log.seq_off(end, -entries) if is_backwards else min(end, self.log.seq_off(first, entries))
+            part = self.log.held_in_prefix(
+                first_seq=middle if is_backwards else first,
+                last_seq=(end if is_backwards else middle) - 1,
                 prefix_bits=bits,
                 prefix=prefix,
                 after_hour=after,
+                classes=classes,
             )
-            found += part
+            found = list(part) + found if is_backwards else found + list(part)
+            first, end = (1, middle) if is_backwards else (middle, end)
             turns += 1
             assert turns <= self.log.next_seq, "the cursor does not move"
         assert found == [
             r[0]
             for r in self.in_state(EntryState.HELD)
-            if r[2].bucket >> (16 - bits) == prefix and r[2].expiry_hour > after
+            if r[2].bucket >> BUCKET_BITS - bits == prefix
+            and r[2].expiry_hour > after
+            and classes >> r[2].size_class & 1
         ]
 
     @rule(interface=st.integers(0, 2), count=st.integers(0, 5))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from relay.core import messages as m
 from relay.core.codec import MAX_U32, Reader
-from relay.core.envelope import SIZES
+from relay.core.envelope import BUCKET_BITS, SIZES
 from relay.core.errors import DecodeError
 from relay.core.frames import LANES, MAX_MESSAGE_BYTES
 
@@ -23,15 +23,15 @@ hellos = st.builds(
     price=st.integers(0, 255),
     classes=st.integers(0, 15),
     window=st.tuples(u32, u32),
-    stored_log2=st.integers(0, 255),
+    prefix_bits=st.integers(0, 255),
     max_puts=st.integers(0, 65535),
 )
-subscriptions = st.integers(0, 16).flatmap(
+subscriptions = st.integers(0, BUCKET_BITS).flatmap(
     lambda bits: st.builds(
         m.Subscribe,
         prefix_bits=st.just(bits),
         prefix=st.integers(0, (1 << bits) - 1),
-        arrived_within_hours=st.integers(0, 65535),
+        window=st.sampled_from(m.Window),
         offers_only=st.booleans(),
         follow=st.booleans(),
     )

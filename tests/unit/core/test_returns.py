@@ -15,7 +15,7 @@ from tests.unit.core.memory import HOUR, Relay, Wire, envelope, neighbour, purge
 from tests.unit.core.test_exchange import fetched, offer
 
 ROOM = 64
-POLICY = Policy(max_bytes=256 * ROOM, max_envelopes=ROOM, residence_s=10_000.0)
+POLICY = Policy(max_bytes=4096 * ROOM, max_envelopes=ROOM, residence_s=10_000.0)
 KEY = bytes(32)
 
 
@@ -138,6 +138,28 @@ def test_one_that_does_not_answer_costs_its_session_only(answer):
         wire.lose()
     assert wire.link.closed
     assert relay.node.wanted() == 0
+
+
+def test_what_was_displaced_after_the_first_reconciliation_comes_back_at_a_later_one_of_the_same_session():
+    rng = random.Random(5)
+    relay, other = Relay(1, policy=POLICY), Relay(2)
+    mail = [envelope(rng) for _ in range(ROOM // 2)]
+    put_all(relay, mail)
+    wire = Wire(relay, other)
+    settle(wire)
+    assert other.held() == set(mail)
+    remover, tag = purge(rng, KEY, price=8)
+    put_all(relay, [envelope(rng, price=8, tag=tag) for _ in range(ROOM - 1)], seed=4)
+    put_all(relay, [remover], seed=6)
+    settle(wire)
+    now = 0.0
+    while not relay.held() >= set(mail) and now < 5000:
+        now = min(relay.node.next_deadline(), other.node.next_deadline())
+        for each in (relay, other):
+            each.node.handle_timer(now)
+        settle(wire, now=now)
+    assert relay.held() >= set(mail)
+    assert not wire.link.closed
 
 
 def test_who_brings_it_while_the_purge_is_here_is_refused():

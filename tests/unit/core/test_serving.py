@@ -6,9 +6,10 @@ import random
 import pytest
 
 from relay.core import log as log_module
+from relay.core import serving as serving_module
 from relay.core.admission import Policy
-from relay.core.envelope import envelope_id
-from relay.core.messages import Goodbye, Hello, Role, Subscribe
+from relay.core.envelope import envelope_id, in_bucket
+from relay.core.messages import Goodbye, Hello, Role, Subscribe, Window
 from relay.core.serving import MAX_FETCHES, SCAN_ENTRIES
 from relay.core.session import SLOW_RECORD_BYTES, CaughtUp, Missing, Offers
 from relay.core.stats import Histogram, SessionError, Total
@@ -17,21 +18,17 @@ from tests.unit.core.memory import HOUR, Relay, client, envelope, put_all, settl
 EVERYTHING = Subscribe(prefix_bits=0, prefix=0)
 
 
-def tag(bucket, rng):
-    return bucket.to_bytes(2, "big") + rng.randbytes(14)
-
-
-@pytest.mark.parametrize(("bits", "prefix"), [(0, 0), (1, 1), (4, 0b1010), (16, 0xA5A5), (16, 0)])
+@pytest.mark.parametrize(("bits", "prefix"), [(0, 0), (1, 1), (4, 0b1010), (5, 0b10101), (5, 0)])
 def test_a_subscriber_gets_what_lies_under_its_prefix_and_nothing_else(bits, prefix):
     relay = Relay()
     rng = random.Random(bits)
-    buckets = [0, 0xFFFF, 0xA5A5, 0xA000, 0x8000, 0x7FFF] + [rng.getrandbits(16) for _ in range(50)]
-    bodies = {envelope(rng, tag=tag(bucket, rng)): bucket for bucket in buckets}
+    buckets = [0, 0b11111, 0b10101, 0b10100, 0b10000, 0b01111] + [rng.getrandbits(5) for _ in range(50)]
+    bodies = {envelope(rng, tag=in_bucket(bucket, rng.randbytes(16))): bucket for bucket in buckets}
     put_all(relay, bodies)
     peer, wire = client(relay, seed=5)
     peer.session.subscribe(Subscribe(prefix_bits=bits, prefix=prefix))
     settle(wire)
-    assert sorted(peer.received) == sorted(b for b, bucket in bodies.items() if bucket >> (16 - bits) == prefix)
+    assert sorted(peer.received) == sorted(b for b, bucket in bodies.items() if bucket >> (5 - bits) == prefix)
     assert peer.of(CaughtUp) == [CaughtUp()]
     assert isinstance(peer.events[-1], CaughtUp)
 
@@ -52,6 +49,29 @@ def test_a_follower_gets_what_comes_later_and_one_who_does_not_follow_gets_only_
     assert other.received == [before]
     assert relay.stats.distribution(Histogram.FORWARD_LATENCY_S).counts[0] >= 1
     assert relay.count(Total.FORWARDED) == 3
+
+
+@pytest.mark.parametrize("offers_only", [False, True])
+def test_small_ones_come_first_and_of_one_size_the_new_ones_and_what_arrives_meanwhile_before_all(
+    offers_only, monkeypatch
+):
+    monkeypatch.setattr(serving_module, "SCAN_ENTRIES", 3)
+    relay = Relay(policy=Policy(max_bytes=1 << 24, max_envelopes=1000))
+    rng = random.Random(21)
+    there = [envelope(rng, size_class=rng.choice((0, 1, 2, 3))) for _ in range(60)]
+    put_all(relay, there)
+    peer, wire = client(relay, seed=5)
+    peer.session.subscribe(Subscribe(prefix_bits=0, prefix=0, offers_only=offers_only))
+    wire.turn(0.0)
+    meanwhile = envelope(rng, size_class=1)
+    put_all(relay, [meanwhile], seed=7)
+    for _ in range(1000):
+        wire.turn(0.0)
+    sent = [o.identity for event in peer.of(Offers) for o in event.items] or [envelope_id(b) for b in peer.received]
+    expected = [envelope_id(body) for body in sorted(there, key=lambda body: (len(body), -there.index(body)))]
+    assert [one for one in sent if one != envelope_id(meanwhile)] == expected
+    assert envelope_id(meanwhile) in sent[:-1]
+    assert len(peer.of(CaughtUp)) == 1
 
 
 def test_a_burst_larger_than_every_buffer_arrives_whole_at_a_reader_that_stops_and_goes():
@@ -81,19 +101,19 @@ def test_nobody_gets_what_has_expired_while_it_waits_to_be_deleted():
     assert peer.received == [late]
 
 
-def test_resuming_by_hours_leaves_out_what_came_long_before():
+def test_a_window_leaves_out_what_came_long_before():
     relay = Relay()
     rng = random.Random(4)
     old, new = envelope(rng), envelope(rng)
     put_all(relay, [old], now=0.0)
     put_all(relay, [new], seed=4, now=3 * 3600.0)
     peer, wire = client(relay, seed=5, now=4 * 3600.0)
-    peer.session.subscribe(Subscribe(prefix_bits=0, prefix=0, arrived_within_hours=2))
+    peer.session.subscribe(Subscribe(prefix_bits=0, prefix=0, window=Window.HOUR))
     settle(wire, now=4 * 3600.0)
     assert peer.received == [new]
-    peer.session.subscribe(Subscribe(prefix_bits=0, prefix=0, arrived_within_hours=0xFFFF))
+    peer.session.subscribe(Subscribe(prefix_bits=0, prefix=0, window=Window.ALL))
     settle(wire, now=4 * 3600.0)
-    assert peer.received == [new, old, new]
+    assert peer.received == [new, new, old]
 
 
 def test_who_asks_for_offers_gets_those_and_fetches_what_it_likes():

@@ -55,7 +55,7 @@ def test_envelopes_are_what_the_vector_says(vector):
     assert base64.b32decode(vector["cid"][1:].upper() + "=" * 6) == b"\x01\x55\x12\x20" + digest
     bits = f"{int.from_bytes(digest):0256b}".index("1")
     assert (bits, bits - 2 * vector["size_class"]) == (vector["leading_zero_bits"], vector["price_paid"])
-    assert decode_envelope(data).bucket == vector["bucket"] == int(vector["tag"][:4], 16)
+    assert decode_envelope(data).bucket == vector["bucket"] == int(vector["tag"][:2], 16) >> 3
 
 
 @pytest.mark.parametrize("file", ["envelope.json", "purge.json"])
@@ -68,13 +68,13 @@ def test_what_is_no_envelope_is_refused(file):
 def test_buckets_and_tags_are_truncated_hashes():
     for vector in VECTORS["tags.json"]["buckets"]:
         data = b"mesh-relay/1 bucket" + struct.pack(">I", vector["day"]) + bytes.fromhex(vector["rendezvous_key"])
-        assert int(hashlib.sha256(data).hexdigest()[:4], 16) == vector["bucket"]
+        assert hashlib.sha256(data).digest()[0] >> 3 == vector["bucket"]
     for vector in VECTORS["tags.json"]["tags"]:
-        digest = hashlib.sha256(b"mesh-relay/1 purge tag" + bytes.fromhex(vector["purge_key"])).hexdigest()
-        assert vector["tag"] == f"{vector['bucket']:04x}" + digest[:28]
-        assert vector["purge_part"] == digest[:28]
+        digest = hashlib.sha256(b"mesh-relay/1 purge tag" + bytes.fromhex(vector["purge_key"])).digest()
+        bits = f"{vector['bucket']:05b}" + f"{int.from_bytes(digest):0256b}"[5:128]
+        assert vector["tag"] == f"{int(bits, 2):032x}"
     for vector in VECTORS["tags.json"]["prefixes"]:
-        bits = f"{vector['bucket']:016b}"
+        bits = f"{vector['bucket']:05b}"
         expected = bits.startswith(f"{vector['prefix']:0{vector['prefix_bits']}b}") if vector["prefix_bits"] else True
         assert vector["matches"] == expected
 
@@ -186,7 +186,7 @@ def test_hellos_have_the_fields_of_the_vector():
         if vector["type"] == "HELLO":
             data = bytes.fromhex(vector["message"])
             hello = m.decode_hello(Reader(data[1:]))
-            _, role, flags, price, classes, first, last, stored, puts = struct.unpack(">BBBBBIIBH", data)
+            _, role, flags, price, classes, first, last, prefix_bits, puts = struct.unpack(">BBBBBIIBH", data)
             assert hello == Hello(
                 role=Role(role),
                 durable=bool(flags & 1),
@@ -194,7 +194,7 @@ def test_hellos_have_the_fields_of_the_vector():
                 price=price,
                 classes=classes,
                 window=(first, last),
-                stored_log2=stored,
+                prefix_bits=prefix_bits,
                 max_puts=puts,
             )
             for name, value in vector["fields"].items():

@@ -35,7 +35,7 @@ GOOD = radio("mesh", "ibss", "station")
 
 
 def test_a_good_radio_has_no_obstacles():
-    for asked in (RadioConfig(), RadioConfig(mode="ibss", channel=6), RadioConfig(secret="x" * 12)):
+    for asked in (RadioConfig(), RadioConfig(mode="ibss", channel=6), RadioConfig(secret="correct horse")):
         assert obstacles(GOOD, asked, has_supplicant=True) == []
 
 
@@ -76,8 +76,8 @@ def test_without_any_channel_the_country_is_the_remedy():
 
 
 def test_what_sae_needs():
-    assert "wpasupplicant" in problem(GOOD, has_supplicant=False, secret="x" * 12)
-    assert "SAE" in problem(radio("mesh", mesh_security=False), secret="x" * 12)
+    assert "wpasupplicant" in problem(GOOD, has_supplicant=False, secret="correct horse")
+    assert "SAE" in problem(radio("mesh", mesh_security=False), secret="correct horse")
 
 
 def interface(index, kind=InterfaceType.STATION, mhz=0):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 import pytest
 
+from relay.config.net import frequency_of
 from relay.net import attributes as nla
 from relay.net import wiphy
 from relay.net.wiphy import InterfaceType, decode_interfaces, decode_wiphys
@@ -93,7 +94,7 @@ def test_only_established_peerings_count_in_a_mesh():
 
 @pytest.mark.parametrize(("channel", "mhz"), [(1, 2412), (13, 2472), (14, 2484), (36, 5180), (165, 5825), (177, 5885)])
 def test_channels_and_frequencies(channel, mhz):
-    assert wiphy.frequency_of(channel) == mhz
+    assert frequency_of(channel) == mhz
     assert wiphy.channel_of(mhz) == channel
 
 

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+import stat
+
+import pytest
+
+from relay.appliance.check import check
+from relay.cli import main
+
+
+def cards(folder, *, count="20", country="DE"):
+    return main(["appliance", "cards", "--count", count, "--country", country, str(folder)])
+
+
+def test_twenty_cards_are_one_mesh_and_nobody_elses(tmp_path, capsys):
+    secrets = set()
+    for mesh in ("one", "two"):
+        folder = tmp_path / mesh
+        assert cards(folder) == 0
+        said = capsys.readouterr().out
+        paths = sorted(folder.glob("*/relay.toml"))
+        assert [path.parent.name for path in paths] == [f"{number:02}" for number in range(1, 21)]
+        found = {
+            (read.country, read.mesh_secret) for path in paths for read in [check(path.read_bytes(), path).appliance]
+        }
+        ((country, secret),) = found
+        assert country == "DE"
+        assert secret not in said
+        assert "how to keep the secret" in said
+        secrets.add(secret)
+        for path in folder.rglob("*"):
+            assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
+            assert path.is_dir() or b"\r\n" in path.read_bytes()
+        assert secret not in (folder / "KEEP-THIS-SECRET.txt").read_text()
+    assert len(secrets) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"), [({"country": "UK"}, "GB"), ({"country": ""}, "country"), ({"count": "0"}, "from 1")]
+)
+def test_what_is_wrong_is_said(tmp_path, capsys, wrong, said):
+    assert cards(tmp_path / "new", **wrong) != 0
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_no_secret_is_written_over(tmp_path, capsys):
+    assert cards(tmp_path / "new") == 0
+    before = (tmp_path / "new" / "01" / "relay.toml").read_bytes()
+    assert cards(tmp_path / "new") != 0
+    assert "already" in capsys.readouterr().err
+    assert (tmp_path / "new" / "01" / "relay.toml").read_bytes() == before
