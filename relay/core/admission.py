@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from relay.core.envelope import ALL_CLASSES, MAX_LIFETIME_HOURS, SIZES, Header, price_paid
 from relay.core.messages import Refusal
+from relay.core.shares import shares
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,7 +74,6 @@ class Admission:
         self._clock = clock
         self._units = [policy.units(size_class) for size_class in range(len(SIZES))]
         #: What of the store no share was named for.
-        self._unnamed = max(0.0, 1.0 - sum(policy.shares.values()))
         #: Who loses first, by the newcomer's interface and units, while the log's balance is this.
         self._furthest: dict[tuple[int, int], int] = {}
         self._furthest_at = -1
@@ -213,9 +213,7 @@ class Admission:
 
     def _shares(self, known: set[int]) -> Callable[[int], float]:
         """Return the guaranteed share, in bytes, of each of the ``known`` interfaces."""
-        named, max_bytes = self.policy.shares, self.policy.max_bytes
-        rest = self._unnamed * max_bytes / max(1, len(known - named.keys()))
-        return lambda interface: named[interface] * max_bytes if interface in named else rest
+        return shares(known, self.policy.shares, self.policy.max_bytes)
 
     def _known(self, newcomer: int) -> set[int]:
         """Interfaces that have a share: a newcomer's counts before it holds anything."""
