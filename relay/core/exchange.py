@@ -49,6 +49,9 @@ SLOW_REQUEST_TIMEOUT_S: Final = 20.0
 MAX_STALLS: Final = 3
 #: Queued requests of one neighbour, repeated ones included (0.3 MB).
 MAX_WANTS: Final = 4 * OFFER_WINDOW
+#: An identity in an ordered dictionary; a request with its places in queues and tables.
+_KNOWN_BYTES: Final = 150
+_WANTED_BYTES: Final = 340
 #: Entries looked at for one batch of offers: bounds the time of a turn.
 SCAN_OFFERS: Final = 2048
 #: A neighbour that says nothing so long after offers may be gone: it is probed, lest
@@ -133,6 +136,12 @@ class Exchange:
         self.deadline: float | None = None
         self.stalls = 0
         self._credit = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """What is remembered for this neighbour, about."""
+        known = len(self._peer_has) + len(self.refused)
+        return _KNOWN_BYTES * known + _WANTED_BYTES * len(self.offered_in) + 8 * len(self._backlog)
 
     # -- offering ---------------------------------------------------------
 

@@ -37,6 +37,10 @@ MAX_MESSAGE_BYTES = 16_640
 MAX_RECORD_PLAINTEXT_BYTES = 65_535 - 16
 
 
+class OversizedError(DecodeError):
+    """A message longer than any may be."""
+
+
 class FrameWriter:
     """Queues messages by lane and packs them into records."""
 
@@ -134,40 +138,80 @@ class FrameWriter:
 
 
 class FrameReader:
-    """Takes records apart into whole messages."""
+    """Takes records apart into whole messages, as many at a time as is wanted."""
 
-    __slots__ = ("_partial",)
+    __slots__ = ("_at", "_partial", "_record")
 
     def __init__(self) -> None:
         self._partial: list[bytearray | None] = [None] * LANES
+        self._record = b""
+        self._at = 0
 
-    def read_record(self, record: bytes) -> list[bytes]:
-        """Return the messages that ``record`` completes; raise DecodeError on garbage."""
+    @property
+    def left_bytes(self) -> int:
+        """Bytes of the record that are left to :meth:`take`."""
+        return len(self._record) - self._at
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the record and of messages that are not whole yet."""
+        return len(self._record) + sum([len(partial) for partial in self._partial if partial is not None])
+
+    def feed(self, record: bytes) -> None:
+        """Begin the next record, once nothing is left of the one before."""
+        self._record = record
+        self._at = 0
+
+    def take(self, most_frames: int, most_bytes: int = MAX_RECORD_PLAINTEXT_BYTES) -> tuple[list[bytes], int]:
+        """Return the messages that the next frames complete, and how many frames those were.
+
+        At least one frame, if there is any. Raise DecodeError on garbage; what was whole
+        before it is returned first.
+        """
         messages: list[bytes] = []
-        partials, unpack = self._partial, _HEADER.unpack_from
-        offset, end = 0, len(record)
-        while offset < end:
+        record, partials, unpack = self._record, self._partial, _HEADER.unpack_from
+        offset, end = self._at, len(record)
+        until = min(end, offset + most_bytes)
+        frames = 0
+        error: DecodeError | None = None
+        while offset < until and frames < most_frames:
             if end - offset < FRAME_HEADER_BYTES:
-                raise DecodeError("truncated frame header")
+                error = DecodeError("truncated frame header")
+                break
             flags, size = unpack(record, offset)
             start = offset + FRAME_HEADER_BYTES
-            offset = start + size
+            after = start + size
             lane = flags & ~_MORE
-            if lane >= LANES or not size or offset > end:
-                raise DecodeError("bad lane or frame length")
-            fragment = record[start:offset]
+            if lane >= LANES or not size or after > end:
+                error = DecodeError("bad lane or frame length")
+                break
             partial = partials[lane]
-            if partial is None and flags == lane:
-                if size > MAX_MESSAGE_BYTES:
-                    raise DecodeError("message too long")
+            if (size if partial is None else len(partial) + size) > MAX_MESSAGE_BYTES:
+                error = OversizedError("message too long")
+                break
+            fragment = record[start:after]
+            if partial is not None:
+                partial += fragment
+            if flags != lane:
+                partials[lane] = bytearray(fragment) if partial is None else partial
+            elif partial is None:
                 messages.append(fragment)
-                continue
-            if partial is None:
-                partial = self._partial[lane] = bytearray()
-            partial += fragment
-            if len(partial) > MAX_MESSAGE_BYTES:
-                raise DecodeError("message too long")
-            if flags == lane:
+            else:
                 messages.append(bytes(partial))
-                self._partial[lane] = None
+                partials[lane] = None
+            offset = after
+            frames += 1
+        if error is not None and not messages:
+            raise error
+        self._at = offset
+        if offset >= end:
+            self._record, self._at = b"", 0
+        return messages, frames
+
+    def read_record(self, record: bytes) -> list[bytes]:
+        """Return all messages that ``record`` completes; raise DecodeError on garbage."""
+        self.feed(record)
+        messages: list[bytes] = []
+        while self.left_bytes:
+            messages += self.take(len(record))[0]
         return messages

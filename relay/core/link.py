@@ -25,6 +25,7 @@ class Link:
         "held",
         "interface",
         "kind_stats",
+        "named",
         "news",
         "news_told",
         "number",
@@ -50,6 +51,7 @@ class Link:
         stats: LinkStats,
         serving: Serving,
         pinned: bytes | None,
+        named: bool,
         now: float,
     ) -> None:
         self.number = number
@@ -58,6 +60,8 @@ class Link:
         self.kind_stats = stats
         self.serving = serving
         self.pinned = pinned
+        #: Whether the operator named the peer that we dialled.
+        self.named = named
         self.since = now
         #: Of its interface, where that is bounded; whether it holds back what can wait, and is not read from.
         self.airtime: Airtime | None = None
@@ -77,6 +81,14 @@ class Link:
         self.until: float | None = None
         #: The one timer that counts; an earlier one makes it void.
         self.timer_at: float | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """What it holds in memory, about, that a peer decides about: received, to be said, remembered."""
+        session = self.session
+        held = session.input_bytes + session.queued_bytes + session.unanswered_bytes
+        held += self.pending_bytes + self.serving.held_bytes
+        return held + self.exchange.held_bytes if self.exchange is not None else held
 
     @property
     def role(self) -> Role | None:

@@ -43,6 +43,7 @@ from relay.core.messages import (
 )
 from relay.core.neighbours import Neighbours
 from relay.core.news import NewsValue
+from relay.core.places import Places
 from relay.core.retention import Retention
 from relay.core.returns import MAX_ASKED, Returns
 from relay.core.serving import Serving
@@ -70,14 +71,18 @@ SLOW_TARGET_BYTES: Final = 2 << 10
 #: Bytes received and not committed of one link; of all see relay.core.intake. Beyond it
 #: the relay stops reading, so a card slower than its peers costs no memory.
 MAX_PENDING_BYTES_PER_LINK: Final = 4 << 20
-#: Answers that a client may leave unread before it is no longer read from.
-MAX_UNANSWERED_BYTES: Final = 1 << 20
+#: Answers that a client may leave unread before it is no longer read from: all that an
+#: honest one can have to expect, each a refusal.
+MAX_UNANSWERED_BYTES: Final = 128 << 10
 #: Anything else that a peer made us say and does not read (missing identities, the
 #: reconciliation's answers), before it is no longer read from.
 MAX_UNREAD_BYTES: Final = 2 << 20
-#: Sessions with relays; more are told that we are busy.
-MAX_RELAY_SESSIONS: Final = 64
-DIALLED_RELAY_SESSIONS: Final = 16
+#: Sessions with relays that dialled us, and with those that we found and dialled, each shared
+#: between interfaces; more are told that we are busy. Those that the operator named are not
+#: counted: he bounds them.
+MAX_ACCEPTED_RELAYS: Final = 48
+MAX_FOUND_RELAYS: Final = 16
+MAX_RELAY_SESSIONS: Final = MAX_ACCEPTED_RELAYS + MAX_FOUND_RELAYS
 #: Envelopes that a neighbour may send unasked (late answers) before the session ends,
 #: at once, and one more for each further ten seconds.
 MAX_UNWANTED: Final = 256
@@ -103,6 +108,7 @@ class NodeConfig:
     lets clients in without it. ``static`` is the key shown to whoever connects,
     if others pin it; one that dials shows a fresh one to whom it may find there.
     ``bytes_per_s``: what is sent and received at most on an interface, by its name.
+    ``shares``: what an interface is guaranteed of places and memory, as of the store.
     """
 
     durable: bool
@@ -111,6 +117,7 @@ class NodeConfig:
     static: KeyPair | None = None
     handshake_timeout_s: float = s.HANDSHAKE_TIMEOUT_S
     bytes_per_s: Mapping[str, float] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 #: What a relay hears from another only after that one's SAME: without it nobody knows
@@ -163,6 +170,11 @@ class Node:
         )
         self._requests = Requests(self.log, self.admission, stats, returns)
         self._neighbours = Neighbours()
+        #: Of relays, by whether we dialled them.
+        self._places = {
+            False: Places(MAX_ACCEPTED_RELAYS, config.shares),
+            True: Places(MAX_FOUND_RELAYS, config.shares),
+        }
         self._meetings = Meetings(self.log, stats, random_bytes)
         self._random_bytes = random_bytes
         self._interfaces = {OTHER_INTERFACE: "other"} | (interfaces or {})
@@ -200,10 +212,12 @@ class Node:
         now: float,
         slow: bool = False,
         pinned: bytes | None = None,
+        named: bool = False,
     ) -> Link:
         """Start a session over a new stream.
 
         ``pinned``: the static key (32 bytes) that the peer has to show.
+        ``named``: the operator told us to dial it.
         """
         number = self.interface_number(interface)
         price = self.admission.price(number)
@@ -234,6 +248,7 @@ class Node:
             stats=self.stats.link(kind, interface),
             serving=Serving(self.log, self._bodies, self.stats),
             pinned=pinned,
+            named=named,
             now=now,
         )
         link.price_told = price
@@ -245,17 +260,28 @@ class Node:
         return link
 
     def receive(self, link: Link, data: bytes, now: float) -> None:
-        """Take bytes from a link's stream."""
+        """Take bytes from a link's stream and do all that they ask for; whoever has many links lets them take turns."""
+        self.feed(link, data, now)
+        while link.session.has_input:
+            self.take_turn(link, now)
+        self._ready[link.number] = link
+
+    def feed(self, link: Link, data: bytes | memoryview, now: float) -> None:
+        """Take bytes from a link's stream, for :meth:`take_turn`."""
         link.kind_stats.bytes_in += len(data)
-        before = link.session.frames_in
-        events = link.session.receive_data(data, now)
-        link.kind_stats.frames_in += link.session.frames_in - before
+        link.session.feed(data, now)
         if link.airtime is not None:
             link.airtime.spent(link.number, len(data), now)
             # Whoever is not read from has to stop sending.
             link.paused = not link.airtime.admits_more(link.number, now)
+
+    def take_turn(self, link: Link, now: float) -> None:
+        """Do a bounded part of what a link's bytes ask for."""
+        session = link.session
+        before = session.frames_in
+        events = session.take_turn()
+        link.kind_stats.frames_in += session.frames_in - before
         self._handle(link, events, now)
-        self._ready[link.number] = link
 
     def lost(self, link: Link, now: float) -> None:
         """The link's stream ended."""
@@ -272,7 +298,7 @@ class Node:
             self.close(link, Goodbye.SHUTTING_DOWN, SessionError.GOODBYE, now)
 
     def may_receive(self, link: Link) -> bool:
-        """Whether to read on; False while the store or the peer's own reading lags, or the air is used up.
+        """Whether to read on; False while there is something to do, the store or the peer lags, or the air is used up.
 
         One who has nothing waiting is read from whatever the others do: a read of his at most comes in.
         """
@@ -280,6 +306,7 @@ class Node:
         has_room = link.pending_bytes < MAX_PENDING_BYTES_PER_LINK and intake.pending_bytes < intake.most_pending_bytes
         return (
             not link.paused
+            and not link.session.has_input
             and (has_room or not link.pending_bytes)
             and link.session.unanswered_bytes < MAX_UNANSWERED_BYTES
             and link.session.queued_bytes < MAX_UNREAD_BYTES
@@ -437,9 +464,7 @@ class Node:
                 self.close(own, Goodbye.SELF, HandshakeFailure.SELF, now)
             self.close(link, Goodbye.SELF, HandshakeFailure.SELF, now)
             return
-        # Some places are kept for relays that we dial: many that dial us cannot shut out these.
-        places = MAX_RELAY_SESSIONS if link.session.initiator else MAX_RELAY_SESSIONS - DIALLED_RELAY_SESSIONS
-        if len(self._neighbours) >= places:
+        if not link.named and not self._take_place(link, now):
             self.close(link, Goodbye.BUSY, HandshakeFailure.TOO_MANY, now)
             return
         if link.session.initiator:
@@ -448,6 +473,18 @@ class Node:
         self._meetings.join(link)
         link.session.send_same(self._neighbours.link_secrets())
         self._neighbours.add(link)
+
+    def _take_place(self, link: Link, now: float) -> bool:
+        """Find a place for a neighbour, if need be that of another one; False when there is none."""
+        places = self._places[link.session.initiator]
+        interface = self.interface_name(link.interface)
+        if places.is_full:
+            loser = places.loser(interface)
+            if loser is None:
+                return False
+            self.close(self.links[loser], Goodbye.BUSY, HandshakeFailure.TOO_MANY, now)
+        places.take(link.number, interface)
+        return True
 
     def _same(self, link: Link, macs: list[bytes], now: float) -> None:
         if link.ready:
@@ -516,6 +553,7 @@ class Node:
         if exchange is not None:
             self._requests.gone(exchange)
             others = self._neighbours.remove(link)
+            self._places[link.session.initiator].leave(link.number)
             link.exchange = None
             self._meetings.forget(link, now)
             for sibling in others[:1]:

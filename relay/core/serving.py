@@ -34,6 +34,9 @@ READ_BYTES: Final = 128 << 10
 #: Entries of the log looked at before others get their turn: under 5 ms on a small board; 32 KiB a session if all
 #: of them match.
 SCAN_ENTRIES: Final = 4096
+#: An identity with its place in a queue; a number in an array.
+_FETCH_BYTES: Final = 90
+_MATCH_BYTES: Final = 8
 #: What counts as forwarding; later deliveries are storage (the histogram's last bound).
 FORWARD_WITHIN_S: Final = 60.0
 
@@ -82,6 +85,11 @@ class Serving:
         self._is_catching_up = True
         self._backlog = array("Q")
         self._arrived = array("Q")
+
+    @property
+    def held_bytes(self) -> int:
+        """What the peer's requests take in memory, about."""
+        return _FETCH_BYTES * self._fetch_count + _MATCH_BYTES * (len(self._backlog) + len(self._arrived))
 
     @property
     def follows(self) -> bool:

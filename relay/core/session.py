@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import hmac
+from array import array
 from collections import deque
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,7 +20,13 @@ from typing import TYPE_CHECKING, Final
 from relay.core import messages as m
 from relay.core.codec import Reader
 from relay.core.errors import DecodeError
-from relay.core.frames import CONTROL_LANE, MAX_RECORD_PLAINTEXT_BYTES, FrameReader, FrameWriter
+from relay.core.frames import (
+    CONTROL_LANE,
+    MAX_RECORD_PLAINTEXT_BYTES,
+    FrameReader,
+    FrameWriter,
+    OversizedError,
+)
 from relay.core.messages import Goodbye, Hello, MessageType, Role
 from relay.core.news import NEWS_BYTES
 from relay.core.noise import XX, XXPSK3, DecryptError, HandshakeError, HandshakeState, KeyPair
@@ -56,6 +63,16 @@ SLOW_RECORD_BYTES: Final = 976
 SLOW_FRAGMENT_BYTES: Final = 480
 #: Puts that a client may have unanswered; the relay says its own number in its hello.
 MAX_PUTS: Final = 8192
+#: Work of one turn of a session (:meth:`Session.take_turn`): frames, of which 64 KiB hold
+#: 16,000 that each cost as much as a whole message; a record, which is decrypted, counts
+#: for several. A turn takes a millisecond or two at the most, whatever is said.
+TURN_FRAMES: Final = 128
+RECORD_FRAMES: Final = 8
+#: ... and bytes of frames: lists of identities and offers cost by their length.
+TURN_BYTES: Final = 64 << 10
+#: What an answer takes until it is sent: its number, and a reference to the reason.
+_ACK_BYTES: Final = 4
+_REFUSAL_BYTES: Final = 12
 _LENGTH_BYTES: Final = 2
 _SAME_MULTIPLE: Final = 8
 # Plain integers: attributes of an enum are slow where every envelope passes.
@@ -249,8 +266,10 @@ class Session:
         self._pinged = False
         self._puts_sent = 0
         self._pong_due = False
-        self._acks: list[int] = []
-        self._refusals: list[tuple[int, m.Refusal]] = []
+        # As small as they can be: a peer decides how many there are, and when they leave.
+        self._acks = array("I")
+        self._refused = array("I")
+        self._refusals: list[m.Refusal] = []
         self._refusal_price = 0
         if initiator:
             pattern = PATTERN_XXPSK3 if secret else PATTERN_XX
@@ -268,31 +287,59 @@ class Session:
     # -- bytes in ---------------------------------------------------------
 
     def receive_data(self, data: bytes, now: float) -> list[Event]:
-        """Take bytes of the stream; return what they mean."""
+        """Take bytes of the stream; return all that they mean."""
+        self.feed(data, now)
+        events: list[Event] = []
+        while self.has_input:
+            events += self.take_turn()
+        return events
+
+    def feed(self, data: bytes | memoryview, now: float) -> None:
+        """Take bytes of the stream, for :meth:`take_turn` to make something of."""
+        if not self._is_over():
+            self._inbound += data
+            self._last_received = now
+            self._pinged = False
+
+    @property
+    def has_input(self) -> bool:
+        """Whether :meth:`take_turn` has something to work on."""
         if self._is_over():
-            return []
-        self._inbound += data
-        self._last_received = now
-        self._pinged = False
+            return False
         buffer = self._inbound
-        offset = 0
-        while len(buffer) - offset >= _LENGTH_BYTES:
-            size = buffer[offset] << 8 | buffer[offset + 1]
+        if self._reader.left_bytes:
+            return True
+        if len(buffer) < _LENGTH_BYTES:
+            return False
+        size = buffer[0] << 8 | buffer[1]
+        return len(buffer) - _LENGTH_BYTES >= size or (self.state is State.HANDSHAKE and size > _MAX_HANDSHAKE_BYTES)
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes received of which nothing was made yet."""
+        return len(self._inbound) + self._reader.held_bytes
+
+    def take_turn(self) -> list[Event]:
+        """Work on what was received, so much that others need not wait long; return what it means."""
+        work = taken_bytes = 0
+        while work < TURN_FRAMES and taken_bytes < TURN_BYTES and self.has_input:
+            if left_bytes := self._reader.left_bytes:
+                work += self._receive_frames(TURN_FRAMES - work, TURN_BYTES - taken_bytes)
+                taken_bytes += left_bytes - self._reader.left_bytes
+                continue
+            buffer = self._inbound
+            size = buffer[0] << 8 | buffer[1]
             if self.state is State.HANDSHAKE and size > _MAX_HANDSHAKE_BYTES:
                 self._fail(HandshakeFailure.OVERSIZED, None)
                 break
-            start = offset + _LENGTH_BYTES
-            if len(buffer) < start + size:
-                break
-            record = bytes(memoryview(buffer)[start : start + size])
-            offset = start + size
+            end = _LENGTH_BYTES + size
+            record = bytes(memoryview(buffer)[_LENGTH_BYTES:end])
+            del buffer[:end]
+            work += RECORD_FRAMES
             if self.state is State.HANDSHAKE:
                 self._receive_handshake(record)
             else:
                 self._receive_record(record)
-            if self._is_over():
-                break
-        del buffer[:offset]
         return self._take_events()
 
     def _is_over(self) -> bool:
@@ -364,15 +411,18 @@ class Session:
 
     def _receive_record(self, record: bytes) -> None:
         try:
-            received = self._reader.read_record(self._decrypt.decrypt(record))
+            self._reader.feed(self._decrypt.decrypt(record))
         except DecryptError:
             self._fail(SessionError.REPLAY, Goodbye.DECODE)
-            return
+
+    def _receive_frames(self, most_frames: int, most_bytes: int) -> int:
+        """Go on with the record; return how many frames were taken."""
+        try:
+            received, frames = self._reader.take(most_frames, most_bytes)
         except DecodeError as error:
-            oversized = "too long" in str(error)
-            reason = SessionError.OVERSIZED_FRAME if oversized else SessionError.GARBAGE_FRAME
-            self._fail(reason, Goodbye.DECODE)
-            return
+            is_oversized = isinstance(error, OversizedError)
+            self._fail(SessionError.OVERSIZED_FRAME if is_oversized else SessionError.GARBAGE_FRAME, Goodbye.DECODE)
+            return 0
         self.frames_in += len(received)
         puts: list[tuple[int, bytes]] = []
         envelopes: list[bytes] = []
@@ -402,6 +452,7 @@ class Session:
             self._events.append(Envelopes(envelopes))
         if tail:
             self._events.append(tail)
+        return frames
 
     _allowed: frozenset[int] = frozenset()
 
@@ -489,7 +540,7 @@ class Session:
     @property
     def unanswered_bytes(self) -> int:
         """Bytes that answers to the peer's puts and pings take in memory, about; bounded by not reading on."""
-        return 32 * len(self._acks) + 64 * len(self._refusals) + self._pong_due
+        return _ACK_BYTES * len(self._acks) + _REFUSAL_BYTES * len(self._refused) + self._pong_due
 
     def data_to_send(self, max_bytes: int = 1 << 18, *, urgent_only: bool = False) -> bytes:
         """Return bytes for the stream, about ``max_bytes`` at most; empty when there are none.
@@ -523,11 +574,12 @@ class Session:
         if self._acks:
             for message in m.encode_acks(durable=self.hello.durable, numbers=self._acks):
                 self._push(CONTROL_LANE, message)
-            self._acks = []
-        if self._refusals:
-            for message in m.encode_refusals(self._refusals, price=self._refusal_price):
+            self._acks = array("I")
+        if self._refused:
+            refusals = list(zip(self._refused, self._refusals, strict=True))
+            for message in m.encode_refusals(refusals, price=self._refusal_price):
                 self._push(CONTROL_LANE, message)
-            self._refusals = []
+            self._refused, self._refusals = array("I"), []
 
     def _push(self, lane: int, message: bytes) -> None:
         self.frames_out += 1
@@ -559,7 +611,8 @@ class Session:
 
     def refuse(self, number: int, reason: m.Refusal, *, price: int) -> None:
         """Say that a put was not taken."""
-        self._refusals.append((number, reason))
+        self._refused.append(number)
+        self._refusals.append(reason)
         self._refusal_price = price
 
     def send_envelopes(self, envelopes: Sequence[bytes]) -> None:
@@ -652,6 +705,7 @@ class Session:
 
     def _close(self, reason: Reason, goodbye: Goodbye | None) -> None:
         self.state = State.CLOSED
+        self._inbound, self._reader = bytearray(), FrameReader()
         self._events.append(Closed(reason, goodbye))
 
     def next_deadline(self) -> float | None:

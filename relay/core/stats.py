@@ -100,6 +100,7 @@ class SessionError(Reason):
     SLOW_READER = "slow_reader"
     LIMIT_EXCEEDED = "limit_exceeded"
     UNWANTED_ENVELOPE = "unwanted_envelope"
+    MEMORY = "memory"  # it held most when all sessions together held too much
     CONNECTION_LOST = "connection_lost"
     CONNECT_FAILED = "connect_failed"
     GOODBYE = "goodbye"

@@ -26,7 +26,8 @@ class StreamInfo:
     ``interface``: whose share of the store it uses. ``local`` and ``peer``: addresses,
     kept in memory while the stream lives, to end it when ours goes, to count
     connections and to recognise dialled peers. ``slow``: a radio of a few kB/s, cut into small records.
-    ``pinned``: 32-byte static key that the peer must show.
+    ``pinned``: 32-byte static key that the peer must show. ``named``: the operator told us to dial it, so
+    it competes for a place with nobody.
     """
 
     kind: LinkKind
@@ -36,6 +37,7 @@ class StreamInfo:
     peer: str = ""
     slow: bool = False
     pinned: bytes | None = None
+    named: bool = False
 
 
 class Host(Protocol):

@@ -139,6 +139,7 @@ def _make_node(config: Config, store: Store, now: float) -> Node:
             open_to_clients=config.mesh.open_to_clients,
             handshake_timeout_s=config.limits.handshake_timeout_s,
             bytes_per_s=config.limits.bytes_per_s,
+            shares=config.store.shares,
         ),
         policy=Policy(
             max_bytes=config.store.max_bytes,

@@ -10,34 +10,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-import relay
-from relay.control.notices import read_notices
-from relay.control.status import (
-    ClockRefusedError,
-    ClockStatus,
-    LinkStatus,
-    NoticeStatus,
-    QueueName,
-    QueueStatus,
-    Status,
-    StoreStatus,
-    interface_label,
-)
 from relay.core.errors import RelayError
-from relay.core.messages import Goodbye, Role
-from relay.core.stats import Dropped, Evicted, HandshakeFailure, LinkKind, SessionError
+from relay.core.stats import Dropped, HandshakeFailure, LinkKind
 from relay.process.reports import Component, NewsForBle
+from relay.run.connections import Connections
+from relay.run.overview import Overview
 from relay.run.siblings import Components
-from relay.run.stream import Stream
+from relay.run.timekeeper import Timekeeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from relay.control.status import Status
     from relay.core.intake import PendingBatch
-    from relay.core.link import Link
     from relay.core.node import Node
     from relay.core.stats import LinkStats, Reason, Stats
     from relay.links import StreamInfo
@@ -51,6 +38,9 @@ logger = logging.getLogger(__name__)
 RETIRE_INTERVAL_S: Final = 600.0
 #: How often the residence clock is saved: the only write of an idle relay.
 SAVE_CLOCK_INTERVAL_S: Final = 3600.0
+#: A busy loop leaves the interpreter to the store's thread for so long after each turn, or
+#: each of a commit's twenty statements would wait for the switch interval.
+COMMIT_S: Final = 0.0002
 
 
 class Engine:
@@ -69,18 +59,17 @@ class Engine:
     ) -> None:
         self.node = node
         self.ready = False
-        self._is_stopping = False
         self._store = store
         self._committer = committer
-        self._progress = progress
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
-        self._trust_system_clock = trust_system_clock
-        self._operator_offset_s: float | None = None
-        self._max_connections = max_connections
-        self._max_per_address = max_connections_per_address
-        self._streams: dict[int, Stream] = {}
-        self._addresses: Counter[str] = Counter()
+        self._timekeeper = Timekeeper(node, trust_system_clock=trust_system_clock)
+        self._connections = Connections(
+            node,
+            max_connections=max_connections,
+            max_per_address=max_connections_per_address,
+            wake=self.wake,
+        )
         self._up: dict[tuple[LinkKind, str], bool] = {}
         self._components = Components(on_state=self._component_state, on_refused=self.preamble_refused)
         self._wake_scheduled = False
@@ -91,6 +80,13 @@ class Engine:
         self._next_save = self._started + SAVE_CLOCK_INTERVAL_S
         self._task = progress.register("engine", pending=lambda: self._wake_scheduled)
         self._commits = progress.register("store", pending=lambda: committer.pending_rows > 0)
+        self._overview = Overview(
+            node=node,
+            committer=committer,
+            progress=progress,
+            components=self._components,
+            links_up=self._up,
+        )
 
     @property
     def stats(self) -> Stats:
@@ -105,7 +101,7 @@ class Engine:
         on_closed: Callable[[Reason | None], None] | None = None,
     ) -> asyncio.Protocol:
         """Return a protocol for a new stream; see relay.links.Host."""
-        return Stream(self, describe, on_closed)
+        return self._connections.stream(describe, on_closed)
 
     def component(self, component: Component) -> asyncio.Protocol:
         """Return a protocol for the connection of another process of the relay; see relay.links.Host."""
@@ -118,14 +114,7 @@ class Engine:
 
     def is_linked(self, peer: str, interface: str) -> bool:
         """Whether a session with a relay at this address is open; see relay.links.Host."""
-        return any(
-            stream.info is not None
-            and stream.info.peer == peer
-            and interface in ("", stream.info.interface)
-            and stream.link is not None
-            and stream.link.ready
-            for stream in self._streams.values()
-        )
+        return self._connections.is_linked(peer, interface)
 
     def link_stats(self, kind: LinkKind, interface: str) -> LinkStats:
         """Counters of a kind of link on an interface."""
@@ -133,9 +122,7 @@ class Engine:
 
     def addresses_gone(self, addresses: frozenset[str]) -> None:
         """End the streams that use one of our addresses that we have no more."""
-        for stream in list(self._streams.values()):
-            if stream.info is not None and stream.info.local in addresses:
-                stream.abort()
+        self._connections.addresses_gone(addresses)
 
     def preamble_refused(self) -> None:
         """Count a foreign stream whose first line is wrong."""
@@ -155,85 +142,6 @@ class Engine:
             self.link_failed(kind)
         self._up[kind, "all"] = up
 
-    def opened(self, stream: Stream) -> Link | None:
-        """Start the session of a new stream, or None when there are too many."""
-        info = stream.info
-        if info is None or self._is_stopping:
-            return None
-        taken = self._addresses[info.peer] if info.peer else 0
-        too_many = not info.initiator and taken >= self._max_per_address
-        if too_many or (len(self._streams) >= self._max_connections and not self._make_room(taken)):
-            self.stats.add(HandshakeFailure.TOO_MANY)
-            return None
-        link = self.node.connect(
-            kind=info.kind,
-            interface=info.interface,
-            initiator=info.initiator,
-            now=self._loop.time(),
-            slow=info.slow,
-            pinned=info.pinned,
-        )
-        self._streams[link.number] = stream
-        self._addresses[info.peer] += 1
-        return link
-
-    def _make_room(self, taken: int) -> bool:
-        """End a connection for a newcomer whose address has ``taken`` so many; False when none has less right to stay.
-
-        Whoever opens connections until the relay is full must not keep others out: the
-        address with the most gives one up, of these one without a session if there is any.
-        Where all have as few as the newcomer, only one without a session goes.
-        """
-        accepted = [
-            (self._addresses[stream.info.peer], stream.link.session.peer is None, -stream.link.number, stream)
-            for stream in self._streams.values()
-            if stream.info is not None and stream.link is not None and stream.info.peer and not stream.info.initiator
-        ]
-        if not accepted:
-            return False
-        count, is_unproven, _, stream = max(accepted, key=lambda candidate: candidate[:3])
-        if count < taken + 1 or (count == taken + 1 and not is_unproven):
-            return False
-        stream.evict()
-        return True
-
-    def evict(self, link: Link) -> None:
-        """End a session to make room for another one."""
-        self.node.close(link, Goodbye.BUSY, HandshakeFailure.TOO_MANY, self._loop.time())
-
-    def received(self, link: Link, data: bytes) -> None:
-        """Hand bytes of a stream to the core."""
-        self.node.receive(link, data, self._loop.time())
-        self.wake()
-
-    def lost(self, stream: Stream) -> Reason | None:
-        """Forget a stream; return why its session ended."""
-        link, info = stream.link, stream.info
-        if link is None or info is None or self._streams.pop(link.number, None) is None:
-            return None
-        self._addresses[info.peer] -= 1
-        if not self._addresses[info.peer]:
-            del self._addresses[info.peer]
-        self.node.lost(link, self._loop.time())
-        self.wake()
-        return link.close_reason
-
-    def slow_reader(self, link: Link) -> None:
-        """The peer does not read: end its session."""
-        self.node.close(link, Goodbye.SLOW_READER, SessionError.SLOW_READER, self._loop.time())
-
-    def pull(self, link: Link) -> bytes:
-        """Return the next bytes for a stream."""
-        return self.node.data_to_send(link, self._loop.time())
-
-    def has_output(self, link: Link) -> bool:
-        """Whether a further :meth:`pull` may return more."""
-        return self.node.has_output(link)
-
-    def may_receive(self, link: Link) -> bool:
-        """Whether to read on from a stream."""
-        return not self._is_stopping and self.node.may_receive(link)
-
     # -- the loop ---------------------------------------------------------
 
     def wake(self) -> None:
@@ -242,27 +150,21 @@ class Engine:
             self._wake_scheduled = True
             self._loop.call_soon(self._process)
 
-    def wake_later(self, link: Link) -> None:
-        """Flush this link again after the others had their turn."""
-        self.node.mark_ready(link)
-        self.wake()
-
     def _process(self) -> None:
         self._wake_scheduled = False
         self._task.beat()
+        is_busy = self._connections.take_turns()
         pending = self.node.take_batch()
         if pending is not None:
             self._committer.submit(pending.batch, lambda error: self._committed(pending, error))
-        for link in self.node.take_ready():
-            stream = self._streams.get(link.number)
-            if stream is not None:
-                stream.flush()
         if self.node.has_work and not self._slice_scheduled:
             self._slice_scheduled = True
             self._loop.call_soon(self._slice)
         if self._components.wants_news:
             self._components.tell(NewsForBle(news=self.node.news, known=tuple(self.node.known_news())))
         self._set_timer()
+        if is_busy and self._committer.pending_rows:
+            time.sleep(COMMIT_S)
 
     def _slice(self) -> None:
         self._slice_scheduled = False
@@ -309,7 +211,7 @@ class Engine:
     def tick(self) -> None:
         """Do what is due rarely: read the wall clock, retire envelopes, save the residence clock."""
         now = self._loop.time()
-        self._observe_clock(now)
+        self._timekeeper.observe(now)
         self._reload()
         if now < self._next_retire:
             return
@@ -320,26 +222,10 @@ class Engine:
         self.node.retire(now, save_clock=save)
         self.wake()
 
-    def _observe_clock(self, now: float) -> None:
-        if self._operator_offset_s is not None:
-            self.node.observe_clock(now=now, wall_s=now + self._operator_offset_s, trusted=True)
-        else:
-            self.node.observe_clock(now=now, wall_s=time.time(), trusted=self._trust_system_clock)
-
     def set_clock(self, unix_s: int) -> None:
-        """Take the operator's word for the time, until the next start.
-
-        Earlier mistakes can be corrected, but nothing before the build date is believed.
-        """
-        least_s = self.node.clock.build_hour * 3600
-        if unix_s < least_s:
-            raise ClockRefusedError(
-                f"that is before {time.strftime('%Y-%m-%d %H:%M', time.gmtime(least_s))} UTC, "
-                "when this version of the relay was made; check the year"
-            )
+        """Take the operator's word for the time, until the next start; raise ClockRefusedError."""
         now = self._loop.time()
-        self._operator_offset_s = unix_s - now
-        self._observe_clock(now)
+        self._timekeeper.set(unix_s, now)
         self._next_retire = now
         self.node.retire(now, save_clock=True)
         self.wake()
@@ -348,10 +234,7 @@ class Engine:
 
     async def shutdown(self) -> None:
         """Commit what came in, acknowledge it, say goodbye, save the clock."""
-        # Peers that go on sending would keep the store from ever being done.
-        self._is_stopping = True
-        for stream in list(self._streams.values()):
-            stream.flush()
+        self._connections.stop()
         await self._committer.drain()
         now = self._loop.time()
         self.node.retire(now, save_clock=True)
@@ -361,80 +244,12 @@ class Engine:
             await self._committer.drain()
         self.node.shutdown(self._loop.time())
         self._components.abort()
-        for stream in list(self._streams.values()):
-            stream.flush()
+        self._connections.flush()
 
     # -- what people see --------------------------------------------------
 
     def status(self) -> Status:
         """Return a fresh picture."""
-        now = self._loop.time()
-        node = self.node
-        return Status(
-            version=relay.__version__,
-            uptime_s=round(now - self._started, 1),
-            ready=self.ready,
-            clock=ClockStatus(
-                trusted=node.clock.trusted,
-                source=self._clock_source(),
-                hour=node.clock.hour(now),
-            ),
-            store=self._store_status(now),
-            links=self._link_statuses(),
-            queues=self._queue_statuses(),
-            totals=self.stats.totals(),
-            tasks=self._progress.check(),
-            components=self._components.statuses(),
-            notices=[
-                NoticeStatus(code=str(notice.code), text=notice.text, serious=notice.code.serious)
-                for notice in read_notices()
-            ],
+        return self._overview.status(
+            self._loop.time(), started=self._started, ready=self.ready, clock_source=self._timekeeper.source
         )
-
-    def _clock_source(self) -> str:
-        if self._operator_offset_s is not None:
-            return "operator"
-        return "system" if self._trust_system_clock else "none"
-
-    def _store_status(self, now: float) -> StoreStatus:
-        node = self.node
-        policy = node.admission.policy
-        return StoreStatus(
-            envelopes=node.log.held_count,
-            bytes=node.log.held_bytes,
-            max_envelopes=policy.max_envelopes,
-            max_bytes=policy.max_bytes,
-            oldest_age_s=round(node.oldest_age_s(now), 1),
-            admitted=len(node.log),
-            durable=node.config.durable,
-            writable=not node.storage_failed,
-            unreadable_bodies=node.stats.get(Evicted.DAMAGED),
-            price_bits={
-                interface_label(node.interface_name(number)): node.admission.price(number)
-                for number in node.log.held_by_interface
-            },
-        )
-
-    def _link_statuses(self) -> list[LinkStatus]:
-        peers = self.node.peers()
-        return [
-            LinkStatus(
-                kind=str(row.kind),
-                interface=interface_label(row.interface),
-                up=self._up.get((row.kind, "all"), True),
-                relays=peers[row.kind, row.interface, Role.RELAY],
-                clients=peers[row.kind, row.interface, Role.CLIENT],
-                bytes_in=row.bytes_in,
-                bytes_out=row.bytes_out,
-                restarts=row.restarts,
-                errors={str(reason): count for reason, count in row.errors.items() if count},
-            )
-            for row in self.stats.links()
-        ]
-
-    def _queue_statuses(self) -> list[QueueStatus]:
-        node = self.node
-        return [
-            QueueStatus(name=QueueName.COMMIT, length=self._committer.pending_rows, capacity=node.max_pending_rows),
-            QueueStatus(name=QueueName.REQUESTS, length=node.wanted(), capacity=node.max_wanted),
-        ]

@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from relay.core.link import Link
-    from relay.core.stats import Reason
+    from relay.core.stats import HandshakeFailure, Reason, SessionError
     from relay.links import StreamInfo
-    from relay.run.engine import Engine
 
+#: Read from a stream at a time, into a buffer that all share; a record of a fast link.
+READ_BYTES: Final = 64 << 10
 #: What the transport may hold of a fast link.
 FAST_BUFFER_BYTES: Final = 256 << 10
 #: What lies between the session and whoever reads from a slow link, at most: bytes that
@@ -25,23 +26,59 @@ SLOW_AHEAD_BYTES: Final = 6 << 10
 #: in a Unix socket, 0.2 s of a radio of 20 kB/s. By default it holds 200 kB, 10 s.
 SLOW_SOCKET_BYTES: Final = 4608
 #: Bytes for one stream before others get their turn.
-TURN_BYTES: Final = 1 << 20
+TURN_BYTES: Final = 128 << 10
 #: A peer that takes nothing for so long is disconnected.
 SLOW_READER_S: Final = 60.0
 #: Time for the last bytes of a session that ended.
 LINGER_S: Final = 2.0
 
 
-class Stream(asyncio.Protocol):
+class Keeper(Protocol):
+    """What a stream needs of the relay."""
+
+    read_buffer: memoryview
+
+    def opened(self, stream: Stream) -> Link | None:
+        """Start a session, or None when there are too many."""
+
+    def received(self, stream: Stream, link: Link, data: bytes | memoryview) -> None:
+        """Take bytes."""
+
+    def lost(self, stream: Stream) -> Reason | None:
+        """Forget a stream; return why its session ended."""
+
+    def evict(self, link: Link, reason: HandshakeFailure | SessionError) -> None:
+        """End a session to make room for others."""
+
+    def slow_reader(self, link: Link) -> None:
+        """The peer does not read: end its session."""
+
+    def pull(self, link: Link) -> bytes:
+        """Return the next bytes to send."""
+
+    def has_output(self, link: Link) -> bool:
+        """Whether a further :meth:`pull` may return more."""
+
+    def may_receive(self, link: Link) -> bool:
+        """Whether to read on."""
+
+    def wake(self) -> None:
+        """Something is to be done."""
+
+    def wake_later(self, link: Link) -> None:
+        """Serve this link again after the others had their turn."""
+
+
+class Stream(asyncio.BufferedProtocol, asyncio.Protocol):
     """Moves bytes between a transport and a session."""
 
     def __init__(
         self,
-        engine: Engine,
+        keeper: Keeper,
         describe: Callable[[asyncio.BaseTransport], StreamInfo | None],
         on_closed: Callable[[Reason | None], None] | None,
     ) -> None:
-        self._engine = engine
+        self._keeper = keeper
         self._describe = describe
         self._on_closed = on_closed
         self._transport: asyncio.Transport | None = None
@@ -60,17 +97,25 @@ class Stream(asyncio.Protocol):
         """Open a session unless the link or the limits turn the stream away."""
         self._transport = cast("asyncio.Transport", transport)
         self.info = self._describe(transport)
-        self.link = self._engine.opened(self) if self.info else None
+        self.link = self._keeper.opened(self) if self.info else None
         if self.link is None or self.info is None:
             self._transport.abort()
             return
         self._transport.set_write_buffer_limits(high=FAST_BUFFER_BYTES)
-        self._engine.wake()
+        self._keeper.wake()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - as large as it always is
+        """Say where to read to; the bytes are taken out of there before anybody else reads."""
+        return self._keeper.read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Hand bytes to the session."""
+        self.data_received(self._keeper.read_buffer[:nbytes])
+
+    def data_received(self, data: bytes | memoryview) -> None:
+        """Hand bytes to the session, as whoever brings the stream may have read some."""
         if self.link is not None:
-            self._engine.received(self.link, data)
+            self._keeper.received(self, self.link, data)
 
     def pause_writing(self) -> None:
         """Stop producing, and give the peer a while to read."""
@@ -87,25 +132,35 @@ class Stream(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         """End the session."""
         self._disarm()
-        reason = self._engine.lost(self)
+        reason = self._keeper.lost(self)
         if self._on_closed is not None:
             self._on_closed(reason)
 
-    # -- called by the engine ---------------------------------------------
+    # -- called by the keeper ---------------------------------------------
 
     def abort(self) -> None:
         """End the stream at once."""
         if self._transport is not None:
             self._transport.abort()
 
-    def evict(self) -> None:
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that wait in the transport."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    def pause_while_busy(self) -> None:
+        """Read no more until something is made of what was read."""
+        if self.link is not None and self.link.session.has_input:
+            self._read(may_receive=False)
+
+    def evict(self, reason: HandshakeFailure | SessionError) -> None:
         """End the session to make room; its place is free when this returns."""
         if self.link is not None:
-            self._engine.evict(self.link)
+            self._keeper.evict(self.link, reason)
             self.flush()
             # What it did not read would stay in memory, and room is what there is none of.
             self.abort()
-            self._engine.lost(self)
+            self._keeper.lost(self)
 
     def flush(self) -> None:
         """Write what the session has to say, and read on or pause as the store keeps up."""
@@ -118,18 +173,18 @@ class Stream(asyncio.Protocol):
         written = 0
         is_drained = False
         while self._writable and written < TURN_BYTES:
-            data = self._engine.pull(link)
+            data = self._keeper.pull(link)
             if not data:
                 is_drained = True
-                if self._engine.has_output(link):
+                if self._keeper.has_output(link):
                     # It looked through a part of the store, in vain, and gives the others a turn.
-                    self._engine.wake_later(link)
+                    self._keeper.wake_later(link)
                 break
             transport.write(data)
             written += len(data)
         else:
             if self._writable:
-                self._engine.wake_later(link)
+                self._keeper.wake_later(link)
         if link.closed:
             if not self._is_ending:
                 self._is_ending = True
@@ -137,13 +192,17 @@ class Stream(asyncio.Protocol):
             if is_drained:
                 self._finish(link, transport)
             return
-        may_receive = self._engine.may_receive(link)
-        if may_receive is not self._reading and not transport.is_closing():
-            self._reading = may_receive
-            if may_receive:
-                transport.resume_reading()
-            else:
-                transport.pause_reading()
+        self._read(may_receive=self._keeper.may_receive(link))
+
+    def _read(self, *, may_receive: bool) -> None:
+        transport = self._transport
+        if transport is None or may_receive is self._reading or transport.is_closing():
+            return
+        self._reading = may_receive
+        if may_receive:
+            transport.resume_reading()
+        else:
+            transport.pause_reading()
 
     def _finish(self, link: Link, transport: asyncio.Transport) -> None:
         """Close, once the last bytes are written."""
@@ -156,10 +215,12 @@ class Stream(asyncio.Protocol):
         # Closing with bytes unread would make the kernel reset the connection, and the
         # last acknowledgements and the goodbye be lost: read on, to no effect, until the
         # peer has heard and closes.
-        transport.write_eof()
-        if not self._reading:
-            self._reading = True
-            transport.resume_reading()
+        try:
+            transport.write_eof()
+        except OSError:  # the peer is gone already
+            transport.abort()
+            return
+        self._read(may_receive=True)
 
     def _arm(self, delay_s: float) -> None:
         self._disarm()
@@ -172,7 +233,7 @@ class Stream(asyncio.Protocol):
 
     def _give_up(self) -> None:
         if self.link is not None:
-            self._engine.slow_reader(self.link)
+            self._keeper.slow_reader(self.link)
         self.abort()
 
 

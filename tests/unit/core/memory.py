@@ -173,7 +173,7 @@ class Peer:
 class Wire:
     """A stream between a relay and another relay or a peer; both ends in one process."""
 
-    def __init__(self, relay, other, *, interface="eth0", now=0.0, slow=False, pinned=None):
+    def __init__(self, relay, other, *, interface="eth0", now=0.0, slow=False, pinned=None, named=False):
         self.relay = relay
         self.other = other
         if isinstance(other, Relay):
@@ -184,7 +184,13 @@ class Wire:
         else:
             initiator = not other.session.initiator
             self.link = relay.node.connect(
-                kind=LinkKind.TCP, interface=interface, initiator=initiator, now=now, slow=slow, pinned=pinned
+                kind=LinkKind.TCP,
+                interface=interface,
+                initiator=initiator,
+                now=now,
+                slow=slow,
+                pinned=pinned,
+                named=named,
             )
             self.far = None
         self.bytes_there = self.bytes_back = 0
@@ -230,10 +236,10 @@ def settle(*wires, now=0.0, commit=True, turns=10_000):
     raise AssertionError("it does not come to rest")
 
 
-def client(relay, seed=1, *, interface="eth1", now=0.0, **peer):
+def client(relay, seed=1, *, interface="eth1", now=0.0, named=False, **peer):
     """A client with an established session, and its wire."""
     other = Peer(seed, now=now, **peer)
-    wire = Wire(relay, other, interface=interface, now=now)
+    wire = Wire(relay, other, interface=interface, now=now, named=named)
     settle(wire, now=now)
     return other, wire
 

@@ -14,10 +14,10 @@ from relay.core.envelope import envelope_id
 from relay.core.intake import COMMIT_WAIT_S, MAX_PENDING_BYTES, STORAGE_RETRY_MAX_S, STORAGE_RETRY_S
 from relay.core.messages import Ack, Goodbye, Hello, Refusal, Role, Subscribe, encode_put
 from relay.core.node import (
-    DIALLED_RELAY_SESSIONS,
+    MAX_ACCEPTED_RELAYS,
+    MAX_FOUND_RELAYS,
     MAX_INTERFACES,
     MAX_PENDING_BYTES_PER_LINK,
-    MAX_RELAY_SESSIONS,
     MAX_UNANSWERED_BYTES,
     MAX_UNREAD_BYTES,
     OTHER_INTERFACE,
@@ -480,16 +480,28 @@ def test_a_relay_that_dials_itself_notices_and_hangs_up():
 
 def test_more_relays_than_there_is_room_for_are_told_so():
     relay = Relay()
-    room = MAX_RELAY_SESSIONS - DIALLED_RELAY_SESSIONS
-    peers = [neighbour(relay, seed=n) for n in range(100, 100 + room + 1)]
-    assert [wire.link.closed for _, wire in peers] == [False] * room + [True]
+    peers = [neighbour(relay, seed=n) for n in range(100, 100 + MAX_ACCEPTED_RELAYS + 1)]
+    assert [wire.link.closed for _, wire in peers] == [False] * MAX_ACCEPTED_RELAYS + [True]
     assert peers[-1][0].goodbye is Goodbye.BUSY
     assert relay.count(HandshakeFailure.TOO_MANY) == 1
-    dialled = [neighbour(relay, seed=n, initiator=False) for n in range(200, 200 + DIALLED_RELAY_SESSIONS + 1)]
-    assert [wire.link.closed for _, wire in dialled] == [False] * DIALLED_RELAY_SESSIONS + [True]
+    dialled = [neighbour(relay, seed=n, initiator=False) for n in range(200, 200 + MAX_FOUND_RELAYS + 1)]
+    assert [wire.link.closed for _, wire in dialled] == [False] * MAX_FOUND_RELAYS + [True]
     for _, wire in (peers[0], dialled[0]):
         wire.lose()
     assert not neighbour(relay, seed=99, initiator=False)[1].link.closed
+
+
+def test_relays_of_one_interface_keep_out_neither_those_of_another_nor_the_operators_peers():
+    relay = Relay()
+    enemies = [neighbour(relay, seed=n, interface="eth0") for n in range(100, 100 + MAX_ACCEPTED_RELAYS)]
+    enemies += [neighbour(relay, seed=n, interface="eth0", initiator=False) for n in range(200, 200 + MAX_FOUND_RELAYS)]
+    friends = [neighbour(relay, seed=n, interface="mesh0") for n in range(300, 300 + MAX_ACCEPTED_RELAYS // 2)]
+    friends += [neighbour(relay, seed=400, interface="mesh0", initiator=False)]
+    friends += [neighbour(relay, seed=n, interface="eth0", initiator=False, named=True) for n in range(500, 520)]
+    assert not any(wire.link.closed for _, wire in friends)
+    assert sum(wire.link.closed for _, wire in enemies) == MAX_ACCEPTED_RELAYS // 2 + 1
+    # Beyond its share that interface is told that there is no room, like any.
+    assert neighbour(relay, seed=600, interface="mesh0")[1].link.closed
 
 
 # -- hostile clients -------------------------------------------------------
@@ -499,7 +511,7 @@ def test_a_client_that_sends_and_never_reads_is_not_read_from_for_ever():
     relay = Relay(policy=Policy(max_bytes=1 << 20, max_envelopes=100, min_price=250))
     peer, wire = client(relay)
     body = envelope(random.Random(14))
-    for _ in range(2 * MAX_UNANSWERED_BYTES // 64):
+    for _ in range(2 * MAX_UNANSWERED_BYTES // 12):
         peer.session.put(body)
         send(relay, peer, wire)
         if not relay.node.may_receive(wire.link):

@@ -581,3 +581,62 @@ def test_a_probed_peer_has_a_few_seconds():
 def test_a_stream_that_ends_is_counted(state, reason):
     b = pair()[1] if state == "open" else Side(initiator=False, seed=2)
     assert b.session.connection_lost() == [Closed(reason)]
+
+
+# -- turns -----------------------------------------------------------------
+
+_LIST = m.encode_offers([m.Offer(ID, 0, 1)] * m.MAX_OFFERS)[0]
+#: What a peer can say in 64 KiB that is much to do.
+MUCH = {
+    "pings": [b"\x00\x00\x01\x03" * 16_000],
+    "puts of one byte": [(b"\x00\x00\x06" + m.encode_put(0, b"\x01")) * 7_000],
+    "pieces of one byte": [b"\x84\x00\x01\x31" * 16_000],
+    "records without a frame": [b""] * 3_600,
+    "records of one frame": [b"\x00\x00\x01\x03"] * 2_900,
+    "long lists": [(b"\x01" + len(_LIST).to_bytes(2, "big") + _LIST) * 4] * 3,
+    "large envelopes": [(b"\x06" + (16_385).to_bytes(2, "big") + b"\x23" + bytes(16_384)) * 3] * 3,
+}
+
+
+@pytest.mark.parametrize("said", MUCH)
+def test_a_turn_is_bounded_whatever_is_said_and_nothing_of_it_is_lost(said):
+    role = Role.CLIENT if "puts" in said else Role.RELAY
+    a, b = pair(role)
+    b.session.feed(b"".join(a.record(plaintext) for plaintext in MUCH[said]), 0.0)
+    turns, events = 0, []
+    while b.session.has_input:
+        before, left = b.session.frames_in, b.session.input_bytes
+        events += b.session.take_turn()
+        turns += 1
+        assert b.session.frames_in - before <= s.TURN_FRAMES
+        # Of a list all is taken, and a record is taken from the stream whole.
+        assert left - b.session.input_bytes <= s.TURN_BYTES + MAX_MESSAGE_BYTES
+    assert b.closed is None
+    assert b.session.input_bytes <= MAX_MESSAGE_BYTES
+    assert turns >= 3
+    a, alone = pair(role)
+    alone.receive(b"".join(a.record(plaintext) for plaintext in MUCH[said]))
+    assert count(events) == count(alone.meant)
+
+
+def count(events):
+    return sum(len(getattr(event, "items", "1")) for event in events)
+
+
+def test_what_was_whole_before_garbage_counts_and_nothing_after_it():
+    a, b = pair(Role.CLIENT)
+    put = b"\x00\x01\x05" + m.encode_put(0, bytes(256))
+    b.receive(a.record(put + b"\x00\x00\x00" + put))
+    assert [type(event) for event in b.meant] == [s.Puts, Closed]
+    assert b.closed.reason is SessionError.GARBAGE_FRAME
+
+
+def test_a_turn_ends_with_the_session():
+    a, b = pair(Role.CLIENT)
+    b.session.feed(a.record(b"\x00\x00\x01\x03" * 1000 + b"\x00\x00\x01\xee" + b"\x00\x00\x01\x03" * 1000), 0.0)
+    while b.session.has_input:
+        b.events += b.session.take_turn()
+    assert b.closed.reason is SessionError.PROTOCOL
+    assert b.session.input_bytes == 0
+    b.session.feed(bytes(1000), 0.0)
+    assert b.session.input_bytes == 0

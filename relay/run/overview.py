@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The picture of the running relay that its operator sees (relay.control.status), made anew each time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import relay
+from relay.control.notices import read_notices
+from relay.control.status import (
+    ClockStatus,
+    LinkStatus,
+    NoticeStatus,
+    QueueName,
+    QueueStatus,
+    Status,
+    StoreStatus,
+    interface_label,
+)
+from relay.core.messages import Role
+from relay.core.stats import Evicted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from relay.core.node import Node
+    from relay.core.stats import LinkKind
+    from relay.process.progress import Progress
+    from relay.run.siblings import Components
+    from relay.store.committer import Committer
+
+
+class Overview:
+    """Looks at everything, and changes nothing."""
+
+    def __init__(
+        self,
+        *,
+        node: Node,
+        committer: Committer,
+        progress: Progress,
+        components: Components,
+        links_up: Mapping[tuple[LinkKind, str], bool],
+    ) -> None:
+        """``links_up``: which links and parts of them work, where that is known."""
+        self._node = node
+        self._committer = committer
+        self._progress = progress
+        self._components = components
+        self._links_up = links_up
+
+    def status(self, now: float, *, started: float, ready: bool, clock_source: str) -> Status:
+        """Return a fresh picture; ``started`` and ``now`` in monotonic seconds."""
+        node = self._node
+        return Status(
+            version=relay.__version__,
+            uptime_s=round(now - started, 1),
+            ready=ready,
+            clock=ClockStatus(trusted=node.clock.trusted, source=clock_source, hour=node.clock.hour(now)),
+            store=self._store_status(now),
+            links=self._link_statuses(),
+            queues=[
+                QueueStatus(name=QueueName.COMMIT, length=self._committer.pending_rows, capacity=node.max_pending_rows),
+                QueueStatus(name=QueueName.REQUESTS, length=node.wanted(), capacity=node.max_wanted),
+            ],
+            totals=node.stats.totals(),
+            tasks=self._progress.check(),
+            components=self._components.statuses(),
+            notices=[
+                NoticeStatus(code=str(notice.code), text=notice.text, serious=notice.code.serious)
+                for notice in read_notices()
+            ],
+        )
+
+    def _store_status(self, now: float) -> StoreStatus:
+        node = self._node
+        policy = node.admission.policy
+        return StoreStatus(
+            envelopes=node.log.held_count,
+            bytes=node.log.held_bytes,
+            max_envelopes=policy.max_envelopes,
+            max_bytes=policy.max_bytes,
+            oldest_age_s=round(node.oldest_age_s(now), 1),
+            admitted=len(node.log),
+            durable=node.config.durable,
+            writable=not node.storage_failed,
+            unreadable_bodies=node.stats.get(Evicted.DAMAGED),
+            price_bits={
+                interface_label(node.interface_name(number)): node.admission.price(number)
+                for number in node.log.held_by_interface
+            },
+        )
+
+    def _link_statuses(self) -> list[LinkStatus]:
+        peers = self._node.peers()
+        return [
+            LinkStatus(
+                kind=str(row.kind),
+                interface=interface_label(row.interface),
+                up=self._links_up.get((row.kind, "all"), True),
+                relays=peers[row.kind, row.interface, Role.RELAY],
+                clients=peers[row.kind, row.interface, Role.CLIENT],
+                bytes_in=row.bytes_in,
+                bytes_out=row.bytes_out,
+                restarts=row.restarts,
+                errors={str(reason): count for reason, count in row.errors.items() if count},
+            )
+            for row in self._node.stats.links()
+        ]
