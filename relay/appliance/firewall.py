@@ -90,10 +90,12 @@ def _cable(appliance: ApplianceConfig, config: Config, serving: list[str]) -> li
 
 
 def _input(appliance: ApplianceConfig) -> list[str]:
-    rules = ["iif lo accept"]
-    if appliance.serves_phones and not appliance.lan_bridge:
-        # Linux answers for each of its addresses on each of its interfaces.
-        rules.append(f'iifname != "{appliance.access_point_interface}" ip daddr {_FIXED} drop')
+    rules = [
+        "iif lo accept",
+        # Linux answers for each of its addresses on each of its interfaces: who is on one would reach what is
+        # for another, and find out that both are of one machine.
+        "fib daddr . iif type != { local, broadcast, multicast } drop",
+    ]
     # Before what belongs to a connection, as a redirect claims to. A router is heard on cables; in the bridge only
     # `relay segment` hears it, which then hands out nothing.
     heard = _cables(appliance) if not appliance.lan_bridge else (*_cables(appliance), BRIDGE)

@@ -131,7 +131,7 @@ class Discovery:
         if own > info.name:
             await asyncio.sleep(GRACE_S)
         if addresses:
-            await self._dial(host, Target(addresses=addresses))
+            await self._dial(host, Target(addresses=addresses, interface=interface.name))
 
 
 async def _confine(zeroconf: AsyncZeroconf, interface: str) -> None:

@@ -57,6 +57,10 @@ class Snapshot:
                 return interface.name
         return None
 
+    def is_own(self, address: str) -> bool:
+        """Whether this machine has ``address``."""
+        return any(plain(address) in interface.addresses for interface in self.interfaces.values())
+
 
 def plain(address: str) -> str:
     """Write an address one way: without scope, IPv4 not mapped into IPv6."""

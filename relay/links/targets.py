@@ -11,8 +11,11 @@ class Target:
     """A peer to stay connected to.
 
     ``addresses``: (host, port) in order of preference; a host may carry a scope
-    (``fe80::1%eth0``). ``pinned``: the 32-byte static key that it must show.
+    (``fe80::1%eth0``). ``interface``: where it was found, and by which alone it is dialled;
+    empty for what the operator named, which competes for a place with nobody.
+    ``pinned``: the 32-byte static key that it must show.
     """
 
     addresses: tuple[tuple[str, int], ...]
+    interface: str = ""
     pinned: bytes | None = None

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import functools
 import socket
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
     from relay.links import Host
     from relay.links.targets import Target
 
+#: Connections that the kernel keeps for each interface until they are accepted, and how many of
+#: them at once: whoever is connected already is served in between.
 BACKLOG: Final = 128
+ACCEPTED_A_TURN: Final = 8
 CONNECT_TIMEOUT_S: Final = 10.0
 #: A peer that turned us away for good (itself, another mesh) is tried again after this.
 HOPELESS_RETRY_S: Final = 600.0
@@ -93,42 +98,49 @@ class TcpLink:
     # -- listening --------------------------------------------------------
 
     async def _listen(self, host: Host) -> None:
-        """Have one socket for everything, or one bound to each interface that was named and is there."""
-        wanted = {("", 0)}
-        if self._only:
-            present = self._snapshot.interfaces
-            wanted = {(name, present[name].index) for name in self._only | {LOOPBACK} if name in present}
+        """Have a socket on each interface that is served: what comes in by it belongs to that interface.
+
+        Linux takes what is for any of its addresses on any interface, so the address that
+        somebody dialled does not tell where he is.
+        """
+        wanted = {(i.name, i.index) for i in self._snapshot.interfaces.values() if self._serves(i.name)}
         for server in self._servers.keys() - wanted:
             self._servers.pop(server).close()
         loop = asyncio.get_running_loop()
         for name, index in sorted(wanted - self._servers.keys()):
-            sock = _listening_socket(name, self._port)
+            try:
+                sock = _listening_socket(name, self._port)
+            except OSError as error:
+                if error.errno != errno.ENODEV:
+                    raise
+                continue  # gone again; the next snapshot tells
             self._port = sock.getsockname()[1]
+            describe = functools.partial(self._describe, accepted_by=name)
             self._servers[name, index] = await loop.create_server(
-                lambda: host.stream(self._accepted), sock=sock, backlog=BACKLOG
+                functools.partial(host.stream, describe), sock=sock, backlog=ACCEPTED_A_TURN
             )
+            # asyncio takes the one number for how many wait as well.
+            sock.listen(BACKLOG)
         self._on_listening(self._port)
 
-    def _accepted(self, transport: asyncio.BaseTransport) -> StreamInfo | None:
-        return self._describe(transport, initiator=False, pinned=None)
-
     def _describe(
-        self, transport: asyncio.BaseTransport, *, initiator: bool, pinned: bytes | None
+        self, transport: asyncio.BaseTransport, *, accepted_by: str = "", target: Target | None = None
     ) -> StreamInfo | None:
         local, remote = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
         if not local or not remote:
             return None  # gone again already
         address = plain(local[0])
-        interface = self._snapshot.name_of(address, local[3] if len(local) > 2 else 0)
+        interface = accepted_by or self._snapshot.name_of(address, local[3] if len(local) > 2 else 0)
         if interface is not None and not self._serves(interface):
             return None
         return StreamInfo(
             kind=LinkKind.TCP,
             interface=interface or "other",
-            initiator=initiator,
+            initiator=target is not None,
             local=address,
             peer=plain(remote[0]),
-            pinned=pinned,
+            pinned=target.pinned if target else None,
+            named=target is not None and not target.interface,
         )
 
     # -- dialling ---------------------------------------------------------
@@ -148,27 +160,32 @@ class TcpLink:
         for address, port in target.addresses:
             self._dialled.add((address, port))
             try:
-                reason = await self._connect_once(host, address, port, target.pinned)
+                reason = await self._connect_once(host, address, port, target)
             finally:
                 self._dialled.discard((address, port))
             if reason is not SessionError.CONNECT_FAILED:
                 break
         return HOPELESS_RETRY_S if reason in HOPELESS else None
 
-    async def _connect_once(self, host: Host, address: str, port: int, pinned: bytes | None) -> Reason | None:
+    async def _connect_once(self, host: Host, address: str, port: int, target: Target) -> Reason | None:
         """Connect and wait for the end of the session; return why it ended."""
         loop = asyncio.get_running_loop()
         closed: asyncio.Future[Reason | None] = loop.create_future()
+
+        def protocol() -> asyncio.Protocol:
+            return host.stream(
+                functools.partial(self._describe, target=target),
+                lambda reason: None if closed.done() else closed.set_result(reason),
+            )
+
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                transport, _ = await loop.create_connection(
-                    lambda: host.stream(
-                        lambda made: self._describe(made, initiator=True, pinned=pinned),
-                        lambda reason: None if closed.done() else closed.set_result(reason),
-                    ),
-                    address,
-                    port,
-                )
+                # What is this machine's own leaves by loopback, whatever interface has the address.
+                if target.interface and not self._snapshot.is_own(address):
+                    sock = await _connected_socket(target.interface, address, port)
+                    transport, _ = await loop.create_connection(protocol, sock=sock)
+                else:
+                    transport, _ = await loop.create_connection(protocol, address, port)
         except OSError:  # a timeout is one, too
             host.link_stats(LinkKind.TCP, "all").error(SessionError.CONNECT_FAILED)
             return SessionError.CONNECT_FAILED
@@ -190,19 +207,42 @@ def _is_linked(host: Host, target: Target) -> bool:
     return False
 
 
-def _listening_socket(interface: str, port: int) -> socket.socket:
-    """Return a dual-stack listening socket, bound to ``interface`` unless that is empty."""
-    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+def _bound_socket(family: int, interface: str) -> socket.socket:
+    """Return a socket that only hears and uses one interface; anybody may bind one so since Linux 5.7."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _listening_socket(interface: str, port: int) -> socket.socket:
+    """Return a dual-stack socket to listen with on one interface."""
+    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    sock = _bound_socket(family, interface)
+    try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        if interface:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
-        sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))  # noqa: S104 - every segment is served
+        sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))  # noqa: S104 - every address of the segment
     except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+async def _connected_socket(interface: str, address: str, port: int) -> socket.socket:
+    """Return a socket connected to a numeric address by one interface."""
+    [(family, _, _, _, sockaddr)] = socket.getaddrinfo(
+        address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+    )
+    sock = _bound_socket(family, interface)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, sockaddr)
+    except BaseException:
         sock.close()
         raise
     return sock
