@@ -27,7 +27,8 @@ CONTROL_SOCKET = "/run/mesh-relay/control.sock"
 LEAST_BYTES = 1024 * 1024
 #: Of a store on a partition of its own: write-ahead log, and what is being written anew.
 OVERHEAD_BYTES = 32 * 1024 * 1024
-#: In memory, and gone with the service: systemd's RuntimeDirectory of mesh-relay.service.
+#: In memory: systemd's RuntimeDirectory of mesh-relay.service, which goes when that is stopped and stays when it
+#: is started again.
 VOLATILE_PATH = "/run/mesh-relay/store"
 
 

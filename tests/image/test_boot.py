@@ -167,3 +167,16 @@ def wait_address(appliance):
         60,
         pause_s=1,
     )[1]
+
+
+def test_what_a_store_in_memory_holds_survives_the_death_of_the_relay(booted):
+    """What protocol section 6.4 promises of a volatile store, whose folder is the service's own."""
+    booted.sh("touch /run/mesh-relay/kept && systemctl kill --signal=KILL mesh-relay.service")
+
+    def is_back():
+        found = booted.show("mesh-relay.service", "NRestarts", "ActiveState")
+        return int(found["NRestarts"]) > 0 and found["ActiveState"] == "active"
+
+    wait_until(lambda: booted.journal("mesh-relay.service"), is_back, 60, pause_s=1)
+    booted.sh("test -e /run/mesh-relay/kept && rm /run/mesh-relay/kept")
+    assert json.loads(booted.run("relay", "status", "--json").stdout)["store"]["writable"]

@@ -85,6 +85,21 @@ def test_a_disk_that_stops_taking_writes_costs_nothing_that_was_acknowledged(lab
     scene.serves()
 
 
+def test_a_volatile_store_survives_the_death_of_the_process(lab):
+    scene = Scene(lab, store={"storage": "volatile", "path": f"/run/{lab.folder.name}"})
+    seeds = iter(range(10, 20))
+    held = scene.relay.status()["store"]["envelopes"]
+    for _ in range(5):
+        client = scene.phone.client(scene.address)
+        assert not client.relay.durable
+        client.put(make_envelopes(next(seeds), 300))
+        held += 300
+        scene.relay.kill()
+        scene.relay.start()
+        assert scene.relay.status()["store"]["envelopes"] == held
+    assert len(scene.phone.client(scene.address).fetch_all()) == held
+
+
 def test_a_disk_that_is_read_only_from_the_start_is_named(lab, small_disk):
     command("mount", "-o", "remount,ro", str(small_disk))
     relay = lab.box("relay").relay(start=False, store={"path": str(small_disk / "store")})

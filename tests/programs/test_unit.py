@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import relay
+from relay.appliance.effective import VOLATILE_BYTES
+from relay.core.budget import MAX_SESSION_MEMORY_BYTES
 
 FOLDER = Path(relay.__file__).parent / "units"
 #: Units without capabilities, and how exposed they may be, in tenths.
@@ -53,3 +55,16 @@ def test_the_watchdog_and_readiness_are_asked_for(name):
     text = (FOLDER / name).read_text()
     assert "Type=notify" in text
     assert re.search(r"^WatchdogSec=\d+$", text, re.MULTILINE)
+
+
+def test_a_store_in_memory_is_not_removed_when_the_relay_is_started_again():
+    text = (FOLDER / "mesh-relay.service").read_text()
+    assert re.search(r"^RuntimeDirectoryPreserve=restart$", text, re.MULTILINE)
+
+
+def test_what_all_sessions_may_hold_is_well_below_what_the_service_may():
+    text = (FOLDER / "mesh-relay.service").read_text()
+    high, most = (int(re.search(rf"^Memory{name}=(\d+)M$", text, re.MULTILINE)[1]) << 20 for name in ("High", "Max"))
+    # A full default store beside it, and on the appliance one in memory.
+    assert high > MAX_SESSION_MEMORY_BYTES + (110 << 20)
+    assert most > MAX_SESSION_MEMORY_BYTES + (110 << 20) + VOLATILE_BYTES
