@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import disk, durability, footprint, hop, ingest, reconcile, retrieval
+from bench import disk, durability, footprint, hop, hostile, ingest, reconcile, retrieval
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,7 @@ PARTS: dict[str, Callable[[Path], dict[str, float]]] = {
     "ingest": ingest.measure,
     "retrieval": retrieval.measure,
     "hop": hop.measure,
+    "hostile": hostile.measure,
     "reconcile": _reconcile,
     "full": footprint.measure_full,
     "idle": footprint.measure_idle,

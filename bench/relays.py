@@ -94,7 +94,14 @@ path = "{folder}/control.sock"
 
     def rss_mib(self) -> float:
         """Return the resident memory in MiB."""
-        [line] = [line for line in self.proc("status").splitlines() if line.startswith("VmRSS")]
+        return self._memory_mib("VmRSS")
+
+    def peak_mib(self) -> float:
+        """Return the resident memory at its largest, in MiB."""
+        return self._memory_mib("VmHWM")
+
+    def _memory_mib(self, name: str) -> float:
+        [line] = [line for line in self.proc("status").splitlines() if line.startswith(name)]
         return int(line.split()[1]) / 1024
 
     def stop(self) -> None:

@@ -74,6 +74,24 @@ def test_a_thousand_connections_from_many_addresses_lock_nobody_out(lab, sockets
     scene.assert_memory_is_bounded()
 
 
+def test_28_connections_that_say_small_things_without_end_delay_nobody_for_long(lab):
+    scene = Scene(lab)
+    pipe = subprocess.PIPE
+    enemy = scene.enemy.python(
+        "-m", "bench.enemy", str(PORT), "--host", scene.address, stdin=pipe, stdout=pipe, text=True
+    )
+    for kind in ("ping", "put_malformed", "put_one_byte", "subscribe"):
+        print(kind, 28, file=enemy.stdin, flush=True)
+        assert int(enemy.stdout.readline()) > 0
+        for _ in range(3):
+            scene.serves(timeout_s=5)
+        began = time.monotonic()
+        assert sum(link["clients"] for link in scene.relay.status()["links"]) > 1
+        assert time.monotonic() - began < 5
+    enemy.stdin.close()
+    scene.assert_memory_is_bounded()
+
+
 def test_a_slow_loris_is_let_go(lab, sockets):
     scene = Scene(lab, limits={"handshake_timeout_s": 2})
     connect_all(scene, 30, sockets)
