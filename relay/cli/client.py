@@ -10,15 +10,14 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
+from relay.cli.own import open_client, own_identity
 from relay.cli.terminal import say
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _SubParsersAction
-    from pathlib import Path
 
     from relay.client.card import Card
     from relay.client.contacts import ContactBook
-    from relay.client.identity import Identity
 
 
 #: A URI broken into lines of a few characters has fewer.
@@ -66,24 +65,6 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     remove = actions.add_parser("remove", help="remove a contact or a group")
     remove.add_argument("name", metavar="NAME")
     remove.set_defaults(func=_contact_remove)
-
-
-def own_identity(folder: Path) -> Identity:
-    """Return the identity in `folder`, made now if there is none yet, which is said on standard error."""
-    import secrets
-
-    from relay.client.identity import Identity
-
-    identity = Identity.load(folder)
-    if identity is None:
-        identity, is_new = Identity.generate(secrets.token_bytes).save_first(folder)
-        if not is_new:
-            return identity
-        print(
-            f"Made your keys in {folder}; nobody else may have that folder, and you may want a backup of it.\n",
-            file=sys.stderr,
-        )
-    return identity
 
 
 def _identity(arguments: Namespace) -> int:
@@ -167,7 +148,6 @@ def _contact_leave(arguments: Namespace) -> int:
 
 
 async def _leave(name: str) -> int:
-    from relay.cli.messages import open_client
 
     async with open_client(()) as client:
         names = list(await client.leave_group(name, "(has left the group)"))

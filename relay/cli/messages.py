@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from relay.cli.own import open_client
 from relay.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from relay.client.client import Client, RelayOutcome
     from relay.client.contacts import GroupNews
     from relay.client.errors import ClientError
-    from relay.client.finding import RelayFinder
     from relay.client.inbox import Message
     from relay.client.outbox import Progress
 
@@ -99,34 +98,6 @@ def seconds(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise ValueError
     return value
-
-
-def finder(relays: Iterable[str]) -> RelayFinder:
-    """Return what finds the relays that were given, or those of the settings."""
-    from relay.client.files import config_folder
-    from relay.client.finding import RelayFinder
-    from relay.client.settings import load_settings
-    from relay.links.address import parse_address
-
-    settings = load_settings(config_folder(os.environ))
-    texts = list(relays) or [text for text in os.environ.get("MESH_RELAY", "").split(",") if text.strip()]
-    named = settings.pin([parse_address(text) for text in texts]) or settings.relays
-    return RelayFinder(named, secret=settings.secret)
-
-
-def open_client(relays: Iterable[str], *, receipts_at_once: bool = False) -> Client:
-    """Return the user's client, to be entered; ClientError."""
-    from relay.cli.client import own_identity
-    from relay.client.client import Client
-    from relay.client.files import config_folder, data_folder
-
-    own_identity(config_folder(os.environ))
-    client = Client(
-        config_folder(os.environ), data_folder(os.environ), finder(relays), receipts_at_once=receipts_at_once
-    )
-    if warning := client.clock_warning():
-        print(f"Warning: {warning}.", file=sys.stderr)
-    return client
 
 
 # -- send -----------------------------------------------------------------
