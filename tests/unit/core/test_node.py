@@ -705,8 +705,8 @@ def test_a_restart_brings_back_everything_acknowledged_and_nothing_gone():
     assert again.node.log.held_bytes <= 8 << 10
     assert len(again.node.log) == len(relay.node.log)
     assert put_all(again, [envelope(rng, tag=tag, price=3)], seed=30).refused == {0: Refusal.PURGED}
-    gone = next(body for body in bodies if envelope_id(body) in relay.node.log and body not in relay.held())
-    assert put_all(again, [gone], seed=31).refused == {0: Refusal.GONE}
+    displaced = next(body for body in bodies if envelope_id(body) in relay.node.log and body not in relay.held())
+    assert put_all(again, [displaced], seed=31).refused == {0: Refusal.FULL}
     assert relay.count(Evicted.PRICE) > 0
 
 
