@@ -160,9 +160,10 @@ class Outbox:
                     sent_hour=now_hour,
                     expiry_hour=expiry,
                 )
-                rows.append(self._insert_sent(log, pieces))
                 sent_minute = int(now_s // 60)
-                sequence = self._number(rows[-1], recipient, sent_minute)
+                with self._database.transaction():
+                    rows.append(self._insert_sent(log, pieces))
+                    sequence = self._number(rows[-1], recipient, sent_minute)
                 inners = self._inners(body, log, sent_minute, sequence)
                 sealing = ((self._seal(inner, recipient, log, price), 0) for inner in inners)
                 for ready in self._insert_all(rows[-1], sealing):
@@ -467,11 +468,10 @@ class Outbox:
         It is the minute of sending as long as there is one message a minute and the clock goes forward, so that it
         goes on from there when this database is lost.
         """
-        with self._database.transaction():
-            row = self._database.row("SELECT max(sequence) FROM sent WHERE recipient = ?", recipient.static)
-            last = row[0] if row else 0
-            sequence = min(max(last + 1, sent_minute), MAX_SEQUENCE)
-            self._database.execute("UPDATE sent SET sequence = ? WHERE id = ?", sequence, message)
+        row = self._database.row("SELECT max(sequence) FROM sent WHERE recipient = ?", recipient.static)
+        last = row[0] if row else 0
+        sequence = min(max(last + 1, sent_minute), MAX_SEQUENCE)
+        self._database.execute("UPDATE sent SET sequence = ? WHERE id = ?", sequence, message)
         return sequence
 
     def _inners(self, body: Body, log: Sent, sent_minute: int, sequence: int) -> Iterator[Inner]:

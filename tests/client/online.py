@@ -26,7 +26,8 @@ from relay.core.session import Session, State
 from relay.links.address import RelayAddress, parse_address
 from relay.links.client_session import Failure, RelayConnectionError
 
-START_S = 20.0
+#: A second on a machine that has nothing else to do.
+START_S = 60.0
 
 
 class RelayProcess:

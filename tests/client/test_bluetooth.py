@@ -83,7 +83,8 @@ def test_whoever_asks_once_is_never_told_from_afar_that_there_is_nothing(bob):
 @pytest.mark.parametrize("is_patient", [True, False])
 def test_a_follower_notes_a_visit_only_when_all_was_read(bob, monkeypatch, is_patient):
     monkeypatch.setattr("relay.client.client.VISIT_EVERY_S", 0.05)
-    monkeypatch.setattr("relay.client.client.retry_delay_s", lambda *_: 0.05)
+    monkeypatch.setattr("relay.client.courier.FIRST_RETRY_S", 0.05)
+    monkeypatch.setattr("relay.client.courier.MAX_RETRY_S", 0.05)
 
     async def follow():
         async with (

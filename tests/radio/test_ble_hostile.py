@@ -24,8 +24,8 @@ COUNTED = (
     "slots_given",
     "gave_way",
 )
-#: Two of them are always taken by somebody who says nothing.
-PLACES = 2
+#: Mostly taken by somebody who says nothing.
+PLACES = 1
 WITHOUT_IP = {"tcp": {"interfaces": [], "discovery": False}}
 #: In quiet it is 8 s; ten false relays a second kept two from linking for over 240 s.
 LINK_S = 100

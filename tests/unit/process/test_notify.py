@@ -8,6 +8,7 @@ import pytest
 
 from relay.process.notify import Notifier, run_watchdog
 from relay.process.progress import Progress
+from tests.unit import jumping
 
 
 class Manager:
@@ -108,7 +109,7 @@ def test_the_watchdog_is_fed_until_a_task_stalls_which_is_then_named(manager, en
         task.cancel()
         return fed, starved, again
 
-    fed, starved, again = asyncio.run(run())
+    fed, starved, again = jumping.run(run())
     assert set(fed) == {"WATCHDOG=1"}
     assert len(fed) >= 2
     assert starved[-1] == "STATUS=no progress in: store"
