@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from relay.control.status import Status
+
 #: A pattern: seconds on, seconds off, and so on, for ever.
 Pattern = tuple[float, ...]
 
@@ -32,6 +34,8 @@ _FLASH_S: Final = 0.15
 _GAP_S: Final = 0.35
 #: Long enough that the flashes of one turn can be told from those of the next.
 _PAUSE_S: Final = 2.85
+#: From this part on there is next to nothing left for a newcomer that pays nothing.
+FULL: Final = 0.99
 
 
 class Code(enum.Enum):
@@ -76,3 +80,17 @@ def foremost(codes: Iterable[Code], *, dark: bool = False) -> Code | None:
     """The code to show; None is no light. ``dark`` leaves those out that nobody asked for."""
     held = set(codes)
     return next((code for code in Code if code in held and (not dark or code in ALWAYS_SAID)), None)
+
+
+def codes_of(status: Status | None) -> set[Code]:
+    """What the light has to say of a relay; None: it does not answer."""
+    if status is None or not status.ready:
+        return {Code.STARTING}
+    store = status.store
+    part = max(store.bytes / max(store.max_bytes, 1), store.envelopes / max(store.max_envelopes, 1))
+    codes = {Code.WORKING}
+    if part >= FULL or not store.writable:
+        codes.add(Code.FULL)
+    if not status.clock.trusted:
+        codes.add(Code.CLOCK)
+    return codes

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Final
 from relay.appliance.apply import BootPartitionError
 from relay.board.button import Button, Press
 from relay.board.inputs import Inputs
-from relay.board.light import PATTERNS, Code, foremost
-from relay.board.relayrun import ask_status, codes_of, give_clock
+from relay.board.light import PATTERNS, Code, codes_of, foremost
 from relay.board.report import Writing, status_text
 from relay.board.server import board_server
 from relay.board.sysfs import SYS, Led, find_led, is_undervoltage
 from relay.board.verbs import Request, Verb
+from relay.control.client import ask_status, give_clock
 from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices, read_notices
 from relay.core.secret import SECRET_DIGITS
 from relay.process import logs

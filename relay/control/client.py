@@ -12,6 +12,7 @@ by which mail is refused and expires, is set by root and the relay's own user on
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from typing import TYPE_CHECKING, Any, Self
@@ -27,6 +28,8 @@ VERSION = 1
 #: A status is under 64 KiB even with every link row in use (relay.core.stats.MAX_LINK_ROWS).
 MAX_ANSWER_BYTES = 1024 * 1024
 CLIENT_TIMEOUT_S = 10.0
+#: A relay that reads a large store at its start answers nothing meanwhile; so does one that hangs.
+ANSWER_TIMEOUT_S = 5.0
 #: The end of the year 9999, which is as far as dates go.
 MAX_UNIX_S = 253_402_300_799
 
@@ -114,3 +117,31 @@ def connect_to_first(paths: Sequence[Path]) -> ControlClient:
 
 def _listed(paths: Sequence[Path]) -> str:
     return " or ".join(map(str, paths))
+
+
+async def ask_status(path: Path) -> Status | None:
+    """The relay's status, None if it does not answer; for processes that must not wait."""
+    try:
+        return read_status((await _ask(path, {"op": "status"}))["result"])
+    except (OSError, TimeoutError, ValueError, KeyError, TypeError):
+        return None
+
+
+async def give_clock(path: Path, unix_s: int) -> bool:
+    """Give the relay the time; return whether it took it."""
+    try:
+        return bool((await _ask(path, {"op": "clock", "unix_s": unix_s}))["ok"])
+    except (OSError, TimeoutError, ValueError, KeyError, TypeError):
+        return False
+
+
+async def _ask(path: Path, request: dict[str, object]) -> Any:
+    writer = None
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            reader, writer = await asyncio.open_unix_connection(path, limit=MAX_ANSWER_BYTES)
+            writer.write(json.dumps({"v": VERSION, **request}).encode() + b"\n")
+            return json.loads(await reader.readline())
+    finally:
+        if writer is not None:
+            writer.close()
