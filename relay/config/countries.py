@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The countries whose rules for radios Linux knows."""
+"""The countries whose rules radios may be asked to keep."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Final
 
 from relay.config.settings import BadValueError
 
-#: ISO 3166-1 alpha-2, as the regulatory database of Linux has it. A country that is not
-#: there would leave the radio at rules that forbid it to begin transmitting.
+#: ISO 3166-1 alpha-2. For a third of them Linux's regulatory database has no rules; `relay net` says so then, and
+#: the radio keeps to those that are right everywhere.
 _LIST: Final = """
 AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT BV BW BY BZ
 CA CC CD CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ EC EE EG EH ER ES ET FI FJ FK FM FO FR
