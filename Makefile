@@ -42,10 +42,11 @@ netns: ## the tests on real networks, in namespaces
 	@$(in_dev); tools=$$(.ci/tools); PATH="$$PATH:$$tools" \
 		.ci/netns "$$venv/bin/python" -m pytest -p no:cacheprovider -m netns $(TESTS)
 
+# .ci/guest after in_dev: the tests ask it again, and by another Python they would get another environment.
 # Guests live in real time, and half of it they wait: so seven at once on two cores. Now and then that
 # makes one of them late; so what fails is run once more, within a budget (tests/reruns.py).
 test-radio: ## Bluetooth and Wi-Fi: real kernels, drivers and bluetoothd in guests, on air that is simulated
-	@.ci/guest >/dev/null; $(in_dev); \
+	@$(in_dev); .ci/guest >/dev/null; \
 		python -m tests.reruns radio -m radio -n 7 --maxschedchunk 1 tests/radio $(ARGS)
 
 other-python: ## the fast tests on the Python version that this system lacks, in a chroot
@@ -55,7 +56,7 @@ bench: ## measure, print, and write build/bench.json
 	@$(in_dev); mkdir -p build; python -m bench $(ARGS)
 
 bench-radio: ## measure in the radio lab, print, and write build/bench-radio.json
-	@.ci/guest >/dev/null; $(in_dev); mkdir -p build; python -m bench.radio $(ARGS)
+	@$(in_dev); .ci/guest >/dev/null; mkdir -p build; python -m bench.radio $(ARGS)
 
 bench-radio-short: ## the same from one run of each, which is worth less
 	@$(MAKE) --no-print-directory bench-radio ARGS="--runs 1 --output build/bench-radio-short.json"

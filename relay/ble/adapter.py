@@ -15,7 +15,7 @@ from relay.ble.phase import Change, Phase, after
 from relay.bluetooth.bluez import ADAPTER, DEVICE, Added, BluezError, Changed, Removed, adapters, devices
 from relay.bluetooth.gatt import make_beacon
 from relay.core.news import SALT_BYTES
-from relay.process.supervisor import Backoff
+from relay.process.supervisor import Backoff, keep_trying, kind_of
 from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
@@ -178,25 +178,24 @@ class Adapter:
 
     async def run(self, air: Air) -> None:
         """Serve until cancelled, through all that happens to the adapter; raise BluezError without bluetoothd."""
-        loop = asyncio.get_running_loop()
-        backoff = Backoff(self._random, max_s=POWER_RETRY_S)
         with self.bluez.listening(self._on_event):
-            while True:
-                await self._look()
-                began = loop.time()
-                try:
-                    await self._power_on()
-                    await self._serve_air(air)
-                except* PoweredOffError:
-                    logger.info("adapter %s was switched off", self.info.name)
-                    # Switching it on makes a new address.
-                    self._epoch = self._new_epoch()
-                    self._change(Change.LOST)
-                finally:
-                    self._change(Change.STOPPED)
-                    self._set_salt(None)
-                self._advertised = None
-                await asyncio.sleep(backoff.next(ran_s=loop.time() - began))
+            await keep_trying(lambda: self._live(air), random=self._random, max_s=POWER_RETRY_S)
+
+    async def _live(self, air: Air) -> None:
+        """Serve until the adapter is switched off."""
+        await self._look()
+        try:
+            await self._power_on()
+            await self._serve_air(air)
+        except* PoweredOffError:
+            logger.info("adapter %s was switched off", self.info.name)
+            # Switching it on makes a new address.
+            self._epoch = self._new_epoch()
+            self._change(Change.LOST)
+        finally:
+            self._change(Change.STOPPED)
+            self._set_salt(None)
+        self._advertised = None
 
     def _change(self, change: Change) -> None:
         before, self._phase = self._phase, after(self._phase, change)
@@ -355,21 +354,22 @@ class Adapter:
     # -- the central half, and connections --------------------------------------------------
 
     async def _run_central(self) -> None:
-        loop = asyncio.get_running_loop()
-        backoff = Backoff(self._random)
-        while self.max_neighbours:
-            began = loop.time()
-            try:
-                await run_central(self.info, self)
-            except Exception as error:  # phones must not suffer from whatever it is
-                if not self.bluez.is_running:
-                    raise
-                logger.warning("looking for relays failed (%s), starting it again", type(error).__name__)
-                self._reporter.count("dbus_errors")
-            finally:
-                self._dialling.clear()
-                self.heard(relays=0, neighbours=0)
-            await asyncio.sleep(backoff.next(ran_s=loop.time() - began))
+        if self.max_neighbours:
+            # Phones must not suffer from whatever it is.
+            await keep_trying(self._look_for_relays, random=self._random, on_failure=self._central_failed)
+
+    async def _look_for_relays(self) -> None:
+        try:
+            await run_central(self.info, self)
+        finally:
+            self._dialling.clear()
+            self.heard(relays=0, neighbours=0)
+
+    def _central_failed(self, error: Exception) -> None:
+        if not self.bluez.is_running:
+            raise error
+        logger.warning("looking for relays failed (%s), starting it again", kind_of(error))
+        self._reporter.count("dbus_errors")
 
     async def _end_idle(self) -> None:
         loop = asyncio.get_running_loop()

@@ -14,7 +14,7 @@ from relay.ble.presence import Presence
 from relay.bluetooth.bluez import ADAPTER, Added, Owner, Removed, adapters
 from relay.bluetooth.l2cap import parse_address
 from relay.core.errors import DecodeError
-from relay.process.supervisor import Backoff
+from relay.process.supervisor import keep_trying, kind_of
 from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
@@ -93,29 +93,27 @@ class Radio:
 
     async def run(self, server: Server) -> None:
         """Serve until cancelled."""
-        loop = asyncio.get_running_loop()
-        backoff = Backoff(self._random, max_s=MAX_DELAY_S)
         with self._bluez.listening(self._on_event):
-            is_lost = False
-            while True:
-                while not self._bluez.is_running:
-                    self._owner_changed.clear()
-                    await self._owner_changed.wait()
-                await asyncio.sleep(SETTLE_S)
-                self._owner_changed.clear()
-                began = loop.time()
-                if is_lost:
-                    self._reporter.count("bluetoothd_recovered")
-                try:
-                    await self._live(server)
-                except* Exception as errors:  # noqa: BLE001 - whatever D-Bus, bluezero or bluetoothd come up with
-                    logger.warning("Bluetooth failed (%s), starting it again", type(errors.exceptions[0]).__name__)
-                self._lost(server)
-                if not self._owner_changed.is_set():
-                    await asyncio.sleep(backoff.next(ran_s=loop.time() - began))
-                is_lost = self._owner_changed.is_set()
-                if is_lost:
-                    self._reporter.count("bluetoothd_lost")
+            await keep_trying(lambda: self._serve(server), random=self._random, max_s=MAX_DELAY_S)
+
+    async def _serve(self, server: Server) -> float | None:
+        """Serve one life of bluetoothd, once it is there; return how long to wait for the next, None for as usual."""
+        is_lost = self._owner_changed.is_set()
+        if is_lost:
+            self._reporter.count("bluetoothd_lost")
+        while not self._bluez.is_running:
+            self._owner_changed.clear()
+            await self._owner_changed.wait()
+        await asyncio.sleep(SETTLE_S)
+        self._owner_changed.clear()
+        if is_lost:
+            self._reporter.count("bluetoothd_recovered")
+        try:
+            await self._live(server)
+        except Exception as error:  # noqa: BLE001 - whatever D-Bus, bluezero or bluetoothd come up with
+            logger.warning("Bluetooth failed (%s), starting it again", kind_of(error))
+        self._lost(server)
+        return 0.0 if self._owner_changed.is_set() else None
 
     async def _live(self, server: Server) -> None:
         """Serve one life of bluetoothd; return when it is over."""
@@ -205,19 +203,13 @@ class Radio:
         server.adapters.pop(info.address.text, None)
 
     async def _supervised(self, adapter: Adapter, air: BluezAir) -> None:
-        """One adapter that fails leaves the others alone."""
-        loop = asyncio.get_running_loop()
-        backoff = Backoff(self._random, max_s=MAX_DELAY_S)
-        while True:
-            began = loop.time()
-            try:
-                await adapter.run(air)
-            except* Exception as errors:  # noqa: BLE001 - whatever D-Bus, bluezero or bluetoothd come up with
-                logger.warning(
-                    "adapter %s failed (%s), starting it again", adapter.info.name, type(errors.exceptions[0]).__name__
-                )
-                self._reporter.count("dbus_errors")
-            await asyncio.sleep(backoff.next(ran_s=loop.time() - began))
+        """One adapter that fails leaves the others alone, whatever D-Bus, bluezero or bluetoothd come up with."""
+
+        def failed(error: Exception) -> None:
+            logger.warning("adapter %s failed (%s), starting it again", adapter.info.name, kind_of(error))
+            self._reporter.count("dbus_errors")
+
+        await keep_trying(lambda: adapter.run(air), random=self._random, on_failure=failed, max_s=MAX_DELAY_S)
 
     def _on_event(self, event: Event) -> None:
         match event:

@@ -32,7 +32,7 @@ from relay.client.body import Body, file_body, spool, text_body
 from relay.client.card import Card
 from relay.client.collection import Collected
 from relay.client.contacts import Contact, ContactBook, GroupNews
-from relay.client.courier import Courier, retry_delay_s
+from relay.client.courier import Courier, retry_delays
 from relay.client.database import Database
 from relay.client.delivery import Delivered
 from relay.client.errors import ClientError, DatabaseError, PrivateFileError, SendError
@@ -418,19 +418,14 @@ class Client:
             raise _first(group) from None
 
     async def _keep_following(self, named: RelayAddress | None, on_trouble: Callable[[ClientError], None]) -> None:
-        failures = 0
         draw = random.SystemRandom()
-
-        def opened() -> None:
-            nonlocal failures
-            failures = 0
-
+        backoff = retry_delays(draw)
         while True:
             address = named
             try:
                 address = named or (await self.finder.find())[0]
                 if not address.is_bluetooth:
-                    await self._courier.follow(address, opened, on_trouble)
+                    await self._courier.follow(address, backoff.reset, on_trouble)
                     continue
                 # A connection that stays would take one of the relay's few places, and power.
                 radio = self.finder.bluetooth(address)
@@ -438,7 +433,7 @@ class Client:
                     collected = await self._courier.collect(address)
                     if not collected.full:
                         radio.was_read()
-                opened()
+                backoff.reset()
                 await asyncio.sleep(VISIT_EVERY_S * draw.uniform(0.75, 1.25))
             except _DISK_ERRORS:
                 raise
@@ -446,8 +441,7 @@ class Client:
                 if named is None and address is not None:
                     self.finder.avoid(address)
                 on_trouble(error)
-                await asyncio.sleep(retry_delay_s(failures, draw))
-                failures += 1
+                await asyncio.sleep(backoff.next())
 
     async def _keep_delivering(self, on_trouble: Callable[[ClientError], None]) -> None:
         while True:

@@ -20,11 +20,11 @@ from relay.client.met import DAY_S, RelaysMet
 from relay.client.outbox import Outbox
 from relay.client.seal import buckets_to_read
 from relay.client.worker import Worker
-from relay.core.clock import jittered
 from relay.core.envelope import BUCKET_BITS
 from relay.core.messages import Window
 from relay.links.address import RelayAddress
 from relay.links.client_session import Connection, Failure, RelayConnectionError
+from relay.process.supervisor import Backoff
 from relay.process.tasks import TaskGroup
 
 FIRST_RETRY_S: Final = 0.5
@@ -63,10 +63,9 @@ class Retry:
         self._loop = asyncio.get_running_loop()
         self._address = address
         self._patience_s = patience_s
-        self._draw = draw
         self._answering = answering
         self._progressed_at = self._loop.time()
-        self._failures = 0
+        self._backoff = retry_delays(draw)
 
     def connected(self) -> None:
         """Note that the relay is there at all: from now on a failure may pass."""
@@ -75,7 +74,7 @@ class Retry:
     def progressed(self) -> None:
         """Note that something got through."""
         self._progressed_at = self._loop.time()
-        self._failures = 0
+        self._backoff.reset()
 
     async def wait_after(self, error: RelayConnectionError) -> None:
         """Wait a little, longer each time, or raise the error again when there is no point."""
@@ -88,13 +87,12 @@ class Retry:
         if is_over or not may_pass:
             self._answering.discard(self._address)
             raise error
-        await asyncio.sleep(retry_delay_s(self._failures, self._draw))
-        self._failures += 1
+        await asyncio.sleep(self._backoff.next())
 
 
-def retry_delay_s(failures: int, draw: random.Random) -> float:
-    """Return how long to wait after so many failures in a row; jittered, so that clients do not stay in step."""
-    return jittered(min(FIRST_RETRY_S * 2.0 ** min(failures, 16), MAX_RETRY_S), draw.random())
+def retry_delays(draw: random.Random) -> Backoff:
+    """Return how long a client waits between its tries."""
+    return Backoff(draw.random, first_s=FIRST_RETRY_S, max_s=MAX_RETRY_S)
 
 
 class Courier:

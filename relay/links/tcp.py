@@ -11,7 +11,7 @@ from relay.core.stats import HandshakeFailure, LinkKind, SessionError
 from relay.links import StreamInfo
 from relay.links.discovery import Discovery
 from relay.links.interfaces import Snapshot, plain, watch
-from relay.process.supervisor import Backoff
+from relay.process.supervisor import keep_trying
 from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
@@ -135,27 +135,25 @@ class TcpLink:
 
     async def keep_connected(self, host: Host, target: Target) -> None:
         """Stay connected to a peer, trying its addresses in turn, later after each failure."""
-        loop = asyncio.get_running_loop()
-        backoff = Backoff(self._random)
-        while True:
-            # Whoever dialled in keeps the link up, and so does another name of the same
-            # relay (the one before its restart, say): a second link would be idle.
-            # Not so where a key is pinned: only dialling proves who is there.
-            if target.pinned is None and (not self._dialled.isdisjoint(target.addresses) or _is_linked(host, target)):
-                await asyncio.sleep(LINKED_RECHECK_S * (1 + self._random()))
-                continue
-            began = loop.time()
-            reason: Reason | None = None
-            for address, port in target.addresses:
-                self._dialled.add((address, port))
-                try:
-                    reason = await self._connect_once(host, address, port, target.pinned)
-                finally:
-                    self._dialled.discard((address, port))
-                if reason is not SessionError.CONNECT_FAILED:
-                    break
-            wait_s = backoff.next(ran_s=loop.time() - began)
-            await asyncio.sleep(HOPELESS_RETRY_S if reason in HOPELESS else wait_s)
+        await keep_trying(lambda: self._dial(host, target), random=self._random)
+
+    async def _dial(self, host: Host, target: Target) -> float | None:
+        """Connect and wait for the end of the session; return how long to wait then, None for as long as usual."""
+        # Whoever dialled in keeps the link up, and so does another name of the same
+        # relay (the one before its restart, say): a second link would be idle.
+        # Not so where a key is pinned: only dialling proves who is there.
+        if target.pinned is None and (not self._dialled.isdisjoint(target.addresses) or _is_linked(host, target)):
+            return LINKED_RECHECK_S * (1 + self._random())
+        reason: Reason | None = None
+        for address, port in target.addresses:
+            self._dialled.add((address, port))
+            try:
+                reason = await self._connect_once(host, address, port, target.pinned)
+            finally:
+                self._dialled.discard((address, port))
+            if reason is not SessionError.CONNECT_FAILED:
+                break
+        return HOPELESS_RETRY_S if reason in HOPELESS else None
 
     async def _connect_once(self, host: Host, address: str, port: int, pinned: bytes | None) -> Reason | None:
         """Connect and wait for the end of the session; return why it ended."""

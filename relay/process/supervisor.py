@@ -34,10 +34,14 @@ class Backoff:
         self._max_s = max_s
         self._delay_s = first_s
 
-    def next(self, *, ran_s: float) -> float:
+    def reset(self) -> None:
+        """Begin anew: something worked."""
+        self._delay_s = self._first_s
+
+    def next(self, *, ran_s: float = 0.0) -> float:
         """Return how long to wait after a run of ``ran_s`` seconds."""
         if ran_s >= STEADY_S:
-            self._delay_s = self._first_s
+            self.reset()
         delay_s = self._delay_s
         self._delay_s = min(2 * delay_s, self._max_s)
         return jittered(delay_s, self._random())

@@ -8,10 +8,10 @@ import random
 
 import pytest
 
-from relay.bluetooth.bluez import Adapter, Device
+from relay.bluetooth.bluez import DEVICE, Adapter, Device
 from relay.bluetooth.dial import DialError, DialFailure
-from relay.bluetooth.gatt import make_beacon
-from relay.client.bluetooth import ABSENT_S, MAX_READ, MOST_AT_ONCE, READ_S, Bluetooth, HeardRelay
+from relay.bluetooth.gatt import COMPANY, SERVICE_UUID, make_beacon
+from relay.client.bluetooth import ABSENT_S, MAX_READ, MOST_AT_ONCE, READ_S, SIFTS, Bluetooth, HeardRelay
 from relay.client.finding import ANY_BLUETOOTH, NoRelayError, RelayFinder
 from relay.core.messages import Goodbye, Hello, Role, Subscribe
 from relay.core.stats import SessionError
@@ -327,6 +327,50 @@ def test_what_ten_cost_that_go_on_for_ever_they_cost_their_kind(monkeypatch):
     dialled, failure = asyncio.run(asyncio.wait_for(visit_in(crowd, monkeypatch), 20))
     assert failure is None
     assert len(dialled) <= 2
+
+
+class Bus:
+    """BlueZ, which hears a relay and others, of which there are new ones with each discovery."""
+
+    def __init__(self, others):
+        self.others = others
+        self.discoveries = 0
+
+    async def start_discovery(self, _, uuid):
+        assert uuid == SERVICE_UUID
+        self.discoveries += 1
+
+    async def stop_discovery(self, _):
+        pass
+
+    async def objects(self):
+        names = ["relay", *(f"x{self.discoveries}_{number}" for number in range(self.others))]
+        beacon = make_beacon(b"n" * 16, b"\x01\x02\x03").encode()
+        heard = {"UUIDs": [SERVICE_UUID], "RSSI": -60, "ManufacturerData": {COMPANY: beacon}, "AddressType": "random"}
+        return {f"/hci0/{name}": {DEVICE: {"Address": name, **heard}} for name in names}
+
+
+@pytest.mark.parametrize(("others", "discoveries"), [(0, 1), (MOST_AT_ONCE - 1, 1), (10, 1 + SIFTS)])
+def test_only_where_many_pass_for_relays_one_listens_for_long(others, discoveries):
+    async def scenario():
+        radio = Bluetooth(ANY_BLUETOOTH)
+        radio._bluez = bus = Bus(others)
+        adapter = Adapter(path="/hci0", address="00:00:00:00:00:02", address_type="public", is_powered=True)
+
+        async def opened():
+            return bus, adapter
+
+        radio._open = opened
+        began = asyncio.get_running_loop().time()
+        heard = await radio.scan()
+        return bus.discoveries, heard, asyncio.get_running_loop().time() - began
+
+    found, heard, took_s = run(scenario())
+    assert found == discoveries
+    sightings = {one.device.address: one.sightings for one in heard}
+    assert sightings.pop("relay") == discoveries
+    assert set(sightings.values()) <= {1}
+    assert took_s < (2.5 if discoveries == 1 else 7)
 
 
 # -- whether to visit -------------------------------------------------------

@@ -222,9 +222,9 @@ def careless(padded, *, ephemeral, sender):
     """
     expiry = expiry_hour(NOW_HOUR, 3)
     bucket = bucket_of_day(BOB.rendezvous, DAY)
-    clear = Header(type=0, size_class=0, expiry_hour=expiry, tag=make_tag(bucket, bytes(32))).encode()[:10]
+    clear = Header(type=0, size_class=0, expiry_hour=expiry, tag=bytes(16)).encode()[:8]
     ck = h = b"Noise_X_25519_ChaChaPoly_SHA256".ljust(32, b"\0")
-    for data in (b"mesh-relay/1 seal" + clear, BOB.static.public):
+    for data in (b"mesh-relay/1 seal" + clear + bytes([bucket]), BOB.static.public):
         h = hashlib.sha256(h + data).digest()
     payload = ephemeral.public if ephemeral else bytes(32)
     h = hashlib.sha256(h + payload).digest()
@@ -238,7 +238,7 @@ def careless(padded, *, ephemeral, sender):
         payload += sealed_part
     exporter = hmac.digest(ck, b"relay-noise-export-v1" + h, "sha256")
     purge_key = hmac.digest(exporter, b"mesh-relay/1 purge\1", "sha256")
-    return clear[:8] + make_tag(bucket, purge_key) + payload + bytes(8)
+    return clear + make_tag(bucket, purge_key) + payload + bytes(8)
 
 
 def dishonest(padded, purge_key=None):

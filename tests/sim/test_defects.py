@@ -116,12 +116,14 @@ def acknowledged_ones_vanish_uncounted(patch: pytest.MonkeyPatch) -> None:
 
 
 def what_left_is_taken_again(patch: pytest.MonkeyPatch) -> None:
-    def contains(self: AdmittedLog, identity: bytes) -> bool:
-        seq = self._by_id.get(identity)
-        entry = None if seq is None else self.entry(seq)
-        return entry is not None and entry.state not in (EntryState.GONE, EntryState.DISPLACED)
+    original = AdmittedLog.find
 
-    patch.setattr(AdmittedLog, "__contains__", contains)
+    def find(self: AdmittedLog, identity: bytes):
+        entry = original(self, identity)
+        return None if entry is None or entry.state in {EntryState.GONE, EntryState.DISPLACED} else entry
+
+    patch.setattr(AdmittedLog, "find", find)
+    patch.setattr(AdmittedLog, "__contains__", lambda self, identity: self.find(identity) is not None)
 
 
 def requests_never_time_out(patch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,10 @@ headers = st.builds(
 
 
 class LogMachine(RuleBasedStateMachine):
-    """Rows are [seq, identity, header, interface, arrived_s, state]; what is forgotten is not there."""
+    """Rows are [seq, identity, header, interface, arrived_s, state, first arrival, last arrival].
+
+    What is forgotten is not there; ``arrived_s`` is what the log may know of the last arrival.
+    """
 
     @initialize(seed=st.integers(0, 2**32))
     def start(self, seed):
@@ -53,7 +56,7 @@ class LogMachine(RuleBasedStateMachine):
         seq = self.log.append(identity=identity, header=header, interface=interface, arrived_s=self.now, state=state)
         assert seq == self.log.next_seq - 1
         assert not self.rows or seq > self.rows[-1][0]
-        self.rows.append([seq, identity, header, interface, self.now, state])
+        self.rows.append([seq, identity, header, interface, self.now, state, self.now, self.now])
 
     @rule()
     def commit(self):
@@ -72,11 +75,42 @@ class LogMachine(RuleBasedStateMachine):
         self.log.drop_body(row[0])
         row[5] = EntryState.GONE
 
-    @precondition(lambda self: self.in_state(EntryState.HELD, EntryState.GONE))
+    @precondition(lambda self: self.in_state(EntryState.HELD))
+    @rule(data=st.data())
+    def displace(self, data):
+        row = data.draw(st.sampled_from(self.in_state(EntryState.HELD)))
+        self.log.displace(row[0])
+        row[5] = EntryState.DISPLACED
+
+    @precondition(lambda self: self.in_state(EntryState.DISPLACED))
+    @rule(data=st.data(), wait=st.integers(0, 3))
+    def come_back(self, data, wait):
+        self.now += wait
+        row = data.draw(st.sampled_from(self.in_state(EntryState.DISPLACED)))
+        _, identity, header, interface, _, _, first, _ = row
+        assert self.log.first_arrived_s(row[0]) == first
+        self.log.forget(row[0])
+        self.rows.remove(row)
+        seq = self.log.append(
+            identity=identity,
+            header=header,
+            interface=interface,
+            arrived_s=self.now,
+            state=EntryState.PENDING,
+            first_arrived_s=first,
+        )
+        self.rows.append([seq, identity, header, interface, self.now, EntryState.PENDING, first, self.now])
+
+    @rule(below=st.integers(0, 30))
+    def look_for_displaced(self, below):
+        found = [row[0] for row in self.in_state(EntryState.DISPLACED) if row[0] < below]
+        assert list(self.log.displaced_below(below)) == found[::-1]
+
+    @precondition(lambda self: self.in_state(EntryState.HELD, EntryState.GONE, EntryState.DISPLACED))
     @rule(data=st.data(), number=st.integers(1, 6))
     def forget(self, data, number):
         for _ in range(number):
-            rows = self.in_state(EntryState.HELD, EntryState.GONE)
+            rows = self.in_state(EntryState.HELD, EntryState.GONE, EntryState.DISPLACED)
             if rows:
                 row = data.draw(st.sampled_from(rows))
                 self.log.forget(row[0])
@@ -88,10 +122,13 @@ class LogMachine(RuleBasedStateMachine):
         next_seq = self.log.next_seq
         self.log.reload(
             [
-                (seq, identity, header.encode(), interface, int(arrived_s), state == EntryState.HELD, False)
-                for seq, identity, header, interface, arrived_s, state in kept
+                (r[0], r[1], r[2].encode(), r[3], int(r[6]), r[5] == EntryState.HELD, r[5] == EntryState.DISPLACED)
+                for r in kept
             ]
         )
+        latest = 0.0
+        for row in kept:
+            row[4] = latest = max(latest, row[6])
         self.rows = kept
         assert self.log.next_seq == next_seq
         self.first_pending, self.committed = next_seq, next_seq - 1
@@ -101,10 +138,10 @@ class LogMachine(RuleBasedStateMachine):
     )
     def due(self, hour, era, drop, forget):
         due = self.log.due(hour=hour, by_hour_from_s=era, drop_before_s=drop, forget_before_s=forget)
-        over = {r[0] for r in self.rows if hour is not None and r[2].expiry_hour <= hour and r[4] >= era}
-        assert due.drop == [r[0] for r in self.in_state(EntryState.HELD) if r[0] in over or r[4] <= drop]
-        settled = self.in_state(EntryState.HELD, EntryState.GONE)
-        assert due.forget == [r[0] for r in settled if r[0] in over or r[4] <= forget]
+        over = {r[0] for r in self.rows if hour is not None and r[2].expiry_hour <= hour and r[6] >= era}
+        assert due.drop == [r[0] for r in self.in_state(EntryState.HELD) if r[0] in over or r[6] <= drop]
+        settled = self.in_state(EntryState.HELD, EntryState.GONE, EntryState.DISPLACED)
+        assert due.forget == [r[0] for r in settled if r[0] in over or r[6] <= forget]
 
     @rule(
         bits=st.integers(0, BUCKET_BITS),
@@ -173,14 +210,16 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(count=st.integers(0, 4))
     def oldest_gone(self, count):
-        assert self.log.oldest_gone(count) == [r[0] for r in self.in_state(EntryState.GONE)][:count]
+        assert (
+            self.log.oldest_gone(count) == [r[0] for r in self.in_state(EntryState.GONE, EntryState.DISPLACED)][:count]
+        )
 
     @rule(arrived_s=st.integers(0, 30))
     def seek_by_arrival(self, arrived_s):
         seq = self.log.seq_arrived_since(arrived_s)
-        later = [r[0] for r in self.rows if r[4] >= arrived_s]
+        later = [r[0] for r in self.rows if r[7] >= arrived_s]
         assert all(s >= seq for s in later)
-        assert all(r[0] < seq for r in self.rows if r[4] < arrived_s)
+        assert all(r[0] < seq for r in self.rows if r[7] < arrived_s and r[6] == r[7])
 
     @invariant()
     def every_count_adds_up(self):
@@ -200,7 +239,7 @@ class LogMachine(RuleBasedStateMachine):
     def every_entry_is_found_as_it_was(self):
         if not hasattr(self, "log"):
             return
-        for seq, identity, header, interface, arrived_s, state in self.rows:
+        for seq, identity, header, interface, arrived_s, state, *_ in self.rows:
             entry = self.log.find(identity)
             assert identity in self.log
             assert entry == self.log.entry(seq)
