@@ -145,7 +145,8 @@ class Collection:
         missing = 0
         for event in events:
             match event:
-                case s.Offers(items):
+                # On a fast link nobody asked for any.
+                case s.Offers(items) if reading.is_by_offers:
                     offers |= {offer.identity: SIZES[offer.size_class] for offer in items}
                 case s.Envelopes(items):
                     arrived = [(envelope_id(envelope), envelope) for envelope in items]

@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import re
@@ -278,21 +279,28 @@ class Dripping(Holding):
 
     def on_event(self, session, event):
         if isinstance(event, Subscribe):
-            session.offer(self.offers())
-            self._drip(session)
+            if event.offers_only:
+                session.offer(self.offers())
+            else:
+                session.send_envelopes(self.there())
+            self._drip(session, is_by_offers=event.offers_only)
         else:
             super().on_event(session, event)
 
-    def _drip(self, session):
+    def _drip(self, session, *, is_by_offers):
         if session.state is not State.OPEN:
             return
         expiry_hour = int(time.time() // 3600) + 48
         header = Header(type=EnvelopeType.MESSAGE, size_class=0, expiry_hour=expiry_hour, tag=secrets.token_bytes(16))
         junk = header.encode() + secrets.token_bytes(256 - HEADER_BYTES)
         self.held[envelope_id(junk)] = junk
-        session.offer([offer_of(junk)])
+        if is_by_offers:
+            session.offer([offer_of(junk)])
+        else:
+            session.send_envelopes([junk])
         self.flushing[session]()
-        asyncio.get_running_loop().call_later(self.EVERY_S, self._drip, session)
+        drip = functools.partial(self._drip, session, is_by_offers=is_by_offers)
+        asyncio.get_running_loop().call_later(self.EVERY_S, drip)
 
 
 class Sockets:
