@@ -1,16 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What BlueZ's objects and signals say, whoever else sends some (tests/radio has a real bluetoothd)."""
 
+import asyncio
+
 import pytest
 from dbus_next.message import Message
 from dbus_next.signature import Variant
 
 from relay.bluetooth import bluez
-from relay.bluetooth.bluez import ADAPTER, CHARACTERISTIC, DEVICE, Added, Bluez, Changed, Owner, Removed
+from relay.bluetooth.bluez import (
+    ADAPTER,
+    CHARACTERISTIC,
+    DEVICE,
+    Added,
+    Bluez,
+    BluezError,
+    BluezFailure,
+    Changed,
+    Owner,
+    Removed,
+)
+from tests.unit.jumping import run
 
 HCI0 = "/org/bluez/hci0"
 PHONE = f"{HCI0}/dev_11_22_33_44_55_66"
 BUS = "org.freedesktop.DBus"
+PROPERTIES = "org.freedesktop.DBus.Properties"
 BLUETOOTHD = ":1.7"
 OBJECTS = {
     "/org/bluez/hci1": {ADAPTER: {"Address": "02:00:00:00:00:02", "AddressType": "random", "Powered": False}},
@@ -129,3 +144,48 @@ def test_a_lost_connection_is_told_in_several_ways():
     assert not bluez.is_lost(Changed(path=PHONE, interface=DEVICE, properties={"Connected": True}), PHONE)
     assert not bluez.is_lost(Changed(path=HCI0, interface=DEVICE, properties=disconnected), PHONE)
     assert not bluez.is_lost(Removed(path=PHONE, interfaces=("org.bluez.Battery1",)), PHONE)
+
+
+def connecting(*said, answer_s=None):
+    """Connect while bluetoothd says some properties of the phone, each after so many seconds; return what came of it.
+
+    ``answer_s``: when it answers the call itself.
+    """
+
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        connection = Bluez(bus=None)
+        connection._on_message(owner_changed(BLUETOOTHD))
+        linked = []
+
+        async def call(*_, **__):
+            await asyncio.sleep(answer_s if answer_s is not None else 1000)
+
+        connection.call = call
+        for after_s, properties in said:
+            variants = {name: Variant("b", value) for name, value in properties.items()}
+            message = signal(BLUETOOTHD, PHONE, PROPERTIES, "PropertiesChanged", "sa{sv}as", DEVICE, variants, [])
+            loop.call_later(after_s, connection._on_message, message)
+        began_s = loop.time()
+        failure = None
+        try:
+            await connection.connect(
+                PHONE, timeout_s=20, link_timeout_s=8, on_linked=lambda: linked.append(loop.time() - began_s)
+            )
+        except BluezError as error:
+            failure = error.failure
+        return failure, linked, loop.time() - began_s
+
+    return run(scenario())
+
+
+def test_who_is_not_there_is_given_up_sooner_than_who_lets_one_connect_and_does_not_answer():
+    """Of false relays there are both; the first keep us from listening meanwhile, the second do not."""
+    assert connecting() == (BluezFailure.TIMEOUT, [], 8.0)
+    assert connecting((7.9, {"Connected": True})) == (BluezFailure.TIMEOUT, [7.9], 20.0)
+    there = [(2.0, {"Connected": True}), (12.0, {"ServicesResolved": True})]
+    assert connecting(*there, answer_s=12.0) == (None, [2.0], 12.0)
+    lost = [(2.0, {"Connected": True}), (3.0, {"Connected": False})]
+    assert connecting(*lost, answer_s=4.0) == (BluezFailure.REFUSED, [2.0], 4.0)
+    # One that was lost before is no link.
+    assert connecting((1.0, {"Connected": False}), (2.0, {"Connected": True}), answer_s=4.0)[1] == []
