@@ -209,9 +209,10 @@ class Engine:
     # -- time -------------------------------------------------------------
 
     def tick(self) -> None:
-        """Do what is due rarely: read the wall clock, retire envelopes, save the residence clock."""
+        """Do what is due rarely: read clock and notices, retire envelopes, save the residence clock."""
         now = self._loop.time()
         self._timekeeper.observe(now)
+        self._overview.read_notices()
         self._reload()
         if now < self._next_retire:
             return

@@ -48,6 +48,14 @@ class Overview:
         self._progress = progress
         self._components = components
         self._links_up = links_up
+        self._notices: list[NoticeStatus] = []
+
+    def read_notices(self) -> None:
+        """Read what other processes left to be said: from files, so now and then and not at each look."""
+        self._notices = [
+            NoticeStatus(code=str(notice.code), text=notice.text, serious=notice.code.serious)
+            for notice in read_notices()
+        ]
 
     def status(self, now: float, *, started: float, ready: bool, clock_source: str) -> Status:
         """Return a fresh picture; ``started`` and ``now`` in monotonic seconds."""
@@ -66,10 +74,7 @@ class Overview:
             totals=node.stats.totals(),
             tasks=self._progress.check(),
             components=self._components.statuses(),
-            notices=[
-                NoticeStatus(code=str(notice.code), text=notice.text, serious=notice.code.serious)
-                for notice in read_notices()
-            ],
+            notices=self._notices,
         )
 
     def _store_status(self, now: float) -> StoreStatus:

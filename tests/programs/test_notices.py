@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What an appliance has to say is on every page that its operator sees."""
 
+import asyncio
+
 import pytest
 
 from relay.appliance import screen
@@ -8,8 +10,10 @@ from relay.control.client import ControlClient
 from relay.control.notices import Notice, NoticeCode, encode_notices, read_notices
 from relay.control.status import NoticeStatus
 from relay.control.text import status_text
+from relay.run import overview
 from relay.run.history import Sample
 from relay.run.page import Page
+from tests.programs.running import running
 
 MISTAKE = NoticeStatus(code="config", text="line 3: <b>no</b>", serious=True)
 HINT = NoticeStatus(code="no_country", text="Wi-Fi is off", serious=False)
@@ -54,3 +58,19 @@ def test_notices_are_read_from_where_they_are(tmp_path):
     there.write_bytes(encode_notices([Notice(code=NoticeCode.HINT, text="x" * 10_000)] * 1000))
     assert len(there.read_bytes()) < 64 * 1024
     assert len(read_notices([there])) == 32
+
+
+def test_notices_are_read_on_a_tick_and_not_by_whoever_asks(tmp_path, monkeypatch):
+    there = [Notice(code=NoticeCode.HINT, text="Wi-Fi is off")]
+    read = []
+    monkeypatch.setattr(overview, "read_notices", lambda: read.append(1) or there)
+
+    async def ask():
+        async with running(tmp_path) as (engine, _):
+            engine.tick()
+            before = len(read)
+            told = [engine.status().notices for _ in range(3)]
+            assert len(read) == before
+            return told
+
+    assert [[notice.text for notice in notices] for notices in asyncio.run(ask())] == [["Wi-Fi is off"]] * 3
