@@ -167,7 +167,13 @@ class _Central:
     async def _scan(self) -> None:
         """Listen for a while, or until the address is about to change."""
         salt = self._host.salt
-        await self._bluez.start_discovery(self._adapter.path, gatt.SERVICE_UUID)
+        try:
+            await self._bluez.start_discovery(self._adapter.path, gatt.SERVICE_UUID)
+        except BluezError:
+            # Somebody else's connection is being made, say. What we have goes on, and so does the time.
+            self._host.count("dbus_errors")
+            await asyncio.sleep(SHORT_REST_S)
+            return
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SCAN_S):

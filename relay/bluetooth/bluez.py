@@ -356,14 +356,21 @@ class Bluez:
                 if event.properties.get("ServicesResolved") is True:
                     resolved.set_result(None)
 
+        calling = asyncio.ensure_future(self.call(device_path, DEVICE, "Connect", timeout_s=timeout_s))
         try:
             async with asyncio.timeout(timeout_s if link_timeout_s is None else link_timeout_s) as limit:
                 with self.listening(look):
-                    await self.call(device_path, DEVICE, "Connect", timeout_s=timeout_s)
+                    # Of a connection that was lost bluetoothd makes another by itself, which nobody may scan beside.
+                    await asyncio.wait({calling, resolved}, return_when=asyncio.FIRST_COMPLETED)
+                    if not resolved.done() or resolved.exception() is None:
+                        await calling
                     await resolved
         except TimeoutError:
             raise BluezError(BluezFailure.TIMEOUT, "Connect") from None
         finally:
+            calling.cancel()
+            if calling.done() and not calling.cancelled():
+                calling.exception()
             if resolved.done() and not resolved.cancelled():
                 resolved.exception()  # that of a connection lost while Connect still ran has been told by that
 

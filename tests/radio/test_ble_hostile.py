@@ -68,6 +68,7 @@ def test_whoever_means_ill_is_bounded_and_counted_and_others_are_served(open_sta
         other.processes["ble"].kill()
         assert PLAIN_TEXT in shown
         assert bytes(phone.guest.read(f"{bob.folder}/photo.jpg")) == photo
+        print(f"so far {counters(relay.status())}")
         relay.wait(
             "all of it is counted",
             lambda status: (

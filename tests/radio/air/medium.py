@@ -88,7 +88,9 @@ class Medium:
                     timeout=request.timeout,
                 )
                 # If it is lost the initiator goes on and takes a later advertisement.
-                if self.receives(listener, speaker) and speaker.has_room and listener.has_room:
+                # Nor has it two connections with one address, though it be under two of its own.
+                has_room = speaker.has_room and listener.has_room and not speaker.is_connected_to(request.own_address)
+                if self.receives(listener, speaker) and has_room:
                     self._connect(listener, speaker, advertiser, request, address)
                 break
 

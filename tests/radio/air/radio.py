@@ -322,6 +322,9 @@ class Radio(bumble.Controller):
     def has_room(self):
         return len(self.le_connections) < self._links
 
+    def is_connected_to(self, address):
+        return address in self.le_connections
+
     @property
     def scan_address(self):
         public = self.le_scan_own_address_type == hci.AddressType.PUBLIC_DEVICE

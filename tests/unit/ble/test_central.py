@@ -14,7 +14,7 @@ from relay.ble.central import FULL_REST_S, run_central
 from relay.ble.host import AdapterInfo
 from relay.ble.neighbours import TENURE_S
 from relay.bluetooth import gatt
-from relay.bluetooth.bluez import DEVICE, Changed
+from relay.bluetooth.bluez import DEVICE, BluezError, BluezFailure, Changed
 from relay.bluetooth.dial import LINK_TIMEOUT_S, DialError, DialFailure
 from relay.bluetooth.l2cap import BluetoothAddress
 from relay.process.reports import NewsForBle
@@ -51,6 +51,7 @@ class World:
         #: Those that answer, those that let one connect, and those that are heard and not there.
         self.honest, self.mute, self.absent = [], [], []
         self.fresh_a_s = 0
+        self.is_stubborn = False
         self.sessions = {}
         self.dialling_now = set()
         self.cancelled = []
@@ -79,6 +80,8 @@ class World:
     async def start_discovery(self, _, uuid):
         assert uuid == gatt.SERVICE_UUID
         self.discoveries.append(asyncio.get_running_loop().time())
+        if self.is_stubborn:
+            raise BluezError(BluezFailure.REFUSED, "StartDiscovery")
         self._discovery = asyncio.ensure_future(self._discover())
 
     async def stop_discovery(self, _):
@@ -206,6 +209,22 @@ def test_ten_false_relays_a_second_do_not_keep_two_from_meeting(monkeypatch, fre
         # It never stopped listening for long, though some let it connect and do not answer.
         pauses = [later - one for one, later in zip(world.discoveries, world.discoveries[1:], strict=False)]
         assert max(pauses) < 30
+
+    in_world(monkeypatch, scenario)
+
+
+def test_sessions_go_on_while_bluetoothd_does_not_want_to_listen(monkeypatch):
+    async def scenario(world):
+        world.honest = named("one")
+        await asyncio.sleep(20)
+        world.is_stubborn = True
+        await asyncio.sleep(60)
+        assert list(world.sessions) == world.honest
+        assert 2 < world.counted["dbus_errors"] < 30
+        world.is_stubborn = False
+        world.honest += named("two")
+        await asyncio.sleep(30)
+        assert world.sessions.keys() == set(world.honest)
 
     in_world(monkeypatch, scenario)
 

@@ -186,6 +186,6 @@ def test_who_is_not_there_is_given_up_sooner_than_who_lets_one_connect_and_does_
     there = [(2.0, {"Connected": True}), (12.0, {"ServicesResolved": True})]
     assert connecting(*there, answer_s=12.0) == (None, [2.0], 12.0)
     lost = [(2.0, {"Connected": True}), (3.0, {"Connected": False})]
-    assert connecting(*lost, answer_s=4.0) == (BluezFailure.REFUSED, [2.0], 4.0)
+    assert connecting(*lost) == (BluezFailure.REFUSED, [2.0], 3.0)
     # One that was lost before is no link.
     assert connecting((1.0, {"Connected": False}), (2.0, {"Connected": True}), answer_s=4.0)[1] == []
