@@ -72,8 +72,8 @@ class Store:
             undo.callback(writer.close)
             schema.tune_writer(writer, durable=durable)
             # Says now, and not at the first envelope, that writing is not possible.
-            writer.execute("BEGIN IMMEDIATE")
-            writer.execute("ROLLBACK")
+            with _transaction(writer):
+                _upgrade(writer)
             undo.pop_all()
         return cls(path, lock_fd=lock_fd, reader=reader, writer=writer, last_seq=last_seq)
 
@@ -290,6 +290,13 @@ def _last_seq(connection: sqlite3.Connection) -> int:
         (schema.LAST_SEQ_KEY,),
     ).fetchone()
     return int(last_seq)
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """Bring an older store to this version, inside the caller's transaction."""
+    if connection.execute("PRAGMA user_version").fetchone() == (1,):
+        connection.execute(schema.UPGRADE_FROM_1)
+        connection.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
 
 
 @contextlib.contextmanager

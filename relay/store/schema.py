@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: "MRly", in the database header, so that the store is told from any other SQLite file.
 APPLICATION_ID = 0x4D526C79
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: The flash page of SD cards and the block of ext4. With 8 KiB a third less of the
 #: file is wasted between bodies of 1 KiB, but a lone put writes half as much again.
@@ -63,6 +63,9 @@ BUSY_TIMEOUT_S = 5.0
 #: once, however many rows it has; measured as fast as single rows for one thread,
 #: and it does not fight with the event loop's thread for every envelope.
 ROWS = 64
+
+#: From version 1 to 2: what left before is not known to have been displaced, so it stays gone.
+UPGRADE_FROM_1 = "ALTER TABLE gone ADD COLUMN displaced INTEGER NOT NULL DEFAULT 0"
 
 
 class RowStatement:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What is committed is there after a restart, and nothing else."""
 
+import contextlib
 import resource
 import stat
 import tracemalloc
@@ -10,6 +11,7 @@ import pytest
 
 from relay.core.batch import Batch
 from relay.store import schema
+from relay.store.check import check
 from relay.store.database import Store
 from relay.store.errors import StoreFullError, StoreIoError
 from tests.store.helpers import contents, insert, insert_batch, make_envelope
@@ -41,6 +43,27 @@ def test_what_was_committed_is_there_after_a_restart(path):
     assert store.state() == {"clock": 6, "name": 1}
     assert store.interfaces() == {0: "eth0", 1: "wlan1"}
     assert store.last_seq == 200
+    store.close()
+
+
+def test_a_store_of_the_first_version_keeps_all_it_has_and_takes_more(path):
+    store = Store.open(path)
+    store.commit(insert_batch(range(1, 11)))
+    store.commit(Batch(drop_bodies=[3]))
+    store.close()
+    with contextlib.closing(schema.connect(path, "mode=rw")) as old:
+        old.executescript("ALTER TABLE gone DROP COLUMN displaced; PRAGMA user_version = 1")
+    before = check(path)
+    assert before.ok, before
+
+    for _ in range(2):
+        store = Store.open(path)
+        assert [row.seq for row in store.load() if not row.has_body] == [3]
+        assert not any(row.displaced for row in store.load())
+        store.close()
+    store = Store.open(path)
+    store.commit(Batch(displace=[4]))
+    assert [row.seq for row in store.load() if row.displaced] == [4]
     store.close()
 
 

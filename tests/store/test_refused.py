@@ -26,7 +26,7 @@ from relay.store.errors import (
     StorePermissionError,
 )
 from relay.store.salvage import salvage
-from relay.store.schema import TABLES
+from relay.store.schema import SCHEMA_VERSION, TABLES
 from tests.store.helpers import contents, files, insert_batch, make_envelope
 
 
@@ -70,14 +70,14 @@ def _start(path):
 
 
 def test_a_later_version_names_the_remedy(path):
-    _pragma(path, "user_version = 2")
+    _pragma(path, f"user_version = {SCHEMA_VERSION + 1}")
     error = refusal(path)
     assert isinstance(error, StoreNewerError)
     assert isinstance(error, RelayError)
-    assert "version 2; this relay reads up to 1" in str(error)
+    assert f"version {SCHEMA_VERSION + 1}; this relay reads up to {SCHEMA_VERSION}" in str(error)
     assert "install the version" in str(error)
     assert str(path) in str(error)
-    assert "version 2" in check(path).refused
+    assert f"version {SCHEMA_VERSION + 1}" in check(path).refused
 
 
 def test_what_no_relay_wrote_is_not_taken_for_a_store(tmp_path):
