@@ -3,17 +3,19 @@
 
 import asyncio
 import random
+import secrets
 import time
 from dataclasses import replace
 
 import pytest
 
+from relay.client import collection
 from relay.client.body import text_body
 from relay.client.database import Database
 from relay.client.outbox import Outbox
 from relay.core import session as s
 from relay.core.codec import Writer
-from relay.core.envelope import EnvelopeType, Header, decode_envelope
+from relay.core.envelope import HEADER_BYTES, SIZES, EnvelopeType, Header, decode_envelope
 from relay.core.messages import Hello, MessageType, Offer, Refusal, Role, Subscribe, Window
 from relay.core.noise import KeyPair
 from relay.links.address import parse_address
@@ -155,6 +157,50 @@ def test_what_is_not_under_the_prefix_is_not_kept_and_a_flood_of_it_ends_the_ses
     relay.times = 300
     outcome, texts = collect(bob, relay)
     assert (outcome.error.failure, texts) == (Failure.MISBEHAVED, [])
+
+
+def junk(size_class=0):
+    """Somebody else's mail."""
+    expiry_hour = int(time.time() // 3600) + 48
+    header = Header(
+        type=EnvelopeType.MESSAGE, size_class=size_class, expiry_hour=expiry_hour, tag=secrets.token_bytes(16)
+    )
+    return header.encode() + secrets.token_bytes(SIZES[size_class] - HEADER_BYTES)
+
+
+def test_who_fills_a_bucket_hides_nothing_that_lies_behind(alice, bob, monkeypatch):
+    """Small ones come first: with 17 MB of them, at price 0, nobody under that prefix got anything larger."""
+    monkeypatch.setattr(collection, "MAX_MATCHES", 100)
+    relay = Holding([*sealed_to(alice, bob, "x" * 5000), *(junk() for _ in range(100 + collection.MAX_UNWANTED + 1))])
+    outcome, texts = collect(bob, relay)
+    assert (outcome.error, [len(text) for text in texts]) == (None, [5000])
+
+
+def test_sessions_that_break_again_and_again_come_to_an_end_together(alice, bob):
+    """Each brings two; what one brought, the next does not ask for, whichever way it was asked for."""
+
+    class Breaking(Holding):
+        given = 0
+
+        def on_event(self, session, event):
+            match event:
+                case Subscribe(offers_only=True):
+                    session.offer(self.offers())
+                    session.caught_up()
+                case Subscribe():
+                    self.some(session, self.there())
+                case s.Fetch(identities):
+                    self.some(session, [self.held[identity] for identity in identities])
+
+        def some(self, session, envelopes):
+            self.given += len(envelopes[:2])
+            session.send_envelopes(envelopes[:2])
+            if len(envelopes) > 2:
+                self.then.append(self.writers[session].close)
+
+    relay = Breaking(sealed_to(alice, bob, *map(str, range(9))))
+    outcome, texts = collect(bob, relay, patience_s=10.0)
+    assert (outcome.error, len(texts), relay.given) == (None, 9, 9)
 
 
 @pytest.mark.parametrize("is_slow", [False, True])
