@@ -103,6 +103,8 @@ class Collection:
         )
         self._broken = reading
         patience = self._patience
+        if follow:
+            patience.rest()
         patience.start(loop.time())
         while True:
             if reading.is_complete:
@@ -112,6 +114,7 @@ class Collection:
                     return
                 events = await self._next(connection, follow_until)
                 # From here on the relay owes what it offers next.
+                patience.rest()
                 patience.start(loop.time())
             else:
                 if patience.is_endless(loop.time()):

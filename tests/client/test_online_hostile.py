@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from relay.client import collection
+from relay.client import collection, patience
 from relay.client.body import text_body
 from relay.client.database import Database
 from relay.client.outbox import Outbox
@@ -20,7 +20,7 @@ from relay.core.messages import Hello, MessageType, Offer, Refusal, Role, Subscr
 from relay.core.noise import KeyPair
 from relay.links.address import parse_address
 from relay.links.client_session import Connection, Failure
-from tests.client.online import Dripping, FakeRelay, Holding, Sockets, User, client_of
+from tests.client.online import Dripping, FakeRelay, Holding, Sockets, User, client_of, offer_of
 
 PATIENCE_S = 1.0
 #: Over a radio a client asks for what it does not have, by name.
@@ -201,6 +201,32 @@ def test_sessions_that_break_again_and_again_come_to_an_end_together(alice, bob)
     relay = Breaking(sealed_to(alice, bob, *map(str, range(9))))
     outcome, texts = collect(bob, relay, patience_s=10.0)
     assert (outcome.error, len(texts), relay.given) == (None, 9, 9)
+
+
+def test_a_relay_that_hangs_up_again_and_again_does_not_hold_a_client_for_longer_than_a_visit(bob, monkeypatch):
+    """Each time it brings something new, which costs it nothing; what waits for the end of the visit never goes out."""
+    monkeypatch.setattr(patience, "MAX_VISIT_PATIENCES", 4)
+
+    class HangingUp(FakeRelay):
+        def on_event(self, session, event):
+            mail = junk(3)
+            match event:
+                case Subscribe(offers_only=True):
+                    self.mail = mail
+                    session.offer([offer_of(mail)])
+                case Subscribe():
+                    self.give(session, mail)
+                case s.Fetch():
+                    self.give(session, self.mail)
+
+        def give(self, session, mail):
+            session.send_envelopes([mail])
+            self.then.append(self.writers[session].close)
+
+    relay = HangingUp()
+    outcome, texts = collect(bob, relay, patience_s=2.0)
+    assert (outcome.error.failure, texts) == (Failure.MISBEHAVED, [])
+    assert len(relay.sessions) > 2
 
 
 @pytest.mark.parametrize("is_slow", [False, True])
