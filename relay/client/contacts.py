@@ -25,7 +25,8 @@ OWN_WORD: Final = "~"
 """Before a name that a card suggested for itself: the user has not said that it is that person's."""
 _NUMBER_CHARACTERS: Final = 5
 """Room for a number behind a group's name that is taken."""
-_STRANGER_DIGITS: Final = 8
+_STRANGER_DIGITS: Final = 16
+"""64 bits: a key for a name of 32 is found in an hour on a desktop, and some members of a group have no other name."""
 MAX_CONTACTS: Final = 4096
 """More than anyone knows; with MAX_GROUPS and full groups the file stays under MAX_FILE_BYTES."""
 MAX_GROUPS: Final = 256

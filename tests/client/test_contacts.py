@@ -110,6 +110,10 @@ def test_names_of_people_are_taken(name):
     assert require_name(name) == name
 
 
+def test_nobody_makes_a_key_for_the_name_by_which_another_stranger_is_shown():
+    assert re.fullmatch("stranger [0-9a-f]{16}", stranger_name(make_card(1).static))
+
+
 def test_a_name_that_the_card_gives_itself_is_marked_until_the_user_says_who_it_is(tmp_path):
     folder = tmp_path / "mesh-relay"
     book = ContactBook(folder)
