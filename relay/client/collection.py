@@ -24,7 +24,8 @@ from relay.links.client_session import Connection, Incoming
 FETCH_BYTES: Final = 1024 * 1024
 SLOW_FETCH_BYTES: Final = 48 * 1024
 MAX_MATCHES: Final = 65_536
-"""Envelopes or offers that are taken under one prefix, 100 bytes each: twice what a store of a million has there."""
+"""Envelopes remembered as brought, or offers that wait, under one prefix, 100 bytes each: twice what a store of a
+million has there. Envelopes beyond it are taken all the same: else who fills one bucket hides what is behind."""
 MAX_UNWANTED: Final = 256
 """Envelopes that nobody asked for, before a relay that sends them is left."""
 MALFORMED_KEPT_HOURS: Final = 24
@@ -102,6 +103,8 @@ class Collection:
         )
         self._broken = reading
         patience = self._patience
+        if follow:
+            patience.rest()
         patience.start(loop.time())
         while True:
             if reading.is_complete:
@@ -111,6 +114,7 @@ class Collection:
                     return
                 events = await self._next(connection, follow_until)
                 # From here on the relay owes what it offers next.
+                patience.rest()
                 patience.start(loop.time())
             else:
                 if patience.is_endless(loop.time()):
@@ -255,7 +259,8 @@ class _Reading:
         self.unwanted += not was_asked
         if not was_asked or identity in self.brought:
             return False
-        if not self.has_all_offers:
+        # Of what is fetched by name, the most comes after all of it was offered.
+        if (self.is_by_offers or not self.has_all_offers) and len(self.brought) < MAX_MATCHES:
             self.brought.add(identity)
         return True
 
@@ -264,7 +269,7 @@ class _Reading:
             bucket = decode_envelope(envelope).bucket
         except DecodeError:
             return False
-        return bucket >> (BUCKET_BITS - self.bits) == self.prefix and len(self.brought) < MAX_MATCHES
+        return bucket >> (BUCKET_BITS - self.bits) == self.prefix
 
     def gone(self, identity: bytes) -> bool:
         """Note that nothing more is to come of this one; False when it was not asked for."""

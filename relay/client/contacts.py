@@ -6,7 +6,7 @@ import hashlib
 import json
 import secrets
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +25,8 @@ OWN_WORD: Final = "~"
 """Before a name that a card suggested for itself: the user has not said that it is that person's."""
 _NUMBER_CHARACTERS: Final = 5
 """Room for a number behind a group's name that is taken."""
-_STRANGER_DIGITS: Final = 8
+_STRANGER_DIGITS: Final = 16
+"""64 bits: a key for a name of 32 is found in an hour on a desktop, and some members of a group have no other name."""
 MAX_CONTACTS: Final = 4096
 """More than anyone knows; with MAX_GROUPS and full groups the file stays under MAX_FILE_BYTES."""
 MAX_GROUPS: Final = 256
@@ -169,6 +170,9 @@ class ContactBook:
                 raise ContactError(f"there are {MAX_CONTACTS} contacts already; remove one first")
             contact = Contact(name=OWN_WORD + name if is_own_word else name, card=card)
             self._put(contact)
+            for key, group in self._groups.items():
+                others = tuple(card if card.static == other.static else other for other in group.others)
+                self._groups[key] = replace(group, others=others)
         return contact
 
     def rename(self, name: str, new_name: str) -> None:
@@ -207,13 +211,19 @@ class ContactBook:
         """Take in what a message from `sender` says of its group; `own` is the user's static key.
 
         It counts if he is in the group as it is known, or, where it is not known yet, if he is a contact: a stranger
-        cannot have others made one's correspondents. The newest word of a member holds.
+        cannot have others made one's correspondents. The newest word of a member holds, but not of where another
+        one's mail goes: that nobody would see.
         """
         with self._change():
             known = next((group for group in self._groups.values() if group.id == told.id), None)
-            others = tuple(card for card in told.members if card.static != own and not card.is_low_order)
+            members = self._without_diversion(told.members, known.others if known else (), sender)
+            others = tuple(card for card in members if card.static != own and not card.is_low_order)
             if known is None:
                 return self._learn_new(told, sender, own, others)
+            if sender in {card.static for card in known.others}:
+                told_of_himself = [card for card in members if card.static == sender]
+                known = replace(known, others=self._without_diversion(known.others, told_of_himself, None))
+                self._groups[_key(known.name)] = known
             members = (Card(static=own, rendezvous=b""), *known.others)
             rank = Group(id=known.id, version=known.version, name="", members=members).rank
             is_newer = told.rank > rank and told.version <= known.version + MAX_CHANGES
@@ -225,6 +235,14 @@ class ContactBook:
             changed = replace(known, version=told.version, others=others)
             self._groups[_key(known.name)] = changed
             return GroupNews(name=known.name, group=changed, changed=set(others) != set(known.others))
+
+    def _without_diversion(
+        self, cards: Iterable[Card], known: Iterable[Card], sender: bytes | None
+    ) -> tuple[Card, ...]:
+        """Return members by the cards that the user has, else by what `sender` says of himself, else by known ones."""
+        better = {card.static: card for card in known if card.static != sender}
+        better |= {contact.card.static: contact.card for contact in self._contacts.values()}
+        return tuple(better.get(card.static, card) for card in cards)
 
     def _learn_new(self, told: Group, sender: bytes, own: bytes, others: tuple[Card, ...]) -> GroupNews:
         suggested = _usable_name(told.name)

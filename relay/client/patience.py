@@ -25,9 +25,13 @@ class Patience:
         self._deadline = self._end = 0.0
 
     def start(self, now: float) -> None:
-        """Begin, again too: nothing was owed until now."""
+        """Begin, again too: nothing was owed until now. A visit ends when it would have, however often it breaks."""
         self._deadline = now + self._patience_s
-        self._end = now + MAX_VISIT_PATIENCES * self._patience_s
+        self._end = self._end or now + MAX_VISIT_PATIENCES * self._patience_s
+
+    def rest(self) -> None:
+        """End the visit: what is started next is another one."""
+        self._end = 0.0
 
     def left_s(self, now: float) -> float:
         """Return how long to wait for more; 0 when the patience is over."""

@@ -173,6 +173,7 @@ class FakeRelay:
 
     def __init__(self):
         self.sessions = []
+        self.writers = {}
         self.flushing = {}
         """What sends a session's data, for what is not an answer."""
         #: What is to be said once all else is on its way, as small messages overtake large ones.
@@ -207,6 +208,7 @@ class FakeRelay:
                 while self.then and not session.queued_bytes:
                     self.then.pop(0)()
 
+        self.writers[session] = writer
         self.flushing[session] = flush
         while session.state is not State.CLOSED:
             data = await reader.read(65_536)

@@ -110,6 +110,10 @@ def test_names_of_people_are_taken(name):
     assert require_name(name) == name
 
 
+def test_nobody_makes_a_key_for_the_name_by_which_another_stranger_is_shown():
+    assert re.fullmatch("stranger [0-9a-f]{16}", stranger_name(make_card(1).static))
+
+
 def test_a_name_that_the_card_gives_itself_is_marked_until_the_user_says_who_it_is(tmp_path):
     folder = tmp_path / "mesh-relay"
     book = ContactBook(folder)
@@ -330,6 +334,32 @@ def test_who_has_left_is_written_to_no_more_and_not_brought_back(tmp_path):
     ann.set_group("choir", ("ben",))
     assert carl.learn_group(ann.group("choir").to_send(ANN), ANN.static, CARL.static).group is None
     assert carl.groups == {}
+
+
+def diverted(card):
+    return Card(static=card.static, rendezvous=bytes(16))
+
+
+def test_no_member_has_anothers_mail_go_elsewhere_unseen(tmp_path):
+    """The same people by the same names, but Ben's mail into a bucket that he never looks at."""
+    ann, _, carl = books(tmp_path)
+    first = ann.group("choir").to_send(ANN)
+    carl.learn_group(first, ANN.static, CARL.static)
+    told = Group(id=first.id, version=first.version + 1, name="", members=(ANN, diverted(BEN), CARL))
+    # Ann has his card; Carl knows him from the group only.
+    assert not ann.learn_group(told, CARL.static, ANN.static).changed
+    assert not carl.learn_group(told, ANN.static, CARL.static).changed
+    assert [card for card in ann.group("choir").others if card.static == BEN.static] == [BEN]
+    assert [card for card in carl.group("choir").others if card.static == BEN.static] == [BEN]
+    # Who lies from the beginning is believed until Ben says something, or his card comes.
+    lie = Group(id=bytes(16), version=3, name="g", members=(ANN, diverted(BEN), CARL))
+    assert diverted(BEN) in carl.learn_group(lie, ANN.static, CARL.static).group.others
+    carl.learn_group(Group(id=bytes(16), version=2, name="g", members=(ANN, BEN, CARL)), BEN.static, CARL.static)
+    assert set(ContactBook(tmp_path / "carl").group("g").others) == {ANN, BEN}
+    lie = Group(id=bytes(15) + b"2", version=3, name="g", members=(ANN, diverted(BEN), CARL))
+    carl.learn_group(lie, ANN.static, CARL.static)
+    carl.add(BEN, "ben")
+    assert set(carl.group("g 2").others) == {ANN, BEN}
 
 
 def test_a_group_has_a_name_of_its_own_here_whatever_it_is_called_elsewhere(tmp_path):

@@ -3,22 +3,24 @@
 
 import asyncio
 import random
+import secrets
 import time
 from dataclasses import replace
 
 import pytest
 
+from relay.client import collection, patience
 from relay.client.body import text_body
 from relay.client.database import Database
 from relay.client.outbox import Outbox
 from relay.core import session as s
 from relay.core.codec import Writer
-from relay.core.envelope import EnvelopeType, Header, decode_envelope
+from relay.core.envelope import HEADER_BYTES, SIZES, EnvelopeType, Header, decode_envelope
 from relay.core.messages import Hello, MessageType, Offer, Refusal, Role, Subscribe, Window
 from relay.core.noise import KeyPair
 from relay.links.address import parse_address
 from relay.links.client_session import Connection, Failure
-from tests.client.online import Dripping, FakeRelay, Holding, Sockets, User, client_of
+from tests.client.online import Dripping, FakeRelay, Holding, Sockets, User, client_of, offer_of
 
 PATIENCE_S = 1.0
 #: Over a radio a client asks for what it does not have, by name.
@@ -155,6 +157,76 @@ def test_what_is_not_under_the_prefix_is_not_kept_and_a_flood_of_it_ends_the_ses
     relay.times = 300
     outcome, texts = collect(bob, relay)
     assert (outcome.error.failure, texts) == (Failure.MISBEHAVED, [])
+
+
+def junk(size_class=0):
+    """Somebody else's mail."""
+    expiry_hour = int(time.time() // 3600) + 48
+    header = Header(
+        type=EnvelopeType.MESSAGE, size_class=size_class, expiry_hour=expiry_hour, tag=secrets.token_bytes(16)
+    )
+    return header.encode() + secrets.token_bytes(SIZES[size_class] - HEADER_BYTES)
+
+
+def test_who_fills_a_bucket_hides_nothing_that_lies_behind(alice, bob, monkeypatch):
+    """Small ones come first: with 17 MB of them, at price 0, nobody under that prefix got anything larger."""
+    monkeypatch.setattr(collection, "MAX_MATCHES", 100)
+    relay = Holding([*sealed_to(alice, bob, "x" * 5000), *(junk() for _ in range(100 + collection.MAX_UNWANTED + 1))])
+    outcome, texts = collect(bob, relay)
+    assert (outcome.error, [len(text) for text in texts]) == (None, [5000])
+
+
+def test_sessions_that_break_again_and_again_come_to_an_end_together(alice, bob):
+    """Each brings two; what one brought, the next does not ask for, whichever way it was asked for."""
+
+    class Breaking(Holding):
+        given = 0
+
+        def on_event(self, session, event):
+            match event:
+                case Subscribe(offers_only=True):
+                    session.offer(self.offers())
+                    session.caught_up()
+                case Subscribe():
+                    self.some(session, self.there())
+                case s.Fetch(identities):
+                    self.some(session, [self.held[identity] for identity in identities])
+
+        def some(self, session, envelopes):
+            self.given += len(envelopes[:2])
+            session.send_envelopes(envelopes[:2])
+            if len(envelopes) > 2:
+                self.then.append(self.writers[session].close)
+
+    relay = Breaking(sealed_to(alice, bob, *map(str, range(9))))
+    outcome, texts = collect(bob, relay, patience_s=10.0)
+    assert (outcome.error, len(texts), relay.given) == (None, 9, 9)
+
+
+def test_a_relay_that_hangs_up_again_and_again_does_not_hold_a_client_for_longer_than_a_visit(bob, monkeypatch):
+    """Each time it brings something new, which costs it nothing; what waits for the end of the visit never goes out."""
+    monkeypatch.setattr(patience, "MAX_VISIT_PATIENCES", 4)
+
+    class HangingUp(FakeRelay):
+        def on_event(self, session, event):
+            mail = junk(3)
+            match event:
+                case Subscribe(offers_only=True):
+                    self.mail = mail
+                    session.offer([offer_of(mail)])
+                case Subscribe():
+                    self.give(session, mail)
+                case s.Fetch():
+                    self.give(session, self.mail)
+
+        def give(self, session, mail):
+            session.send_envelopes([mail])
+            self.then.append(self.writers[session].close)
+
+    relay = HangingUp()
+    outcome, texts = collect(bob, relay, patience_s=2.0)
+    assert (outcome.error.failure, texts) == (Failure.MISBEHAVED, [])
+    assert len(relay.sessions) > 2
 
 
 @pytest.mark.parametrize("is_slow", [False, True])

@@ -44,6 +44,9 @@ def test_after_a_rest_a_relay_has_all_the_time_again():
     patience = started()
     assert patience.is_endless(5000.0)
     patience.start(5000.0)
+    assert patience.is_endless(5000.0), "it breaks off and goes on, and that is the same visit"
+    patience.rest()
+    patience.start(5000.0)
     assert (patience.left_s(5000.0), patience.is_endless(5000.0)) == (60.0, False)
 
 
