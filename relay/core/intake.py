@@ -237,6 +237,9 @@ class Intake:
                 continue
             if seq in sound:
                 answers.append((link, put, None))
+            elif seq is not None and self._log.is_held(seq):
+                # It could not be read this time: nobody knows.
+                answers.append((link, put, Refusal.STORAGE))
             elif (refusal := self.take(link, put, envelope, identity, now)) is not None:
                 answers.append((link, put, refusal))
         return answers
