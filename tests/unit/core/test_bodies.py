@@ -183,6 +183,27 @@ def test_a_flood_of_puts_of_what_is_held_reads_little_at_a_time_and_waits_as_wha
     assert not relay.node.has_work
 
 
+def test_a_flood_of_large_puts_of_what_is_held_is_read_in_slices_of_bytes():
+    rng = random.Random(3)
+    relay = Relay()
+    bodies = [envelope(rng, size_class=3) for _ in range(40)]
+    put_all(relay, bodies)
+    flooder, wire = client(relay, seed=9)
+    for body in bodies:
+        flooder.session.put(body)
+    while data := flooder.session.data_to_send():
+        relay.node.receive(wire.link, data, 0.0)
+    slices = 0
+    while relay.node.has_work:
+        before = wire.link.pending_bytes
+        relay.node.run_slice(0.0)
+        slices += 1
+        assert before - wire.link.pending_bytes <= 128 << 10
+    settle(wire)
+    assert slices == 5
+    assert flooder.acknowledged == {*range(40)}
+
+
 def unreadable(relay, seq):
     """Let the medium fail to read one body; return what makes it read again."""
     read = relay.store.read
