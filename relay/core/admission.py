@@ -89,7 +89,7 @@ class Admission:
         if refusal is not None:
             return Decision(refusal)
         decision = self._place(self._units[header.size_class], price, interface)
-        return decision if decision.refusal else self._make_hour(header.expiry_hour, interface, decision)
+        return decision if decision.refusal else self._make_hour(header.expiry_hour, price, interface, decision)
 
     def refuses_offer(
         self, *, identity: bytes, size_class: int, expiry_hour: int, interface: int, now: float
@@ -111,7 +111,7 @@ class Admission:
             return Refusal.CLASS
         if price < self.policy.min_price:
             return Refusal.UNDERPAID
-        if self._is_one_hour_too_many(expiry_hour, interface) and price <= self._weakest_hour(interface)[0]:
+        if self._is_one_hour_too_many(expiry_hour, interface) and price <= self._weakest_price(interface):
             return Refusal.HOURS
         return None
 
@@ -121,25 +121,30 @@ class Admission:
         hours = self._log.hours.get(interface)
         return hours is not None and len(hours) >= MAX_HOURS_PER_INTERFACE and expiry_hour not in hours
 
-    def _weakest_hour(self, interface: int) -> tuple[int, int]:
-        """Return (price, hour): the hour whose best paid envelope paid least, the latest of these.
+    def _weakest_price(self, interface: int) -> int:
+        """Return what the best paid envelope paid of the hour where that is least.
 
         Without a clock anybody can name any hour. Whoever fills the hours with free
         envelopes must not keep out those who paid.
         """
         ranks = self._log.ranks.get(interface)
-        return (ranks and ranks.weakest_hour) or (MAX_PRICE, 0)
+        price = ranks.weakest_price if ranks is not None else None
+        return MAX_PRICE if price is None else price
 
-    def _make_hour(self, expiry_hour: int, interface: int, decision: Decision) -> Decision:
-        """Let the weakest hour go when there is one too many."""
+    def _make_hour(self, expiry_hour: int, price: int, interface: int, decision: Decision) -> Decision:
+        """Let the weakest hour go when there is one too many.
+
+        One in which something is about to be acknowledged does not go before its commit, but
+        the next one does: who always has something under way must not keep the hours.
+        """
         if not self._is_one_hour_too_many(expiry_hour, interface):
             return decision
-        _, weakest = self._weakest_hour(interface)
-        ranks = self._log.ranks[interface]
-        if ranks.count_in_hour(weakest) != self._log.hours[interface][weakest]:
-            return Decision(Refusal.HOURS)  # about to be acknowledged: not before its commit
-        more = (seq for seq in ranks.in_hour(weakest) if seq not in decision.victims)
-        return Decision(victims=(*decision.victims, *more))
+        ranks, hours = self._log.ranks[interface], self._log.hours[interface]
+        for hour in ranks.weak_hours(price):
+            if ranks.count_in_hour(hour) == hours[hour]:
+                leaving = dict.fromkeys((*decision.victims, *ranks.in_hour(hour)))
+                return Decision(victims=tuple(leaving))
+        return Decision(Refusal.HOURS)
 
     # -- price and room ---------------------------------------------------
 

@@ -54,6 +54,8 @@ COMMIT_WAIT_S: Final = 0.25
 #: Puts of what is held that are checked at a time: a statement of the store, and a
 #: slice of work after which others have their turn, so that a flood of them is none of reads.
 REPEATED_ROWS: Final = 64
+#: ... and bytes of them, which are read and hashed: about a turn (relay.run.connections).
+REPEATED_BYTES: Final = 128 << 10
 #: Who waits for a commit: link, put number or None, bytes.
 Waiter = tuple[Link, int | None, int]
 
@@ -221,7 +223,11 @@ class Intake:
         Some puts of one link at a time. What is damaged is taken anew, and acknowledged with its commit.
         """
         number, queue = next(iter(self._repeated.items()))
-        some = [queue.popleft() for _ in range(min(REPEATED_ROWS, len(queue)))]
+        some: list[tuple[Waiter, bytes, bytes]] = []
+        room = REPEATED_BYTES
+        while queue and len(some) < REPEATED_ROWS and room > 0:
+            some.append(queue.popleft())
+            room -= len(some[-1][1])
         del self._repeated[number]
         if queue:
             self._repeated[number] = queue
@@ -237,6 +243,9 @@ class Intake:
                 continue
             if seq in sound:
                 answers.append((link, put, None))
+            elif seq is not None and self._log.is_held(seq):
+                # It could not be read this time: nobody knows.
+                answers.append((link, put, Refusal.STORAGE))
             elif (refusal := self.take(link, put, envelope, identity, now)) is not None:
                 answers.append((link, put, refusal))
         return answers

@@ -57,8 +57,9 @@ from relay.core.stats import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
+    from relay.core.bodies import ReadBodies
     from relay.core.clock import Clock
     from relay.core.log import Entry
     from relay.core.noise import KeyPair
@@ -141,7 +142,7 @@ class Node:
         clock: Clock,
         stats: Stats,
         random_bytes: Callable[[int], bytes],
-        read_bodies: Callable[[Sequence[int]], list[bytes | None]],
+        read_bodies: ReadBodies,
         interfaces: dict[int, str] | None = None,
     ) -> None:
         """``interfaces``: the numbers that the store knows names for."""

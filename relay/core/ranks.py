@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, insort
+from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class Ranks:
         #: Prices held in each hour, ascending; and (best price, -hour), the weakest hour first.
         self._prices: dict[int, list[int]] = {}
         self._weakest: list[tuple[int, int]] = []
+        #: How many there are in each hour.
+        self._counts: Counter[int] = Counter()
 
     def add(self, price: int, expiry_hour: int, seq: int) -> None:
         """Take in what was committed; ``seq`` is above all before it."""
@@ -72,12 +75,14 @@ class Ranks:
             prices = self._prices.get(expiry_hour, [])
             self._set_prices(expiry_hour, sorted([*prices, price]))
         rank.add(seq)
+        self._counts[expiry_hour] += 1
 
     def remove(self, price: int, expiry_hour: int, seq: int) -> None:
         """Let go of what leaves."""
         key = price << 32 | expiry_hour
         rank = self._ranks[key]
         rank.remove(seq)
+        self._counts[expiry_hour] -= 1
         if not rank:
             del self._ranks[key]
             del self._order[bisect_left(self._order, key)]
@@ -90,6 +95,8 @@ class Ranks:
         if prices:
             self._prices[expiry_hour] = prices
             insort(self._weakest, (prices[-1], -expiry_hour))
+        else:
+            del self._counts[expiry_hour]
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Yield (price, seq): the cheapest first, of these the next to expire, of these the oldest."""
@@ -98,13 +105,17 @@ class Ranks:
             for seq in self._ranks[key]:
                 yield price, seq
 
+    def weak_hours(self, below_price: int) -> Iterator[int]:
+        """Yield the hours whose best paid envelope paid less, the weakest first, the latest of these."""
+        for price, negative in self._weakest:
+            if price >= below_price:
+                return
+            yield -negative
+
     @property
-    def weakest_hour(self) -> tuple[int, int] | None:
-        """(price, hour) of the hour whose best paid envelope paid least, the latest of these."""
-        if not self._weakest:
-            return None
-        price, negative = self._weakest[0]
-        return price, -negative
+    def weakest_price(self) -> int | None:
+        """What the best paid envelope of the weakest hour paid."""
+        return self._weakest[0][0] if self._weakest else None
 
     def in_hour(self, expiry_hour: int) -> list[int]:
         """Return all sequence numbers of an hour."""
@@ -112,4 +123,4 @@ class Ranks:
 
     def count_in_hour(self, expiry_hour: int) -> int:
         """Return how many there are in an hour."""
-        return sum(len(self._ranks[price << 32 | expiry_hour]) for price in self._prices.get(expiry_hour, ()))
+        return self._counts[expiry_hour]

@@ -9,12 +9,14 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from relay.core.bodies import UNREAD
 from relay.store import schema
 from relay.store.errors import (
     StoreDamagedError,
     StoreForeignError,
     StoreLockedError,
     StoreNewerError,
+    from_sqlite,
     store_errors,
 )
 
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from relay.core.batch import Batch
+    from relay.core.bodies import Unread
 
+#: What reading raises; SQLite's lack of memory is Python's.
+_READ_ERRORS = (sqlite3.DatabaseError, MemoryError)
 #: Rows fetched at a time by load(): 1,024 of about 300 bytes.
 _LOAD_ROWS = 1024
 _ID_BYTES = 32
@@ -123,34 +128,37 @@ class Store:
                         raise StoreDamagedError(self.path, f"row {seq} of admitted is malformed")
                     yield AdmittedRow(seq, identity, header, interface, arrived_s, bool(has_body), bool(displaced))
 
-    def read_bodies(self, seqs: Sequence[int]) -> list[bytes | None]:
+    def read_bodies(self, seqs: Sequence[int]) -> list[bytes | Unread | None]:
         """Return the envelopes of ``seqs``, in that order; None where there is none.
 
-        A body in a damaged page is None too: the others are served. Whether bytes are
-        what they were is for relay.core.bodies to say.
+        A body in a damaged page is None too, and one that the medium or the system fails to
+        read is UNREAD: the others are served. Whether bytes are what they were is for
+        relay.core.bodies to say.
         """
         if len(seqs) < 2:
             return [self._read_body(seq) for seq in seqs]
         if list(seqs) == list(range(seqs[0], seqs[0] + len(seqs))):
             # What arrived together is usually asked for together: one walk instead of many searches.
-            with contextlib.suppress(sqlite3.DatabaseError):
+            with contextlib.suppress(*_READ_ERRORS):
                 rows = self._reader.execute(schema.SELECT_RANGE, (seqs[0], seqs[-1])).fetchall()
                 if len(rows) == len(seqs):
                     return [body for (body,) in rows]
-        found: dict[int, bytes] = {}
+        found: dict[int, bytes | Unread | None] = {}
         for some in schema.batched(seqs, schema.ROWS):
             marks = [*some, *[None] * (schema.ROWS - len(some))]
             try:
                 found.update(self._reader.execute(schema.SELECT_BODIES, marks).fetchall())
-            except sqlite3.DatabaseError:
-                found.update((seq, body) for seq in some if (body := self._read_body(seq)) is not None)
+            except _READ_ERRORS:
+                found.update((seq, self._read_body(seq)) for seq in some)
         return [found.get(seq) for seq in seqs]
 
-    def _read_body(self, seq: int) -> bytes | None:
+    def _read_body(self, seq: int) -> bytes | Unread | None:
         try:
             row = self._reader.execute(schema.SELECT_BODY, (seq,)).fetchone()
-        except sqlite3.DatabaseError:
-            return None
+        except MemoryError:
+            return UNREAD
+        except sqlite3.DatabaseError as error:
+            return None if isinstance(from_sqlite(self.path, error), StoreDamagedError) else UNREAD
         return row[0] if row else None
 
     def commit(self, *batches: Batch) -> None:

@@ -3,6 +3,7 @@
 
 import contextlib
 import resource
+import sqlite3
 import stat
 import tracemalloc
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from relay.core.batch import Batch
+from relay.core.bodies import UNREAD
 from relay.store import schema
 from relay.store.check import check
 from relay.store.database import Store
@@ -212,3 +214,42 @@ def test_a_failing_medium_is_reported_and_used_again_when_it_works(store):
     assert contents(store) == before
     store.commit(insert_batch(range(129, 193)))
     assert len(contents(store)) == 128
+
+
+class FailingReader:
+    """A connection of which each read of one body fails."""
+
+    def __init__(self, reader, seq, error):
+        self._reader, self._seq, self._error = reader, seq, error
+
+    def execute(self, statement, values=()):
+        is_range = " BETWEEN " in statement and values[0] <= self._seq <= values[1]
+        if self._seq in values or is_range:
+            raise self._error
+        return self._reader.execute(statement, values)
+
+    def close(self):
+        self._reader.close()
+
+
+def sqlite_error(kind, code):
+    error = kind("disk I/O error")
+    error.sqlite_errorcode = code
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (sqlite_error(sqlite3.OperationalError, sqlite3.SQLITE_IOERR_READ), UNREAD),
+        (sqlite_error(sqlite3.OperationalError, sqlite3.SQLITE_BUSY), UNREAD),
+        (MemoryError(), UNREAD),
+        (sqlite_error(sqlite3.DatabaseError, sqlite3.SQLITE_CORRUPT), None),
+    ],
+)
+@pytest.mark.parametrize("seqs", [[3], [1, 2, 3, 4], [1, 3, 9]])
+def test_a_body_that_the_medium_fails_to_read_is_not_taken_for_none(store, error, expected, seqs):
+    store.commit(insert_batch(range(1, 11)))
+    sound = dict(zip(seqs, store.read_bodies(seqs), strict=True))
+    store._reader = FailingReader(store._reader, 3, error)
+    assert store.read_bodies(seqs) == list({**sound, 3: expected}.values())

@@ -190,6 +190,29 @@ class TestAdmission(AdmissionMachine.TestCase):
     pass
 
 
+def test_who_always_has_something_under_way_does_not_keep_the_hours():
+    rng = random.Random(5)
+    relay = Relay()
+
+    def free(number):
+        while price_paid(envelope_id(found := envelope(rng, expiry_hour=HOUR + number)), 0):
+            pass
+        return found
+
+    put_all(relay, [free(n) for n in range(MAX_HOURS_PER_INTERFACE)])
+    enemy, enemys_wire = client(relay, seed=11)
+    honest, honests_wire = client(relay, seed=12)
+    for number in range(5):
+        enemy.session.put(free(MAX_HOURS_PER_INTERFACE - 1))
+        settle(enemys_wire, commit=False)
+        honest.session.put(envelope(rng, expiry_hour=HOUR + 1000 + number, price=8))
+        settle(honests_wire, commit=False)
+        assert len(relay.node.log.hours[1]) == MAX_HOURS_PER_INTERFACE
+        settle(honests_wire, enemys_wire)
+    assert honest.acknowledged == {*range(5)}
+    assert enemy.acknowledged == {*range(5)}
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_hours_are_few_and_go_to_those_who_paid(seed, monkeypatch):
     """Whoever names every hour keeps out nobody who paid more, and nobody leaves before it was stored."""

@@ -6,9 +6,10 @@ import random
 import pytest
 
 from relay.core import intake as intake_module
+from relay.core.bodies import UNREAD
 from relay.core.envelope import envelope_id
 from relay.core.intake import LEAST_PENDING_BYTES
-from relay.core.messages import Ack, Subscribe
+from relay.core.messages import Ack, Refusal, Subscribe
 from relay.core.session import Missing
 from relay.core.stats import Evicted, Total
 from tests.unit.core.memory import MemoryStore, Relay, Wire, client, envelope, neighbour, put_all, settle
@@ -180,3 +181,86 @@ def test_a_flood_of_puts_of_what_is_held_reads_little_at_a_time_and_waits_as_wha
     assert relay.count(Total.DUPLICATE) == len(bodies) + 1
     wire.lose()
     assert not relay.node.has_work
+
+
+def test_a_flood_of_large_puts_of_what_is_held_is_read_in_slices_of_bytes():
+    rng = random.Random(3)
+    relay = Relay()
+    bodies = [envelope(rng, size_class=3) for _ in range(40)]
+    put_all(relay, bodies)
+    flooder, wire = client(relay, seed=9)
+    for body in bodies:
+        flooder.session.put(body)
+    while data := flooder.session.data_to_send():
+        relay.node.receive(wire.link, data, 0.0)
+    slices = 0
+    while relay.node.has_work:
+        before = wire.link.pending_bytes
+        relay.node.run_slice(0.0)
+        slices += 1
+        assert before - wire.link.pending_bytes <= 128 << 10
+    settle(wire)
+    assert slices == 5
+    assert flooder.acknowledged == {*range(40)}
+
+
+def unreadable(relay, seq):
+    """Let the medium fail to read one body; return what makes it read again."""
+    read = relay.store.read
+
+    def fail(seqs):
+        return [UNREAD if one == seq else body for one, body in zip(seqs, read(seqs), strict=True)]
+
+    relay.node._bodies._read_bodies = fail
+
+    def mend():
+        relay.node._bodies._read_bodies = read
+
+    return mend
+
+
+def test_what_cannot_be_read_for_a_while_is_not_given_up_though_it_is_not_said_to_be_there():
+    relay, bodies = relay_with(10)
+    [seq] = [seq for seq, held in relay.store.bodies.items() if held == bodies[4]]
+    mend = unreadable(relay, seq)
+    peer, wire = client(relay, seed=9)
+    for _ in range(3):
+        peer.session.fetch([envelope_id(body) for body in bodies])
+    peer.session.put(bodies[4])
+    settle(wire)
+    assert set(peer.received) == {*bodies} - {bodies[4]}
+    assert peer.refused == {0: Refusal.STORAGE}
+    assert relay.count(Evicted.DAMAGED) == 0
+    mend()
+    peer.session.fetch([envelope_id(bodies[4])])
+    peer.session.put(bodies[4])
+    settle(wire)
+    assert peer.received[-1] == bodies[4]
+    assert peer.acknowledged == {1}
+    assert relay.held() == set(bodies)
+
+
+def test_what_cannot_be_read_for_long_is_given_up_and_taken_anew():
+    relay, bodies = relay_with(10)
+    [seq] = [seq for seq, held in relay.store.bodies.items() if held == bodies[4]]
+    peer, wire = client(relay, seed=9)
+
+    def fetch():
+        peer.session.fetch([envelope_id(bodies[4])])
+        settle(wire)
+        relay.node.retire(0.0, save_clock=False)
+
+    mend = unreadable(relay, seq)
+    fetch()
+    mend()
+    fetch()
+    unreadable(relay, seq)
+    fetch()
+    fetch()
+    assert relay.count(Evicted.DAMAGED) == 0
+    fetch()
+    assert relay.count(Evicted.DAMAGED) == 1
+    peer.session.put(bodies[4])
+    settle(wire)
+    assert peer.acknowledged == {0}
+    assert relay.held() == set(bodies)

@@ -6,13 +6,14 @@ import random
 import pytest
 
 from relay.core.admission import Policy
-from relay.core.envelope import envelope_id
-from relay.core.log import EntryState
+from relay.core.envelope import EnvelopeType, Header, envelope_id
+from relay.core.log import AdmittedLog, EntryState
 from relay.core.messages import Refusal
 from relay.core.returns import FIRST_ASKED, KEPT_FREE
 from relay.core.stats import Evicted, Total
 from tests.unit.core.memory import HOUR, Relay, Wire, envelope, neighbour, purge, put_all, settle
 from tests.unit.core.test_exchange import fetched, offer
+from tests.unit.core.test_refusals import steps_of
 
 ROOM = 64
 POLICY = Policy(max_bytes=4096 * ROOM, max_envelopes=ROOM, residence_s=10_000.0)
@@ -72,6 +73,32 @@ def test_what_returned_counts_as_arrived_again_for_who_resumes_by_hours():
         log = each.node.log
         seq = log.seq_arrived_since(6500.0)
         assert [log.find(envelope_id(body)).seq >= seq for body in mail] == [True] * len(mail)
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_asking_for_the_last_hour_costs_no_walk_over_all_that_came_back(is_loaded):
+    def steps(number):
+        rng = random.Random(number)
+        rows = []
+        log = AdmittedLog()
+        for seq in range(1, number + 1):
+            header = Header(type=EnvelopeType.MESSAGE, size_class=0, expiry_hour=HOUR, tag=rng.randbytes(16))
+            identity = rng.randbytes(32)
+            rows.append((seq, identity, header.encode(), 1, 50 if seq > 1 else 100, True, False))
+            log.append(
+                identity=identity,
+                header=header,
+                interface=1,
+                arrived_s=100.0,
+                state=EntryState.HELD,
+                first_arrived_s=50.0,
+            )
+        if is_loaded:
+            log = AdmittedLog()
+            log.load(rows)
+        return steps_of(lambda: log.seq_arrived_since(7200.0))
+
+    assert steps(5000) <= steps(50)
 
 
 def test_it_comes_back_from_a_neighbour_and_then_both_are_silent():
