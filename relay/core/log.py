@@ -119,6 +119,8 @@ class AdmittedLog:
         self._by_id: dict[bytes, int] = {}
         #: When what was displaced and came again arrived first: its time counts from then.
         self._first_arrived: dict[int, float] = {}
+        #: Up to here :meth:`load` knew only from when on that was.
+        self._loaded_seq = 0
         #: Tag to the expiry hours of its purges, ascending: the latest is at the end, and one of many leaves
         #: without a walk.
         self._purges: dict[bytes, array[int]] = {}
@@ -224,7 +226,7 @@ class AdmittedLog:
                 state=EntryState.HELD if has_body else EntryState.DISPLACED if displaced else EntryState.GONE,
                 first_arrived_s=arrived_s if arrived_s < latest_s else None,
             )
-        self.committed_seq = self.next_seq - 1
+        self.committed_seq = self._loaded_seq = self.next_seq - 1
 
     def reserve(self, last_seq: int) -> None:
         """Do not use sequence numbers up to ``last_seq`` again."""
@@ -430,8 +432,11 @@ class AdmittedLog:
     def seq_arrived_since(self, arrived_s: float) -> int:
         """Return the sequence number from which entries arrived at or after ``arrived_s``."""
         position = bisect_left(self._arrived, arrived_s)
-        while position and self._seq[position - 1] in self._first_arrived:
-            position -= 1  # it came again later than is known
+        before = self._seq[position - 1] if position else 0
+        if before in self._first_arrived and before <= self._loaded_seq:
+            # It came again later than is known, as did those beside it that are noted with the same time. Without a
+            # walk: everybody may ask this, a hundred times a turn.
+            position = bisect_left(self._arrived, self._arrived[position - 1])
         return self._seq[position] if position < len(self._seq) else self.next_seq
 
     def held_in_prefix(
