@@ -291,16 +291,21 @@ class ContactBook:
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[None]:
-        """Read afresh under a lock, write at the end: two commands at once lose nothing of each other."""
+        """Read afresh under a lock, write at the end: two commands at once lose nothing of each other.
+
+        Only what is not so already: every message to a group comes here.
+        """
         ensure_private_folder(self._folder)
         with locked(self._folder / LOCK_NAME):
             self._read()
+            before = dict(self._contacts), dict(self._groups), list(self._left)
             try:
                 yield
             except ContactError:
                 self._read()
                 raise
-            self._write()
+            if before != (self._contacts, self._groups, self._left):
+                self._write()
 
     def _put(self, contact: Contact) -> None:
         self._contacts[_key(contact.name)] = contact

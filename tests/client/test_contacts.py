@@ -7,11 +7,13 @@ import re
 import stat
 import threading
 
+import nacl.exceptions
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nacl.bindings import crypto_scalarmult
 
-from relay.client import contacts
+from relay.client import card, contacts
 from relay.client.card import URI_PREFIX, Card, parse_uri
 from relay.client.contacts import ContactBook, require_name, stranger_name
 from relay.client.errors import CardError, ContactError, PrivateFileError
@@ -58,6 +60,20 @@ def test_any_text_is_a_card_or_refused(text):
 def test_any_bytes_are_a_card_or_refused(data):
     with pytest.raises(DecodeError):
         Card.decode(data)
+
+
+@pytest.mark.parametrize("top", [0, 1])
+@pytest.mark.parametrize("times_p", [0, 1])
+def test_keys_of_low_order_are_those_that_the_library_refuses(top, times_p):
+    for value in {*card._LOW_ORDER, 2, 9, card._P - 2} if not times_p else {0, 1, 9, 18}:
+        public = (value + times_p * card._P + (top << 255)).to_bytes(32, "little")
+        is_low = Card(static=public, rendezvous=bytes(16)).is_low_order
+        assert is_low == (value in card._LOW_ORDER)
+        if is_low:
+            with pytest.raises(nacl.exceptions.RuntimeError):
+                crypto_scalarmult(b"\1" * 32, public)
+        else:
+            crypto_scalarmult(b"\1" * 32, public)
 
 
 def test_a_card_whose_key_would_protect_nothing_is_refused():
@@ -338,6 +354,19 @@ def test_who_has_left_is_written_to_no_more_and_not_brought_back(tmp_path):
 
 def diverted(card):
     return Card(static=card.static, rendezvous=bytes(16))
+
+
+def test_a_message_to_a_group_that_tells_nothing_new_writes_nothing(tmp_path):
+    """A contact's groups make a file of megabytes, and each message to one had it written anew."""
+    ann, ben, _ = books(tmp_path)
+    told = ann.group("choir").to_send(ANN)
+    ben.learn_group(told, ANN.static, BEN.static)
+    path = tmp_path / "ben" / "contacts.json"
+    before = path.stat()
+    assert not ben.learn_group(told, ANN.static, BEN.static).changed
+    assert path.stat().st_ino == before.st_ino
+    ben.rename("choir", "choir")
+    assert path.stat().st_ino != before.st_ino
 
 
 def test_no_member_has_anothers_mail_go_elsewhere_unseen(tmp_path):
