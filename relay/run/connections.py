@@ -165,11 +165,19 @@ class Connections:
         while now < until and (number := turns.next()) is not None:
             began = now
             stream = self._streams.get(number)
-            if stream is not None:
-                self._serve(stream)
-            self._queue_ready()
-            now = self._loop.time()
-            turns.spent(now - began)
+            try:
+                if stream is not None:
+                    self._serve(stream)
+                self._queue_ready()
+            except Exception:
+                # Nobody knows what state it is in; the others, those of its address too, go on.
+                if stream is not None:
+                    stream.abort()
+                self.wake()
+                raise
+            finally:
+                now = self._loop.time()
+                turns.spent(now - began)
         heard, self._heard = self._heard, []
         if not turns:
             self._idle_since = now

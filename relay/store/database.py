@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import sqlite3
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from relay.core.bodies import UNREAD
+from relay.core.bodies import UNREAD, is_body
+from relay.core.envelope import decode_header
+from relay.core.errors import DecodeError
 from relay.store import schema
 from relay.store.errors import (
     StoreDamagedError,
@@ -27,12 +30,17 @@ if TYPE_CHECKING:
     from relay.core.batch import Batch
     from relay.core.bodies import Unread
 
+logger = logging.getLogger(__name__)
+
 #: What reading raises; SQLite's lack of memory is Python's.
 _READ_ERRORS = (sqlite3.DatabaseError, MemoryError)
 #: Rows fetched at a time by load(): 1,024 of about 300 bytes.
 _LOAD_ROWS = 1024
 _ID_BYTES = 32
 _HEADER_BYTES = 24
+#: Version, type, class and a zero: all of a header that can be wrong. Those that are right, five, are remembered.
+_KIND_BYTES = 4
+_KINDS: set[bytes] = set()
 
 
 class AdmittedRow(NamedTuple):
@@ -118,7 +126,9 @@ class Store:
     def load(self) -> Iterator[AdmittedRow]:
         """Yield all admitted rows by ascending seq, a thousand in memory at a time.
 
-        Raises StoreDamagedError where a row cannot be read or has another shape.
+        Raises StoreDamagedError where a row cannot be read or has another shape. A header
+        that is none is taken from the body, if that is sound; else the row is left out, and
+        its envelope taken anew from whoever has it: one bit must not keep all others away.
         """
         with store_errors(self.path), contextlib.closing(self._reader.cursor()) as cursor:
             cursor.execute(schema.SELECT_ADMITTED)
@@ -126,7 +136,14 @@ class Store:
                 for seq, identity, header, interface, arrived_s, has_body, displaced in rows:
                     if not is_admitted_shape((identity, header, interface, arrived_s)):
                         raise StoreDamagedError(self.path, f"row {seq} of admitted is malformed")
-                    yield AdmittedRow(seq, identity, header, interface, arrived_s, bool(has_body), bool(displaced))
+                    sound = header if is_header(header) else self._header_of_body(seq, identity)
+                    if sound is not None:
+                        yield AdmittedRow(seq, identity, sound, interface, arrived_s, bool(has_body), bool(displaced))
+
+    def _header_of_body(self, seq: int, identity: bytes) -> bytes | None:
+        logger.warning("row %d of admitted is damaged; look with `relay store check`", seq)
+        body = self._read_body(seq)
+        return body[:_HEADER_BYTES] if is_body(body, identity) else None
 
     def read_bodies(self, seqs: Sequence[int]) -> list[bytes | Unread | None]:
         """Return the envelopes of ``seqs``, in that order; None where there is none.
@@ -267,6 +284,18 @@ def require_readable(path: Path, connection: sqlite3.Connection) -> None:
     names = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
     if missing := set(schema.TABLES) - names:
         raise StoreDamagedError(path, f"lacks {', '.join(sorted(missing))}")
+
+
+def is_header(header: bytes) -> bool:
+    """Tell whether bytes are a header, whatever it says."""
+    if header[:_KIND_BYTES] in _KINDS:
+        return True
+    try:
+        decode_header(header)
+    except DecodeError:
+        return False
+    _KINDS.add(header[:_KIND_BYTES])
+    return True
 
 
 def is_admitted_shape(values: Sequence[object]) -> bool:
