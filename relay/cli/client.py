@@ -69,9 +69,12 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
 
 def _identity(arguments: Namespace) -> int:
     from relay.client.card import Card
+    from relay.client.contacts import require_name
     from relay.client.files import config_folder
 
-    _show(Card.of(own_identity(config_folder(os.environ))), arguments.name, with_qr=True)
+    # One that nobody could add is of no use on a printed card.
+    name = require_name(arguments.name) if arguments.name else ""
+    _show(Card.of(own_identity(config_folder(os.environ))), name, with_qr=True)
     return 0
 
 

@@ -466,10 +466,11 @@ async def _purge_one(start: str) -> int:
         is_forgotten = known[found[0]].is_never_sent
         print("It was never sent, and is forgotten now." if is_forgotten else "It was purged before.")
         return 0
+    ready, go = ("purge is", "It goes") if count == 1 else ("purges are", "They go")
     print(
-        f"{count} purges are ready, and nothing more of the message is sent. They go out 10 minutes to an hour from "
-        "now, so that\nnobody sees that they belong together: `relay receive --follow` does it, or any later "
-        "`relay send` or `relay receive`."
+        f"{count} {ready} ready, and nothing more of the message is sent. {go} out 10 minutes to an hour from now, so "
+        "that\nnobody sees what belongs together: `relay receive --follow` does it, or any later `relay send` or "
+        "`relay receive`."
     )
     print("Whoever has received the message keeps it.")
     return 0

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from relay.core.errors import RelayError
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse gives it no public name
 
 
+_CONFIG_HELP: Final = "relay.toml (default: the usual places)"
+
+
 class MissingExtraError(RelayError):
     """Packages that this command needs are not installed."""
 
@@ -26,16 +29,16 @@ class MissingExtraError(RelayError):
 def add_parsers(commands: Commands) -> None:
     """Add this module's commands."""
     ble = commands.add_parser("ble", help="run the relay's Bluetooth in the foreground, beside `relay run`")
-    ble.add_argument("--config", type=Path, metavar="PATH", help="relay.toml (default: the usual places)")
+    ble.add_argument("--config", type=Path, metavar="PATH", help=_CONFIG_HELP)
     ble.set_defaults(func=_ble)
 
     net = commands.add_parser("net", help="run the relay's ad-hoc Wi-Fi and LAN bridge in the foreground")
-    net.add_argument("--config", type=Path, metavar="PATH", help="relay.toml (default: the usual places)")
+    net.add_argument("--config", type=Path, metavar="PATH", help=_CONFIG_HELP)
     net.set_defaults(func=_net)
     net_commands = net.add_subparsers(metavar="COMMAND")
     probe = net_commands.add_parser("probe", help="say what each radio can do, and what to do about the rest")
     # Given before the command it counts as well: a default here would overwrite it.
-    probe.add_argument("--config", type=Path, metavar="PATH", default=argparse.SUPPRESS, help="as above")
+    probe.add_argument("--config", type=Path, metavar="PATH", default=argparse.SUPPRESS, help=_CONFIG_HELP)
     probe.add_argument("--json", action="store_true", help="print it as JSON")
     probe.set_defaults(func=_net_probe)
     undo = net_commands.add_parser("undo", help="put the network back as `relay net` found it, after it was killed")

@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import random
 import socket
+import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -233,7 +234,9 @@ class Bluetooth:
         try:
             from relay.bluetooth.bluez import Bluez, BluezError, adapters
         except ModuleNotFoundError as error:
-            raise self._unreachable("the Python package dbus-next is missing; install it (pip, extra ble)") from error
+            raise self._unreachable(
+                f"the Python package dbus-next is missing; install it with: {sys.executable} -m pip install dbus-next"
+            ) from error
 
         try:
             if self._bluez is None:

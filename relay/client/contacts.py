@@ -165,7 +165,9 @@ class ContactBook:
         with self._change():
             self._require_free(name)
             if (known := self.name_of(card.static)) is not None:
-                raise ContactError(f"this card is there already, as {known!r}")
+                raise ContactError(
+                    f"this card is there already, as {known!r}; for another name: relay contact rename NAME NEW"
+                )
             if len(self._contacts) >= MAX_CONTACTS:
                 raise ContactError(f"there are {MAX_CONTACTS} contacts already; remove one first")
             contact = Contact(name=OWN_WORD + name if is_own_word else name, card=card)

@@ -156,7 +156,7 @@ class Outbox:
                     message_id=message_id,
                     recipient=recipient.static,
                     kind=body.kind,
-                    size=body.size,
+                    size=body.size - len(body.head),
                     sent_hour=now_hour,
                     expiry_hour=expiry,
                 )

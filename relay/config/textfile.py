@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import unicodedata
 
 from relay.core.errors import RelayError
 
@@ -60,6 +61,19 @@ def words_hint(text: str, line: int) -> str:
         return ""
     meant = "true" if match[1].lower() in {"true", "yes", "on"} else "false"
     return f"; {match[1]} is written {meant}, in small letters and without quotes"
+
+
+_INVISIBLE = re.compile("[\\u00a0\\u00ad\\u1680\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u2064\\u3000\\ufeff]")
+
+
+def blanks_hint(text: str, line: int) -> str:
+    """Advice for a line (from 1) with what looks like a space or like nothing, as copied from a web page; else ""."""
+    lines = text.split("\n")
+    match = _INVISIBLE.search(lines[line - 1]) if 1 <= line <= len(lines) else None
+    if match is None:
+        return ""
+    name = unicodedata.name(match[0], "a character").lower()
+    return f"; character {match.start() + 1} is no plain space but U+{ord(match[0]):04X} ({name}): type the line anew"
 
 
 def quotes_hint(text: str, line: int) -> str:

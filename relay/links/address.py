@@ -85,6 +85,6 @@ def _require_ipv6(host: str) -> None:
     try:
         address = ipaddress.IPv6Address(host)
     except ValueError:
-        raise AddressError(f"{host!r} is no IPv6 address") from None
+        raise AddressError(f"{host!r} is no IPv6 address; write HOST, HOST:PORT or [IPV6%INTERFACE]:PORT") from None
     if address.is_link_local and address.scope_id is None:
         raise AddressError(f"{host!r} is link-local and needs its interface, such as {host}%eth0; see: ip link")

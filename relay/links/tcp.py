@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import functools
+import os
 import socket
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +14,7 @@ from relay.core.stats import HandshakeFailure, LinkKind, SessionError
 from relay.links import StreamInfo
 from relay.links.discovery import Discovery
 from relay.links.interfaces import Snapshot, plain, watch
-from relay.process.supervisor import keep_trying
+from relay.process.supervisor import OperatorError, keep_trying
 from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
@@ -111,9 +112,12 @@ class TcpLink:
             try:
                 sock = _listening_socket(name, self._port)
             except OSError as error:
-                if error.errno != errno.ENODEV:
-                    raise
-                continue  # gone again; the next snapshot tells
+                if error.errno == errno.ENODEV:
+                    continue  # gone again; the next snapshot tells
+                cause = os.strerror(error.errno or 0)
+                raise OperatorError(
+                    f"cannot listen on port {self._port}: {cause}; stop what has it, or set another port in [tcp]"
+                ) from error
             self._port = sock.getsockname()[1]
             describe = functools.partial(self._describe, accepted_by=name)
             self._servers[name, index] = await loop.create_server(

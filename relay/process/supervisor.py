@@ -8,11 +8,17 @@ import logging
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from relay.core.clock import jittered
+from relay.core.errors import RelayError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 logger = logging.getLogger(__name__)
+
+
+class OperatorError(RelayError):
+    """What an operator has to mend before something can run: its text says how, has no address in it, and is logged."""
+
 
 FIRST_DELAY_S: Final = 0.5
 MAX_DELAY_S: Final = 60.0
@@ -75,9 +81,13 @@ async def keep_trying(
 
 def kind_of(error: BaseException) -> str:
     """What an error is, of several the first. The text of one that is not ours can hold an address: not for the log."""
+    return type(_first_of(error)).__name__
+
+
+def _first_of(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return type(error).__name__
+    return error
 
 
 async def supervise(
@@ -95,7 +105,9 @@ async def supervise(
         on_state(False)
 
     def failed(error: Exception) -> None:
-        logger.warning("link %s failed (%s), starting it again", name, kind_of(error))
+        first = _first_of(error)
+        why = str(first) if isinstance(first, OperatorError) else kind_of(first)
+        logger.warning("link %s failed (%s), starting it again", name, why)
         on_state(False)
 
     await keep_trying(run, random=random, on_failure=failed)

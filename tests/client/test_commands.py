@@ -80,6 +80,7 @@ def test_mistakes_are_told_in_one_line_with_a_remedy(relay):
         (("contact", "add", "mesh-relay:contact/AAAA", "--name", "x"), "copy it again"),
         (("contact", "add", f"{GOOD}?name=%E2%80%AE"), "give one with --name"),
         (("contact", "show", "nobody"), "relay contact list"),
+        (("identity", "--name", "x" * 65), "64 characters"),
         (("contact", "group", "g", "nobody"), "relay contact list"),
     ):
         result = relay(*arguments)

@@ -179,7 +179,7 @@ def test_a_name_means_one_thing(tmp_path):
             book.add(make_card(2), taken)
     with pytest.raises(ContactError, match="taken"):
         book.set_group("ZOË", ("Zoë",))
-    with pytest.raises(ContactError, match="there already, as 'Zoë'"):
+    with pytest.raises(ContactError, match="there already, as 'Zoë'; for another name: relay contact rename"):
         book.add(make_card(1), "other")
     with pytest.raises(ContactError, match="no contact named"):
         book.set_group("all", ("nobody",))

@@ -173,7 +173,7 @@ def test_commands_beside_each_other_do_all_that_each_would_alone(alice, tmp_path
     (saved,) = carol.inbox.iterdir()
     assert saved.read_bytes() == deliver_file
     purges = [out for one, out, _ in outcomes if one == "purge"]
-    assert sorted(out.startswith("1 purges are ready") for out in purges) == [False, True]
+    assert sorted(out.startswith("1 purge is ready") for out in purges) == [False, True]
     sent = carol.run("sent").stdout
     assert len(sent.splitlines()) == 5
     assert sent.count("purged") == 1

@@ -391,6 +391,8 @@ def test_the_log_says_to_whom_and_when_and_never_what(alice, bob):
     file_ids = alice.send_file(marker * 3, marker.decode(), bob)
     log = alice.outbox.log()
     assert [(one.message_id, one.kind) for one in log] == [(text_ids[0], Kind.TEXT), (file_ids[0], Kind.FILE)]
+    # Of the text and the file, not of what goes with them.
+    assert [one.size for one in log] == [len(marker), 3 * len(marker)]
     assert {(one.recipient, one.sent_hour) for one in log} == {(bob.identity.static.public, NOW_HOUR)}
     alice.database.close()
     assert marker not in b"".join(path.read_bytes() for path in alice.folder.iterdir())

@@ -3,6 +3,7 @@ import json
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -48,6 +49,32 @@ def test_the_example_is_printed_and_passes_its_own_check(tmp_path, capsys):
     path.write_text(text)
     assert main(["check-config", "--config", str(path)]) == 0
     assert capsys.readouterr().out == f"{path}: no problem found\n"
+
+
+def test_a_space_that_is_none_is_named(tmp_path, capsys):
+    path = tmp_path / "relay.toml"
+    path.write_text("[store]\nmax_bytes\u00a0= 5000000000\n")
+    assert main(["check-config", "--config", str(path)]) == 78
+    assert "relay.toml:2: " in (said := capsys.readouterr().err)
+    assert "character 10 is no plain space but U+00A0 (no-break space): type the line anew" in said
+
+
+def test_a_port_that_another_has_is_told_with_a_remedy(tmp_path):
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as other:
+        port = other.getsockname()[1]
+        path = tmp_path / "relay.toml"
+        path.write_text(
+            f'[store]\npath = "{tmp_path}/store"\n[tcp]\nport = {port}\ndiscovery = false\ninterfaces = ["lo"]\n'
+            f'[unix]\nenabled = false\n[http]\nenabled = false\n[control]\npath = "{tmp_path}/control"\n'
+        )
+        command = [sys.executable, "-m", "relay", "run", "--config", str(path)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            alarm = threading.Timer(30, process.kill)
+            alarm.start()
+            said = process.stderr.readline()
+            process.terminate()
+            alarm.cancel()
+    assert f"cannot listen on port {port}: Address already in use; stop what has it, or set another" in said
 
 
 def test_a_mistake_is_told_by_file_line_and_remedy(tmp_path, capsys):

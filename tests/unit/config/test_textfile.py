@@ -3,7 +3,7 @@ import codecs
 
 import pytest
 
-from relay.config.textfile import TextError, decode_text, quotes_hint
+from relay.config.textfile import TextError, blanks_hint, decode_text, quotes_hint
 
 TEXT = '[appliance]\ncountry = "DE"  # Müller\n'
 
@@ -44,3 +44,11 @@ def test_typographic_quotes_are_pointed_out_on_their_line_only():
     assert 'type " instead' in quotes_hint(text, 2)
     assert quotes_hint(text, 1) == ""
     assert quotes_hint(text, 9) == ""
+
+
+def test_what_only_looks_like_a_space_is_pointed_out_by_its_place():
+    text = "a = 1\nb\u00a0= 2\nc = \u200b3\n\u3000\n"
+    assert "character 2 is no plain space but U+00A0 (no-break space)" in blanks_hint(text, 2)
+    assert "character 5 is no plain space but U+200B (zero width space)" in blanks_hint(text, 3)
+    assert "character 1 " in blanks_hint(text, 4)
+    assert blanks_hint(text, 1) == blanks_hint(text, 9) == ""

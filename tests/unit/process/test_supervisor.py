@@ -2,11 +2,20 @@
 """What failed is started again, later each time; the clock jumps, so minutes cost nothing."""
 
 import asyncio
+import contextlib
 import itertools
 
 import pytest
 
-from relay.process.supervisor import FIRST_DELAY_S, MAX_DELAY_S, STEADY_S, keep_trying, kind_of, supervise
+from relay.process.supervisor import (
+    FIRST_DELAY_S,
+    MAX_DELAY_S,
+    STEADY_S,
+    OperatorError,
+    keep_trying,
+    kind_of,
+    supervise,
+)
 from tests.unit.jumping import run
 
 
@@ -85,6 +94,20 @@ def test_a_link_says_when_it_runs_and_its_log_line_says_no_address(caplog):
     assert states[:4] == [True, False, True, False]
     assert "link tcp failed (ConnectionError)" in caplog.text
     assert "fe80" not in caplog.text
+
+
+def test_what_an_operator_has_to_mend_is_said_in_its_own_words(caplog):
+    async def link():
+        async with asyncio.TaskGroup():
+            raise OperatorError("cannot listen on port 4270: Address already in use; stop what has it")
+
+    async def main():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await supervise("tcp", link, random=lambda: 0.5, on_state=lambda _: None)
+
+    run(main())
+    assert "port 4270: Address already in use; stop what has it" in caplog.text
 
 
 def test_the_kind_of_several_errors_is_that_of_the_first():
