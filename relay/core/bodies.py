@@ -47,6 +47,7 @@ class Bodies:
         """Check again what is read from now on; called every ten minutes (relay.run.engine)."""
         # One byte an entry: after 42 hours one that was last read exactly then is trusted once more.
         self._period = self._period % _PERIODS + 1
+        self._unread = {seq: since for seq, since in self._unread.items() if self._log.is_held(seq)}
 
     def read(self, seqs: Sequence[int], *, again: bool = False) -> list[bytes | None]:
         """Return the envelopes of sequence numbers that are held; None for what is damaged, and noted, or not read.

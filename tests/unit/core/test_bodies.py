@@ -285,3 +285,16 @@ def test_what_cannot_be_read_for_long_is_given_up_and_taken_anew():
     settle(wire)
     assert peer.acknowledged == {0}
     assert relay.held() == set(bodies)
+
+
+def test_what_left_meanwhile_is_not_remembered_as_unread():
+    relay, bodies = relay_with(10)
+    [seq] = [seq for seq, held in relay.store.bodies.items() if held == bodies[4]]
+    unreadable(relay, seq)
+    peer, wire = client(relay, seed=9)
+    peer.session.fetch([envelope_id(bodies[4])])
+    settle(wire)
+    assert seq in relay.node._bodies._unread
+    relay.node.log.drop_body(seq)
+    relay.node.retire(0.0, save_clock=False)
+    assert not relay.node._bodies._unread
