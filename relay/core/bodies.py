@@ -47,11 +47,12 @@ class Bodies:
         """Check again what is read from now on; called every ten minutes (relay.run.engine)."""
         # One byte an entry: after 42 hours one that was last read exactly then is trusted once more.
         self._period = self._period % _PERIODS + 1
+        self._unread = {seq: since for seq, since in self._unread.items() if self._log.is_held(seq)}
 
     def read(self, seqs: Sequence[int], *, again: bool = False) -> list[bytes | None]:
         """Return the envelopes of sequence numbers that are held; None for what is damaged, and noted, or not read.
 
-        ``again``: check also what was checked in this period.
+        ``again``: check also what was checked in this period, and what is known of its header.
         """
         if not seqs:
             return []
@@ -66,22 +67,27 @@ class Bodies:
             found = [sha256(body).digest() for body in bodies]  # type: ignore[arg-type] # the exception is for others
         except TypeError:
             found = []
-        if found == identities:
+        if found == identities and (not again or self._log.are_headers_of(seqs, bodies)):  # type: ignore[arg-type]
             self._log.note_checked(seqs, self._period)
             return bodies  # type: ignore[return-value] # what has a digest is bytes
-        return [self._checked(*each) for each in zip(seqs, bodies, identities, strict=True)]
+        return [self._checked(*each, again=again) for each in zip(seqs, bodies, identities, strict=True)]
 
-    def _checked(self, seq: int, body: object, identity: bytes) -> bytes | None:
-        if is_body(body, identity):
+    def _checked(self, seq: int, body: object, identity: bytes, *, again: bool) -> bytes | None:
+        if self._is_sound(body, seq, identity, again=again):
             return body
         # In a damaged store the neighbour of what was asked for may have come in its place.
-        [again] = self._read_bodies([seq])
-        if is_body(again, identity):
-            return again
-        if again is not UNREAD or self._is_given_up(seq):
+        [reread] = self._read_bodies([seq])
+        if self._is_sound(reread, seq, identity, again=again):
+            return reread
+        if reread is not UNREAD or self._is_given_up(seq):
             self._note_read([seq], [None])
             self.damaged.append(seq)
         return None
+
+    def _is_sound(self, body: object, seq: int, identity: bytes, *, again: bool) -> TypeGuard[bytes]:
+        # By what is known of it recipients find it, so a damaged tag would hide a good body for ever. It goes only
+        # where it is at hand to be stored anew.
+        return is_body(body, identity) and (not again or self._log.are_headers_of([seq], [body]))
 
     def _note_read(self, seqs: Sequence[int], bodies: Sequence[object]) -> None:
         for seq, body in zip(seqs, bodies, strict=True):

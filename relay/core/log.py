@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from relay.core.envelope import (
     BUCKET_BITS,
+    HEADER,
     HEADER_BYTES,
     ID_BYTES,
     SIZES,
@@ -397,6 +398,15 @@ class AdmittedLog:
     def identities(self, seqs: Sequence[int]) -> list[bytes]:
         """Return the identities of known sequence numbers."""
         return [self._id(position) for position in self._positions(seqs)]
+
+    def are_headers_of(self, seqs: Sequence[int], envelopes: Sequence[bytes]) -> bool:
+        """Tell whether what is known of these is what their envelopes say: headers are stored beside them."""
+        positions = self._positions(seqs)
+        known = [(self._expiry[p], self._kind[p], self._tag(p)) for p in positions]
+        said = map(HEADER.unpack_from, envelopes)
+        return known == [
+            (expiry, size_class | (_PURGE_FLAG if kind else 0), tag) for _, kind, size_class, _, expiry, tag in said
+        ]
 
     def were_checked(self, seqs: Sequence[int], period: int) -> bool:
         """Tell whether the bodies of all these were found sound in a period."""

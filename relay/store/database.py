@@ -19,7 +19,6 @@ from relay.store.errors import (
     StoreForeignError,
     StoreLockedError,
     StoreNewerError,
-    from_sqlite,
     store_errors,
 )
 
@@ -148,8 +147,8 @@ class Store:
     def read_bodies(self, seqs: Sequence[int]) -> list[bytes | Unread | None]:
         """Return the envelopes of ``seqs``, in that order; None where there is none.
 
-        A body in a damaged page is None too, and one that the medium or the system fails to
-        read is UNREAD: the others are served. Whether bytes are what they were is for
+        One that the medium or the system fails to read, or that lies in a damaged page, is
+        UNREAD: the others are served. Whether bytes are what they were is for
         relay.core.bodies to say.
         """
         if len(seqs) < 2:
@@ -175,7 +174,9 @@ class Store:
         except MemoryError:
             return UNREAD
         except sqlite3.DatabaseError as error:
-            return None if isinstance(from_sqlite(self.path, error), StoreDamagedError) else UNREAD
+            # SQLite calls it CORRUPT when the medium fails to read, too (SQLITE_IOERR_CORRUPTFS). What has no code
+            # was read, and is no envelope.
+            return UNREAD if hasattr(error, "sqlite_errorcode") else None
         return row[0] if row else None
 
     def commit(self, *batches: Batch) -> None:

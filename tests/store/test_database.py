@@ -244,7 +244,9 @@ def sqlite_error(kind, code):
         (sqlite_error(sqlite3.OperationalError, sqlite3.SQLITE_IOERR_READ), UNREAD),
         (sqlite_error(sqlite3.OperationalError, sqlite3.SQLITE_BUSY), UNREAD),
         (MemoryError(), UNREAD),
-        (sqlite_error(sqlite3.DatabaseError, sqlite3.SQLITE_CORRUPT), None),
+        # What SQLite makes of EIO.
+        (sqlite_error(sqlite3.DatabaseError, sqlite3.SQLITE_CORRUPT), UNREAD),
+        (sqlite3.OperationalError("Could not decode to UTF-8"), None),
     ],
 )
 @pytest.mark.parametrize("seqs", [[3], [1, 2, 3, 4], [1, 3, 9]])

@@ -204,6 +204,27 @@ def test_a_flood_of_large_puts_of_what_is_held_is_read_in_slices_of_bytes():
     assert flooder.acknowledged == {*range(40)}
 
 
+@pytest.mark.parametrize("byte", [4, 8, 23])
+def test_what_is_held_under_a_damaged_header_is_taken_anew_when_it_is_put_again(byte):
+    """In another bucket, its recipient would not find it; with another expiry, it would stay or leave."""
+    relay, bodies = relay_with(5)
+    [seq] = [seq for seq, held in relay.store.bodies.items() if held == bodies[3]]
+    identity, header, *rest = relay.store.rows[seq]
+    damaged = header[:byte] + bytes([header[byte] ^ 0x40]) + header[byte + 1 :]
+    relay.store.rows[seq] = (identity, damaged, *rest)
+    again = Relay(2, store=relay.store)
+    peer, wire = client(again, seed=9)
+    peer.session.put(bodies[3])
+    settle(wire)
+    assert peer.acknowledged == {0}
+    assert again.count(Evicted.DAMAGED) == 1
+    prefix = bodies[3][8] >> 3
+    peer.session.subscribe(Subscribe(prefix_bits=5, prefix=prefix))
+    settle(wire)
+    assert bodies[3] in peer.received
+    assert again.held() == set(bodies)
+
+
 def unreadable(relay, seq):
     """Let the medium fail to read one body; return what makes it read again."""
     read = relay.store.read
@@ -264,3 +285,16 @@ def test_what_cannot_be_read_for_long_is_given_up_and_taken_anew():
     settle(wire)
     assert peer.acknowledged == {0}
     assert relay.held() == set(bodies)
+
+
+def test_what_left_meanwhile_is_not_remembered_as_unread():
+    relay, bodies = relay_with(10)
+    [seq] = [seq for seq, held in relay.store.bodies.items() if held == bodies[4]]
+    unreadable(relay, seq)
+    peer, wire = client(relay, seed=9)
+    peer.session.fetch([envelope_id(bodies[4])])
+    settle(wire)
+    assert seq in relay.node._bodies._unread
+    relay.node.log.drop_body(seq)
+    relay.node.retire(0.0, save_clock=False)
+    assert not relay.node._bodies._unread
