@@ -140,7 +140,7 @@ class Status:
         if not self.ready:
             found.append("still starting")
         if not self.store.writable:
-            found.append("the store cannot be written: nothing new is accepted")
+            found.append("the store cannot be written: nothing new is accepted; free space on its disk or replace it")
         if self.store.unreadable_bodies:
             found.append("the store is damaged: some envelopes cannot be read; replace the card or disk")
         found += [f"task {task.name} makes no progress" for task in self.tasks if task.stalled]

@@ -106,7 +106,7 @@ def test_what_is_wrong_stands_first_and_turns_the_health_check(engine):
     status, _, text = get(engine, "/healthz")
     assert status == 503
     assert text.splitlines() == [
-        "the store cannot be written: nothing new is accepted",
+        "the store cannot be written: nothing new is accepted; free space on its disk or replace it",
         "the store is damaged: some envelopes cannot be read; replace the card or disk",
         "task store makes no progress",
         "link tcp on eth0 is down",

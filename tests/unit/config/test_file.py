@@ -49,7 +49,8 @@ def test_the_example_names_every_setting_and_explains_it():
         for item in fields(kind):
             start = lines.index(f"[{name}]")
             pattern = re.compile(rf"{item.name} = |\[{name}\.{item.name}\]")
-            at = next(number for number in range(start, len(lines)) if pattern.match(lines[number]))
+            at = next((number for number in range(start, len(lines)) if pattern.match(lines[number])), None)
+            assert at is not None, f"{name}.{item.name} is not in {EXAMPLE.name}"
             above = next(line for line in reversed(lines[start:at]) if " = " not in line or line.startswith("#"))
             assert above.startswith(("#", "[")), f"{name}.{item.name} has no comment"
     assert sum(line.startswith("# ") for line in lines) > 50
