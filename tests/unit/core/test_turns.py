@@ -106,6 +106,25 @@ def test_addresses_of_one_interface_share_its_part():
     assert served[0] > 1000
 
 
+def test_addresses_that_say_nothing_cost_those_of_their_interface_nothing():
+    turns = make(("eth0", "honest"), ("wlan0", "busy"), *[("eth0", f"fd00::{number}") for number in range(255)])
+    turns.add(0)
+    turns.add(1)
+    served = Counter(serve(turns, MS, 1000, greedy=[0, 1]))
+    assert abs(served[0] - served[1]) <= 2
+
+
+def test_an_interface_whose_last_address_left_and_came_again_does_not_begin_anew():
+    turns = make(("eth0", "flood"), ("wlan0", "other"))
+    turns.add(1)
+    turns.add(0)
+    serve(turns, lambda number: 1000 * MS if number == 0 else MS, 4, greedy=[1])
+    turns.close(0)
+    turns.open(2, "eth0", "another")
+    turns.add(2)
+    assert 2 not in serve(turns, MS, 100, greedy=[1])
+
+
 def test_streams_without_an_address_are_nobodys_second():
     turns = make(("eth0", "phone"), *[("hci0", "")] * 3)
     for number in range(4):
