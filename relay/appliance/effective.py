@@ -29,7 +29,7 @@ LEAST_BYTES = 1024 * 1024
 OVERHEAD_BYTES = 32 * 1024 * 1024
 #: In memory: systemd's RuntimeDirectory of mesh-relay.service, which goes when that is stopped and stays when it
 #: is started again.
-VOLATILE_PATH = "/run/mesh-relay/store"
+VOLATILE_PATH = "/var/cache/mesh-relay"
 
 
 def fitting_bytes(partition_bytes: int) -> int:

@@ -27,7 +27,8 @@ UNITS: Final = ("mesh-relay.service", "relay-ble.service", "relay-net.service")
 STORES: Final = (
     Path("/var/lib/private/mesh-relay"),
     Path("/var/lib/mesh-relay"),
-    Path("/run/mesh-relay/store"),
+    Path("/var/cache/private/mesh-relay"),
+    Path("/var/cache/mesh-relay"),
     # relay.appliance.names.CLOSED_MARK, on the partition for data.
     Path("/data/appliance"),
 )

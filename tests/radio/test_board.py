@@ -86,7 +86,7 @@ class Box:
 
     def relay(self):
         config = "/run/mesh-relay-config/relay.toml"
-        self.guest.sh("mkdir -p /run/mesh-relay /run/mesh-relay-board")
+        self.guest.sh("mkdir -p /run/mesh-relay /run/mesh-relay-board; mount -t tmpfs tmpfs /var/cache")
         # The service manager gives the secret to `relay run` alone.
         given = {"CREDENTIALS_DIRECTORY": "/run/mesh-relay-config"}
         self.guest.python("-m", "relay", "run", "--config", config, env=given).wait_output("ready")
@@ -162,7 +162,7 @@ def test_a_relay_is_set_up_by_its_card_signals_and_is_erased_by_its_button(box):
     box.until(lambda: box.light_of() == "held")
     box.button("u")
     box.until(lambda: box.light_of() == "clock")
-    store = guest.sh("ls /run/mesh-relay/store")
+    store = guest.sh("ls /var/cache/mesh-relay")
     assert "store.sqlite" in store
 
     box.button("d")
@@ -175,7 +175,7 @@ def test_a_relay_is_set_up_by_its_card_signals_and_is_erased_by_its_button(box):
         "poweroff --force",
     ]
     assert box.changes()[-1][1], "steady at the end"
-    assert guest.sh("find /run/mesh-relay/store /run/mesh-relay-config -type f") == ""
+    assert guest.sh("find /var/cache/mesh-relay /run/mesh-relay-config -type f") == ""
     assert box.card() == ""
     # Not only the names: no byte of the secret is left on the card, in either of its spellings.
     image = guest.read("/run/card.img")

@@ -177,7 +177,7 @@ def test_radios_stay_off_without_a_country_whoever_asks_for_them(boot):
 def test_a_store_in_memory_is_small(boot):
     store = effective(boot("[appliance]\nstorage = 'volatile'\n"))["store"]
     assert store["max_bytes"] == 64 << 20
-    assert store["path"].startswith("/run/")
+    assert store["path"].startswith("/var/cache/")
 
 
 def test_a_store_is_full_before_its_partition_is(card):
