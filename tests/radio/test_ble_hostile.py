@@ -23,8 +23,9 @@ COUNTED = (
     "refused_extra_channel",
     "slots_given",
 )
-#: Mostly taken by somebody who says nothing. He gives way to whoever comes after ten seconds, and as much is the patience
-#: of `relay run` with a stream without a handshake: which of them it is, is left to chance here (tests/unit/ble has both).
+#: Mostly taken by somebody who says nothing. He gives way to whoever comes after ten seconds, and `relay run` has
+#: as much patience with a stream without a handshake: which of both it is, is left to chance here, and shown by
+#: tests/unit/ble.
 PLACES = 1
 WITHOUT_IP = {"tcp": {"interfaces": [], "discovery": False}}
 #: In quiet it is 8 s; ten false relays a second kept two from linking for over 240 s.
