@@ -18,7 +18,7 @@ from relay.core.envelope import (
 from relay.core.errors import DecodeError
 from relay.store import schema
 from relay.store.check import held, is_envelope
-from relay.store.database import create, is_admitted_shape, log_files
+from relay.store.database import create, is_admitted_shape, is_header, log_files
 from relay.store.errors import StoreError, store_errors
 from relay.store.pages import Pages
 
@@ -98,6 +98,7 @@ class _Salvage:
         unreadable = self._pages.unreadable
         self._in_groups(self._bodies())
         execute = self._connection.execute
+        self._drop_headerless()
         marked = "SELECT count(*) FROM gone JOIN admitted USING (seq)"
         (gone,) = execute(marked).fetchone()
         # Whatever has no body now is gone, and may return; what was only said to be is forgotten.
@@ -115,6 +116,16 @@ class _Salvage:
             lost=max(0, bodiless - gone - self._altered),
             unreadable_pages=unreadable,
         )
+
+    def _drop_headerless(self) -> None:
+        """Leave out rows whose header is none and has no body that it could be taken from, as the store does."""
+        execute = self._connection.execute
+        rows = execute("SELECT seq, header FROM admitted WHERE seq NOT IN (SELECT seq FROM body)").fetchall()
+        execute("BEGIN")
+        for seq, header in rows:
+            if not is_header(header):
+                execute("DELETE FROM admitted WHERE seq = ?", (seq,))
+        execute("COMMIT")
 
     def _in_groups(self, steps: Iterator[None]) -> None:
         execute = self._connection.execute

@@ -69,11 +69,7 @@ def salvaged(folder):
     assert check(folder / "new" / "store").ok
     with opened(folder / "new" / "store") as store:
         held = contents(store)
-    assert report.bodies == sum(body is not None for _, body in held.values())
-    # A flipped bit in the header of one whose body left is in the table, and left out when the store is opened.
-    with contextlib.closing(sqlite3.connect(folder / "new" / "store")) as connection:
-        assert (report.admitted,) == connection.execute("SELECT count(*) FROM admitted").fetchone()
-    assert len(held) <= report.admitted
+    assert (report.admitted, report.bodies) == (len(held), sum(body is not None for _, body in held.values()))
     return report, held
 
 
