@@ -60,7 +60,9 @@ def measure_full(folder: Path) -> dict[str, float]:
 def _peers(folder: Path, full: RelayProcess) -> Iterator[list[BarePeer]]:
     # A copy: the relay holds the lock of its own.
     shutil.copytree(folder / "full/store", folder / "copy")
-    peers = [BarePeer(full.port, folder / "copy/store.sqlite") for _ in range(PEERS)]
+    peers = [BarePeer(folder / "copy/store.sqlite") for _ in range(PEERS)]
+    for peer in peers:
+        peer.connect(full.port)
     stop = threading.Event()
 
     def serve() -> None:

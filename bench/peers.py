@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class BarePeer:
-    """Holds what ``database`` holds and connects to the relay at ``port``."""
+    """Holds what ``database`` holds."""
 
-    def __init__(self, port: int, database: Path) -> None:
+    def __init__(self, database: Path) -> None:
         self.node = Node(
             config=NodeConfig(durable=True),
             policy=Policy(max_bytes=8_000_000_000, max_envelopes=1_000_000),
@@ -34,6 +34,9 @@ class BarePeer:
         )
         with contextlib.closing(Store.open(database)) as store:
             self.node.log.load(store.load())
+
+    def connect(self, port: int) -> None:
+        """Connect to the relay at ``port``, which does not wait long for a handshake: take turns soon."""
         self._sock = socket.create_connection(("127.0.0.1", port))
         self._sock.setblocking(False)
         self._link = self.node.connect(kind=LinkKind.TCP, interface="lo", initiator=True, now=time.monotonic())
