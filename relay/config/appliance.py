@@ -18,6 +18,10 @@ EXAMPLE = Path(__file__).with_name("appliance.toml")
 #: IEEE 802.11: the name of a network, and the passphrase of WPA.
 MAX_NETWORK_NAME_BYTES = 32
 PASSPHRASE_CHARS = range(8, 64)
+#: An access point on any other of 5 GHz would have to look out for radars first, for a minute or more. Which of these
+#: a country allows, the kernel knows (`relay net` asks it).
+CHANNELS_2_4_GHZ = range(1, 14)
+CHANNELS_5_GHZ = (36, 40, 44, 48, 149, 153, 157, 161, 165)
 #: RFC 1123, one label; mDNS adds `.local`.
 _HOST_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 #: Operators of one box. With the largest RSA key (16384 bits, 3 KiB of text): 96 KiB.
@@ -70,6 +74,15 @@ def _interface(value: object) -> str:
     return settings.interfaces([value])[0]
 
 
+def _access_point_channel(value: object) -> int:
+    if type(value) is not int or value not in (*CHANNELS_2_4_GHZ, *CHANNELS_5_GHZ):
+        raise BadValueError(
+            f"write a channel without radars: 1 to {CHANNELS_2_4_GHZ[-1]}, or for 5 GHz "
+            f"one of {', '.join(map(str, CHANNELS_5_GHZ))}"
+        )
+    return value
+
+
 def _ssh_keys(value: object) -> tuple[str, ...]:
     """Public keys as `type base64`; comments, which name people and machines, are left behind."""
     remedy = 'write a list such as ["ssh-ed25519 AAAA... name"]: the one line of the file that ends in .pub'
@@ -112,7 +125,7 @@ class ApplianceConfig:
     access_point_name: str = setting("Mesh relay", _network_name)
     access_point_password: str = setting("", _passphrase, secret=True)
     access_point_interface: str = setting("wifi0", _interface)
-    access_point_channel: int = setting(1, settings.integer(1, 13))
+    access_point_channel: int = setting(1, _access_point_channel)
     client_isolation: bool = setting(True, settings.boolean)
     ethernet_interface: str = setting("eth0", _interface)
     ethernet: str = setting("auto", settings.one_of("auto", "client", "server"))

@@ -211,7 +211,9 @@ def test_keys_alone_open_the_way_to_log_in(boot):
 
 def test_two_relays_draw_different_segments_beside_the_fixed_address():
     drawn = [draw_segment(random.Random(seed).randbytes) for seed in range(100)]
-    assert len({segment.ipv4 for segment in drawn}) == 100
+    # Of 2,048 there are, and the /64 of IPv6 is another one each time.
+    assert len({segment.ipv4 for segment in drawn}) >= 95
+    assert len({segment.ipv6 for segment in drawn}) == 100
     assert len({segment.election for segment in drawn}) == 100
     for segment in drawn:
         assert segment.ipv4.ip.is_private
