@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The table of connectivity checks (checks.toml, which explains itself): who asks whom, and what he wants to be told."""
+"""The table of connectivity checks (checks.toml, which explains itself): who asks whom, and what he wants to hear."""
 
 from __future__ import annotations
 

@@ -32,9 +32,6 @@ SEGMENT_PREFIX = 20
 #: away, and those that somebody took to have them all, are soon free again. A phone asks anew after half of it.
 LEASE_S = 600
 MAX_LEASES = 3800
-#: Phones on one access point at once. What the driver of the recommended radios has room for (MT76x02_N_WCIDS in Linux'
-#: drivers/net/wireless/mediatek/mt76/mt76x02.h); the radio on the board holds far fewer (relay.net.suitability).
-MAX_PHONES = 128
 #: What Linux calls wired interfaces.
 ETHERNET = ("eth*", "en*")
 PORTAL_PORT = 80

@@ -56,10 +56,7 @@ def answer(request: bytes, checks: Checks) -> bytes:
     target = words[1].decode("latin-1")
     named, path = _split(target) if target.lower().startswith("http://") else (_host(headers), target)
     path = path.partition("?")[0]
-    if path == "/" and _is_ours(named):
-        found = _PAGE
-    else:
-        found = checks.find(named, path) or _LOST
+    found = _PAGE if path == "/" and _is_ours(named) else checks.find(named, path) or _LOST
     return _response(found, head=words[0] == b"HEAD")
 
 

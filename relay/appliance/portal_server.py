@@ -26,8 +26,8 @@ REQUEST_TIMEOUT_S: Final = 5.0
 IDLE_S: Final = 120.0
 #: A phone asks for two or three pages at once.
 MAX_CONNECTIONS_PER_ADDRESS: Final = 8
-#: All phones of an access point at once (128, relay.appliance.phones) with two pages each, 256 x 8 KiB = 2 MiB. More than are
-#: accepted in one turn of the loop, so that newcomers take the place of the silent and not of each other.
+#: All phones of an access point at once (128, relay.config.appliance) with two pages each, 256 x 8 KiB = 2 MiB. More
+#: than are accepted in one turn of the loop, so that newcomers take the place of the silent and not of each other.
 MAX_CONNECTIONS: Final = 256
 BACKLOG: Final = 128
 _END_OF_HEAD: Final = b"\r\n\r\n"

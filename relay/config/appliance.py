@@ -18,6 +18,9 @@ EXAMPLE = Path(__file__).with_name("appliance.toml")
 #: IEEE 802.11: the name of a network, and the passphrase of WPA.
 MAX_NETWORK_NAME_BYTES = 32
 PASSPHRASE_CHARS = range(8, 64)
+#: Phones on one access point at once. What the driver of the recommended radios has room for (MT76x02_N_WCIDS in Linux'
+#: drivers/net/wireless/mediatek/mt76/mt76x02.h); the radio on the board holds far fewer (relay.net.suitability).
+MAX_PHONES = 128
 #: An access point on any other of 5 GHz would have to look out for radars first, for a minute or more. Which of these
 #: a country allows, the kernel knows (`relay net` asks it).
 CHANNELS_2_4_GHZ = range(1, 14)

@@ -97,15 +97,29 @@ class QueueStatus:
 class ComponentStatus:
     """A process beside `relay run`: ble, net or board; ``counters`` only of what happened.
 
-    ``idle``: stopped or no_adapter where it does no work although nothing is wrong, else "".
+    ``idle``: stopped or no_adapter where it does no work although nothing is wrong, else "". ``troubles``: what keeps
+    it from its work, in words and with the remedy.
     """
 
     name: str
     connected: bool = False
     up: bool = False
     idle: str = ""
+    troubles: list[str] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
     gauges: dict[str, int] = field(default_factory=dict)
+
+    def problems(self) -> list[str]:
+        """What an operator should look at: what it says itself, where it does."""
+        found = list(self.troubles)
+        if not found and not self.up and not self.idle:
+            found.append(f"relay {self.name} {'does not work' if self.connected else 'is gone'}; see its log")
+        if 0 < self.gauges.get("phones_most", 0) <= self.gauges.get("phones", 0):
+            found.append(
+                f"the access point has {self.gauges['phones']} phones, which is as many as its radio holds: the next "
+                "one cannot join until somebody leaves; put up another relay, or make a USB radio the access point"
+            )
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,11 +164,7 @@ class Status:
             for link in self.links
             if not link.up and link.kind not in components
         ]
-        found += [
-            f"relay {component.name} {'does not work' if component.connected else 'is gone'}; see its log"
-            for component in self.components
-            if not component.up and not component.idle
-        ]
+        found += [problem for component in self.components for problem in component.problems()]
         found += [notice.text for notice in self.notices if notice.serious]
         return found
 

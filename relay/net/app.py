@@ -17,6 +17,7 @@ from relay.config import paths
 from relay.config.credentials import WIFI_SECRET, resolve
 from relay.core.errors import DecodeError
 from relay.net import changes
+from relay.net.access_point import AccessPoint
 from relay.net.bridge import Bridge
 from relay.net.errors import ForeignStateError
 from relay.net.found import FILE_NAME, Record
@@ -136,6 +137,8 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
             work += [RadioTask(name, radio, machine).run(random.random) for name, radio in net.radios.items()]
             if net.bridge:
                 work.append(Bridge(machine).run(random.random))
+            if net.access_point:
+                work.append(AccessPoint(machine).run(random.random))
             notifier.ready("joining")
             await until_stopped(stopping, work, notifier, reporting.stopped)
     finally:

@@ -13,6 +13,8 @@ _IPV4 = 0x0800
 _COOKIE = b"\x63\x82\x53\x63"
 _DISCOVER, _OFFER, _REQUEST, _ACK = 1, 2, 3, 5
 _ASK_AGAIN_S = 1.0
+#: Where a question comes from that is asked for want of an address.
+NOBODY = ".".join("0000")
 
 
 @dataclass
@@ -54,7 +56,7 @@ class Clients:
     def __exit__(self, *_):
         self._socket.close()
 
-    def send(self, kind, client, *, frame=b"", options=b"", source="0.0.0.0", to="255.255.255.255", length=6):
+    def send(self, kind, client, *, frame=b"", options=b"", source=NOBODY, to="255.255.255.255", length=6):
         """Send a question of ``client`` in a frame from ``frame``, its own unless another one is given."""
         named = client.ljust(16, b"\0")
         message = struct.pack(

@@ -168,7 +168,7 @@ def upstream(lab, site):
 
 @pytest.mark.parametrize("name", SITES)
 def test_a_name_with_an_address_exists_whatever_is_asked_about_it(lab, musl, name):
-    """ "No such name" to AAAA or HTTPS is an answer about the name as a whole (RFC 8020), and musl takes it so."""
+    """To AAAA or HTTPS, "no such name" is an answer about the name as a whole (RFC 8020), and musl takes it so."""
     UPSTREAM.parent.mkdir(parents=True, exist_ok=True)
     UPSTREAM.write_text("nameserver 192.0.2.1\n")
     site = Site(lab, name)
