@@ -96,8 +96,8 @@ def read_checks(path: Path = TABLE) -> Checks:
                 hosts=tuple(row["hosts"]),
                 paths=tuple(row["paths"]),
                 answer=Answer(
-                    status=row.get("status", Answer.status),
-                    type=row.get("type", Answer.type),
+                    status=row.get("status", 200),
+                    type=row.get("type", "text/plain"),
                     body=row.get("body", "").encode(),
                     headers=row.get("headers", {}),
                 ),

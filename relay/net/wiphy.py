@@ -112,7 +112,7 @@ class Combination:
 
 @dataclass(slots=True, kw_only=True)
 class Wiphy:
-    """A radio. ``kinds``: names of interface types that it can have; ``most_stations``: on an access point, 0 if untold."""
+    """A radio. ``kinds``: names of interface types that it can have; ``most_stations``: for an access point, or 0."""
 
     index: int
     name: str = ""

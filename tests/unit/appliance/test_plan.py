@@ -170,6 +170,25 @@ def test_what_the_operator_wrote_for_the_services_stays(boot):
     assert "appliance" not in document
 
 
+def test_a_usb_radio_can_be_the_access_point_on_5_ghz_with_the_mesh_on_another(boot):
+    root = boot(
+        PHONES + "access_point_interface = 'wifi1'\naccess_point_channel = 36\nmesh_interface = 'wifi2'\n"
+        "lan_bridge = true\n"
+    )
+    lines = (root / OUTPUT / "hostapd.conf").read_text().splitlines()
+    assert {"hw_mode=a", "channel=36", "max_num_sta=128"} <= set(lines)
+    assert (root / OUTPUT / "access-point-wifi1").exists()
+    net = effective(root)["net"]
+    assert (net["access_point"], net["access_point_channel"]) == ("wifi1", 36)
+    assert net["radios"]["mesh"]["interface"] == "wifi2"
+    assert net["bridge"] == ["eth0", "wifi2", "wifi1"]
+    assert "hw_mode=g" in (boot(PHONES) / OUTPUT / "hostapd.conf").read_text()
+    for channel in ("0", "14", "52", "true"):
+        root = boot(PHONES + f"access_point_channel = {channel}\n")
+        assert codes(root)[0] is NoticeCode.CONFIG
+        assert any("without radars" in notice.text for notice in notices(root))
+
+
 def test_radios_stay_off_without_a_country_whoever_asks_for_them(boot):
     assert "radios" not in effective(boot("[net.radios.far]\ninterface = 'wlan7'\n"))["net"]
 
