@@ -24,6 +24,7 @@ from relay.net.found import FILE_NAME, Record
 from relay.net.machine import Machine
 from relay.net.nl80211 import Nl80211
 from relay.net.radio import RadioTask
+from relay.net.refusals import Refusals
 from relay.net.reporting import Reporting
 from relay.net.rtnetlink import Links
 from relay.net.undo import undo
@@ -139,6 +140,8 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
                 work.append(Bridge(machine).run(random.random))
             if net.access_point:
                 work.append(AccessPoint(machine).run(random.random))
+            if net.access_point or net.bridge:
+                work.append(Refusals(reporting).run())
             notifier.ready("joining")
             await until_stopped(stopping, work, notifier, reporting.stopped)
     finally:
