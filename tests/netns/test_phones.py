@@ -20,6 +20,7 @@ from relay.appliance.check import check
 from relay.appliance.network import draw_segment
 from relay.appliance.plan import Facts, make_plan
 from tests.netns.dhcp import Clients, numbered
+from tests.netns.lab import PROJECT
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.tools
@@ -221,7 +222,7 @@ def test_each_system_of_the_table_gets_what_it_wants_and_a_host_of_none_never_a_
         assert headers.items() >= row.get("headers", {}).items(), host
         assert row["source"], row["system"]
 
-    # What the check of NetworkManager says, by its own rules, of each distribution's settings.
+    # What NetworkManager makes of it, by its rules; by the program itself below.
     for uri, response in DISTRIBUTIONS:
         host, path = uri.removeprefix("http://").split("/", 1)
         ((_, status, headers, body),) = site.visit([(host, f"/{path}")])
@@ -278,6 +279,50 @@ def network_manager(response, status, headers, body):
     if not response:
         return "full" if status == 204 or (status == 200 and not body) else "portal"
     return "full" if body.startswith(response.encode()) else "portal"
+
+
+#: A laptop: Debian's NetworkManager on the phone's cable, in a root of its own that is gone afterwards. Without udev,
+#: as in a container, it takes the interface at once. Prints a line for each of the settings in [connectivity].
+LAPTOP = """
+tree=$1 server=$2; shift 2
+here=/run/laptop; mkdir -p $here/up $here/work $here/root
+mount -t overlay overlay -o lowerdir=$tree,upperdir=$here/up,workdir=$here/work $here/root
+cd $here/root
+mount -t proc proc proc; mount -t sysfs -o ro sysfs sys; mount --rbind /dev dev; mount -t tmpfs tmpfs run
+rm -f etc/resolv.conf; echo "nameserver $server" >etc/resolv.conf; echo "hosts: dns" >etc/nsswitch.conf
+rm -rf etc/NetworkManager; mkdir -p run/dbus etc/NetworkManager/conf.d
+printf '%s\n' [main] plugins=keyfile dns=none dhcp=internal [keyfile] unmanaged-devices=none \
+    [device-all] match-device=* managed=1 >etc/NetworkManager/NetworkManager.conf
+settings() { printf '%s\n' [connectivity] "uri=$1" "response=$2" interval=300 >etc/NetworkManager/conf.d/a.conf; }
+settings "$1" "$2"
+chroot . dbus-daemon --system --fork
+chroot . NetworkManager --no-daemon >&2 &
+for try in $(seq 100); do
+    chroot . nmcli -t -f DEVICE,STATE device 2>&1 | grep -q 'eth0:connected' && break
+    sleep 0.2
+done
+while [ $# -gt 0 ]; do
+    settings "$1" "$2"; shift 2
+    chroot . nmcli general reload conf
+    chroot . nmcli networking connectivity check
+done
+"""
+
+
+def test_networkmanager_is_content_with_what_each_distribution_asks(lab):
+    """And of a host that is in no table it says "limited", which opens no login window, not "portal"."""
+    tree = subprocess.run([PROJECT / ".ci/guest-tree"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    site = Site(lab, "access point")
+    site.open_portal()
+    asked = [*DISTRIBUTIONS, ("http://check.example.com/", DEFAULT)]
+    alone = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child")
+    found = subprocess.run(
+        ["ip", "netns", "exec", site.phone.namespace, *alone, "sh", "-ec", LAPTOP, "laptop", tree, FIXED,
+         *(word for settings in asked for word in settings)],
+        capture_output=True, text=True, check=False, timeout=90,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr[-4000:]
+    assert found.stdout.split() == ["full"] * len(DISTRIBUTIONS) + ["limited"], found.stderr[-4000:]
 
 
 def ask(site, host, path):
