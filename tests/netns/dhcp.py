@@ -91,7 +91,7 @@ class Clients:
         while waiting and (now := time.monotonic()) < deadline:
             if now >= ask_s:
                 ask_s = now + _ASK_AGAIN_S if again else deadline
-                for client in waiting:
+                for client in list(waiting):
                     self.send(_DISCOVER, client, frame=frame)
                     # As much as a cable's queue and the server's socket hold.
                     self._read(waiting, leases, frame)
