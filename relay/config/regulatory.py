@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from relay.config.net import frequency_of
 from relay.core.errors import DecodeError
@@ -71,7 +71,7 @@ class Regulatory:
             if not flags & _BARRED:
                 yield start, end
 
-    def _unpack(self, what: struct.Struct, at: int) -> tuple[int, ...]:
+    def _unpack(self, what: struct.Struct, at: int) -> tuple[Any, ...]:
         if at + what.size > len(self._data):
             raise DecodeError("regulatory.db is cut off")
         return what.unpack_from(self._data, at)

@@ -48,7 +48,7 @@ async def read_refusals() -> dict[str, int]:
     """How many packets were dropped so far, by reason; raise KernelRefusedError."""
     loop = asyncio.get_running_loop()
     body = _FAMILY.pack(_INET, 0, 0) + encode([text(_TABLE, TABLE), (_TYPE, _COUNTER.to_bytes(4, "big"))])
-    found = {}
+    found: dict[str, int] = {}
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER) as sock:
             sock.bind((0, 0))

@@ -341,12 +341,12 @@ def ask(site, host, path):
 
 @pytest.mark.parametrize("name", ["access point", "bridge"])
 def test_a_crowd_that_comes_at_once_gets_its_addresses_in_seconds(lab, name):
-    """Until now twelve minutes for 240, and nothing for the next."""
+    """It took 19 s, in which nobody else was served, and the 241st got nothing for half an hour."""
     site = Site(lab, name)
     site.settle()
     with Clients(site.phone) as clients:
         start = time.monotonic()
-        leases = clients.ask([numbered(number) for number in range(190)], 30)
+        leases = clients.ask([numbered(number) for number in range(190)], 10)
         took_s = time.monotonic() - start
         assert len(leases) == 190
         assert len({lease.address for lease in leases.values()}) == 190
