@@ -18,6 +18,8 @@ EXAMPLE = Path(__file__).with_name("appliance.toml")
 #: IEEE 802.11: the name of a network, and the passphrase of WPA.
 MAX_NETWORK_NAME_BYTES = 32
 PASSPHRASE_CHARS = range(8, 64)
+#: What an operator without a terminal writes in place of a mesh secret (appliance.toml).
+DRAW = "draw"
 #: RFC 1123, one label; mDNS adds `.local`.
 _HOST_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 #: Operators of one box. With the largest RSA key (16384 bits, 3 KiB of text): 96 KiB.
@@ -63,6 +65,16 @@ def _passphrase(value: object) -> str:
     return str(value)
 
 
+def _mesh_secret(value: object) -> str:
+    """The mesh secret, or DRAW, which is refused with a secret to be copied."""
+    if value == DRAW:
+        raise BadValueError(
+            f'"{DRAW}" is no secret yet: start a relay with this card, and relay-status.txt on it has one that was '
+            "drawn, to be written here and on all cards; `relay appliance cards` draws one, too"
+        )
+    return settings.drawn_secret(value)
+
+
 def _interface(value: object) -> str:
     """The name of one interface, or "" for none."""
     if value == "":
@@ -106,7 +118,7 @@ class ApplianceConfig:
     country: str = setting("", country)
     hostname: str = setting("relay", _hostname)
     mesh_name: str = setting("mesh-relay", _network_name)
-    mesh_secret: str = setting("", settings.drawn_secret, secret=True)
+    mesh_secret: str = setting("", _mesh_secret, secret=True)
     mesh_interface: str = setting("wifi1", _interface)
     access_point: bool = setting(False, settings.boolean)
     access_point_name: str = setting("Mesh relay", _network_name)
