@@ -761,12 +761,24 @@ class Node:
     # -- what people see --------------------------------------------------
 
     def peers(self) -> Counter[tuple[LinkKind, str, Role]]:
-        """Count open sessions by kind of link, interface and role of the peer."""
-        return Counter(
-            (link.kind_stats.kind, link.kind_stats.interface, link.role)
+        """Count who is connected, by kind of link, interface and role: a relay once on each, however many sessions."""
+        relays = {
+            (link.kind_stats.kind, link.kind_stats.interface, relay)
+            for relay, sessions in enumerate(self._neighbours.relays())
+            for link in sessions
+        }
+        peers = Counter((kind, interface, Role.RELAY) for kind, interface, _ in relays)
+        peers.update(
+            (link.kind_stats.kind, link.kind_stats.interface, Role.CLIENT)
             for link in self.links.values()
-            if link.role is not None
+            if link.role is Role.CLIENT
         )
+        return peers
+
+    @property
+    def relays_near(self) -> int:
+        """How many relays are connected, each counted once."""
+        return len(self._neighbours.relays())
 
     @property
     def max_pending_rows(self) -> int:

@@ -69,8 +69,11 @@ class Host(Protocol):
     def announcement_dropped(self) -> None:
         """Count a relay that announces itself beyond the bound of its segment."""
 
-    def link_failed(self, kind: LinkKind) -> None:
+    def link_failed(self, kind: LinkKind, interface: str) -> None:
         """Count that part of a link failed and is started again."""
+
+    def link_state(self, kind: LinkKind, interface: str, *, up: bool | None, fault: str = "") -> None:
+        """Note whether a part of a link works, and if not what an operator can do; None: it is there no more."""
 
     def link_stats(self, kind: LinkKind, interface: str) -> LinkStats:
         """Counters of a kind of link on an interface."""

@@ -17,6 +17,7 @@ from relay.cli import main
 from relay.cli.operator import UsageError, parse_time
 from relay.config import paths
 from relay.config.file import EXAMPLE, ConfigError, load_config, parse_config
+from relay.control.client import ControlClient
 from relay.control.status import LinkStatus, StoreStatus, TaskStatus, read_status
 from relay.control.text import human_bytes, human_duration, startup_summary, status_text
 from relay.process.logs import PrivateFormatter, setup
@@ -72,9 +73,17 @@ def test_a_port_that_another_has_is_told_with_a_remedy(tmp_path):
             alarm = threading.Timer(30, process.kill)
             alarm.start()
             said = process.stderr.readline()
+            with ControlClient(tmp_path / "control") as client:
+                status = client.read_status()
             process.terminate()
             alarm.cancel()
-    assert f"cannot listen on port {port}: Address already in use; stop what has it, or set another" in said
+    name = Path("/proc/self/comm").read_text().strip()
+    fault = (
+        f"cannot listen on port {port}: Address already in use by {name} (process {os.getpid()}); "
+        "stop what has it, or set another port in [tcp]"
+    )
+    assert fault in said
+    assert f"link tcp on all is down: {fault}" in status.problems()
 
 
 def test_a_mistake_is_told_by_file_line_and_remedy(tmp_path, capsys):
