@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Self
 
 import relay
+from relay.client.bluetooth import MissingPackageError
 from relay.client.body import Body, file_body, spool, text_body
 from relay.client.card import Card
 from relay.client.collection import Collected
@@ -435,7 +436,7 @@ class Client:
                         radio.was_read()
                 backoff.reset()
                 await asyncio.sleep(VISIT_EVERY_S * draw.uniform(0.75, 1.25))
-            except _DISK_ERRORS:
+            except _LASTING_ERRORS:
                 raise
             except ClientError as error:
                 if named is None and address is not None:
@@ -506,7 +507,8 @@ class Client:
         )
 
 
-_DISK_ERRORS: Final = (DatabaseError, PrivateFileError)
+#: What no further try mends.
+_LASTING_ERRORS: Final = (DatabaseError, PrivateFileError, MissingPackageError)
 """What no other relay and no waiting helps against."""
 
 

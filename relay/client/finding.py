@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Sequence
 from typing import Final
 
-from relay.client.bluetooth import Bluetooth
+from relay.client.bluetooth import Bluetooth, MissingPackageError
 from relay.client.errors import ClientError
 from relay.config.settings import DEFAULT_PORT
 from relay.links.address import RelayAddress
@@ -83,7 +83,7 @@ class RelayFinder:
                 return (ANY_BLUETOOTH,)
             if ANY_BLUETOOTH not in avoided:
                 tried.append("Bluetooth: no relay is in range")
-        except RelayConnectionError as error:
+        except (RelayConnectionError, MissingPackageError) as error:
             tried.append(str(error))
         tried += [f"{address}: tried already, and of no use" for address in avoided]
         raise NoRelayError(

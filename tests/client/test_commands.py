@@ -25,6 +25,17 @@ def relay(tmp_path):
     return run
 
 
+def test_without_the_package_for_bluetooth_the_end_is_at_once_and_says_what_to_do(tmp_path):
+    environ = os.environ | {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    # As in an environment without it, where no import finds it.
+    program = "import sys; sys.modules['dbus_next'] = None; from relay.cli import main; sys.exit(main())"
+    for options in ((), ("--follow",)):
+        command = [sys.executable, "-c", program, "receive", "--relay", "ble", *options]
+        ended = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=30)
+        assert ended.returncode == 1
+        assert "dbus-next is missing; install it with: " in ended.stderr
+
+
 GOOD = Card.of(Identity.generate(random.Random(1).randbytes)).to_uri()
 
 
