@@ -140,6 +140,7 @@ def _contact_list(_: Namespace) -> int:
 
 def _contact_group(arguments: Namespace) -> int:
     _book().set_group(arguments.name, tuple(arguments.members))
+    say(f"The group {arguments.name}: you and {', '.join(arguments.members)}.")
     print("With the first message to it the members get each other's cards, and can answer all.")
     return 0
 
@@ -160,11 +161,13 @@ async def _leave(name: str) -> int:
 
 def _contact_rename(arguments: Namespace) -> int:
     _book().rename(arguments.name, arguments.new_name)
+    say(f"{arguments.name} is called {arguments.new_name} now.")
     return 0
 
 
 def _contact_remove(arguments: Namespace) -> int:
     _book().remove(arguments.name)
+    say(f"Removed {arguments.name}. What was sent and received stays.")
     return 0
 
 

@@ -68,7 +68,7 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
         choices=("later", "now"),
         default="later",
         help="when senders are told that it arrived: 10 minutes to an hour later, with the next command then "
-        "(default), so that no relay sees whom it was for; or now",
+        "(default), so that no relay sees whom it was for; or now. What came before keeps its time",
     )
     _add_relay(receive)
     receive.set_defaults(func=_receive)
@@ -208,6 +208,9 @@ def _state(progress: Progress | None) -> str:
         return f"never sent: it expired before it was on a relay{some}. Send it again"
     if progress is None or progress.is_expired:
         return "expired"
+    if progress.is_purged and progress.purges_left:
+        which = "its purge is" if progress.pieces == 1 else f"{progress.purges_left} of {progress.pieces} purges are"
+        return f"to be purged: {which} not on a relay yet"
     if progress.is_purged:
         return "purged"
     if progress.is_received:
@@ -464,7 +467,7 @@ async def _purge_one(start: str) -> int:
         count = await client.purge(found[0])
     if not count:
         is_forgotten = known[found[0]].is_never_sent
-        print("It was never sent, and is forgotten now." if is_forgotten else "It was purged before.")
+        print("It was never sent, and is forgotten now." if is_forgotten else "It was purged before; see: relay sent")
         return 0
     ready, go = ("purge is", "It goes") if count == 1 else ("purges are", "They go")
     print(

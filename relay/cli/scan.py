@@ -58,4 +58,8 @@ async def _look_around(adapter: str, timeout_s: float) -> tuple[list[HeardRelay]
         heard = []
     finally:
         await radio.close()
-    return heard, await browsing
+    try:
+        return heard, await browsing
+    except ClientError as error:
+        print(error, file=sys.stderr)
+        return heard, []

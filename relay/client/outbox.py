@@ -89,7 +89,8 @@ class Pending:
 class Progress:
     """How far a message is: `pieces` in all, of which relays hold some; `is_received` by its receipt.
 
-    `is_never_sent`: it expired, and relays had never taken all of it.
+    `is_never_sent`: it expired, and relays had never taken all of it. `purges_left`: purges of a message that is to be
+    purged which no relay has taken yet.
     """
 
     pieces: int
@@ -99,6 +100,7 @@ class Progress:
     is_expired: bool
     is_never_sent: bool
     is_purged: bool
+    purges_left: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +187,8 @@ class Outbox:
         """Queue the receipts that are due, one for each message that arrived whole; return how many.
 
         They become due ten minutes to an hour after this was called first, each at a time of its own: at once
-        they would tell the relay that whoever has just fetched is whom the message was for. `at_once` does not wait.
+        they would tell the relay that whoever has just fetched is whom the message was for. `at_once` does not wait,
+        but those that have a time by then keep it: they were to show nothing.
         """
         now_hour = int(now_s // 3600)
         expiry = expiry_hour(now_hour, RECEIPT_LIFETIME_DAYS)
@@ -199,8 +202,7 @@ class Outbox:
                 )
         due = self._database.rows(
             "SELECT id, sender, reply_rendezvous, message_id FROM received"
-            " WHERE receipt_due AND (? OR receipt_due NOT BETWEEN ? AND ?) AND expiry_hour > ? ORDER BY id",
-            at_once,
+            " WHERE receipt_due AND receipt_due NOT BETWEEN ? AND ? AND expiry_hour > ? ORDER BY id",
             int(now_s) + 1,
             int(now_s) + MAX_WAIT_S,
             now_hour - KEEP_AFTER_EXPIRY_HOURS,
@@ -355,7 +357,19 @@ class Outbox:
             is_expired=state in {SENT_EXPIRED, SENT_NEVER},
             is_never_sent=state == SENT_NEVER,
             is_purged=state == SENT_PURGED,
+            purges_left=self._purges_left(message_id) if state == SENT_PURGED else 0,
         )
+
+    def _purges_left(self, message_id: bytes) -> int:
+        row = self._database.row(
+            "SELECT id FROM sent WHERE message_id = ? AND kind = ? AND state = ?", message_id, PURGE, SENT_QUEUED
+        )
+        if row is None:
+            return 0
+        (left,) = self._database.rows(
+            "SELECT count(*) FROM envelope WHERE id >= ? AND id < ? AND NOT acknowledged", *piece_range(row[0])
+        )
+        return int(left[0])
 
     def log(self) -> list[Sent]:
         """Return the messages that have not expired, or were never sent, the oldest first."""

@@ -163,6 +163,16 @@ def test_messages_that_arrive_mixed_do_not_mix(alice, bob, tmp_path):
     assert sorted(bob.inbox_contents()) == [(f"{number}", content) for number, content in enumerate(contents)]
 
 
+def test_receipts_at_once_are_those_of_what_has_just_come(alice, bob):
+    alice.send_text("one", bob)
+    bob.receive(alice.envelopes())
+    assert bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S) == 0
+    alice.send_text("two", bob)
+    bob.receive(alice.envelopes())
+    assert bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True) == 1
+    assert bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S + HOUR_S, at_once=True) == 1
+
+
 def test_a_message_that_was_taken_does_not_come_again_not_even_worked_anew(alice, bob):
     alice.send_text("once", bob)
     (envelope,) = alice.envelopes()
@@ -349,6 +359,7 @@ def test_a_purge_goes_out_later_one_by_one_for_every_piece_and_stops_the_message
     assert alice.outbox.purge(message_id, price=PRICE, now_s=NOW_S) == len(tags) == 71
     assert alice.outbox.purge(message_id, price=PRICE, now_s=NOW_S) == 0
     assert alice.outbox.progress(message_id).is_purged
+    assert alice.outbox.progress(message_id).purges_left == 71
     assert alice.envelopes(NOW_S + 599) == []
     halfway = len(alice.envelopes(NOW_S + 2000))
     assert 0 < halfway < 71
@@ -356,6 +367,12 @@ def test_a_purge_goes_out_later_one_by_one_for_every_piece_and_stops_the_message
     assert {purge.tag for purge in purges} == set(tags)
     assert {purge.type for purge in purges} == {EnvelopeType.PURGE}
     assert {purge.expiry_hour for purge in purges} == {NOW_HOUR + 72}
+    # Only what a relay has taken is done.
+    ids = [pending.id for pending in alice.outbox.pending(NOW_S + 3600)]
+    alice.outbox.mark_acknowledged(ids[:70], durable=True, now_s=NOW_S + 3600)
+    assert alice.outbox.progress(message_id).purges_left == 1
+    alice.outbox.mark_acknowledged(ids[70:], durable=False, now_s=NOW_S + 3600)
+    assert alice.outbox.progress(message_id).purges_left == 0
 
 
 def test_a_message_that_arrived_can_still_be_purged(alice, bob):

@@ -210,6 +210,7 @@ def test_what_is_purged_in_time_is_not_received(relay, alice, bob):
     assert purged.returncode == 0
     assert "10 minutes to an hour" in purged.stdout
     assert "purged before" in alice.run("purge", message_id).stdout
+    assert "to be purged: its purge is not on a relay yet" in alice.run("sent").stdout
     assert "no message has that ID" in alice.run("purge", "ffff0000ffff").stderr
 
     async def run():

@@ -146,6 +146,8 @@ def test_a_program_that_has_the_port_of_discovery_is_named_and_waited_for(lab):
     fault = relays[0].wait("discovery is down", discovery_fault, 20)
     assert fault.startswith(f"port 5353: Address already in use by {name} (process {other.pid}); stop what has it, or")
     assert f"link dnssd on eth0 is down: {fault}" in relays[0].cli("status")
+    scan = boxes[0].python("-m", "relay", "scan", "--seconds", "1", stderr=subprocess.PIPE, text=True)
+    assert f"port 5353: Address already in use by {name} (process {other.pid}); stop" in scan.communicate()[1]
     other.kill()
     relays[0].wait("discovery is up", lambda status: discovery_fault(status) == "", RECONNECT_S)
     relays[0].wait_linked(1)
