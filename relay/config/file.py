@@ -139,7 +139,7 @@ def parse_config(raw: bytes, path: Path, environ: Mapping[str, str]) -> Config:
     except RecursionError as error:
         raise ConfigError(path, [Problem(line=0, message="nested too deeply; is it a configuration?")]) from error
     if textfile.lacks_end(text):
-        remedy = "copy it anew; if it is whole, write again the line that its beginning tells of"
+        remedy = f'copy it anew; if it is whole, write at its end the line "{textfile.END}"'
         raise ConfigError(path, [Problem(line=0, message=f"its end is missing, so it was cut off; {remedy}")])
     if not has_settings(document):
         # What a copy or a plug that was pulled too early leaves of a file. Taken for one that asks for nothing,

@@ -71,12 +71,12 @@ _QUOTES = frozenset("\u00ab\u00b4\u00bb\u02ba\u2032\u2033\u2039\u203a\u301d\u301
 
 
 #: A file that names this line has it, or is the beginning of one that had.
-_END = "# End of the card's settings."
+END = "# End of the card's settings."
 
 
 def lacks_end(text: str) -> bool:
     """Whether a text tells of its own last line, and does not have it."""
-    return f'"{_END}"' in text and _END not in map(str.strip, text.split("\n"))
+    return f'"{END}"' in text and END not in map(str.strip, text.split("\n"))
 
 
 def is_invisible(character: str) -> bool:
