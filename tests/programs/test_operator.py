@@ -2,6 +2,7 @@
 import json
 import logging
 import os
+import pwd
 import re
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from relay.control.client import ControlClient
 from relay.control.status import LinkStatus, StoreStatus, TaskStatus, read_status
 from relay.control.text import human_bytes, human_duration, startup_summary, status_text
 from relay.process.logs import PrivateFormatter, setup
+from relay.process.ports import holders
 from tests.programs.running import not_root
 
 
@@ -84,6 +86,16 @@ def test_a_port_that_another_has_is_told_with_a_remedy(tmp_path):
     )
     assert fault in said
     assert f"link tcp on all is down: {fault}" in status.problems()
+
+
+def test_of_a_program_that_may_not_be_looked_into_the_user_is_told():
+    # Of itself a process is not told, but of its socket the kernel says whose it is, as of those it may not look into.
+    user = f"a program of {pwd.getpwuid(os.geteuid()).pw_name}"
+    with socket.create_server(("127.0.0.1", 0)) as other, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        assert holders(port, "tcp") == holders(datagrams.getsockname()[1], "udp") == user
+    assert holders(port, "tcp") == ""
 
 
 def test_a_mistake_is_told_by_file_line_and_remedy(tmp_path, capsys):
