@@ -45,7 +45,7 @@ def _sockets(port: int, protocol: str) -> Iterator[tuple[int, int]]:
     """Inode and user of each socket that has the port."""
     for table in (protocol, f"{protocol}6"):
         try:
-            with (_PROC / "net" / table).open(encoding="ascii") as lines:
+            with (_PROC / "self" / "net" / table).open(encoding="ascii") as lines:
                 for _, line in zip(range(_MAX_LINES), lines, strict=False):
                     words = line.split()
                     if len(words) > 9 and words[1].endswith(f":{port:04X}") and words[3] == _TAKEN[protocol]:
