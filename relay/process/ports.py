@@ -29,7 +29,7 @@ def why_not(error: OSError, port: int, protocol: str) -> str:
     cause = os.strerror(error.errno or 0)
     if error.errno != errno.EADDRINUSE:
         return cause
-    return f"{cause} by {holders(port, protocol) or 'a program that cannot be seen from here (`ss -lnp` as root names it)'}"
+    return f"{cause} by {holders(port, protocol) or 'a program not to be seen from here (`ss -lnp` as root names it)'}"
 
 
 def holders(port: int, protocol: str) -> str:
