@@ -127,11 +127,12 @@ def test_where_multicast_is_blocked_a_static_peer_is_found_in_either_order_of_bo
     print(f"linked {time.monotonic() - began:.1f} s after the second one was started")
     carries(*relays, seed=4)
     # ... and an operator is told that nobody else will be found.
-    fault = relays[0].wait("discovery is down", discovery_fault, 20)
+    fault = discovery_fault(relays[0].wait("discovery is down", discovery_fault, 20))
     assert re.fullmatch(r"multicast does not get through.*5353/udp.*discovery = false.*", fault)
     assert "link dnssd on eth0 is down: multicast" in relays[0].cli("status")
-    caller.run("nft", "delete table inet lab")
-    relays[0].wait("discovery is up", lambda status: discovery_fault(status) == "", 40)
+    if first == "with the peer's address":  # once is enough: it is noticed at the next announcement
+        caller.run("nft", "delete table inet lab")
+        relays[0].wait("discovery is up", lambda status: discovery_fault(status) == "", 40)
 
 
 def test_a_program_that_has_the_port_of_discovery_is_named_and_waited_for(lab):
@@ -143,7 +144,7 @@ def test_a_program_that_has_the_port_of_discovery_is_named_and_waited_for(lab):
     other.stdout.readline()
     relays = [box.relay() for box in boxes]
     name = Path(f"/proc/{other.pid}/comm").read_text().strip()
-    fault = relays[0].wait("discovery is down", discovery_fault, 20)
+    fault = discovery_fault(relays[0].wait("discovery is down", discovery_fault, 20))
     assert fault.startswith(f"port 5353: Address already in use by {name} (process {other.pid}); stop what has it, or")
     assert f"link dnssd on eth0 is down: {fault}" in relays[0].cli("status")
     scan = boxes[0].python("-m", "relay", "scan", "--seconds", "1", stderr=subprocess.PIPE, text=True)
