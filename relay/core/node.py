@@ -433,6 +433,7 @@ class Node:
             case s.Missing(identities):
                 for identity in identities:
                     self._requests.missing(exchange, identity, now)
+                self._requests.take_overdue(exchange, now)
                 self._wake_relays()
             case s.PriceChanged(price):
                 exchange.peer_price = price
@@ -598,6 +599,8 @@ class Node:
             if refusal is not None:
                 self.stats.add(REJECTED[refusal])
                 exchange.refuse(identity, refusal)
+        if self._requests.take_overdue(exchange, now):
+            self._wake_relays()
         if link.unwanted > MAX_UNWANTED + (now - link.since) / UNWANTED_ALLOWANCE_S:
             self._violation(link, SessionError.LIMIT_EXCEEDED, Goodbye.LIMIT, now)
 

@@ -10,6 +10,7 @@ from relay.core import messages as m
 from relay.core.admission import Policy
 from relay.core.envelope import envelope_id, price_paid
 from relay.core.exchange import DOUBT_AFTER_S, MAX_STALLS, REQUEST_TIMEOUT_S
+from relay.core.meetings import LEAST_BYTES_PER_S
 from relay.core.meetings import MAX_AT_ONCE as MAX_RECONCILIATIONS
 from relay.core.messages import OFFER_WINDOW, Goodbye, MessageType, Offer, Role
 from relay.core.node import MAX_UNWANTED
@@ -149,6 +150,60 @@ def test_however_many_offer_what_they_have_not_got_it_is_asked_of_the_one_who_ha
     assert relay.held() == set(bodies)
     assert relay.node.wanted() == 0
     assert sum(credit.count for credit in honest.of(Credit)) == len(bodies)
+
+
+@pytest.mark.parametrize("answer", ["bodies", "missing", "bodies by another"])
+def test_who_withholds_some_and_goes_on_to_give_others_keeps_nothing_back_from_who_has_it(answer):
+    relay = Relay()
+    rng = random.Random(57)
+    bodies = [envelope(rng, size_class=n % 4) for n in range(40)]
+    has = {envelope_id(body): body for body in bodies}
+    (liar, liars_wire), (second, seconds_wire) = (neighbour(relay, seed=seed) for seed in (100, 101))
+    honest, wire = neighbour(relay, seed=6, interface="eth2")
+    wires = [wire, liars_wire, seconds_wire]
+    for peer in (liar, honest):
+        peer.session.offer([offer(body, size_class=n % 4) for n, body in enumerate(bodies)])
+        settle(*wires)
+    now = 0.0
+    while not set(bodies) <= relay.held() and now < 600:
+        now += 0.8 * REQUEST_TIMEOUT_S
+        more = envelope(rng)
+        liar.session.offer([offer(more)])
+        settle(*wires, now=now)
+        giver = second if answer == "bodies by another" else liar
+        if giver is second:
+            second.session.offer([offer(more)])
+            settle(*wires, now=now)
+        if answer == "missing":
+            liar.session.send_missing([envelope_id(more)])
+        else:
+            giver.session.send_envelopes([more])
+        settle(*wires, now=now)
+        relay.node.handle_timer(now)
+        settle(*wires, now=now)
+        honest.session.send_envelopes([has.pop(identity) for identity in fetched(honest) if identity in has])
+        settle(*wires, now=now)
+    assert now <= REQUEST_TIMEOUT_S + sum(map(len, bodies)) / LEAST_BYTES_PER_S + REQUEST_TIMEOUT_S
+    assert fetched(honest) == list(dict.fromkeys(fetched(honest)))
+    assert relay.count(Dropped.REQUEST_TIMEOUT) == len(bodies)
+
+
+def test_who_gives_slowly_and_alone_has_what_is_asked_of_him_asked_once():
+    relay = Relay()
+    rng = random.Random(58)
+    bodies = [envelope(rng) for _ in range(60)]
+    slow, wire = neighbour(relay, seed=100)
+    slow.session.offer([offer(body) for body in bodies])
+    settle(wire)
+    now = 0.0
+    for body in bodies:
+        now += 0.9 * REQUEST_TIMEOUT_S
+        slow.session.send_envelopes([body])
+        settle(wire, now=now)
+        relay.node.handle_timer(now)
+    assert relay.held() == set(bodies)
+    assert len(fetched(slow)) == len(bodies)
+    assert relay.count(Dropped.REQUEST_TIMEOUT) == 0
 
 
 def test_nobody_offers_more_unsettled_than_the_window_however_many_offer_the_same():
