@@ -11,6 +11,7 @@ from relay.links import StreamInfo
 from relay.run import limits
 from relay.run.limits import MAX_FOUND_CONNECTIONS
 from tests.programs.running import running
+from tests.unit.core.memory import reachable
 
 
 class Transport(asyncio.Transport):
@@ -232,6 +233,25 @@ def test_when_all_hold_too_much_who_holds_most_goes(tmp_path, monkeypatch):
 
 
 WHO = [("a", "eth0"), ("b", "eth0"), ("c", "eth0"), ("c", "eth0"), ("d", "wlan0")]
+
+
+def test_the_address_of_who_has_gone_is_forgotten_in_a_moment(tmp_path):
+    address = "fe80::77"
+
+    async def act(engine):
+        phone = connect(engine, address)
+        await prove(phone)
+        for _ in range(50):
+            phone.stream.data_received(b"")
+            await asyncio.sleep(0)
+        assert address.encode() in reachable(engine._connections, engine.node)
+        phone.stream.connection_lost(None)
+        del phone
+        await asyncio.sleep(0.1)
+        engine.tick()
+        assert address.encode() not in reachable(engine._connections, engine.node)
+
+    scene(tmp_path, act)
 
 
 def test_one_address_has_its_own_bound(tmp_path):
