@@ -128,7 +128,7 @@ def test_the_tag_is_the_bucket_of_the_day_of_sending_and_the_hash_of_the_purge_k
 
 
 def test_whoever_has_the_recipients_key_can_make_what_anybody_sent_him(monkeypatch):
-    """So no message proves to a third that its sender wrote it."""
+    """So no message proves to a third that its sender wrote it. To others he passes for nobody."""
 
     class Forger(HandshakeState):
         def _mix_secret(self, token):
@@ -137,19 +137,22 @@ def test_whoever_has_the_recipients_key_can_make_what_anybody_sent_him(monkeypat
             else:
                 super()._mix_secret(token)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(seal_module, "HandshakeState", Forger)
-        forged = seal(
-            b"never said",
-            sender=KeyPair(private=MALLORY.static.private, public=ALICE.static.public),
-            recipient=Card.of(BOB),
-            now_hour=NOW_HOUR,
-            expiry_hour=expiry_hour(NOW_HOUR, 3),
-            price=4,
-            random_bytes=random.Random(7).randbytes,
-        )
-    unsealed = unseal(forged.envelope, BOB)
+    def forged_for(recipient):
+        with monkeypatch.context() as patch:
+            patch.setattr(seal_module, "HandshakeState", Forger)
+            return seal(
+                b"never said",
+                sender=KeyPair(private=BOB.static.private, public=ALICE.static.public),
+                recipient=Card.of(recipient),
+                now_hour=NOW_HOUR,
+                expiry_hour=expiry_hour(NOW_HOUR, 3),
+                price=4,
+                random_bytes=random.Random(7).randbytes,
+            ).envelope
+
+    unsealed = unseal(forged_for(BOB), BOB)
     assert (unsealed.plaintext, unsealed.sender) == (b"never said", ALICE.static.public)
+    assert unseal(forged_for(MALLORY), MALLORY) is None
 
 
 def test_the_same_message_twice_has_nothing_in_common():
