@@ -36,7 +36,7 @@ def announced(number, *addresses):
 
 
 def discovery(dialled):
-    async def dial(host, target):
+    async def dial(_, target):
         dialled.append(target)
 
     return Discovery(random_bytes=random.Random(1).randbytes, random=random.Random(1).random, dial=dial)
