@@ -49,7 +49,7 @@ def test_every_path_that_is_named_exists(document):
 
 @functools.cache
 def functions_of(path):
-    tree = ast.parse((ROOT / path).read_text())
+    tree = ast.parse((ROOT / path).read_text() if (ROOT / path).exists() else "")
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
