@@ -10,6 +10,7 @@ from relay.core import messages as m
 from relay.core.admission import Policy
 from relay.core.envelope import envelope_id, price_paid
 from relay.core.exchange import DOUBT_AFTER_S, MAX_STALLS, REQUEST_TIMEOUT_S
+from relay.core.intake import LEAST_PENDING_BYTES
 from relay.core.meetings import LEAST_BYTES_PER_S
 from relay.core.meetings import MAX_AT_ONCE as MAX_RECONCILIATIONS
 from relay.core.messages import OFFER_WINDOW, Goodbye, MessageType, Offer, Role
@@ -208,6 +209,34 @@ def test_who_gives_slowly_and_alone_has_what_is_asked_of_him_asked_once():
     assert relay.held() == set(bodies)
     assert len(fetched(slow)) == len(bodies)
     assert relay.count(Dropped.REQUEST_TIMEOUT) == 0
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_a_flood_that_waits_for_the_store_keeps_nothing_out_that_neighbours_bring(is_held):
+    """What is put again costs nothing and is looked at a little at a time: one client could go on with it for ever."""
+    relay = Relay()
+    rng = random.Random(59)
+    flood = [envelope(rng) for _ in range(1100)]
+    if is_held:
+        put_all(relay, flood, interface="eth0")
+    peer, wire = neighbour(relay, interface="wlan0")
+    flooder, floods_wire = client(relay, seed=9, interface="eth0")
+    for body in flood:
+        flooder.session.put(body)
+    relay.node.receive(floods_wire.link, flooder.session.data_to_send(1 << 20), 0.0)
+    relay.node.intake.most_pending_bytes = LEAST_PENDING_BYTES
+    assert relay.node.intake.pending_bytes > LEAST_PENDING_BYTES
+    first, second = envelope(rng), envelope(rng)
+    for body in (first, second):
+        peer.session.offer([offer(body)])
+        settle(wire, commit=False)
+    assert fetched(peer) == [envelope_id(first)], "as long as nothing of it waits"
+    peer.session.send_envelopes([first])
+    settle(wire, commit=False)
+    assert len(fetched(peer)) == 1
+    relay.commit()
+    settle(wire, commit=False)
+    assert fetched(peer) == [envelope_id(first), envelope_id(second)]
 
 
 def test_nobody_offers_more_unsettled_than_the_window_however_many_offer_the_same():
