@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 
 from relay.core.clock import HOUR_S, LAST_HOUR
 from relay.core.envelope import SIZES
-from relay.core.meetings import LEAST_BYTES_PER_S, SLOW_LEAST_BYTES_PER_S
 from relay.core.messages import MAX_OFFERS, OFFER_WINDOW, Hello, Offer, Refusal
 from relay.core.returns import FIRST_ASKED, MAX_ASKED
 from relay.core.stats import Dropped, Rejected
@@ -47,6 +46,9 @@ SLOW_FETCH_BYTES: Final = (8 << 10, 8 << 10, 16 << 10, 24 << 10)
 #: A request without any arrival from that neighbour for so long goes to the next offerer.
 REQUEST_TIMEOUT_S: Final = 5.0
 SLOW_REQUEST_TIMEOUT_S: Final = 20.0
+#: What others offered as well is asked of them at last when less than this comes on average, whatever comes.
+LEAST_BYTES_PER_S: Final = 4000.0
+SLOW_LEAST_BYTES_PER_S: Final = 500.0
 #: The session with a neighbour that let requests time out so often in a row ends.
 MAX_STALLS: Final = 3
 #: Queued requests of one neighbour, repeated ones included (0.3 MB).

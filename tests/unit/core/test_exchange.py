@@ -9,9 +9,8 @@ import pytest
 from relay.core import messages as m
 from relay.core.admission import Policy
 from relay.core.envelope import envelope_id, price_paid
-from relay.core.exchange import DOUBT_AFTER_S, MAX_STALLS, REQUEST_TIMEOUT_S
+from relay.core.exchange import DOUBT_AFTER_S, LEAST_BYTES_PER_S, MAX_STALLS, REQUEST_TIMEOUT_S
 from relay.core.intake import LEAST_PENDING_BYTES
-from relay.core.meetings import LEAST_BYTES_PER_S
 from relay.core.meetings import MAX_AT_ONCE as MAX_RECONCILIATIONS
 from relay.core.messages import OFFER_WINDOW, Goodbye, MessageType, Offer, Role
 from relay.core.node import MAX_UNWANTED

@@ -5,10 +5,10 @@ import random
 
 import pytest
 
+from relay.core.exchange import LEAST_BYTES_PER_S
 from relay.core.meetings import (
     ANSWER_S,
     INTERVAL_S,
-    LEAST_BYTES_PER_S,
     MAX_ACTIVE,
     MAX_TURN_S,
     STALLED_S,
