@@ -602,7 +602,6 @@ def note_receipt(database: Database, sender: bytes, message_id: bytes) -> bool:
         database.execute(
             "UPDATE sent SET state = ? WHERE message_id = ? AND recipient = ? AND kind < ? AND state IN (?, ?)",
             SENT_RECEIVED,
-            SENT_REPLACED,
             message_id,
             sender,
             Kind.RECEIPT,
