@@ -23,10 +23,10 @@ from relay.client.posts import MAX_SLOTS, PostStore
 from relay.client.seal import buckets_to_read
 from relay.core.envelope import envelope_id, make_tag
 from relay.core.errors import DecodeError
-from relay.core.messages import Subscribe
+from relay.core.messages import Subscribe, Window
 from tests.client.bulletin_vectors import CAMP, header_of, sealed_anew, sign
 from tests.client.helpers import HOUR_S, NOW_HOUR, NOW_S, PRICE, Person
-from tests.client.online import RelayProcess, User
+from tests.client.online import Holding, RelayProcess, User
 from tests.client.test_transcripts import Logging
 
 P = 2**255 - 19
@@ -357,18 +357,23 @@ class Full(Logging):
 
     hello = replace(Logging.hello, prefix_bits=5)
 
+
+class Old(Holding):
+    """What it has came days ago, so only who asks for everything gets it."""
+
     def __init__(self):
         super().__init__()
-        self.asked = 0
-        self.was_read = asyncio.Event()
-        """Once all that a follower reads was asked for."""
+        self.is_followed = asyncio.Event()
 
     def on_event(self, session, event):
+        held = self.held
+        match event:
+            case Subscribe(window=window, follow=follow):
+                self.held = held if window is Window.ALL else {}
+                if follow:
+                    self.is_followed.set()
         super().on_event(session, event)
-        if isinstance(event, Subscribe):
-            self.asked += 1
-            if self.asked == 12:
-                self.was_read.set()
+        self.held = held
 
 
 def test_what_is_asked_for_is_the_prefixes_and_nothing_else(tmp_path):
@@ -431,29 +436,61 @@ def test_visits_are_the_same_whatever_was_posted_and_read_before(tmp_path):
     assert seen == of_fresh
 
 
-def test_a_follower_finds_what_hung_there_before_also_in_a_program_that_runs_already(tmp_path, monkeypatch):
+def hung(tmp_path):
+    """An envelope with a post of CAMP."""
+    with Reader(tmp_path / "poster", 1) as poster:
+        return poster.post("here for days", now_s=time.time())
+
+
+def test_who_begins_to_read_finds_what_hung_there_before_also_in_a_program_that_runs_already(tmp_path, monkeypatch):
     monkeypatch.setattr("relay.client.courier.CYCLE_S", 0.05)
-    ana, ben = User(tmp_path, "ana"), User(tmp_path, "ben")
+    ben, envelope = User(tmp_path, "ben"), hung(tmp_path)
 
     async def run():
-        relay = Full()
-        async with relay.serving() as address, ana.client(address) as poster:
-            known = await poster.create_bulletin("camp")
-            await poster.post_text("camp", "here since yesterday", "gate")
-            await poster.deliver()
-            async with ben.client(address) as running, ben.client(address) as command:
-                following = asyncio.ensure_future(running.follow())
-                # It has looked at everything, and taken the post for somebody else's.
-                await relay.was_read.wait()
-                await command.follow_bulletin(known.bulletin.for_readers, "camp")
-                await running.changed.wait()
-                following.cancel()
-                await asyncio.wait({following})
-                return await running.new_posts(), await command.posts("camp")
+        relay = Old()
+        relay.held[envelope_id(envelope)] = envelope
+        async with (
+            relay.serving() as address,
+            ben.client(address) as running,
+            ben.client(address) as command,
+        ):
+            # Both have looked at everything, and taken the post for somebody else's.
+            (outcome,) = await command.collect()
+            assert outcome.collected.envelopes == 1
+            following = asyncio.ensure_future(running.follow())
+            await relay.is_followed.wait()
+            await command.follow_bulletin(CAMP.for_readers, "camp")
+            await running.changed.wait()
+            following.cancel()
+            await asyncio.wait({following})
+            return await running.new_posts(), await command.posts("camp")
 
-    posts, same = asyncio.run(asyncio.wait_for(run(), 60))
-    assert [post.text for post in posts] == ["here since yesterday"]
+    posts, same = asyncio.run(asyncio.wait_for(run(), 20))
+    assert [post.text for post in posts] == ["here for days"]
     assert posts == same
+
+
+def test_a_visit_that_goes_on_meanwhile_takes_no_post_for_somebody_elses(tmp_path):
+    ben, envelope = User(tmp_path, "ben"), hung(tmp_path)
+
+    async def run():
+        relay = Old()
+        relay.held[envelope_id(envelope)] = envelope
+        async with relay.serving() as address, ben.client(address) as visiting, ben.client(address) as command:
+            known, loop = visiting._posts.reader, asyncio.get_running_loop()
+
+            def overtaken(now_hour):
+                look = known(now_hour)
+                if not command.bulletins:
+                    asyncio.run_coroutine_threadsafe(command.follow_bulletin(CAMP.for_readers, "camp"), loop).result()
+                return look
+
+            visiting._posts.reader = overtaken
+            (before,) = await visiting.collect()
+            (after,) = await visiting.collect()
+            return before.collected.posts, after.collected.posts
+
+    assert asyncio.run(asyncio.wait_for(run(), 20)) == (0, 1)
 
 
 # -- a real relay, and commands -------------------------------------------------
