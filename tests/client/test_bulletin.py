@@ -364,13 +364,14 @@ class Old(Holding):
     def __init__(self):
         super().__init__()
         self.is_followed = asyncio.Event()
+        """By somebody who has read all that there is, with all prefixes."""
 
     def on_event(self, session, event):
         held = self.held
         match event:
             case Subscribe(window=window, follow=follow):
                 self.held = held if window is Window.ALL else {}
-                if follow:
+                if window is Window.HOUR or (follow and not self.hello.prefix_bits):
                     self.is_followed.set()
         super().on_event(session, event)
         self.held = held
@@ -436,18 +437,36 @@ def test_visits_are_the_same_whatever_was_posted_and_read_before(tmp_path):
     assert seen == of_fresh
 
 
-def hung(tmp_path):
-    """An envelope with a post of CAMP."""
-    with Reader(tmp_path / "poster", 1) as poster:
+def hung(tmp_path, bulletin):
+    """An envelope with a post."""
+    with Reader(tmp_path / "poster", 1, bulletin) as poster:
         return poster.post("here for days", now_s=time.time())
 
 
-def test_who_begins_to_read_finds_what_hung_there_before_also_in_a_program_that_runs_already(tmp_path, monkeypatch):
+def beside(user):
+    """A bulletin whose posts of today are in a bucket that the user reads now and then, and does not follow."""
+    now_hour = int(time.time() // 3600)
+    today, *own = buckets_to_read(user.identity.rendezvous, now_hour)
+    for seed in itertools.count():
+        bulletin = Bulletin.generate(random.Random(seed).randbytes)
+        buckets = buckets_to_read(bulletin.rendezvous, now_hour)
+        if buckets[0] in own and len({today, *own, *buckets}) <= 16:
+            return bulletin
+    raise AssertionError
+
+
+@pytest.mark.parametrize("prefix_bits", [0, 5])
+def test_who_begins_to_read_finds_what_hung_there_before_also_in_a_program_that_runs_already(
+    tmp_path, monkeypatch, prefix_bits
+):
     monkeypatch.setattr("relay.client.courier.CYCLE_S", 0.05)
-    ben, envelope = User(tmp_path, "ben"), hung(tmp_path)
+    ben = User(tmp_path, "ben")
+    bulletin = beside(ben)
+    envelope = hung(tmp_path, bulletin)
 
     async def run():
         relay = Old()
+        relay.hello = replace(relay.hello, prefix_bits=prefix_bits)
         relay.held[envelope_id(envelope)] = envelope
         async with (
             relay.serving() as address,
@@ -459,7 +478,7 @@ def test_who_begins_to_read_finds_what_hung_there_before_also_in_a_program_that_
             assert outcome.collected.envelopes == 1
             following = asyncio.ensure_future(running.follow())
             await relay.is_followed.wait()
-            await command.follow_bulletin(CAMP.for_readers, "camp")
+            await command.follow_bulletin(bulletin.for_readers, "camp")
             await running.changed.wait()
             following.cancel()
             await asyncio.wait({following})
@@ -471,7 +490,7 @@ def test_who_begins_to_read_finds_what_hung_there_before_also_in_a_program_that_
 
 
 def test_a_visit_that_goes_on_meanwhile_takes_no_post_for_somebody_elses(tmp_path):
-    ben, envelope = User(tmp_path, "ben"), hung(tmp_path)
+    ben, envelope = User(tmp_path, "ben"), hung(tmp_path, CAMP)
 
     async def run():
         relay = Old()
