@@ -359,47 +359,39 @@ class Full(Logging):
 
 
 class Old(Holding):
-    """What it has came days ago, so only who asks for everything gets it."""
+    """What it has came days ago, so only who asks for everything gets it. Cuts the first session that stays."""
 
     def __init__(self):
         super().__init__()
         self.is_followed = asyncio.Event()
-        """By somebody who has read all that there is, with all prefixes."""
+        """By somebody who has been here and asks for no more than the last hour."""
 
     def on_event(self, session, event):
         held = self.held
-        match event:
-            case Subscribe(window=window, follow=follow):
-                self.held = held if window is Window.ALL else {}
-                if window is Window.HOUR or (follow and not self.hello.prefix_bits):
-                    self.is_followed.set()
+        if isinstance(event, Subscribe) and event.window is not Window.ALL:
+            self.held = {}
         super().on_event(session, event)
         self.held = held
+        if isinstance(event, Subscribe) and event.follow:
+            if event.window is Window.HOUR:
+                self.is_followed.set()
+            else:
+                self.then.append(self.writers[session].close)
 
 
-def test_what_is_asked_for_is_the_prefixes_and_nothing_else(tmp_path):
-    """One in a session, all windows alike; and everything, once that is less than twice as much."""
-    now_hour = int(time.time() // 3600)
-
-    def buckets(key):
-        return set(buckets_to_read(key, now_hour))
-
+def test_who_reads_any_asks_for_everything_so_that_nobody_sees_which(tmp_path):
     async def run(user):
         relay = Full()
         async with relay.serving() as address, user.client(address) as client:
             await client.collect()
-            asked = [[event for event in seen if isinstance(event, Subscribe)] for _, seen in relay.sessions]
-        return [(one.prefix_bits, one.prefix, int(one.window)) for (one,) in asked]
+            asked = [event for _, seen in relay.sessions for event in seen if isinstance(event, Subscribe)]
+        return {(one.prefix_bits, one.prefix, int(one.window)) for one in asked}
 
-    few = follower(tmp_path, "few", CAMP)
-    expected = buckets(few.identity.rendezvous) | buckets(CAMP.rendezvous)
-    asked = asyncio.run(run(few))
-    if len(expected) <= 16:
-        assert sorted(asked) == sorted((5, bucket, 0) for bucket in expected)
-    else:
-        assert asked == [(0, 0, 0)]
-    many = follower(tmp_path, "many", CAMP, *(Bulletin.generate(random.Random(n).randbytes) for n in range(6)))
-    assert asyncio.run(run(many)) == [(0, 0, 0)]
+    nobody = asyncio.run(run(follower(tmp_path, "none")))
+    assert {bits for bits, _, _ in nobody} == {5}
+    bulletins = [Bulletin.generate(random.Random(number).randbytes) for number in range(6)]
+    for number in (1, 6):
+        assert asyncio.run(run(follower(tmp_path, f"{number}", *bulletins[:number]))) == {(0, 0, 0)}
 
 
 def test_visits_are_the_same_whatever_was_posted_and_read_before(tmp_path):
@@ -437,36 +429,18 @@ def test_visits_are_the_same_whatever_was_posted_and_read_before(tmp_path):
     assert seen == of_fresh
 
 
-def hung(tmp_path, bulletin):
-    """An envelope with a post."""
-    with Reader(tmp_path / "poster", 1, bulletin) as poster:
+def hung(tmp_path):
+    """An envelope with a post of CAMP."""
+    with Reader(tmp_path / "poster", 1) as poster:
         return poster.post("here for days", now_s=time.time())
 
 
-def beside(user):
-    """A bulletin whose posts of today are in a bucket that the user reads now and then, and does not follow."""
-    now_hour = int(time.time() // 3600)
-    today, *own = buckets_to_read(user.identity.rendezvous, now_hour)
-    for seed in itertools.count():
-        bulletin = Bulletin.generate(random.Random(seed).randbytes)
-        buckets = buckets_to_read(bulletin.rendezvous, now_hour)
-        if buckets[0] in own and len({today, *own, *buckets}) <= 16:
-            return bulletin
-    raise AssertionError
-
-
-@pytest.mark.parametrize("prefix_bits", [0, 5])
-def test_who_begins_to_read_finds_what_hung_there_before_also_in_a_program_that_runs_already(
-    tmp_path, monkeypatch, prefix_bits
-):
+def test_who_begins_to_read_finds_what_hung_there_before_also_in_a_program_that_runs_already(tmp_path, monkeypatch):
     monkeypatch.setattr("relay.client.courier.CYCLE_S", 0.05)
-    ben = User(tmp_path, "ben")
-    bulletin = beside(ben)
-    envelope = hung(tmp_path, bulletin)
+    ben, envelope = User(tmp_path, "ben"), hung(tmp_path)
 
     async def run():
         relay = Old()
-        relay.hello = replace(relay.hello, prefix_bits=prefix_bits)
         relay.held[envelope_id(envelope)] = envelope
         async with (
             relay.serving() as address,
@@ -478,7 +452,7 @@ def test_who_begins_to_read_finds_what_hung_there_before_also_in_a_program_that_
             assert outcome.collected.envelopes == 1
             following = asyncio.ensure_future(running.follow())
             await relay.is_followed.wait()
-            await command.follow_bulletin(bulletin.for_readers, "camp")
+            await command.follow_bulletin(CAMP.for_readers, "camp")
             await running.changed.wait()
             following.cancel()
             await asyncio.wait({following})
@@ -490,7 +464,7 @@ def test_who_begins_to_read_finds_what_hung_there_before_also_in_a_program_that_
 
 
 def test_a_visit_that_goes_on_meanwhile_takes_no_post_for_somebody_elses(tmp_path):
-    ben, envelope = User(tmp_path, "ben"), hung(tmp_path, CAMP)
+    ben, envelope = User(tmp_path, "ben"), hung(tmp_path)
 
     async def run():
         relay = Old()
