@@ -39,19 +39,6 @@ def relay(relays):
     return relays()
 
 
-@pytest.fixture
-def alice(tmp_path):
-    return User(tmp_path, "alice")
-
-
-@pytest.fixture
-def bob(tmp_path, alice):
-    person = User(tmp_path, "bob")
-    person.knows(alice)
-    alice.knows(person)
-    return person
-
-
 def test_a_text_and_a_file_reach_someone_who_was_never_online_with_the_sender(relay, alice, bob, tmp_path):
     content = random.Random(1).randbytes(100_000)
     photo = tmp_path / "a photo.jpg"

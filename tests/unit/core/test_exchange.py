@@ -73,15 +73,19 @@ def test_an_envelope_offered_by_several_is_fetched_from_one():
     assert middle.count(Total.DUPLICATE) == middle.count(SessionError.UNWANTED_ENVELOPE) == 0
 
 
+def two_that_offer(relay, body):
+    """Two neighbours, the first of which is asked for the body."""
+    found = [neighbour(relay, seed=seed) for seed in (5, 6)]
+    for peer, wire in found:
+        peer.session.offer([offer(body)])
+        settle(wire)
+    return found
+
+
 def test_what_one_neighbour_withholds_is_fetched_from_another_after_a_few_seconds():
     relay = Relay()
     body = envelope(random.Random(4))
-    liar, liars_wire = neighbour(relay, seed=5)
-    honest, wire = neighbour(relay, seed=6)
-    liar.session.offer([offer(body)])
-    settle(liars_wire)
-    honest.session.offer([offer(body)])
-    settle(wire)
+    (liar, liars_wire), (honest, wire) = two_that_offer(relay, body)
     assert fetched(liar) == [envelope_id(body)]
     assert fetched(honest) == []
     assert relay.node.next_deadline() <= REQUEST_TIMEOUT_S
@@ -172,12 +176,7 @@ def test_nobody_offers_more_unsettled_than_the_window_however_many_offer_the_sam
 def test_missing_is_believed_of_the_one_who_says_it_only():
     relay = Relay()
     body = envelope(random.Random(6))
-    one, first = neighbour(relay, seed=5)
-    two, second = neighbour(relay, seed=6)
-    one.session.offer([offer(body)])
-    settle(first)
-    two.session.offer([offer(body)])
-    settle(second)
+    (one, first), (two, second) = two_that_offer(relay, body)
     two.session.send_missing([envelope_id(body)])  # was not asked: its word counts for nothing
     settle(second)
     one.session.send_missing([envelope_id(body)])
@@ -335,12 +334,7 @@ def test_what_a_neighbour_offered_is_not_offered_back_to_it():
 def test_when_a_neighbour_leaves_its_offers_are_asked_of_others_and_memory_is_free():
     relay = Relay()
     body = envelope(random.Random(16))
-    one, first = neighbour(relay, seed=5)
-    two, second = neighbour(relay, seed=6)
-    one.session.offer([offer(body)])
-    settle(first)
-    two.session.offer([offer(body)])
-    settle(second)
+    (_, first), (two, second) = two_that_offer(relay, body)
     first.lose()
     settle(second)
     assert fetched(two) == [envelope_id(body)]
