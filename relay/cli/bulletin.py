@@ -10,22 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from relay.cli import delivering
 from relay.cli.cards import chosen_name, given_uri, show_card
-from relay.cli.delivering import (
-    KEPT,
-    SHORT_ID,
-    add_lifetime,
-    add_relay,
-    deliver,
-    is_held,
-    name_of_file,
-    opened_file,
-    report_relays,
-    state,
-    typed_text,
-    when,
-    when_hour,
-)
 from relay.cli.own import open_client
 from relay.cli.terminal import say
 
@@ -70,14 +56,14 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     post.add_argument(
         "--slot", default="", metavar="SLOT", help="where it hangs, in place of what is there (default: a new place)"
     )
-    add_lifetime(post)
-    add_relay(post)
+    delivering.add_lifetime(post)
+    delivering.add_relay(post)
     post.set_defaults(func=_post)
 
     withdraw = actions.add_parser("withdraw", help="take down what is in a slot")
     withdraw.add_argument("name", metavar="NAME")
     withdraw.add_argument("slot", metavar="SLOT", help="see: relay bulletin show NAME")
-    add_relay(withdraw)
+    delivering.add_relay(withdraw)
     withdraw.set_defaults(func=_withdraw)
 
     show = actions.add_parser("show", help="show what hangs there by what `relay receive` has fetched")
@@ -133,17 +119,17 @@ def _post(arguments: Namespace) -> int:
 
     if arguments.file is not None and arguments.text is not None:
         raise SendError("give a text or --file, not both")
-    with opened_file(arguments.file) as file:
+    with delivering.opened_file(arguments.file) as file:
         return asyncio.run(_post_and_report(arguments, file))
 
 
 async def _post_and_report(arguments: Namespace, file: BinaryIO | None) -> int:
     async with open_client(arguments.relay or ()) as client:
         if file is None:
-            text = typed_text(arguments.text)
+            text = delivering.typed_text(arguments.text)
             posted = await client.post_text(arguments.name, text, arguments.slot, lifetime_days=arguments.lifetime)
         else:
-            file_name = name_of_file(arguments.file)
+            file_name = delivering.name_of_file(arguments.file)
             posted = await client.post_file(
                 arguments.name, file, file_name, arguments.slot, lifetime_days=arguments.lifetime
             )
@@ -163,13 +149,13 @@ async def _deliver_and_report(client: Client, slot: str, post_id: bytes) -> int:
     from relay.cli.progress import ProgressBar
 
     with ProgressBar(sys.stderr) as bar:
-        outcomes = await deliver(client, bar)
-    report_relays(outcomes)
+        outcomes = await delivering.deliver(client, bar)
+    delivering.report_relays(outcomes)
     progress = await client.progress(post_id)
-    say(f"[{slot}]: {state(progress, is_post=True)}. ID {post_id.hex()[:SHORT_ID]}")
-    if progress is not None and is_held(progress):
+    say(f"[{slot}]: {delivering.state(progress, is_post=True)}. ID {post_id.hex()[: delivering.SHORT_ID]}")
+    if progress is not None and delivering.is_held(progress):
         return 0
-    print(KEPT, file=sys.stderr)
+    print(delivering.KEPT, file=sys.stderr)
     return 1
 
 
@@ -188,7 +174,7 @@ async def _show_all(name: str | None, folder: Path | None) -> int:
         for one in names:
             for post in await client.posts(one):
                 content = await _content(client, post, folder)
-                say(f"{_head(client, post)}: {content}\n(until {when_hour(post.expiry_hour)})")
+                say(f"{_head(client, post)}: {content}\n(until {delivering.when_hour(post.expiry_hour)})")
                 await client.mark_shown(post)
                 shown += 1
     if not shown:
@@ -270,7 +256,7 @@ class NewPosts:
 
 
 def _head(client: Client, post: Post) -> str:
-    return f"bulletin {client.shown_name(post.bulletin)} [{post.slot}] ({when(post.posted_minute)})"
+    return f"bulletin {client.shown_name(post.bulletin)} [{post.slot}] ({delivering.when(post.posted_minute)})"
 
 
 async def _content(client: Client, post: Post, folder: Path | None) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from relay.client.bulletin import Bulletin, parse_bulletin_uri
-from relay.client.contacts import OWN_WORD, require_name
+from relay.client.contacts import OWN_WORD, name_key, require_name
 from relay.client.errors import BulletinError, CardError, ContactError, PrivateFileError
 from relay.client.files import ensure_private_folder, locked, read_private, replace_private
 
@@ -57,7 +57,7 @@ class BulletinBook:
     def get(self, name: str) -> KnownBulletin:
         """Return the one of that name; BulletinError when there is none."""
         try:
-            return self._known[_key(name)]
+            return self._known[name_key(name)]
         except KeyError:
             raise BulletinError(f"no bulletin named {name!r}; see: relay bulletin list") from None
 
@@ -83,12 +83,12 @@ class BulletinBook:
                 known = KnownBulletin(name=there.name, bulletin=bulletin)
             else:
                 require_name(name)
-                if _key(name) in self._known:
+                if name_key(name) in self._known:
                     raise BulletinError(f"the name {name!r} is taken; give another with --name NAME")
                 if len(self._known) >= MAX_BULLETINS:
                     raise BulletinError(f"there are {MAX_BULLETINS} bulletins already; leave one first")
                 known = KnownBulletin(name=OWN_WORD + name if is_own_word else name, bulletin=bulletin)
-            self._known[_key(known.name)] = known
+            self._known[name_key(known.name)] = known
         return known, there is None
 
     def leave(self, name: str, *, with_posting_key: bool = False) -> KnownBulletin:
@@ -100,7 +100,7 @@ class BulletinBook:
                     f"you hold the posting key of {known.name!r}, which nobody can make anew; save it with: relay "
                     "bulletin card NAME --posting-key, then leave with --forget-posting-key"
                 )
-            del self._known[_key(name)]
+            del self._known[name_key(name)]
         return known
 
     def refresh(self) -> bool:
@@ -151,7 +151,7 @@ class BulletinBook:
         known = {}
         for name, uri in fields["bulletins"].items():
             require_name(name.removeprefix(OWN_WORD))
-            known[_key(name)] = KnownBulletin(name=name, bulletin=parse_bulletin_uri(uri)[0])
+            known[name_key(name)] = KnownBulletin(name=name, bulletin=parse_bulletin_uri(uri)[0])
         return known
 
     def _write(self) -> None:
@@ -160,8 +160,3 @@ class BulletinBook:
             "bulletins": {known.name: known.bulletin.to_uri() for known in self},
         }
         replace_private(self._folder / FILE_NAME, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
-
-
-def _key(name: str) -> str:
-    """What one is found by: without regard to case, and with the mark or without."""
-    return name.removeprefix(OWN_WORD).casefold()

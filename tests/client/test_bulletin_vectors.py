@@ -64,7 +64,7 @@ def test_a_second_client_derives_the_same_keys_and_cards():
         data = b"\1" + key + read_key
         assert data + sha256(f"mesh-relay/1 bulletin {kind}".encode(), data)[:4] == CAMP[what]
     for vector, path, what in zip(
-        VECTORS["takes"][::2], ("bulletin", "bulletin-key"), ("card", "posting_key"), strict=True
+        VECTORS["takes"][:4:2], ("bulletin", "bulletin-key"), ("card", "posting_key"), strict=True
     ):
         assert vector["uri"] == f"mesh-relay:{path}/" + base64.urlsafe_b64encode(CAMP[what]).decode().rstrip("=")
     digest = sha256(b"mesh-relay/1 bulletin fingerprint", public, read_key)
