@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _KEY_WARNING: Final = (
     "This is the posting key: whoever has it can post, and take down what others posted, for as long as anybody reads. "
-    "Give it to nobody else; readers get `relay bulletin card NAME`."
+    "Give it to nobody else (it is taken in with `relay bulletin follow -`); readers get `relay bulletin card NAME`."
 )
 
 
@@ -43,8 +43,8 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
         "uri",
         metavar="URI",
         nargs="+",
-        help="mesh-relay:bulletin/..., or - to read it from standard input; with a posting key, "
-        "mesh-relay:bulletin-key/..., you can post too",
+        help="mesh-relay:bulletin/..., or - to read it from standard input (so that nobody else on this machine sees "
+        "a posting key, mesh-relay:bulletin-key/..., with which you can post, too)",
     )
     follow.add_argument("--name", help="your name for it (default: the one that the card suggests, marked with ~)")
     follow.set_defaults(func=_follow)
@@ -54,7 +54,10 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     post.add_argument("text", metavar="TEXT", nargs="?", help="the text, in quotes; - or none reads standard input")
     post.add_argument("--file", metavar="PATH", help="a file instead of a text; - is standard input")
     post.add_argument(
-        "--slot", default="", metavar="SLOT", help="where it hangs, in place of what is there (default: a new place)"
+        "--slot",
+        default="",
+        metavar="SLOT",
+        help="where it hangs, in place of what is there, and at least as long (default: a new place)",
     )
     delivering.add_lifetime(post)
     delivering.add_relay(post)
@@ -256,7 +259,9 @@ class NewPosts:
 
 
 def _head(client: Client, post: Post) -> str:
-    return f"bulletin {client.shown_name(post.bulletin)} [{post.slot}] ({delivering.when(post.posted_minute)})"
+    # It may have been left in this moment.
+    name = client.bulletins.name_of(post.bulletin) or "?"
+    return f"bulletin {name} [{post.slot}] ({delivering.when(post.posted_minute)})"
 
 
 async def _content(client: Client, post: Post, folder: Path | None) -> str:

@@ -214,8 +214,8 @@ async def _report_unsent(client: Client) -> bool:
     unsent = [one for one in log if not is_done(one[1])]
     never = [one for one in log if one[1].is_never_sent]
     for sent, progress in never + unsent:
-        name = client.shown_name(sent.recipient)
-        say(f"To {name}: {_state_of(client, sent, progress)}. ID {sent.message_id.hex()[:SHORT_ID]}", sys.stderr)
+        name, how_far = _told_of(client, sent, progress)
+        say(f"To {name}: {how_far}. ID {sent.message_id.hex()[:SHORT_ID]}", sys.stderr)
     if never:
         print("`relay purge ID` ends the reminder.", file=sys.stderr)
     if unsent:
@@ -339,8 +339,12 @@ def _sent(_: Namespace) -> int:
     return asyncio.run(_list_sent())
 
 
-def _state_of(client: Client, sent: Sent, progress: Progress) -> str:
-    return state(progress, is_post=client.bulletins.name_of(sent.recipient) is not None)
+def _told_of(client: Client, sent: Sent, progress: Progress) -> tuple[str, str]:
+    """Return whom or what something was sent to, and how far it is."""
+    bulletin = client.bulletins.name_of(sent.recipient)
+    if bulletin is not None:
+        return f"bulletin {bulletin}", state(progress, is_post=True)
+    return client.contacts.shown_name(sent.recipient), state(progress)
 
 
 async def _list_sent() -> int:
@@ -350,10 +354,10 @@ async def _list_sent() -> int:
     async with open_client(()) as client:
         for sent, progress in await client.log():
             kind = "file" if sent.kind == Kind.FILE else "text"
-            name = client.shown_name(sent.recipient)
+            name, how_far = _told_of(client, sent, progress)
             say(
                 f"{sent.message_id.hex()[:SHORT_ID]}  {when_hour(sent.sent_hour)}  {name}: "
-                f"{kind}, {human_bytes(sent.size)}; {_state_of(client, sent, progress)}; "
+                f"{kind}, {human_bytes(sent.size)}; {how_far}; "
                 f"expires {when_hour(sent.expiry_hour)}"
             )
     return 0

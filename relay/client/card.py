@@ -21,6 +21,8 @@ URI_PREFIX: Final = "mesh-relay:contact/"
 MAX_URI_CHARACTERS: Final = 1024
 """A card has 90; the rest is room for a name of 64 characters, percent-encoded (12 characters each at worst)."""
 
+_TAKEN_BY: Final = {URI_PREFIX: "relay contact add", "mesh-relay:bulletin": "relay bulletin follow"}
+"""Which command takes which kind of card."""
 _AROUND: Final = "<>\"'\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}\N{ZERO WIDTH NO-BREAK SPACE}"
 _NAME_PARAMETER: Final = "name"
 _CHECKSUM_CONTEXT: Final = b"mesh-relay/1 card"
@@ -127,6 +129,9 @@ def split_uri(uri: str, what: str, *prefixes: str) -> tuple[str, bytes, str]:
     # Scheme names ignore case (RFC 3986, section 3.1), and QR readers use that.
     prefix = next((prefix for prefix in prefixes if uri[: len(prefix)].lower() == prefix), None)
     if prefix is None:
+        other = next((command for start, command in _TAKEN_BY.items() if uri.lower().startswith(start)), None)
+        if other is not None:
+            raise CardError(f"this is no {what} URI; what takes it is: {other}")
         raise CardError(f"a {what} URI begins with {' or '.join(prefixes)}; copy the whole of it")
     text, _, query = uri[len(prefix) :].partition("?")
     try:

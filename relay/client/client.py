@@ -393,10 +393,6 @@ class Client:
         """Return the user's own name for whoever sent a message, or None for strangers."""
         return self.contacts.name_of(sender)
 
-    def shown_name(self, key: bytes) -> str:
-        """Return what to call whom or what something was sent to: a contact, a notice board, or nobody known."""
-        return self.bulletins.name_of(key) or self.contacts.shown_name(key)
-
     async def save_post(self, post: Post, folder: Path) -> Path:
         """Write the file or text of a post into `folder` as `save` does a message."""
         return await self._worker.run(save, [post.content], folder, post.name or "text.txt")

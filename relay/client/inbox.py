@@ -67,7 +67,7 @@ class Outcome(enum.Enum):
     RECEIPT = "receipt"
     """Says that a message of ours arrived, and `Outbox.progress` says so from now on."""
     DUPLICATE = "duplicate"
-    """Was here before; or a receipt for nothing that is waiting for one."""
+    """Was here before; a receipt for nothing that is waiting for one; or a post where a newer one hangs."""
     EXPIRED = "expired"
     """Could come again without end, because what is expired is not remembered."""
     FAR_FUTURE = "far_future"

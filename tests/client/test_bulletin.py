@@ -541,7 +541,7 @@ def test_commands_over_a_real_relay(tmp_path, monkeypatch, capsys):
         run(ben, "bulletin", "post", "camp", "at eleven", "--slot", "gate")
         assert "): at eleven\n" in run(ana, "receive")
         listed = run(ana, "sent")
-        assert "camp: text" in listed
+        assert "bulletin camp: text" in listed
         assert "replaced by a later post" in listed
         assert "not received" not in listed
         assert "--forget-posting-key" in run(ben, "bulletin", "leave", "camp", status=1)
