@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.cli import main
+from relay.cli.bulletin import NewPosts
 from relay.client.bulletin import Bulletin
 from relay.client.bulletin_book import MAX_BULLETINS, BulletinBook
 from relay.client.errors import BulletinError, ContactError, PrivateFileError
@@ -484,6 +485,28 @@ def test_a_visit_that_goes_on_meanwhile_takes_no_post_for_somebody_elses(tmp_pat
             return before.collected.posts, after.collected.posts
 
     assert asyncio.run(asyncio.wait_for(run(), 20)) == (0, 1)
+
+
+def test_one_post_that_cannot_be_saved_keeps_back_no_other_and_stays(tmp_path, capsys):
+    ben = follower(tmp_path, "ben", CAMP.for_readers)
+    now_s = time.time()
+    with Reader(tmp_path / "poster", 1) as poster:
+        poster.posts.post_file(CAMP, b"lake", "map.txt", "map", lifetime_days=3, price=PRICE, now_s=now_s)
+        poster.post("soup", "kitchen", now_s=now_s)
+        opened = [open_post(envelope, CAMP) for envelope in poster.envelopes(now_s)]
+
+    async def run():
+        async with ben.client("localhost:1") as client:
+            client._posts.accept(opened, now_s)
+            nowhere, somewhere = NewPosts(client, tmp_path / "gone"), NewPosts(client, ben.inbox)
+            counts = [await nowhere.show(), await nowhere.show(), nowhere.kept, await somewhere.show()]
+            return counts, await client.new_posts()
+
+    assert asyncio.run(run()) == ([1, 0, 1, 1], [])
+    said = capsys.readouterr()
+    assert "bulletin b0 [kitchen]" in said.out
+    assert said.err.count("cannot save") == 1
+    assert (ben.inbox / "map.txt").read_bytes() == b"lake"
 
 
 # -- a real relay, and commands -------------------------------------------------
