@@ -24,8 +24,9 @@ class StreamInfo:
     """What a link knows about a stream.
 
     ``interface``: whose share of the store it uses. ``local`` and ``peer``: addresses,
-    kept in memory while the stream lives, to end it when ours goes, to count
-    connections and to recognise dialled peers. ``slow``: a radio of a few kB/s, cut into small records.
+    kept in memory while the stream lives, to end it when ours goes, to count connections and to
+    recognise dialled peers; a moment longer where it had more than its part of the relay's time.
+    ``slow``: a radio of a few kB/s, cut into small records.
     ``pinned``: 32-byte static key that the peer must show. ``named``: the operator told us to dial it, so
     it competes for a place with nobody.
     """

@@ -213,6 +213,7 @@ class Engine:
         """Do what is due rarely: read clock and notices, retire envelopes, save the residence clock."""
         now = self._loop.time()
         self._timekeeper.observe(now)
+        self._connections.rest()
         self._overview.read_notices()
         self._reload()
         if now < self._next_retire:

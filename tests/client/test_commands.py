@@ -90,6 +90,8 @@ def test_a_card_can_come_by_standard_input_under_a_name_of_ones_own(relay):
 def test_mistakes_are_told_in_one_line_with_a_remedy(relay):
     for arguments, remedy in (
         (("contact", "add", "mesh-relay:contact/AAAA", "--name", "x"), "copy it again"),
+        (("contact", "add", "mesh-relay:bulletin/AAAA", "--name", "x"), "relay bulletin follow"),
+        (("bulletin", "follow", GOOD, "--name", "x"), "relay contact add"),
         (("contact", "add", f"{GOOD}?name=%E2%80%AE"), "give one with --name"),
         (("contact", "show", "nobody"), "relay contact list"),
         (("identity", "--name", "x" * 65), "64 characters"),

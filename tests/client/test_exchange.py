@@ -249,6 +249,20 @@ def test_someone_who_is_no_contact_gets_a_receipt_too(alice, bob):
     assert bob.envelopes() == []
 
 
+def test_a_receipt_looks_like_a_short_text_that_lives_for_seven_days(alice, bob):
+    alice.send_text("hello", bob, days=7)
+    bob.receive(alice.envelopes())
+    bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True)
+    bob.send_text("hello", alice, days=7)
+    text, receipt = sorted(bob.envelopes(), key=lambda one: alice.inbox.try_open(one).inner.kind)
+    assert [alice.inbox.try_open(one).inner.kind for one in (text, receipt)] == [Kind.TEXT, Kind.RECEIPT]
+    # All that stands in the clear, but for the tag, of which five bits are not random.
+    assert text[:8] == receipt[:8]
+    assert decode_envelope(text).bucket == decode_envelope(receipt).bucket
+    assert len(text) == len(receipt)
+    assert sum(a == b for a, b in zip(text[9:], receipt[9:], strict=True)) < 16
+
+
 def test_a_message_to_oneself_arrives_and_is_receipted(alice):
     (message_id,) = alice.send_text("note", alice)
     alice.receive(alice.envelopes())

@@ -368,6 +368,7 @@ def test_a_mesh_that_was_closed_stays_so_when_its_file_is_lost(card, tmp_path):
     assert start()[0] == ""
     write(f"[appliance]\nmesh_secret = '{SECRET}'\n")
     assert start()[0] == SECRET
+    assert [path.read_bytes() for path in data.rglob("*") if path.is_file()] == [b""], "that it was, and no more"
     (card / "relay.toml").unlink()
     secret, plan = start()
     assert secret == FACTS.stand_in

@@ -5,8 +5,11 @@ Everything is the real code; only the store is a dictionary that keeps what was
 committed and can fail, and the streams are byte strings handed over at once.
 """
 
+import asyncio
+import gc
 import itertools
 import random
+import types
 
 from relay.core.admission import Policy
 from relay.core.clock import Clock
@@ -158,6 +161,23 @@ class Peer(Heard):
     @property
     def is_established(self):
         return bool(self.of(Established))
+
+
+def reachable(*things):
+    """All byte strings and texts (as UTF-8) that whoever takes the memory finds by going on from some things."""
+    found, seen, waiting = set(), set(), list(things)
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen or isinstance(thing, type | types.ModuleType | asyncio.AbstractEventLoop):
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, bytes | bytearray | str):
+            found.add(thing.encode() if isinstance(thing, str) else bytes(thing))
+        elif isinstance(thing, types.FunctionType):
+            waiting += [cell.cell_contents for cell in thing.__closure__ or ()]
+        else:
+            waiting += gc.get_referents(thing)
+    return found
 
 
 class Wire:

@@ -1,61 +1,80 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where relays cannot be found by multicast at all, that is said, and taken back once they can."""
+"""Who announces himself decides neither where a relay dials nor how much it remembers."""
 
 import asyncio
+import ipaddress
+import random
 
-from relay.core.stats import LinkKind
-from relay.links.discovery import Discovery
+from zeroconf import ServiceStateChange
+from zeroconf.asyncio import AsyncServiceInfo
+
+from relay.links.discovery import MAX_FOUND, SERVICE_TYPE, Discovery, _Browser
 from relay.links.interfaces import Interface
-from relay.process.tasks import TaskGroup
 
-TUNNEL = Interface(name="tun0", index=7, multicast=False, addresses=frozenset({"192.0.2.1"}))
-#: Discovery on it begins when the loop runs next, which is after these tests.
-CABLE = Interface(name="eth0", index=8, multicast=True, addresses=frozenset({"192.0.2.2"}))
-BARE = Interface(name="eth1", index=9, multicast=True)
-
-
-class Heard:
-    """What is said of each interface."""
-
-    def __init__(self):
-        self.faults = {}
-
-    def link_state(self, kind, interface, *, up, fault=""):
-        assert kind is LinkKind.DNSSD
-        self.faults.pop(interface, None)
-        if up is False:
-            self.faults[interface] = fault
+ETH0 = Interface(
+    name="eth0",
+    index=2,
+    multicast=True,
+    addresses=frozenset({"192.168.7.1", "fe80::1"}),
+    networks=frozenset({"192.168.7.0/24", "fe80::/64"}),
+)
+OWN = f"{'f' * 16}.{SERVICE_TYPE}"
 
 
-def faults_after(*updates):
-    heard = Heard()
-    discovery = Discovery(random_bytes=bytes, random=lambda: 0.5, dial=None)
+class Host:
+    """Counts what is dropped."""
 
-    async def run():
-        async with TaskGroup() as tasks:
-            for interfaces in updates:
-                discovery.update(tasks, heard, interfaces, 4270)
-            faults = dict(heard.faults)
-            discovery.end(heard)
-            return faults
+    dropped = 0
 
-    faults = asyncio.run(run())
-    assert heard.faults == {}
-    return faults
+    def announcement_dropped(self):
+        self.dropped += 1
 
 
-def test_a_machine_without_multicast_says_so_with_a_remedy():
-    faults = faults_after([TUNNEL])
-    assert list(faults) == ["tun0"]
-    assert "multicast is impossible" in faults["tun0"]
-    assert "name relays in peers" in faults["tun0"]
+def announced(number, *addresses):
+    packed = [ipaddress.ip_address(address).packed for address in addresses]
+    return AsyncServiceInfo(SERVICE_TYPE, f"{number:016x}.{SERVICE_TYPE}", port=4270, addresses=packed)
 
 
-def test_an_interface_without_it_among_others_is_nothing_to_be_mended():
-    assert faults_after([TUNNEL, CABLE]) == {}
-    assert faults_after([TUNNEL], [TUNNEL, CABLE]) == {}
-    assert list(faults_after([TUNNEL, CABLE], [TUNNEL])) == ["tun0"]
+def discovery(dialled):
+    async def dial(_, target):
+        dialled.append(target)
+
+    return Discovery(random_bytes=random.Random(1).randbytes, random=random.Random(1).random, dial=dial)
 
 
-def test_without_addresses_and_without_a_network_nothing_is_wrong():
-    assert faults_after([BARE]) == faults_after([]) == faults_after([TUNNEL], []) == {}
+def test_of_an_announcement_only_addresses_of_its_own_segment_are_dialled():
+    dialled = []
+    lies = ["192.168.8.9", "8.8.8.8", "127.0.0.1", "2001:db8::1", "::1"]
+
+    async def act():
+        found = discovery(dialled)
+        await found.dial(Host(), ETH0, "0", announced(1, *lies))
+        assert dialled == []
+        await found.dial(Host(), ETH0, "0", announced(2, *lies, "192.168.7.9", "fe80::9"))
+
+    asyncio.run(act())
+    [target] = dialled
+    assert target.addresses == (("fe80::9%eth0", 4270), ("192.168.7.9", 4270))
+    assert target.interface == "eth0"
+
+
+def test_announcements_beyond_the_bound_of_a_segment_are_dropped_and_counted():
+    host = Host()
+
+    async def act():
+        async with asyncio.TaskGroup() as dialling:
+            browser = _Browser(discovery([]), host, ETH0, OWN, dialling)
+
+            def heard(number, change):
+                browser.changed(None, SERVICE_TYPE, f"{number:016x}.{SERVICE_TYPE}", change)
+
+            for number in range(MAX_FOUND + 5):
+                heard(number, ServiceStateChange.Added)
+            assert (len(browser._found), host.dropped) == (MAX_FOUND, 5)
+            heard(0, ServiceStateChange.Removed)
+            heard(MAX_FOUND, ServiceStateChange.Added)
+            assert (len(browser._found), host.dropped) == (MAX_FOUND, 5)
+            for task in browser._found.values():
+                task.cancel()
+
+    asyncio.run(act())
