@@ -171,7 +171,7 @@ def _wait_for_clock(client: ControlClient) -> None:
         if client.read_status().clock.source == "operator":
             return
         time.sleep(_CLOCK_PAUSE_S)
-    raise UsageError("the relay did not take that time; is it before the day this version was made?")
+    raise UsageError("the relay did not take that time; check the year, and that a number is in seconds")
 
 
 def parse_time(text: str) -> int:

@@ -25,6 +25,8 @@ MAX_PHONES = 128
 #: a country allows, the kernel knows (`relay net` asks it).
 CHANNELS_2_4_GHZ = range(1, 14)
 CHANNELS_5_GHZ = (36, 40, 44, 48, 149, 153, 157, 161, 165)
+#: What an operator without a terminal writes in place of a mesh secret (appliance.toml).
+DRAW = "draw"
 #: RFC 1123, one label; mDNS adds `.local`.
 _HOST_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 #: Operators of one box. With the largest RSA key (16384 bits, 3 KiB of text): 96 KiB.
@@ -68,6 +70,16 @@ def _passphrase(value: object) -> str:
     if value != "" and settings.is_trivial(str(value)):
         raise BadValueError('that is among the first that anybody tries; write another; "" leaves the network open')
     return str(value)
+
+
+def _mesh_secret(value: object) -> str:
+    """The mesh secret, or DRAW, which is refused with a secret to be copied."""
+    if value == DRAW:
+        raise BadValueError(
+            f'"{DRAW}" is no secret yet: start a relay with this card, and relay-status.txt on it has one that was '
+            "drawn, to be written here and on all cards; `relay appliance cards` draws one, too"
+        )
+    return settings.drawn_secret(value)
 
 
 def _interface(value: object) -> str:
@@ -122,7 +134,7 @@ class ApplianceConfig:
     country: str = setting("", country)
     hostname: str = setting("relay", _hostname)
     mesh_name: str = setting("mesh-relay", _network_name)
-    mesh_secret: str = setting("", settings.drawn_secret, secret=True)
+    mesh_secret: str = setting("", _mesh_secret, secret=True)
     mesh_interface: str = setting("wifi1", _interface)
     access_point: bool = setting(False, settings.boolean)
     access_point_name: str = setting("Mesh relay", _network_name)

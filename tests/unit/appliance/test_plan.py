@@ -78,13 +78,21 @@ def codes(root):
     return [notice.code for notice in notices(root)]
 
 
-def test_a_missing_and_an_empty_file_mean_bluetooth_and_ethernet(boot):
-    for raw in (None, ""):
+def test_a_missing_file_means_bluetooth_and_ethernet(boot):
+    root = boot(None)
+    assert codes(root) == [NoticeCode.NO_COUNTRY]
+    assert effective(root)["store"] == {"storage": "durable"}
+    assert "radios" not in effective(root)["net"]
+    assert not (root / OUTPUT / "hostapd.conf").exists()
+
+
+def test_a_file_that_was_cut_off_opens_no_mesh_and_keeps_nothing_on_the_card(boot):
+    whole = EXAMPLE.read_bytes().replace(b'mesh_secret = ""', f'mesh_secret = "{SECRET}"'.encode())
+    for raw in (*(whole[:end] for end in range(0, len(whole) - 2, 41)), b"\n \n", bytes(512), bytes(len(whole))):
         root = boot(raw)
-        assert codes(root) == [NoticeCode.NO_COUNTRY]
-        assert effective(root)["store"] == {"storage": "durable"}
-        assert "radios" not in effective(root)["net"]
-        assert not (root / OUTPUT / "hostapd.conf").exists()
+        assert codes(root)[0] is NoticeCode.CONFIG, raw[-60:]
+        assert mesh_of(root)["secret"] == (SECRET if SECRET.encode() in raw else FACTS.stand_in), raw[-60:]
+        assert effective(root)["store"]["storage"] == "volatile"
 
 
 @pytest.mark.parametrize("mark", [(b"", "utf-8"), (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le")])
@@ -128,7 +136,7 @@ def test_a_bad_file_starts_with_what_is_safe_and_says_where_it_is_wrong(boot, ra
 def test_files_that_were_meant_to_be_it_are_named(boot, card):
     (card / "relay.toml.txt").write_text("[appliance]\ncountry = 'DE'\n")
     (card / "._relay.toml").write_bytes(b"a Mac leaves this")
-    root = boot("")
+    root = boot("[tcp]\nport = 4270\n")
     hints = [notice.text for notice in notices(root) if notice.code is NoticeCode.HINT]
     assert hints == ["relay.toml.txt is not read; if it is the one you mean, name it relay.toml."]
 
@@ -381,12 +389,16 @@ def test_a_mesh_that_was_closed_stays_so_when_its_file_is_lost(card, tmp_path):
     assert start()[0] == ""
     write(f"[appliance]\nmesh_secret = '{SECRET}'\n")
     assert start()[0] == SECRET
+    assert [path.read_bytes() for path in data.rglob("*") if path.is_file()] == [b""], "that it was, and no more"
     (card / "relay.toml").unlink()
     secret, plan = start()
     assert secret == FACTS.stand_in
     assert "it is gone" in plan.notices[1].text
-    write("[appliance]\ncuntry = 'DE'\n")
-    assert start()[0] == FACTS.stand_in
+    # Nor when only its beginning is left, which is right as it stands.
+    for text in ("[appliance]\ncuntry = 'DE'\n", "[appliance]\ncountry = 'DE'\n"):
+        write(text)
+        assert start()[0] == FACTS.stand_in
+    assert "cut off" in start()[1].notices[1].text
     # Only a file that can be read opens it.
     write("[appliance]\nmesh_secret = ''\n")
     assert start()[0] == ""
