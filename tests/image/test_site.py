@@ -97,11 +97,11 @@ def connects(relay, address, *inside):
 def assert_apart(lan, relay):
     """Nothing passes between cable and phones, even where both ends know the way."""
     ip("address", "add", f"{prefix_of(relay)}200/24", "dev", lan.name)
-    ip("route", "add", "10.42.70.0/24", "via", f"{prefix_of(relay)}1")
+    ip("route", "add", "10.42.64.0/19", "via", f"{prefix_of(relay)}1")
     with socket.create_server((f"{prefix_of(relay)}200", 0)) as server:
         assert connects(relay, server.getsockname())
         assert not connects(relay, server.getsockname(), "ip", "netns", "exec", "phone")
-    ip("route", "delete", "10.42.70.0/24")
+    ip("route", "delete", "10.42.64.0/19")
 
 
 def assert_unseen(lan):
