@@ -27,8 +27,8 @@ _MAGIC, _VERSION = b"RGDB", 20
 _COUNTRY: Final = struct.Struct(">2sH")
 _COLLECTION: Final = struct.Struct(">BB")
 _RULE: Final = struct.Struct(">BBHIII")
-#: FWDB_FLAG_NO_OFDM, FWDB_FLAG_DFS and FWDB_FLAG_NO_IR: for 802.11b alone, only after a look-out for radars, and only as
-#: an answer to others.
+#: FWDB_FLAG_NO_OFDM, FWDB_FLAG_DFS and FWDB_FLAG_NO_IR: for 802.11b alone, only after a look-out for radars, and
+#: only as an answer to others.
 _BARRED: Final = 0x0D
 #: Half of a channel.
 _HALF_KHZ: Final = 10_000
