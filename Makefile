@@ -36,7 +36,7 @@ lint: ## ruff, its formatter in check mode, mypy, and who imports whom
 
 unit: ## every test that needs no root; TESTS=tests/unit/test_x.py for some
 	@$(in_dev); tools=$$(.ci/tools); PATH="$$PATH:$$tools:/usr/sbin:/sbin" \
-		python -m pytest -m "not netns and not radio and not image" $(TESTS)
+		python -m pytest -n 2 --dist loadfile -m "not netns and not radio and not image" $(TESTS)
 
 netns: ## the tests on real networks, in namespaces
 	@$(in_dev); tools=$$(.ci/tools); .ci/guest-tree >/dev/null; PATH="$$PATH:$$tools" \
