@@ -272,6 +272,30 @@ def test_a_message_to_oneself_arrives_and_is_receipted(alice):
     assert alice.inbox_contents() == [("", b"note")]
 
 
+def test_of_two_devices_of_one_identity_both_receive_and_both_send(alice, bob, tmp_path):
+    """A copied folder: neither device knows of the other, nor which numbers it has used."""
+    with Person(tmp_path / "second", 2, contacts=[alice]) as second:
+        assert second.card == bob.card
+        second.random.seed(99)
+        (message_id,) = alice.send_text("to both", bob)
+        devices = (bob, second)
+        for device in devices:
+            assert device.receive(alice.envelopes()) == [Outcome.STORED]
+            assert device.inbox_contents() == [("", b"to both")]
+            assert device.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True) == 1
+        receipts = [envelope for device in devices for envelope in device.envelopes()]
+        assert alice.receive(receipts) == [Outcome.RECEIPT, Outcome.DUPLICATE]
+        assert alice.outbox.progress(message_id).is_received
+        sent = [device.send_text(text, alice)[0] for device, text in zip(devices, ("one", "two"), strict=True)]
+        assert alice.receive([device.envelopes()[0] for device in devices]) == [Outcome.STORED] * 2
+        assert sorted(alice.inbox_contents()) == [("", b"one"), ("", b"two")]
+        alice.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True)
+        for device, message_id in zip(devices, sent, strict=True):
+            # Each hears of both, and knows its own.
+            assert set(device.receive(alice.envelopes())) == {Outcome.DUPLICATE, Outcome.RECEIPT}
+            assert device.outbox.progress(message_id).is_received
+
+
 def test_envelopes_are_offered_until_receipt_or_expiry_whatever_relays_have_said(alice, bob):
     (message_id,) = alice.send_file(bytes(2 * PIECE_BYTES), "f", bob)
     first, second, third = [pending.id for pending in alice.outbox.pending(NOW_S)]

@@ -14,6 +14,8 @@ from tests.waiting import wait_until
 
 #: From the moment that an address is usable to an open session, on an idle machine 1 to 12 s.
 RECONNECT_S = 40
+#: As a machine has them on which containers run.
+BRIDGES = 30
 
 
 def starts(relays):
@@ -160,11 +162,26 @@ def discovery_fault(status):
     return next(filter(None, faults), "") if faults else None
 
 
+def add_bridges(box):
+    """With an address each, and nobody on them."""
+    lines = r"link add docker& type bridge\naddress add 172.&.0.1/16 dev docker&\nlink set docker& up"
+    box.run("sh", "-ec", f"seq 16 {15 + BRIDGES} | sed 's|.*|{lines}|' | ip -batch -")
+
+
+def found_on(status):
+    """On how many interfaces relays are looked for."""
+    return sum(link["kind"] == "dnssd" and link["up"] for link in status["links"])
+
+
 def test_interfaces_come_and_go_and_change_their_names_while_relays_run(lab):
     first, second = lab.segment(), lab.segment()
     relays = [lab.box(name, first).relay(start=False) for name in "ab"]
     starts(relays)
     one, two = relays
+    # Containers are started: thirty bridges, of which the relay knows nothing.
+    add_bridges(one.box)
+    one.wait("discovery is up on each", lambda status: found_on(status) == BRIDGES + 1, RECONNECT_S)
+    assert one.cli("status").splitlines()[1].endswith("all well")
 
     # A second segment appears on both: a second session, on it.
     for relay in relays:

@@ -90,6 +90,14 @@ def test_each_cannot_of_the_threat_model_has_a_note_that_names_a_test_or_says_th
         assert "::test_" in note or "no test" in note.lower(), label
 
 
+def test_each_situation_that_was_tried_names_a_test_or_says_why_there_is_none():
+    rows = re.findall(r"^\| (.+) \|$", (ROOT / "docs/tried.md").read_text(), re.MULTILINE)
+    shown = [row.split(" | ")[-1].strip() for row in rows if not row.startswith("situation |")]
+    assert len(shown) > 50
+    for cell in shown:
+        assert "::test_" in cell or re.match(r"no test.+", cell), cell
+
+
 @each
 def test_every_target_of_make_exists(document):
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

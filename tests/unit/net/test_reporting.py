@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 import asyncio
+from pathlib import Path
 
+from relay.config.net import NetConfig, RadioConfig
 from relay.control.status import ComponentStatus
 from relay.net import reporting
+from relay.net.bridge import Bridge
+from relay.net.errors import NotThereError
+from relay.net.machine import Machine
+from relay.net.radio import RadioTask
 from relay.net.reporting import Reporting
 from relay.process.reports import Component, decode_report
 
@@ -30,6 +36,28 @@ def test_what_lasts_is_told_until_it_is_over(monkeypatch):
         # What was over has the same patience again.
         told.trouble("access point", "channel 13")
         assert report(told).troubles == ()
+
+    asyncio.run(main())
+
+
+def test_a_mesh_that_does_not_come_up_and_a_bridge_without_a_port_are_told(monkeypatch):
+    monkeypatch.setattr(reporting, "GRACE_S", 0.0)
+
+    async def main():
+        told = Reporting()
+        config = NetConfig(bridge=("eth0", "eth1", "wlan0"), radios={"air": RadioConfig(interface="wlan0")})
+        machine = Machine(config, links=None, radios=None, record=None, runtime=Path(), reporting=told)
+        radio, bridge = RadioTask("air", config.radios["air"], machine), Bridge(machine)
+        radio._complain(NotThereError("there is no radio wlan0: plug one in"))
+        # Of a radio that is no port yet its own trouble is told.
+        bridge._tell({"eth0"})
+        await asyncio.sleep(0.01)
+        port = "The LAN bridge lacks a port: there is no eth1: plug it in, or name another."
+        assert report(told).troubles == ("Wi-Fi between relays is off: there is no radio wlan0: plug one in.", port)
+        bridge._tell({"eth0", "eth1"})
+        bridge._failed(OSError("an address"))
+        await asyncio.sleep(0.01)
+        assert report(told).troubles[1:] == ("The LAN bridge does not work: OSError.",)
 
     asyncio.run(main())
 
