@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 #: Parts by the generic name of their node (Devicetree Specification, section 2.2.2), and LEDs by what they are.
 PARTS = ("bluetooth", "ethernet", "mmc", "usb", "watchdog", "wifi")
 _LIGHTS = "gpio-leds"
+#: What every board has that has Wi-Fi, which are the ones that the handbook recommends.
+_EVERY = frozenset({"bluetooth", "card", "light", "usb", "watchdog"})
 #: Properties that name other nodes, and the property over there that tells how many numbers follow each name; after
 #: supplier_bindings in the kernel's drivers/of/property.c.
 _SUPPLIERS = {
@@ -165,7 +167,11 @@ def assert_drivers(trees: list[Path], drivers: Drivers, initrd: set[str]) -> Non
     """
     faults = []
     for path in trees:
-        for what, part in parts(read(path.read_bytes())):
+        found_parts = list(parts(read(path.read_bytes())))
+        kinds = {what for what, _ in found_parts}
+        if "wifi" in kinds and not kinds >= _EVERY:
+            faults.append(f"{path.name}: in the tree is no {', '.join(sorted(_EVERY - kinds))}")
+        for what, part in found_parts:
             for node in needed(part):
                 found = drivers.find(node)
                 about = f"{path.name}: {what} needs {node.path} ({', '.join(node.compatible)}), and"

@@ -27,6 +27,8 @@ BOARD = {
             "pinctrl-0": [PINS],
         },
         "mmc@3": {"compatible": ["acme,card"], "wifi@1": {"compatible": ["acme,radio"]}},
+        "serial@7": {"compatible": ["acme,gpio"], "bluetooth": {"compatible": ["acme,gpio"]}},
+        "leds": {"compatible": ["gpio-leds"]},
         "watchdog@4": {"compatible": ["brcm,bcm2835-pm-wdt"]},
         "usb@5": {
             "compatible": ["acme,usb"],
@@ -41,6 +43,7 @@ MODULES = {
     "of:N*T*Cacme,pins": "pins",
     "of:N*T*Cacme,card": "card",
     "of:N*T*Cacme,usb": "usb",
+    "of:N*T*Cgpio-leds": "leds",
     "platform:bcm2835-wdt": "watchdog",
     "usb:v0424pEC00d*dc*dsc*dp*ic*isc*ip*in*": "cable",
     "sdio:c*v02D0dA9A6*": "radio",
@@ -118,6 +121,13 @@ def test_a_name_within_another_is_no_driver(check):
 
 def test_what_is_switched_off_needs_none(check):
     check(board=BOARD | {"ethernet": {"compatible": ["acme,unknown"], "status": ["disabled"]}})
+
+
+@pytest.mark.parametrize(("part", "name"), [("leds", "light"), ("serial@7", "bluetooth"), ("usb@5", "usb")])
+def test_a_tree_that_leaves_a_part_out_is_named(check, part, name):
+    soc = {key: value for key, value in BOARD["soc"].items() if key != part}
+    with pytest.raises(BuildError, match=f"board.dtb: in the tree is no {name}"):
+        check(board=BOARD | {"soc": soc})
 
 
 def test_a_tree_is_read_as_it_was_written():
