@@ -112,11 +112,11 @@ class Drivers:
 
 
 def needed(part: Node) -> Iterator[Node]:
-    """The part, and each other node that has to have a driver before this one works."""
+    """The part with all that lies in it, and each other node that has to have a driver before these work."""
     (*_, root) = part.up()
     by_handle = {handle: node for node in root.walk() for handle in node.cells("phandle")}
     seen: list[Node] = []
-    todo = [part]
+    todo = [node for node in part.walk() if node.enabled]
     while todo:
         node = todo.pop()
         if node not in seen:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What lies on the boot partitions: the selector that every slot shares, and a slot's kernel and root hash.
 
-On a Raspberry Pi: the firmware reads config.txt and starts U-Boot, that runs
-boot.scr, which starts the kernel of a slot. A Pi 5 has its firmware on the board. The amd64 variant has no kernel: it
-is for the guests of the tests, which bring their own.
+On a Raspberry Pi: the firmware, which a Pi 5 has on its board, reads config.txt and
+starts U-Boot, that runs boot.scr, which starts the kernel of a slot. The amd64 variant
+has no kernel: it is for the guests of the tests, which bring their own.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def _make_drivers(tools: Tools, release: str, version: str, cache: Path) -> Path
         run(
             ["chroot", tree, "sh", "-ec", _COMPILE, "sh", release, _series(version), " ".join(drivers), " ".join(files)]
         )
-        part = made.with_suffix(f".part{os.getpid()}")
+        part = made.with_name(f"{made.name}.part{os.getpid()}")
         part.mkdir()
         for driver in drivers:
             shutil.copy(tree / "src" / f"{driver}.ko", part)

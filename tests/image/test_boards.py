@@ -10,7 +10,7 @@ from image.boards import Drivers, assert_drivers
 from image.devicetree import read
 from image.run import BuildError
 
-GPIO, SUPPLY, CLOCK, PINS, GONE = range(1, 6)
+GPIO, SUPPLY, CLOCK, PINS, GONE, LINES = range(1, 7)
 BOARD = {
     "compatible": ["acme,board"],
     "supply": {"compatible": ["acme,supply"], "phandle": [SUPPLY], "gpios": [GPIO, 7, 1]},
@@ -28,7 +28,8 @@ BOARD = {
         },
         "mmc@3": {"compatible": ["acme,card"], "wifi@1": {"compatible": ["acme,radio"]}},
         "serial@7": {"compatible": ["acme,gpio"], "bluetooth": {"compatible": ["acme,gpio"]}},
-        "leds": {"compatible": ["gpio-leds"]},
+        "leds": {"compatible": ["gpio-leds"], "led-act": {"gpios": [LINES, 9, 1]}},
+        "lines": {"compatible": ["acme,lines"], "phandle": [LINES], "#gpio-cells": [2]},
         "watchdog@4": {"compatible": ["brcm,bcm2835-pm-wdt"]},
         "usb@5": {
             "compatible": ["acme,usb"],
@@ -44,6 +45,7 @@ MODULES = {
     "of:N*T*Cacme,card": "card",
     "of:N*T*Cacme,usb": "usb",
     "of:N*T*Cgpio-leds": "leds",
+    "of:N*T*Cacme,lines": "lines",
     "platform:bcm2835-wdt": "watchdog",
     "usb:v0424pEC00d*dc*dsc*dp*ic*isc*ip*in*": "cable",
     "sdio:c*v02D0dA9A6*": "radio",
