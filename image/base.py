@@ -106,7 +106,7 @@ def mmdebstrap(target: Path, wanted: Iterable[str], *options: str, environ: Mapp
         )
     except BuildError as error:
         raise BuildError(
-            f"{error}\nIf it is the kernel that has no candidate: Debian's backports have another series of it by now, "
+            f"{error}\nIf it is the kernel that has no candidate: Debian's backports have another series of it by now "
             f"than {PREFERENCES.relative_to(ROOT)} names; that file says what to do"
         ) from error
     finally:

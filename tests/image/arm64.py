@@ -211,7 +211,7 @@ def boot_pi(image, folder, tools, tree, board):
         "-drive", f"file={card.path},if=sd,format=raw",
     ) as machine:  # fmt: skip
         _, switch_root_s = machine.wait_for(lambda: "Welcome to " in machine.said(), f"systemd on {board}")
-        found = "probe of raspberrypi-hwmon returned 0 "
+        found = "probe of raspberrypi-hwmon with driver raspberrypi-hwmon returned 0 "
         _, supply_s = machine.wait_for(lambda: found in machine.said(), f"the supply's driver on {board}")
         said = machine.said()
     check("U-Boot did not run the script", "bootdev.part_1' with script" in said)
