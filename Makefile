@@ -39,7 +39,7 @@ unit: ## every test that needs no root; TESTS=tests/unit/test_x.py for some
 		python -m pytest -m "not netns and not radio and not image" $(TESTS)
 
 netns: ## the tests on real networks, in namespaces
-	@$(in_dev); tools=$$(.ci/tools); PATH="$$PATH:$$tools" \
+	@$(in_dev); tools=$$(.ci/tools); .ci/guest-tree >/dev/null; PATH="$$PATH:$$tools" \
 		.ci/netns "$$venv/bin/python" -m pytest -p no:cacheprovider -m netns $(TESTS)
 
 # .ci/guest after in_dev: the tests ask it again, and by another Python they would get another environment.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay.appliance.check import Checked, check
+from relay.appliance.closed import says_of_secret
 from relay.appliance.names import BOOT_CONFIG, CLOSED_MARK, NETWORKD, OUTPUT
 from relay.appliance.plan import make_plan, safe_plan
 from relay.config.file import MAX_CONFIG_BYTES, ConfigError, Problem
@@ -91,12 +92,25 @@ def read_plan(folder: Path, facts: Facts) -> Plan:
         return safe_plan(ConfigError(path, [problem]), facts, raw=None)
     others = tuple(_misnamed(folder))
     try:
-        return make_plan(check(raw, path), facts, others)
+        checked = check(raw, path)
+        if facts.was_closed:
+            _require_word(checked, path)
+        return make_plan(checked, facts, others)
     except ConfigError as error:
         return safe_plan(error, facts, others, raw=raw)
     except Exception as error:  # noqa: BLE001 - a mistake of ours must not keep the relay from what is safe
         problem = Problem(line=0, message=f"this version cannot read it ({type(error).__name__}); tell its makers")
         return safe_plan(ConfigError(path, [problem]), facts, others, raw=raw)
+
+
+def _require_word(checked: Checked, path: Path) -> None:
+    """Raise ConfigError unless the file says whether there is a secret: it may be the beginning of one that did."""
+    if not says_of_secret(checked.document):
+        remedy = 'Write mesh_secret as before, or mesh_secret = "" below [appliance] to open the mesh'
+        message = (
+            f"the mesh had a secret, and nothing here says whether it still has one: was the file cut off? {remedy}"
+        )
+        raise ConfigError(path, [Problem(line=0, message=message)])
 
 
 def unreadable_plan(error: BootPartitionError, facts: Facts) -> Plan:

@@ -7,11 +7,16 @@ import re
 import tomllib
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from relay.config.textfile import TextError, decode_text
+from relay.config.file import has_settings
+from relay.config.textfile import TextError, decode_text, lacks_end
+from relay.config.toml_lines import syntax_error
 from relay.core.errors import RelayError
 from relay.core.secret import SECRET_DIGITS, mesh_secret
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 #: Settings that close a mesh, and what comes near them: whoever mistypes one meant it.
 _SECRETS: Final = ("mesh_secret", "secret")
@@ -30,14 +35,17 @@ class Closing:
 
 
 def closing(raw: bytes) -> Closing | None:
-    """Read what can be read of a bad file; None if it says of no secret. What is no text may say anything."""
+    """Read what can be read of a bad file; None if it says of no secret.
+
+    What is no text, or cut off, may have said anything.
+    """
     try:
         text = decode_text(raw)
     except TextError:
         return Closing(secret="", clients=True)
     lines = [line for line in text.split("\n") if _tells_of_a_secret(line)]
     if not lines:
-        return None
+        return Closing(secret="", clients=True) if _is_cut_off(text) else None
     try:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError):
@@ -53,6 +61,17 @@ def closing(raw: bytes) -> Closing | None:
     return Closing(secret=secret, clients=clients) if _is_good(secret) else Closing(secret="", clients=True)
 
 
+def _is_cut_off(text: str) -> bool:
+    """Whether nothing is set there, or the mistake is that the last line ends too early."""
+    try:
+        return not has_settings(tomllib.loads(text)) or lacks_end(text)
+    except tomllib.TOMLDecodeError as error:
+        line, _ = syntax_error(text, error)
+        return "at end of document" in str(error) or (not text.endswith("\n") and line == text.count("\n") + 1)
+    except RecursionError:
+        return False
+
+
 def _tells_of_a_secret(line: str) -> bool:
     if line.lstrip().startswith("#") or _EMPTY.fullmatch(line):
         return False
@@ -60,6 +79,11 @@ def _tells_of_a_secret(line: str) -> bool:
         return True
     words = re.findall(r"[a-z_]+", line.partition("=")[0].lower())
     return any(get_close_matches(word, _SECRETS, n=1, cutoff=_NEAR) for word in words)
+
+
+def says_of_secret(document: Mapping[str, Any]) -> bool:
+    """Whether a file that was read says whether there is a secret."""
+    return "mesh_secret" in document.get("appliance", {}) or "secret" in document.get("mesh", {})
 
 
 def _at(document: dict[str, Any], section: str, name: str) -> str:

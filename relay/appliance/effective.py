@@ -94,6 +94,9 @@ def _radios(appliance: ApplianceConfig, document: dict[str, Any]) -> None:
                 "secret": sae_secret(appliance.mesh_secret),
             }
         }
+    if appliance.serves_phones:
+        net.setdefault("access_point", appliance.access_point_interface)
+        net.setdefault("access_point_channel", appliance.access_point_channel)
     if appliance.lan_bridge and "bridge" not in net:
         net["bridge"] = list(dict.fromkeys(_ports(appliance, net)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relay.appliance.names import ACCESS_POINT_ADDRESS, ETHERNET, PORTAL_PORT
+from relay.appliance.names import ACCESS_POINT_ADDRESS, ETHERNET, LEASE_S, MAX_LEASES, PORTAL_PORT
 from relay.config.net import BATMAN, BRIDGE
 
 if TYPE_CHECKING:
@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 _BY_CABLE = 1
 _BY_ACCESS_POINT = 2
 _FIXED = ACCESS_POINT_ADDRESS.ip
+#: Questions for addresses, by the hardware address of the frame: all of them in a minute; those of clients that were
+#: not here for LEASE_S. A phone asks three times as it joins; some repeaters ask for all who are behind them.
+ASKS_PER_MINUTE = 60
+NEWCOMERS_PER_MINUTE, NEWCOMERS_BURST = 6, 4
+#: Clients that were not here for LEASE_S, of all: a crowd that comes at once, and from then on. Whoever makes up a
+#: client after the other has at most 200 + 3 x 600 s = 2,000 addresses of 3,800, and each is free 600 s later.
+CROWD_PER_SECOND, CROWD_BURST = 3, 200
+#: Elements of the two sets of rates, 100 bytes each. Where they are full, the bounds for all hold alone.
+_RATES = 4096
+#: Bits of a DHCP message behind the eight bytes of UDP (RFC 2131 section 2): kind and length of the hardware
+#: address (Ethernet, 6), and the first six bytes of it.
+_KIND, _CLIENT = "@th,72,16", "@th,288,48"
 
 
 def firewall(appliance: ApplianceConfig, config: Config) -> str:
@@ -54,13 +66,20 @@ def _inet(appliance: ApplianceConfig, config: Config) -> str:
             everywhere += ["ip daddr 224.0.0.251 udp dport 5353 accept", "ip6 daddr ff02::fb udp dport 5353 accept"]
     if config.http.enabled and appliance.status_page == "everywhere":
         everywhere.append(f"tcp dport {config.http.listen.port} accept")
-    serving = ["udp dport { 53, 67 } accept", "tcp dport 53 accept"]
+    serving = ["udp dport 53 accept", "tcp dport 53 accept", "udp dport 67 jump addresses"]
 
     def lines() -> Iterator[str]:
+        yield from _addresses()
+        if appliance.lan_bridge and appliance.hands_out:
+            yield from _chain("serving", [*serving, *_portal("")])
         yield from _chain("everywhere", everywhere)
         yield from _chain("cable", _cable(appliance, config, serving))
         if appliance.serves_phones:
-            yield from _chain("phones", [*serving, f"ip daddr {_FIXED} tcp dport {PORTAL_PORT} accept"])
+            yield from _chain("phones", [*serving, *_portal(f"ip daddr {_FIXED} ")])
+        # Else whoever has an address is "established" by asking once, and is let past the bounds.
+        yield from _chain(
+            "untracked", ["udp dport 67 notrack"], "type filter hook prerouting priority raw; policy accept;"
+        )
         yield from _chain("input", _input(appliance), "type filter hook input priority filter; policy drop;")
         yield from _chain("forward", _forward(appliance), "type filter hook forward priority filter; policy drop;")
         if appliance.uplink_forwarding:
@@ -71,6 +90,42 @@ def _inet(appliance: ApplianceConfig, config: Config) -> str:
             )
 
     return _table("inet", lines())
+
+
+def _portal(to: str) -> list[str]:
+    """Port 80. Nobody answers on 443, and a phone that asks there, too, learns it at once."""
+    return [f"{to}tcp dport {PORTAL_PORT} accept", f"{to}tcp dport 443 reject with tcp reset"]
+
+
+def _addresses() -> Iterator[str]:
+    """Who is given an address: so that nobody takes all of them, by making up clients or changing his own address.
+
+    A client is known by the pair of the frame's address and the one that the message names, which is what dnsmasq goes
+    by. So each that somebody makes up is of use only as long as he comes back with the address that he had then,
+    for which an access point wants him to join anew. No more are known at once than there are addresses,
+    and none is known for less than it has one: so dnsmasq always has one left.
+    """
+    for name in ("dhcp_other_hardware", "dhcp_too_often", "dhcp_newcomers", "dhcp_crowd"):
+        yield f"  counter {name} {{ }}"
+    pair = f"ether saddr . {_CLIENT}"
+    yield f"  set clients {{ typeof {pair}; size {MAX_LEASES}; flags dynamic,timeout; timeout {LEASE_S}s; }}"
+    for name in ("askers", "newcomers"):
+        yield f"  set {name} {{ type ether_addr; size {_RATES}; flags dynamic,timeout; timeout 1m; }}"
+    often = f"limit rate over {ASKS_PER_MINUTE}/minute burst {ASKS_PER_MINUTE} packets"
+    new = f"limit rate over {NEWCOMERS_PER_MINUTE}/minute burst {NEWCOMERS_BURST} packets"
+    crowd = f"limit rate {CROWD_PER_SECOND}/second burst {CROWD_BURST} packets"
+    yield from _chain(
+        "addresses",
+        [
+            # An address of another length could be many clients with the same first six bytes.
+            f"{_KIND} != 0x0106 counter name dhcp_other_hardware drop",
+            f"update @askers {{ ether saddr {often} }} counter name dhcp_too_often drop",
+            f"{pair} @clients update @clients {{ {pair} }} accept",
+            f"update @newcomers {{ ether saddr {new} }} counter name dhcp_newcomers drop",
+            f"{crowd} add @clients {{ {pair} }} accept",
+            "counter name dhcp_crowd drop",
+        ],
+    )
 
 
 def _cables(appliance: ApplianceConfig) -> tuple[str, ...]:
@@ -108,8 +163,7 @@ def _input(appliance: ApplianceConfig) -> list[str]:
             rules.append(f'iifname "{BRIDGE}" meta mark {_BY_ACCESS_POINT} jump phones')
         if appliance.hands_out:
             # One relay serves all who are in the bridge, also those beyond other relays.
-            rules.append(f'iifname "{BRIDGE}" udp dport {{ 53, 67 }} accept')
-            rules.append(f'iifname "{BRIDGE}" tcp dport {{ 53, {PORTAL_PORT} }} accept')
+            rules.append(f'iifname "{BRIDGE}" jump serving')
         return rules
     rules += [f'iifname "{name}" jump cable' for name in _cables(appliance)]
     if appliance.serves_phones:

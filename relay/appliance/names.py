@@ -22,8 +22,16 @@ SEGMENT_SETTINGS = (OUTPUT / "segment-cable", OUTPUT / "segment-bridge")
 BOARD_SOCKET = Path("/run/mesh-relay-board/board.sock")
 
 #: The same on every relay, so that it can stand on a printed card. So it must never be
-#: seen beyond the own access point; see firewall.py.
-ACCESS_POINT_ADDRESS = IPv4Interface("10.42.70.1/24")
+#: seen beyond the own access point; see firewall.py. Phones get addresses of the rest of this network
+#: (10.42.64.0 to 10.42.95.255).
+ACCESS_POINT_ADDRESS = IPv4Interface("10.42.70.1/19")
+#: Of what a relay hands out on a cable or bridge: 4,094 addresses.
+SEGMENT_PREFIX = 20
+#: How long an address is somebody's, and how many have one at once at most: as many as ask within that time
+#: (relay.appliance.firewall), which is less than there are addresses. Short, so that those of phones that walked
+#: away, and those that somebody took to have them all, are soon free again. A phone asks anew after half of it.
+LEASE_S = 600
+MAX_LEASES = 3800
 #: What Linux calls wired interfaces.
 ETHERNET = ("eth*", "en*")
 PORTAL_PORT = 80

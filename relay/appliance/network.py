@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import TYPE_CHECKING
 
-from relay.appliance.names import ACCESS_POINT_ADDRESS, ELECTION_BYTES
+from relay.appliance.names import ACCESS_POINT_ADDRESS, ELECTION_BYTES, SEGMENT_PREFIX
 from relay.config.net import BATMAN, BRIDGE
 
 if TYPE_CHECKING:
@@ -57,11 +57,11 @@ class Segment:
 
 
 def draw_segment(random_bytes: Callable[[int], bytes]) -> Segment:
-    """A /24 of 10.128.0.0/9, which is beside the fixed address, and a /64 of fd00::/8 (RFC 4193)."""
+    """One of 2,048 networks of 10.128.0.0/9, which is beside the fixed address, and a /64 of fd00::/8 (RFC 4193)."""
     second, third = random_bytes(2)
     prefix = b"\xfd" + random_bytes(7)
     return Segment(
-        ipv4=IPv4Interface((bytes((10, 128 | second, third, 1)), 24)),
+        ipv4=IPv4Interface((bytes((10, 128 | second, third & 0xF0, 1)), SEGMENT_PREFIX)),
         ipv6=IPv6Interface((prefix + bytes(7) + b"\x01", 64)),
         election=random_bytes(ELECTION_BYTES),
     )

@@ -9,11 +9,14 @@ import socket
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from relay.appliance.checks import read_checks
 from relay.appliance.portal import MAX_REQUEST_BYTES, answer
 from relay.core.errors import RelayError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from relay.appliance.checks import Checks
 
 #: SD_LISTEN_FDS_START of sd_listen_fds(3).
 _FIRST_FD: Final = 3
@@ -23,8 +26,8 @@ REQUEST_TIMEOUT_S: Final = 5.0
 IDLE_S: Final = 120.0
 #: A phone asks for two or three pages at once.
 MAX_CONNECTIONS_PER_ADDRESS: Final = 8
-#: All phones of an access point at once (32, relay.appliance.phones), 256 x 8 KiB = 2 MiB. More than are
-#: accepted in one turn of the loop, so that newcomers take the place of the silent and not of each other.
+#: All phones of an access point at once (128, relay.config.appliance) with two pages each, 256 x 8 KiB = 2 MiB. More
+#: than are accepted in one turn of the loop, so that newcomers take the place of the silent and not of each other.
 MAX_CONNECTIONS: Final = 256
 BACKLOG: Final = 128
 _END_OF_HEAD: Final = b"\r\n\r\n"
@@ -74,7 +77,8 @@ class Places:
 class _Connection(asyncio.Protocol):
     """One request and its answer. ``asked``: set by each, so that the process knows that it is needed."""
 
-    def __init__(self, places: Places, asked: asyncio.Event) -> None:
+    def __init__(self, checks: Checks, places: Places, asked: asyncio.Event) -> None:
+        self._checks = checks
         self._places = places
         self._asked = asked
         self._received = b""
@@ -103,7 +107,7 @@ class _Connection(asyncio.Protocol):
         head, end, _ = self._received.partition(_END_OF_HEAD)
         if end and len(head) <= MAX_REQUEST_BYTES and self._transport is not None:
             # A few hundred bytes, which the kernel takes at once; if not, the timer ends it.
-            self._transport.write(answer(head + end))
+            self._transport.write(answer(head + end, self._checks))
             self._transport.close()
         elif end or len(self._received) > MAX_REQUEST_BYTES:
             self.drop()
@@ -119,9 +123,10 @@ async def serve(listening: socket.socket, *, idle_s: float) -> None:
     """Answer on ``listening`` until nobody has asked for ``idle_s`` seconds."""
     asked = asyncio.Event()
     places = Places()
+    checks = read_checks()
     listening.setblocking(False)
     loop = asyncio.get_running_loop()
-    async with await loop.create_server(lambda: _Connection(places, asked), sock=listening, backlog=BACKLOG):
+    async with await loop.create_server(lambda: _Connection(checks, places, asked), sock=listening, backlog=BACKLOG):
         while True:
             asked.clear()
             try:

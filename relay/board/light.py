@@ -11,6 +11,7 @@ starting    half a second on, half a second off                   the relay is n
 config      four flashes, a pause                                 relay.toml has a mistake
 voltage     five flashes, a pause                                 the power supply or its cable is too weak
 full        three flashes, a pause                                the store is full, or cannot be written
+network     six flashes, a pause                                  access point, mesh or bridge do not come up
 no_country  two flashes, a pause                                  works; no Wi-Fi, for no country is set
 clock       one long flash, a pause                               works; has no clock to go by
 working     one short flash, a pause                              works
@@ -49,6 +50,7 @@ class Code(enum.Enum):
     CONFIG = "config"
     VOLTAGE = "voltage"
     FULL = "full"
+    NETWORK = "network"
     NO_COUNTRY = "no_country"
     CLOCK = "clock"
     WORKING = "working"
@@ -68,6 +70,7 @@ PATTERNS: Final[dict[Code, Pattern]] = {
     Code.CONFIG: _flashes(4),
     Code.FULL: _flashes(3),
     Code.VOLTAGE: _flashes(5),
+    Code.NETWORK: _flashes(6),
     Code.NO_COUNTRY: _flashes(2),
     Code.CLOCK: (1.0, _PAUSE_S),
     Code.WORKING: _flashes(1),
@@ -91,6 +94,8 @@ def codes_of(status: Status | None) -> set[Code]:
     codes = {Code.WORKING}
     if part >= FULL or not store.writable:
         codes.add(Code.FULL)
+    if any(component.troubles for component in status.components):
+        codes.add(Code.NETWORK)
     if not status.clock.trusted:
         codes.add(Code.CLOCK)
     return codes

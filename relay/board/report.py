@@ -29,6 +29,7 @@ _HEADINGS: Final = {
     NoticeCode.UNDERVOLTAGE: "POWER",
     NoticeCode.BOARD: "BOARD",
     NoticeCode.STORAGE: "CARD",
+    NoticeCode.NETWORK: "NETWORK",
 }
 
 

@@ -258,7 +258,14 @@ class Board:
             self._say(Code.FULL, on=NoticeCode.STORAGE in codes)
             self._say(Code.NO_COUNTRY, on=NoticeCode.NO_COUNTRY in codes)
             before = self._code()
-            self._relay_codes = codes_of(await ask_status(self._config.control.path))
+            status = await ask_status(self._config.control.path)
+            self._relay_codes = codes_of(status)
+            if status is not None:
+                notices += [
+                    Notice(code=NoticeCode.NETWORK, text=text)
+                    for component in status.components
+                    for text in component.troubles
+                ]
             if self._code() is not before:
                 self._changed.set()
             works = Code.STARTING not in self._relay_codes

@@ -5,23 +5,17 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from relay.cli.cards import chosen_name, given_uri, show_card
 from relay.cli.own import open_client, own_identity
 from relay.cli.terminal import say
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _SubParsersAction
 
-    from relay.client.card import Card
     from relay.client.contacts import ContactBook
-
-
-#: A URI broken into lines of a few characters has fewer.
-_MAX_LINES: Final = 1024
 
 
 def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
@@ -74,28 +68,18 @@ def _identity(arguments: Namespace) -> int:
 
     # One that nobody could add is of no use on a printed card.
     name = require_name(arguments.name) if arguments.name else ""
-    _show(Card.of(own_identity(config_folder(os.environ))), name, with_qr=True)
+    card = Card.of(own_identity(config_folder(os.environ)))
+    show_card(card.to_uri(name), card.fingerprint, with_qr=True)
     return 0
 
 
 def _contact_add(arguments: Namespace) -> int:
-    import unicodedata
-
     from relay.client.card import parse_uri
-    from relay.client.contacts import OWN_WORD, require_name
-    from relay.client.errors import ContactError
+    from relay.client.contacts import OWN_WORD
 
-    uri = _read_uri() if arguments.uri == ["-"] else " ".join(arguments.uri)
+    uri = given_uri(arguments.uri)
     card, suggested_name = parse_uri(uri)
-    is_own_word = arguments.name is None
-    name = unicodedata.normalize("NFC", suggested_name) if is_own_word else arguments.name
-    if not name:
-        raise ContactError("the card suggests no name; give one with --name NAME")
-    if is_own_word:
-        try:
-            require_name(name)
-        except ContactError as error:
-            raise ContactError(f"{error}: the card's for itself is of no use; give one with --name NAME") from None
+    name, is_own_word = chosen_name(arguments.name, suggested_name)
     contact = _book().add(card, name, is_own_word=is_own_word)
     say(f"Added {contact.name}.")
     if is_own_word:
@@ -103,18 +87,6 @@ def _contact_add(arguments: Namespace) -> int:
     print(f"Fingerprint: {card.fingerprint}")
     print("Compare it by voice: a card that came over a channel that others can change may be theirs.")
     return 0
-
-
-def _read_uri() -> str:
-    """Read a URI that may be broken into lines, to the end or to an empty line after it."""
-    if sys.stdin.isatty():
-        print("Paste the contact URI; an empty line ends it.", file=sys.stderr)
-    lines: list[str] = []
-    for line in itertools.islice(sys.stdin, _MAX_LINES):
-        if lines and not line.strip():
-            break
-        lines += [line] if line.strip() else []
-    return "".join(lines)
 
 
 def _contact_show(arguments: Namespace) -> int:
@@ -125,7 +97,7 @@ def _contact_show(arguments: Namespace) -> int:
             say(f"{book.shown_name(card.static)}\n{card.to_uri()}\nFingerprint: {card.fingerprint}")
         return 0
     contact = book.get(arguments.name)
-    _show(contact.card, contact.plain_name, with_qr=arguments.qr)
+    show_card(contact.card.to_uri(contact.plain_name), contact.card.fingerprint, with_qr=arguments.qr)
     return 0
 
 
@@ -140,6 +112,7 @@ def _contact_list(_: Namespace) -> int:
 
 def _contact_group(arguments: Namespace) -> int:
     _book().set_group(arguments.name, tuple(arguments.members))
+    say(f"The group {arguments.name}: you and {', '.join(arguments.members)}.")
     print("With the first message to it the members get each other's cards, and can answer all.")
     return 0
 
@@ -160,11 +133,13 @@ async def _leave(name: str) -> int:
 
 def _contact_rename(arguments: Namespace) -> int:
     _book().rename(arguments.name, arguments.new_name)
+    say(f"{arguments.name} is called {arguments.new_name} now.")
     return 0
 
 
 def _contact_remove(arguments: Namespace) -> int:
     _book().remove(arguments.name)
+    say(f"Removed {arguments.name}. What was sent and received stays.")
     return 0
 
 
@@ -173,13 +148,3 @@ def _book() -> ContactBook:
     from relay.client.files import config_folder
 
     return ContactBook(config_folder(os.environ))
-
-
-def _show(card: Card, name: str, *, with_qr: bool) -> None:
-    uri = card.to_uri(name)
-    print(uri)
-    print(f"Fingerprint: {card.fingerprint}")
-    if with_qr:
-        from relay.client.qr import terminal_qr
-
-        print(terminal_qr(uri), end="")

@@ -6,19 +6,33 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 import time
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from relay.cli.bulletin import NewPosts
+from relay.cli.delivering import (
+    KEPT,
+    SHORT_ID,
+    add_lifetime,
+    add_relay,
+    deliver,
+    is_done,
+    is_held,
+    name_of_file,
+    opened_file,
+    report_relays,
+    state,
+    typed_text,
+    when,
+    when_hour,
+)
 from relay.cli.own import open_client
 from relay.cli.terminal import say
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _SubParsersAction
-    from collections.abc import Iterable
     from typing import BinaryIO
 
     from relay.cli.progress import ProgressBar
@@ -26,7 +40,7 @@ if TYPE_CHECKING:
     from relay.client.contacts import GroupNews
     from relay.client.errors import ClientError
     from relay.client.inbox import Message
-    from relay.client.outbox import Progress
+    from relay.client.outbox import Progress, Sent
 
 #: A receipt did not come in time: not an error, and for scripts to tell from one (2 is a wrong option).
 EXIT_NOT_RECEIVED: Final = 3
@@ -38,8 +52,6 @@ _LOOK_S: Final = 5.0
 _SETTLE_S: Final = 0.5
 #: After that, what could not be saved is tried again while following; a stick may have been emptied.
 _SAVE_AGAIN_S: Final = 300.0
-_SHORT_ID: Final = 8
-_STDIN: Final = "-"
 
 
 def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
@@ -48,14 +60,14 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     send.add_argument("name", metavar="NAME", help="contact or group; see: relay contact list")
     send.add_argument("text", metavar="TEXT", nargs="?", help="the text, in quotes; - or none reads standard input")
     send.add_argument("--file", metavar="PATH", help="a file of up to 4 GiB instead of a text; - is standard input")
-    send.add_argument("--lifetime", type=int, choices=(1, 3, 7), default=7, metavar="DAYS", help="1, 3 or 7 (default)")
+    add_lifetime(send)
     send.add_argument(
         "--wait",
         action="store_true",
         help="wait for the receipt: minutes to an hour after the recipient received it, or at his next visit",
     )
     send.add_argument("--timeout", type=seconds, metavar="S", help=f"... so long; then exit with {EXIT_NOT_RECEIVED}")
-    _add_relay(send)
+    add_relay(send)
     send.set_defaults(func=_send)
 
     receive = sub.add_parser("receive", help="show and save what was sent to you")
@@ -68,9 +80,9 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
         choices=("later", "now"),
         default="later",
         help="when senders are told that it arrived: 10 minutes to an hour later, with the next command then "
-        "(default), so that no relay sees whom it was for; or now",
+        "(default), so that no relay sees whom it was for; or now. What came before keeps its time",
     )
-    _add_relay(receive)
+    add_relay(receive)
     receive.set_defaults(func=_receive)
 
     sent = sub.add_parser("sent", help="list what you sent and how far it is")
@@ -79,17 +91,6 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     purge = sub.add_parser("purge", help="have relays remove a message that you sent")
     purge.add_argument("message", metavar="MESSAGE", help="its ID or how it begins; see: relay sent")
     purge.set_defaults(func=_purge)
-
-
-def _add_relay(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--relay",
-        action="append",
-        metavar="HOST[:PORT]",
-        help="relay to use, or ble for whichever Bluetooth reaches; may be repeated to use several (default: the "
-        "variable MESH_RELAY, else client.toml in the configuration folder, else this machine's, else one found on "
-        "this network, else ble)",
-    )
 
 
 def seconds(text: str) -> float:
@@ -110,69 +111,40 @@ def _send(arguments: Namespace) -> int:
         raise SendError("give a text or --file, not both")
     if arguments.timeout is not None and not arguments.wait:
         raise SendError("--timeout says how long to --wait; give both")
-    with contextlib.ExitStack() as resources:
-        file = None
-        if arguments.file == _STDIN:
-            file = sys.stdin.buffer
-        elif arguments.file is not None:
-            try:
-                file = resources.enter_context(Path(arguments.file).open("rb"))
-            except OSError as error:
-                raise SendError(f"cannot read {arguments.file}: {error.strerror}") from None
+    with opened_file(arguments.file) as file:
         return asyncio.run(_send_and_report(arguments, file))
 
 
 async def _send_and_report(arguments: Namespace, file: BinaryIO | None) -> int:
     from relay.cli.progress import ProgressBar
-    from relay.client.errors import ClientError
-    from relay.control.text import human_bytes
 
     async with open_client(arguments.relay or ()) as client:
         with ProgressBar(sys.stderr) as bar:
             ids = await _queue(client, arguments, file, bar)
-            outcomes: list[RelayOutcome] = []
-            try:
-                outcomes = await client.deliver(
-                    lambda _, result: bar.show(
-                        "Sending",
-                        result.acknowledged,
-                        result.envelopes,
-                        f"{human_bytes(result.acknowledged_bytes)} acknowledged",
-                    )
-                )
-            except ClientError as error:
-                print(error, file=sys.stderr)
-        _report_relays(outcomes)
-        is_held = True
+            outcomes = await deliver(client, bar)
+        report_relays(outcomes)
+        are_held = True
         for name, message_id in ids.items():
             progress = await client.progress(message_id)
-            is_held &= progress is not None and _is_held(progress)
-            say(f"{name}: {_state(progress)}. ID {message_id.hex()[:_SHORT_ID]}")
-        if not is_held:
-            print(_KEPT, file=sys.stderr)
+            are_held &= progress is not None and is_held(progress)
+            say(f"{name}: {state(progress)}. ID {message_id.hex()[:SHORT_ID]}")
+        if not are_held:
+            print(KEPT, file=sys.stderr)
         if not arguments.wait:
-            return 0 if is_held else 1
+            return 0 if are_held else 1
         return await _wait(client, ids, arguments.timeout)
 
 
 async def _queue(client: Client, arguments: Namespace, file: BinaryIO | None, bar: ProgressBar) -> dict[str, bytes]:
     if file is None:
-        return await client.send_text([arguments.name], _text(arguments.text), lifetime_days=arguments.lifetime)
+        return await client.send_text([arguments.name], typed_text(arguments.text), lifetime_days=arguments.lifetime)
     return await client.send_file(
         [arguments.name],
         file,
-        "stdin" if arguments.file == _STDIN else Path(arguments.file).name,
+        name_of_file(arguments.file),
         lifetime_days=arguments.lifetime,
         on_piece=lambda done, everything: bar.show("Sealing", done, everything),
     )
-
-
-def _text(text: str | None) -> str:
-    if text is not None and text != _STDIN:
-        return text
-    if sys.stdin.isatty():
-        print("Write your message; end it with Ctrl-D on a line of its own.", file=sys.stderr)
-    return sys.stdin.buffer.read().decode(errors="replace").removesuffix("\n")
 
 
 async def _wait(client: Client, ids: dict[str, bytes], timeout_s: float | None) -> int:
@@ -184,64 +156,8 @@ async def _wait(client: Client, ids: dict[str, bytes], timeout_s: float | None) 
     received = await client.wait_received(list(ids.values()), timeout_s, _Troubles())
     for name, message_id in ids.items():
         progress = await client.progress(message_id)
-        say(f"{name}: {_state(progress)}")
+        say(f"{name}: {state(progress)}")
     return 0 if received else EXIT_NOT_RECEIVED
-
-
-_KEPT: Final = "It is kept, and offered again with the next `relay send` or `relay receive`, until it expires."
-
-
-def _is_held(progress: Progress) -> bool:
-    return progress.is_received or progress.durable + progress.volatile == progress.pieces
-
-
-def _is_done(progress: Progress) -> bool:
-    """Whether nothing has to be put on a relay (any more)."""
-    return _is_held(progress) or progress.is_expired or progress.is_purged
-
-
-def _state(progress: Progress | None) -> str:
-    """How far a message is, in words."""
-    if progress is not None and progress.is_never_sent:
-        part = progress.durable + progress.volatile
-        some = f"; {part} of {progress.pieces} pieces were" if part else ""
-        return f"never sent: it expired before it was on a relay{some}. Send it again"
-    if progress is None or progress.is_expired:
-        return "expired"
-    if progress.is_purged:
-        return "purged"
-    if progress.is_received:
-        return "received"
-    if progress.durable == progress.pieces:
-        return "a relay has it on disk (durable); not received yet"
-    if _is_held(progress):
-        return "a relay has it in memory (volatile: lost if it restarts, so it is offered again); not received yet"
-    part = progress.durable + progress.volatile
-    return f"not on a relay yet ({part} of {progress.pieces} pieces are)" if part else "not on a relay yet"
-
-
-def _report_relays(outcomes: Iterable[RelayOutcome]) -> None:
-    for outcome in outcomes:
-        if outcome.error is not None:
-            print(outcome.error, file=sys.stderr)
-        if outcome.delivered is not None:
-            for reason, count in outcome.delivered.refused.items():
-                remedy = _REMEDIES.get(reason.name, "")
-                name = reason.name.lower().replace("_", " ")
-                print(f"The relay at {outcome.address} refused {count} ({name}){remedy}.", file=sys.stderr)
-
-
-_REMEDIES: Final = {
-    "EXPIRED": ": its clock or yours is ahead",
-    "FAR_FUTURE": ": its clock is behind or yours is ahead",
-    "BELOW_FLOOR": ": its clock is ahead or yours is behind",
-    "UNDERPAID": ": it asks for more work than is done here",
-    "FULL": ": its store is full; try another relay",
-    "CLASS": ": it does not take messages of that size",
-    "PURGED": ": they were purged before",
-    "GONE": ": it had them and let them go",
-    "STORAGE": ": it cannot write to its disk; tell its operator",
-}
 
 
 # -- receive --------------------------------------------------------------
@@ -262,9 +178,9 @@ async def _receive_once(arguments: Namespace) -> int:
         # What is here already is shown even when no relay is.
         await display.show()
         outcomes = await _collect(client, display)
-        _report_relays(outcomes)
+        report_relays(outcomes)
         # Receipts of earlier visits, and what found no relay before; not what would show who came before.
-        _report_relays(await client.deliver(again=False))
+        report_relays(await client.deliver(again=False))
         if not display.shown and not display.kept:
             print("No new messages.", file=sys.stderr)
         for partial in await client.partials():
@@ -295,15 +211,15 @@ async def _collect(client: Client, display: _Display) -> list[RelayOutcome]:
 async def _report_unsent(client: Client) -> bool:
     """Tell what of earlier messages is not on a relay yet, or never was; whether nothing has to be put on one."""
     log = await client.log()
-    unsent = [one for one in log if not _is_done(one[1])]
+    unsent = [one for one in log if not is_done(one[1])]
     never = [one for one in log if one[1].is_never_sent]
     for sent, progress in never + unsent:
-        name = client.contacts.shown_name(sent.recipient)
-        say(f"To {name}: {_state(progress)}. ID {sent.message_id.hex()[:_SHORT_ID]}", sys.stderr)
+        name, how_far = _told_of(client, sent, progress)
+        say(f"To {name}: {how_far}. ID {sent.message_id.hex()[:SHORT_ID]}", sys.stderr)
     if never:
         print("`relay purge ID` ends the reminder.", file=sys.stderr)
     if unsent:
-        print(_KEPT, file=sys.stderr)
+        print(KEPT, file=sys.stderr)
     return not unsent
 
 
@@ -357,14 +273,16 @@ class _Display:
         self._client = client
         self._folder = folder
         self._failures: dict[int, tuple[str, float]] = {}
+        self._posts = NewPosts(client, folder)
 
     @property
     def kept(self) -> int:
-        """How many messages could not be shown."""
-        return len(self._failures)
+        """How many messages and posts could not be shown."""
+        return len(self._failures) + self._posts.kept
 
     async def show(self) -> None:
         """Show what is new."""
+        self.shown += await self._posts.show()
         for message in await self._client.messages():
             _, retry_at = self._failures.get(message.id, ("", 0.0))
             if time.monotonic() < retry_at:
@@ -375,12 +293,12 @@ class _Display:
                     await self._show(message)
 
     async def _show(self, message: Message) -> None:
-        sender, when = self._client.contacts.shown_name(message.sender), _when(message.sent_minute)
-        head = f"{sender} ({when})"
+        sender, at = self._client.contacts.shown_name(message.sender), when(message.sent_minute)
+        head = f"{sender} ({at})"
         try:
             news = await self._client.learn_group(message)
             if news is not None:
-                head = f"{sender} to {news.name} ({when})"
+                head = f"{sender} to {news.name} ({at})"
             content = await self._content(message)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one message must not keep back the others
             problem = str(error) or repr(error)
@@ -414,23 +332,19 @@ def _about(client: Client, news: GroupNews) -> str:
     return f"In the group {news.name} are you and {names}."
 
 
-def _when(minute: int) -> str:
-    """Local date and time of a Unix minute."""
-    return f"{datetime.fromtimestamp(60 * minute, UTC).astimezone():%Y-%m-%d %H:%M}"
-
-
-def _when_hour(hour: int) -> str:
-    """Local date and hour of a Unix hour: what was sent is not kept more exactly."""
-    begin = datetime.fromtimestamp(3600 * hour, UTC).astimezone()
-    # Where the zone is off by half an hour, an hour lies in two.
-    return f"{begin:%Y-%m-%d %H:%M} to {begin + timedelta(hours=1):%H:%M}" if begin.minute else f"{begin:%Y-%m-%d %H}h"
-
-
 # -- sent and purge -------------------------------------------------------
 
 
 def _sent(_: Namespace) -> int:
     return asyncio.run(_list_sent())
+
+
+def _told_of(client: Client, sent: Sent, progress: Progress) -> tuple[str, str]:
+    """Return whom or what something was sent to, and how far it is."""
+    bulletin = client.bulletins.name_of(sent.recipient)
+    if bulletin is not None:
+        return f"bulletin {bulletin}", state(progress, is_post=True)
+    return client.contacts.shown_name(sent.recipient), state(progress)
 
 
 async def _list_sent() -> int:
@@ -440,10 +354,11 @@ async def _list_sent() -> int:
     async with open_client(()) as client:
         for sent, progress in await client.log():
             kind = "file" if sent.kind == Kind.FILE else "text"
-            name = client.contacts.shown_name(sent.recipient)
+            name, how_far = _told_of(client, sent, progress)
             say(
-                f"{sent.message_id.hex()[:_SHORT_ID]}  {_when_hour(sent.sent_hour)}  {name}: "
-                f"{kind}, {human_bytes(sent.size)}; {_state(progress)}; expires {_when_hour(sent.expiry_hour)}"
+                f"{sent.message_id.hex()[:SHORT_ID]}  {when_hour(sent.sent_hour)}  {name}: "
+                f"{kind}, {human_bytes(sent.size)}; {how_far}; "
+                f"expires {when_hour(sent.expiry_hour)}"
             )
     return 0
 
@@ -464,7 +379,7 @@ async def _purge_one(start: str) -> int:
         count = await client.purge(found[0])
     if not count:
         is_forgotten = known[found[0]].is_never_sent
-        print("It was never sent, and is forgotten now." if is_forgotten else "It was purged before.")
+        print("It was never sent, and is forgotten now." if is_forgotten else "It was purged before; see: relay sent")
         return 0
     ready, go = ("purge is", "It goes") if count == 1 else ("purges are", "They go")
     print(

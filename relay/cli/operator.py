@@ -99,13 +99,19 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _check_config(arguments: argparse.Namespace) -> int:
     from relay.config import paths
-    from relay.config.file import EXAMPLE, load_config
+    from relay.config.file import EXAMPLE, ConfigError, Problem, load_config
+    from relay.config.regulatory import barred_channels, read_regulatory
 
     if arguments.example:
         print(EXAMPLE.read_text(encoding="utf-8"), end="")
         return 0
     path = arguments.config or paths.find_config(os.environ)
-    load_config(path)
+    config = load_config(path)
+    rules = read_regulatory()
+    if path and rules is not None and (barred := list(barred_channels(config, rules))):
+        raise ConfigError(path, [Problem(line=0, message=message) for message in barred])
+    if rules is None and config.net.country + config.appliance.country:
+        print("channels: not checked, as this machine has no list of what countries allow (package wireless-regdb)")
     print(f"{path}: no problem found" if path else "no configuration: every setting has its default")
     return 0
 
@@ -165,7 +171,7 @@ def _wait_for_clock(client: ControlClient) -> None:
         if client.read_status().clock.source == "operator":
             return
         time.sleep(_CLOCK_PAUSE_S)
-    raise UsageError("the relay did not take that time; is it before the day this version was made?")
+    raise UsageError("the relay did not take that time; check the year, and that a number is in seconds")
 
 
 def parse_time(text: str) -> int:

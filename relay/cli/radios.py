@@ -67,10 +67,11 @@ def _net(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config)
     app = _net_app()
     net = config.net
-    if not net.radios and not net.bridge:
+    if not net.radios and not net.bridge and not net.access_point:
         # No failure: an appliance has the service, and not every one has a radio for it.
         print(
-            "nothing to do: relay.toml names no radios ([net.radios.NAME]) and no bridge (net.bridge)", file=sys.stderr
+            "nothing to do: relay.toml names no radios ([net.radios.NAME]), no bridge (net.bridge) and no access point",
+            file=sys.stderr,
         )
         # The service manager takes an end without that for a failure, and would start it again for ever.
         Notifier(os.environ).ready("nothing to do")

@@ -47,15 +47,19 @@ async def _look_around(adapter: str, timeout_s: float) -> tuple[list[HeardRelay]
     from relay.client.bluetooth import Bluetooth
     from relay.client.finding import browse
     from relay.links.address import RelayAddress
-    from relay.links.client_session import RelayConnectionError
+    from relay.links.errors import ClientError
 
     browsing = asyncio.ensure_future(browse(timeout_s))
     radio = Bluetooth(RelayAddress(adapter=adapter))
     try:
         heard = await radio.scan(timeout_s=timeout_s, settle_s=timeout_s)
-    except RelayConnectionError as error:
+    except ClientError as error:
         print(error, file=sys.stderr)
         heard = []
     finally:
         await radio.close()
-    return heard, await browsing
+    try:
+        return heard, await browsing
+    except ClientError as error:
+        print(error, file=sys.stderr)
+        return heard, []

@@ -7,12 +7,15 @@ For other programs, `__all__` is the library (docs/client.md); everything below 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from relay.client.bulletin import Bulletin, parse_bulletin_uri
+    from relay.client.bulletin_book import BulletinBook, KnownBulletin
     from relay.client.card import Card, parse_uri
     from relay.client.client import Client, RelayOutcome
     from relay.client.collection import Collected
     from relay.client.contacts import Contact, ContactBook, GroupNews
     from relay.client.delivery import Delivered
     from relay.client.errors import (
+        BulletinError,
         CardError,
         ClientError,
         ContactError,
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from relay.client.inbox import Message, Partial
     from relay.client.outbox import Progress, Sent
     from relay.client.pieces import Kind
+    from relay.client.post import PostKind
+    from relay.client.posts import Post
     from relay.client.saving import SaveError
     from relay.client.text import rows, safe_text
     from relay.links.address import AddressError, RelayAddress, parse_address
@@ -35,6 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddressError",
+    "Bulletin",
+    "BulletinBook",
+    "BulletinError",
     "Card",
     "CardError",
     "Client",
@@ -50,9 +58,12 @@ __all__ = [
     "GroupNews",
     "Identity",
     "Kind",
+    "KnownBulletin",
     "Message",
     "NoRelayError",
     "Partial",
+    "Post",
+    "PostKind",
     "PrivateFileError",
     "Progress",
     "RelayAddress",
@@ -66,6 +77,7 @@ __all__ = [
     "config_folder",
     "data_folder",
     "parse_address",
+    "parse_bulletin_uri",
     "parse_uri",
     "rows",
     "safe_text",

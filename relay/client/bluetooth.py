@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 from relay.core.errors import DecodeError
 from relay.links.address import RelayAddress
 from relay.links.client_session import Failure, RelayConnectionError
+from relay.links.errors import ClientError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -68,6 +69,10 @@ ABSENT_S: Final = 180.0
 MAX_READ: Final = 16
 ANYWAY: Final = 0.1
 """Part of the looks at which one visits although nothing is new."""
+
+
+class MissingPackageError(ClientError):
+    """What Bluetooth needs is not installed: no other try will do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,12 +235,13 @@ class Bluetooth:
         return heard
 
     async def _open(self) -> "tuple[Bluez, Adapter]":
-        """Return the bus and the adapter; RelayConnectionError with the remedy when there is none."""
+        """Return the bus and the adapter; RelayConnectionError or MissingPackageError with the remedy."""
         try:
             from relay.bluetooth.bluez import Bluez, BluezError, adapters
         except ModuleNotFoundError as error:
-            raise self._unreachable(
-                f"the Python package dbus-next is missing; install it with: {sys.executable} -m pip install dbus-next"
+            raise MissingPackageError(
+                f"Bluetooth: the Python package dbus-next is missing; install it with: {sys.executable} -m pip install "
+                "dbus-next"
             ) from error
 
         try:
@@ -255,7 +261,7 @@ class Bluetooth:
     # -- talking ------------------------------------------------------------------
 
     async def open(self) -> socket.socket:
-        """Return a stream to a relay, as a non-blocking socket; RelayConnectionError.
+        """Return a stream to a relay, as a non-blocking socket; RelayConnectionError, MissingPackageError.
 
         It waits until the stream before it has ended: a relay has one slot for each of us.
         """
@@ -308,6 +314,21 @@ class Bluetooth:
 
     async def _visit(self, first: "_Request") -> "_Request | None":
         """Dial a relay and carry sessions until no more come; return the one that needs another connection."""
+        again = None
+        try:
+            async with self._radio:
+                # Says what is missing before anything is imported that needs it.
+                await self._open()
+            again = await self._carry(first)
+        except (RelayConnectionError, MissingPackageError) as error:
+            first.failed(error)
+        finally:
+            first.dropped()
+        # What came while the connection was ended needs another one.
+        return self._requests.get_nowait() if again is None and not self._requests.empty() else again
+
+    async def _carry(self, first: "_Request") -> "_Request | None":
+        """Do so on a device that has Bluetooth; RelayConnectionError."""
         from relay.bluetooth.dial import DialError
         from relay.bluetooth.splice import splice
 
@@ -327,13 +348,8 @@ class Bluetooth:
                         break
                     request = await self._next()
         except DialError as error:
-            first.failed(self._dial_failed(error))
-        except RelayConnectionError as error:
-            first.failed(error)
-        finally:
-            first.dropped()
-        # What came while the connection was ended needs another one.
-        return None if self._requests.empty() else self._requests.get_nowait()
+            raise self._dial_failed(error) from error
+        return None
 
     @contextlib.asynccontextmanager
     async def _dialled(self) -> "AsyncIterator[DialledRelay]":
@@ -457,7 +473,7 @@ class _Request:
         if not self.opened.done():
             self.opened.set_result(None)
 
-    def failed(self, error: RelayConnectionError) -> None:
+    def failed(self, error: ClientError) -> None:
         if not self.opened.done():
             self.opened.set_exception(error)
         self.socket.close()

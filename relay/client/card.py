@@ -21,6 +21,8 @@ URI_PREFIX: Final = "mesh-relay:contact/"
 MAX_URI_CHARACTERS: Final = 1024
 """A card has 90; the rest is room for a name of 64 characters, percent-encoded (12 characters each at worst)."""
 
+_TAKEN_BY: Final = {URI_PREFIX: "relay contact add", "mesh-relay:bulletin": "relay bulletin follow"}
+"""Which command takes which kind of card."""
 _AROUND: Final = "<>\"'\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}\N{ZERO WIDTH NO-BREAK SPACE}"
 _NAME_PARAMETER: Final = "name"
 _CHECKSUM_CONTEXT: Final = b"mesh-relay/1 card"
@@ -53,31 +55,19 @@ class Card:
 
     def encode(self) -> bytes:
         """Return 53 bytes: version, static key, rendezvous key, checksum."""
-        body = bytes(Writer().u8(CARD_VERSION).bytes(self.static).bytes(self.rendezvous))
-        return body + _checksum(body)
+        return pack_card(_CHECKSUM_CONTEXT, self.static, self.rendezvous)
 
     @classmethod
     def decode(cls, data: bytes) -> "Card":
         """Return the card of 53 bytes; DecodeError for anything else."""
-        reader = Reader(data)
-        version = reader.u8()
-        static = reader.bytes(KEY_BYTES)
-        rendezvous = reader.bytes(RENDEZVOUS_BYTES)
-        checksum = reader.bytes(CHECKSUM_BYTES)
-        reader.end()
-        if version != CARD_VERSION:
-            raise DecodeError(f"card version {version}, expected {CARD_VERSION}")
-        if checksum != _checksum(data[:-CHECKSUM_BYTES]):
-            raise DecodeError("card checksum does not match")
+        static, rendezvous = unpack_card(_CHECKSUM_CONTEXT, data)
         if _is_low_order(static):
             raise DecodeError("card key is of low order")
         return cls(static=static, rendezvous=rendezvous)
 
     def to_uri(self, suggested_name: str = "") -> str:
         """Return the card as a URI; the name is only a suggestion to whoever adds it."""
-        text = base64.urlsafe_b64encode(self.encode()).decode().rstrip("=")
-        query = f"?{_NAME_PARAMETER}={urllib.parse.quote(suggested_name, safe='')}" if suggested_name else ""
-        return URI_PREFIX + text + query
+        return make_uri(URI_PREFIX, self.encode(), suggested_name)
 
     @property
     def is_low_order(self) -> bool:
@@ -87,35 +77,77 @@ class Card:
     @property
     def fingerprint(self) -> str:
         """Eight groups of five digits (128 bits) to compare aloud."""
-        digest = hashlib.sha256(_FINGERPRINT_CONTEXT + self.static + self.rendezvous).digest()
-        groups = (int.from_bytes(digest[2 * group : 2 * group + 2], "big") for group in range(_FINGERPRINT_GROUPS))
-        return " ".join(f"{group:05d}" for group in groups)
+        return fingerprint_of(_FINGERPRINT_CONTEXT + self.static + self.rendezvous)
 
 
 def parse_uri(uri: str) -> tuple[Card, str]:
-    """Return the card and the suggested name ('' for none), which is text from a stranger; CardError otherwise.
+    """Return the card and the suggested name ('' for none), which is text from a stranger; CardError otherwise."""
+    _, data, name = split_uri(uri, "contact", URI_PREFIX)
+    try:
+        return Card.decode(data), name
+    except DecodeError as error:
+        raise CardError(f"the contact URI is damaged or of a newer version ({error}); copy it again") from None
+
+
+def pack_card(context: bytes, key: bytes, secret: bytes) -> bytes:
+    """Return 53 bytes: version, a key of 32 bytes, one of 16, and a checksum that tells kinds of cards apart."""
+    body = bytes(Writer().u8(CARD_VERSION).bytes(key).bytes(secret))
+    return body + _checksum(context, body)
+
+
+def unpack_card(context: bytes, data: bytes) -> tuple[bytes, bytes]:
+    """Return the two keys of `pack_card`; DecodeError for anything else."""
+    reader = Reader(data)
+    version = reader.u8()
+    key = reader.bytes(KEY_BYTES)
+    secret = reader.bytes(RENDEZVOUS_BYTES)
+    checksum = reader.bytes(CHECKSUM_BYTES)
+    reader.end()
+    if version != CARD_VERSION:
+        raise DecodeError(f"card version {version}, expected {CARD_VERSION}")
+    if checksum != _checksum(context, data[:-CHECKSUM_BYTES]):
+        raise DecodeError("card checksum does not match")
+    return key, secret
+
+
+def make_uri(prefix: str, data: bytes, suggested_name: str) -> str:
+    """Return a card as a URI, with a name unless that is ''."""
+    text = base64.urlsafe_b64encode(data).decode().rstrip("=")
+    query = f"?{_NAME_PARAMETER}={urllib.parse.quote(suggested_name, safe='')}" if suggested_name else ""
+    return prefix + text + query
+
+
+def split_uri(uri: str, what: str, *prefixes: str) -> tuple[str, bytes, str]:
+    """Return which of `prefixes` a URI has, its card's bytes and the suggested name; CardError otherwise.
 
     Taken as mail and messengers bring it: in angle brackets or quotation marks, and broken by spaces and line ends,
-    none of which a URI has inside (RFC 3986, appendix C).
+    none of which a URI has inside (RFC 3986, appendix C). `what` is the kind of card, for errors.
     """
     uri = "".join(uri.split()).strip(_AROUND)
     if len(uri) > MAX_URI_CHARACTERS:
-        raise CardError(f"a contact URI has at most {MAX_URI_CHARACTERS} characters, this one {len(uri)}")
+        raise CardError(f"a {what} URI has at most {MAX_URI_CHARACTERS} characters, this one {len(uri)}")
     # Scheme names ignore case (RFC 3986, section 3.1), and QR readers use that.
-    if uri[: len(URI_PREFIX)].lower() != URI_PREFIX:
-        raise CardError(f"a contact URI begins with {URI_PREFIX}; copy the whole of it")
-    text, _, query = uri[len(URI_PREFIX) :].partition("?")
+    prefix = next((prefix for prefix in prefixes if uri[: len(prefix)].lower() == prefix), None)
+    if prefix is None:
+        other = next((command for start, command in _TAKEN_BY.items() if uri.lower().startswith(start)), None)
+        if other is not None:
+            raise CardError(f"this is no {what} URI; what takes it is: {other}")
+        raise CardError(f"a {what} URI begins with {' or '.join(prefixes)}; copy the whole of it")
+    text, _, query = uri[len(prefix) :].partition("?")
     try:
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (ValueError, binascii.Error):
-        raise CardError("the contact URI has characters that do not belong there; copy it again") from None
+        raise CardError(f"the {what} URI has characters that do not belong there; copy it again") from None
     if base64.urlsafe_b64encode(data).decode().rstrip("=") != text:
-        raise CardError("the contact URI is damaged; copy it again")
-    try:
-        card = Card.decode(data)
-    except DecodeError as error:
-        raise CardError(f"the contact URI is damaged or of a newer version ({error}); copy it again") from None
-    return card, _suggested_name(query)
+        raise CardError(f"the {what} URI is damaged; copy it again")
+    return prefix, data, _suggested_name(query)
+
+
+def fingerprint_of(data: bytes) -> str:
+    """Eight groups of five digits (128 bits) to compare aloud, of some context and keys."""
+    digest = hashlib.sha256(data).digest()
+    groups = (int.from_bytes(digest[2 * group : 2 * group + 2], "big") for group in range(_FINGERPRINT_GROUPS))
+    return " ".join(f"{group:05d}" for group in groups)
 
 
 def _suggested_name(query: str) -> str:
@@ -127,8 +159,8 @@ def _suggested_name(query: str) -> str:
     return ""
 
 
-def _checksum(body: bytes) -> bytes:
-    return hashlib.sha256(_CHECKSUM_CONTEXT + body).digest()[:CHECKSUM_BYTES]
+def _checksum(context: bytes, body: bytes) -> bytes:
+    return hashlib.sha256(context + body).digest()[:CHECKSUM_BYTES]
 
 
 def _is_low_order(public: bytes) -> bool:

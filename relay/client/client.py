@@ -25,10 +25,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 import relay
+from relay.client.bluetooth import MissingPackageError
 from relay.client.body import Body, file_body, spool, text_body
+from relay.client.bulletin import Bulletin
+from relay.client.bulletin_book import BulletinBook, KnownBulletin
 from relay.client.card import Card
 from relay.client.collection import Collected
 from relay.client.contacts import Contact, ContactBook, GroupNews
@@ -42,6 +45,8 @@ from relay.client.identity import Identity
 from relay.client.inbox import Inbox, Message, Partial
 from relay.client.met import RelaysMet
 from relay.client.outbox import Outbox, Progress, Sent
+from relay.client.post import MAX_SLOT_AND_BODY_BYTES
+from relay.client.posts import Post, PostStore
 from relay.client.saving import save
 from relay.client.seal import LIFETIMES_DAYS, PRICE_LADDER
 from relay.client.worker import Worker
@@ -131,14 +136,18 @@ class Client:
             identity, _ = Identity.generate(secrets.token_bytes).save_first(self._config_folder)
         self.identity = identity
         self.contacts = ContactBook(self._config_folder)
+        self.bulletins = BulletinBook(self._config_folder)
         database = self._resources.enter_context(Database(self._data_folder))
         self._outbox = Outbox(database, identity)
         self._inbox = Inbox(database, identity, lambda static: self.contacts.name_of(static) is not None)
+        self._posts = PostStore(database, self.bulletins, self._outbox)
+        self._met = RelaysMet(self._data_folder)
         self._courier = Courier(
             identity=identity,
             outbox=self._outbox,
             inbox=self._inbox,
-            met=RelaysMet(self._data_folder),
+            posts=self._posts,
+            met=self._met,
             worker=self._worker,
             finder=self.finder,
             clock=self._clock,
@@ -342,7 +351,7 @@ class Client:
             if self.finder.named or outcomes[-1].error is None:
                 break
             self.finder.avoid(outcomes[-1].address)
-        await self._worker.run(self._inbox.prune, self._clock())
+        await self._worker.run(self._prune)
         return outcomes
 
     async def _collect_from(
@@ -385,6 +394,10 @@ class Client:
         """Return the user's own name for whoever sent a message, or None for strangers."""
         return self.contacts.name_of(sender)
 
+    async def save_post(self, post: Post, folder: Path) -> Path:
+        """Write the file or text of a post into `folder` as `save` does a message."""
+        return await self._worker.run(save, [post.content], folder, post.name or "text.txt")
+
     async def text(self, message: Message) -> str:
         """Return the text of a message as it was sent: show it by `relay.client.text.rows` only. TakenError."""
         content = await self._worker.run(lambda: b"".join(self._inbox.content(message)))
@@ -400,6 +413,85 @@ class Client:
     async def take(self, message: Message) -> None:
         """Forget the content of a message that the user has by now."""
         await self._worker.run(self._inbox.take, message)
+
+    # -- notice boards ----------------------------------------------------
+
+    async def create_bulletin(self, name: str) -> KnownBulletin:
+        """Make a notice board that you post to; its card for readers is `.bulletin.for_readers.to_uri(name)`.
+
+        BulletinError, ContactError.
+        """
+        known, _ = await self._worker.run(self.bulletins.add, Bulletin.generate(secrets.token_bytes), name)
+        return known
+
+    async def follow_bulletin(self, bulletin: Bulletin, name: str, *, is_own_word: bool = False) -> KnownBulletin:
+        """Read a notice board from now on, and post to it if its posting key is there. BulletinError, ContactError.
+
+        What hangs there comes with the next `collect`. `is_own_word`: the name is the one that its card suggests.
+        """
+
+        def follow() -> KnownBulletin:
+            known, is_new = self.bulletins.add(bulletin, name, is_own_word=is_own_word)
+            if is_new:
+                # In this order: else a command that reads meanwhile may take for somebody else's what hangs there.
+                self._posts.forget_seen()
+                self._met.forget()
+            return known
+
+        return await self._worker.run(follow)
+
+    async def leave_bulletin(self, name: str, *, with_posting_key: bool = False) -> KnownBulletin:
+        """Read a notice board no longer. BulletinError, also where its posting key would be lost, unless so meant."""
+
+        def leave() -> KnownBulletin:
+            known = self.bulletins.leave(name, with_posting_key=with_posting_key)
+            self._posts.prune(self._clock())
+            return known
+
+        return await self._worker.run(leave)
+
+    async def post_text(
+        self, name: str, text: str, slot: str = "", *, lifetime_days: int = DEFAULT_LIFETIME_DAYS
+    ) -> tuple[str, bytes]:
+        """Queue a post on a notice board, in place of what is in its slot ('' draws a free one); return slot and ID.
+
+        `deliver` or `follow` takes it to the relays. It does not expire before what it replaces. BulletinError.
+        """
+        bulletin = self.bulletins.get(name).bulletin
+        return await self._post(self._posts.post_text, bulletin, text, slot, lifetime_days=lifetime_days)
+
+    async def post_file(
+        self, name: str, file: BinaryIO, file_name: str, slot: str = "", *, lifetime_days: int = DEFAULT_LIFETIME_DAYS
+    ) -> tuple[str, bytes]:
+        """Queue an open file of up to 16 KiB as `post_text` does a text. BulletinError."""
+        bulletin = self.bulletins.get(name).bulletin
+
+        def post(**options: Any) -> tuple[str, bytes]:
+            content = file.read(MAX_SLOT_AND_BODY_BYTES + 1)
+            return self._posts.post_file(bulletin, content, file_name, slot, **options)
+
+        return await self._post(post, lifetime_days=lifetime_days)
+
+    async def withdraw(self, name: str, slot: str) -> tuple[str, bytes]:
+        """Queue that nothing is in a slot of a notice board any more; return slot and ID. BulletinError."""
+        return await self._post(self._posts.withdraw, self.bulletins.get(name).bulletin, slot)
+
+    async def _post(self, post: Callable[..., tuple[str, bytes]], *what: Any, **options: Any) -> tuple[str, bytes]:
+        posted = await self._worker.run(post, *what, price=FIRST_PRICE, now_s=self._clock(), **options)
+        self._outgoing.set()
+        return posted
+
+    async def posts(self, name: str) -> list[Post]:
+        """Return what hangs on a notice board by what was collected, the oldest first. BulletinError."""
+        return await self._worker.run(self._posts.posts, self.bulletins.get(name).bulletin, self._clock())
+
+    async def new_posts(self) -> list[Post]:
+        """Return what came on all notice boards and was not marked as shown, the oldest first."""
+        return await self._worker.run(self._posts.unshown, self._clock())
+
+    async def mark_shown(self, post: Post, *, is_shown: bool = True) -> bool:
+        """Note that the user sees a new post, or could not; False when another command did, or it was replaced."""
+        return await self._worker.run(self._posts.mark_shown, post, is_shown=is_shown)
 
     # -- both, for as long as the program runs ----------------------------
 
@@ -435,7 +527,7 @@ class Client:
                         radio.was_read()
                 backoff.reset()
                 await asyncio.sleep(VISIT_EVERY_S * draw.uniform(0.75, 1.25))
-            except _DISK_ERRORS:
+            except _LASTING_ERRORS:
                 raise
             except ClientError as error:
                 if named is None and address is not None:
@@ -455,8 +547,12 @@ class Client:
                 async with asyncio.timeout(DELIVER_EVERY_S * self._draw.uniform(0.5, 1.5)):
                     await self._outgoing.wait()
 
-    def _keep_house(self) -> None:
+    def _prune(self) -> None:
         self._inbox.prune(self._clock())
+        self._posts.prune(self._clock())
+
+    def _keep_house(self) -> None:
+        self._prune()
         # Contacts that another command added meanwhile.
         self.contacts = ContactBook(self._config_folder)
 
@@ -506,7 +602,8 @@ class Client:
         )
 
 
-_DISK_ERRORS: Final = (DatabaseError, PrivateFileError)
+#: What no further try mends.
+_LASTING_ERRORS: Final = (DatabaseError, PrivateFileError, MissingPackageError)
 """What no other relay and no waiting helps against."""
 
 

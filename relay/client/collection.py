@@ -14,6 +14,7 @@ from typing import Final
 
 from relay.client.inbox import Inbox, Outcome
 from relay.client.patience import Patience
+from relay.client.posts import PostStore
 from relay.client.worker import Worker
 from relay.core import session as s
 from relay.core.envelope import BUCKET_BITS, ID_BYTES, MAX_LIFETIME_HOURS, SIZES, decode_envelope, envelope_id
@@ -49,6 +50,8 @@ class Collected:
     kept: int = 0
     """Messages and pieces of them that are new."""
     receipts: int = 0
+    posts: int = 0
+    """On notice boards, that are new and hold."""
     full: int = 0
     """Messages and pieces that found no room here; relays keep them until they expire."""
 
@@ -59,6 +62,7 @@ class Collection:
     def __init__(
         self,
         inbox: Inbox,
+        posts: PostStore,
         worker: Worker,
         *,
         clock: Callable[[], float],
@@ -71,6 +75,7 @@ class Collection:
         `on_progress` is told when enough came to go on with this relay, `on_change` when something was for us.
         """
         self._inbox = inbox
+        self._posts = posts
         self._worker = worker
         self._clock = clock
         self._patience = Patience(patience_s)
@@ -178,7 +183,11 @@ class Collection:
         now_s = self._clock()
         now_hour = int(now_s // 3600)
         latest_hour = now_hour + MAX_LIFETIME_HOURS
+        # What another command has begun to read since.
+        self._posts.book.refresh()
+        open_post = self._posts.reader(now_hour)
         opened = []
+        posts = []
         others: list[tuple[bytes, int]] = []
         unseen = set(self._inbox.unseen(identity for identity, _ in envelopes))
         for identity, envelope in envelopes:
@@ -187,6 +196,9 @@ class Collection:
             if (one := self._inbox.try_open(envelope)) is not None:
                 opened.append(one)
                 continue
+            if (post := open_post(envelope)) is not None:
+                posts.append((identity, post))
+                continue
             try:
                 # A false expiry must not be remembered for years in place of true ones.
                 expiry_hour = min(decode_envelope(envelope).expiry_hour, latest_hour)
@@ -194,13 +206,22 @@ class Collection:
                 expiry_hour = now_hour + MALFORMED_KEPT_HOURS
             others.append((identity, expiry_hour))
         outcomes = self._inbox.accept(opened, now_s) if opened else []
+        of_posts = self._posts.accept([post for _, post in posts], now_s) if posts else []
+        settled = {Outcome.STORED, Outcome.DUPLICATE}
+        # Others not: it may be our clock that is wrong.
+        others += [
+            (identity, post.expiry_hour)
+            for (identity, post), outcome in zip(posts, of_posts, strict=True)
+            if outcome in settled
+        ]
         if others:
-            self._inbox.note_seen(others)
+            self._inbox.note_seen(others, self._posts.book.is_current)
         self.result.envelopes += len(unseen)
         self.result.kept += outcomes.count(Outcome.STORED)
         self.result.receipts += outcomes.count(Outcome.RECEIPT)
+        self.result.posts += of_posts.count(Outcome.STORED)
         self.result.full += outcomes.count(Outcome.FULL)
-        return bool({Outcome.STORED, Outcome.RECEIPT} & set(outcomes))
+        return bool({Outcome.STORED, Outcome.RECEIPT} & {*outcomes, *of_posts})
 
 
 class _Reading:

@@ -134,12 +134,12 @@ class ContactBook:
 
     def group(self, name: str) -> KnownGroup | None:
         """Return the group of that name, or None."""
-        return self._groups.get(_key(name))
+        return self._groups.get(name_key(name))
 
     def get(self, name: str) -> Contact:
         """Return the contact of that name; ContactError when there is none."""
         try:
-            return self._contacts[_key(name)]
+            return self._contacts[name_key(name)]
         except KeyError:
             raise ContactError(f"no contact named {name!r}; see: relay contact list") from None
 
@@ -180,12 +180,12 @@ class ContactBook:
     def rename(self, name: str, new_name: str) -> None:
         """Give a contact or a group a name of the user's; ContactError when there is none, or the name is taken."""
         with self._change():
-            if (group := self._groups.pop(_key(name), None)) is not None:
+            if (group := self._groups.pop(name_key(name), None)) is not None:
                 self._require_free(new_name)
-                self._groups[_key(new_name)] = replace(group, name=new_name)
+                self._groups[name_key(new_name)] = replace(group, name=new_name)
                 return
             contact = self.get(name)
-            del self._contacts[_key(name)]
+            del self._contacts[name_key(name)]
             self._require_free(new_name)
             self._put(replace(contact, name=new_name))
 
@@ -207,7 +207,7 @@ class ContactBook:
             if not 1 <= len(cards) <= MAX_MEMBERS:
                 raise ContactError(f"a group has 1 to {MAX_MEMBERS} members beside you")
             version = min(group.version + 1, MAX_VERSION)
-            self._groups[_key(name)] = replace(group, version=version, others=tuple(dict.fromkeys(cards)))
+            self._groups[name_key(name)] = replace(group, version=version, others=tuple(dict.fromkeys(cards)))
 
     def learn_group(self, told: Group, sender: bytes, own: bytes) -> GroupNews:
         """Take in what a message from `sender` says of its group; `own` is the user's static key.
@@ -225,7 +225,7 @@ class ContactBook:
             if sender in {card.static for card in known.others}:
                 told_of_himself = [card for card in members if card.static == sender]
                 known = replace(known, others=self._without_diversion(known.others, told_of_himself, None))
-                self._groups[_key(known.name)] = known
+                self._groups[name_key(known.name)] = known
             members = (Card(static=own, rendezvous=b""), *known.others)
             rank = Group(id=known.id, version=known.version, name="", members=members).rank
             is_newer = told.rank > rank and told.version <= known.version + MAX_CHANGES
@@ -235,7 +235,7 @@ class ContactBook:
                 self._leave(known)
                 return GroupNews(name=known.name, group=None, changed=True)
             changed = replace(known, version=told.version, others=others)
-            self._groups[_key(known.name)] = changed
+            self._groups[name_key(known.name)] = changed
             return GroupNews(name=known.name, group=changed, changed=set(others) != set(known.others))
 
     def _without_diversion(
@@ -258,9 +258,11 @@ class ContactBook:
         if not is_welcome:
             return GroupNews(name=OWN_WORD + suggested, group=None, changed=False)
         names = (suggested, *(f"{suggested} {number}" for number in range(2, MAX_GROUPS + MAX_CONTACTS + 2)))
-        name = next(name for name in names if _key(name) not in self._contacts and _key(name) not in self._groups)
+        name = next(
+            name for name in names if name_key(name) not in self._contacts and name_key(name) not in self._groups
+        )
         group = KnownGroup(id=told.id, version=told.version, name=OWN_WORD + name, others=others)
-        self._groups[_key(name)] = group
+        self._groups[name_key(name)] = group
         return GroupNews(name=group.name, group=group, changed=True)
 
     def leave(self, name: str) -> KnownGroup:
@@ -273,14 +275,14 @@ class ContactBook:
         return group
 
     def _leave(self, group: KnownGroup) -> None:
-        del self._groups[_key(group.name)]
+        del self._groups[name_key(group.name)]
         self._left = [*self._left, group.id][-MAX_LEFT:]
 
     def remove(self, name: str) -> None:
         """Forget a contact that is in no group; ContactError otherwise."""
         with self._change():
             if self.group(name) is not None:
-                self._leave(self._groups[_key(name)])
+                self._leave(self._groups[name_key(name)])
                 return
             contact = self.get(name)
             groups = [group.name for group in self._groups.values() if contact.card in group.others]
@@ -288,7 +290,7 @@ class ContactBook:
                 raise ContactError(
                     f"{contact.name!r} is in the group {groups[0]!r}; set that group without, or leave it"
                 )
-            del self._contacts[_key(name)]
+            del self._contacts[name_key(name)]
             del self._names[contact.card.static]
 
     @contextlib.contextmanager
@@ -310,12 +312,12 @@ class ContactBook:
                 self._write()
 
     def _put(self, contact: Contact) -> None:
-        self._contacts[_key(contact.name)] = contact
+        self._contacts[name_key(contact.name)] = contact
         self._names[contact.card.static] = contact.name
 
     def _require_free(self, name: str) -> None:
         require_name(name)
-        if _key(name) in self._contacts or _key(name) in self._groups:
+        if name_key(name) in self._contacts or name_key(name) in self._groups:
             raise ContactError(f"the name {name!r} is taken; choose another")
 
     def _read(self) -> None:
@@ -341,7 +343,7 @@ class ContactBook:
             self._put(Contact(name=name, card=parse_uri(uri)[0]))
         for name, group in fields["groups"].items():
             require_name(name.removeprefix(OWN_WORD))
-            self._groups[_key(name)] = KnownGroup(
+            self._groups[name_key(name)] = KnownGroup(
                 id=bytes.fromhex(group["id"]),
                 version=int(group["version"]),
                 name=name,
@@ -366,8 +368,8 @@ class ContactBook:
         replace_private(self._folder / FILE_NAME, json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
-def _key(name: str) -> str:
-    """What a contact is found by: without regard to case, and with the mark or without."""
+def name_key(name: str) -> str:
+    """What somebody or something is found by: without regard to case, and with the mark or without."""
     return name.removeprefix(OWN_WORD).casefold()
 
 

@@ -18,6 +18,7 @@ from relay.client.identity import Identity
 from relay.client.inbox import Inbox
 from relay.client.met import DAY_S, RelaysMet
 from relay.client.outbox import Outbox
+from relay.client.posts import PostStore
 from relay.client.seal import buckets_to_read
 from relay.client.worker import Worker
 from relay.core.envelope import BUCKET_BITS
@@ -104,6 +105,7 @@ class Courier:
         identity: Identity,
         outbox: Outbox,
         inbox: Inbox,
+        posts: PostStore,
         met: RelaysMet,
         worker: Worker,
         finder: RelayFinder,
@@ -115,6 +117,7 @@ class Courier:
         self._identity = identity
         self._outbox = outbox
         self._inbox = inbox
+        self._posts = posts
         self._met = met
         self._worker = worker
         self._finder = finder
@@ -126,6 +129,8 @@ class Courier:
         #: Of followed relays: what a session that broke has brought, and which prefixes were read when.
         self._following: dict[RelayAddress, Collection] = {}
         self._read: dict[tuple[RelayAddress, int, int], _Read] = {}
+        #: Of the bulletins that were read so.
+        self._book_state = posts.book.state
 
     # -- out --------------------------------------------------------------
 
@@ -174,6 +179,7 @@ class Courier:
 
     async def collect(self, address: RelayAddress) -> Collected:
         """Read what is there for us; RelayConnectionError when the relay is gone for longer than patience."""
+        await self._refresh_book()
         began_s = self._clock()
         window = await self._worker.run(self._met.window, address, began_s)
         retry = Retry(address, self._patience_s, self._draw, self._answering)
@@ -190,8 +196,13 @@ class Courier:
             except RelayConnectionError as error:
                 await retry.wait_after(error)
         if not collection.result.full and window is Window.ALL:
-            await self._worker.run(self._met.note_read_all, address, began_s)
+            await self._worker.run(self._note_read_all, address, began_s)
         return collection.result
+
+    def _note_read_all(self, address: RelayAddress, began_s: float) -> None:
+        # Of a bulletin that another command has begun to read meanwhile it was not all.
+        if self._posts.book.is_current():
+            self._met.note_read_all(address, began_s)
 
     async def follow(
         self, address: RelayAddress, on_open: Callable[[], None], on_trouble: Callable[[RelayConnectionError], None]
@@ -200,6 +211,7 @@ class Courier:
 
         RelayConnectionError when the session breaks; `on_trouble` hears of other sessions that did.
         """
+        await self._refresh_book()
         began_s = self._clock()
         loop = asyncio.get_running_loop()
         failed: RelayConnectionError | None = None
@@ -207,9 +219,10 @@ class Courier:
         async with await self._finder.connect(address) as connection, TaskGroup() as tasks:
             on_open()
             reading = self._reading(connection)
-            others = [prefix for prefix in reading.prefixes if prefix != reading.today]
             until = loop.time() + DAY_S - began_s % DAY_S + self._draw.uniform(0, HANDOVER_SPREAD_S)
-            cycling = tasks.create_task(self._cycle(address, reading.bits, others, on_trouble))
+            cycling = tasks.create_task(
+                self._cycle(address, connection.hello.prefix_bits, reading, int(began_s // _HOUR_S), on_trouble)
+            )
             window = await self._window(address, reading.bits, reading.today)
             caught_up = asyncio.Event()
             full = collection.result.full
@@ -234,11 +247,18 @@ class Courier:
     async def _cycle(
         self,
         address: RelayAddress,
-        bits: int,
-        prefixes: list[int],
+        most_bits: int,
+        followed: _Reading,
+        hour: int,
         on_trouble: Callable[[RelayConnectionError], None],
     ) -> None:
-        while prefixes:
+        """Read the prefixes of that hour but the one that is followed, which has no news of what is there already."""
+        known = self._book_state
+        while True:
+            await self._refresh_book()
+            bits, prefixes = self._prefixes(most_bits, hour)
+            if (known, followed.bits) == (self._book_state, bits):
+                prefixes = [prefix for prefix in prefixes if prefix != followed.today]
             self._draw.shuffle(prefixes)
             for prefix in prefixes:
                 collection = self._collection()
@@ -281,6 +301,7 @@ class Courier:
     def _collection(self, on_progress: Callable[[], None] = lambda: None) -> Collection:
         return Collection(
             self._inbox,
+            self._posts,
             self._worker,
             clock=self._clock,
             patience_s=self._patience_s,
@@ -289,11 +310,24 @@ class Courier:
         )
 
     def _reading(self, connection: Connection) -> _Reading:
-        # However many envelopes a relay claims to have, it learns no more of a bucket than stands in each of them.
-        bits = min(connection.hello.prefix_bits, BUCKET_BITS)
-        buckets = buckets_to_read(self._identity.rendezvous, int(self._clock() // 3600))
-        prefixes = prefixes_of(buckets, bits)
+        bits, prefixes = self._prefixes(connection.hello.prefix_bits, int(self._clock() // _HOUR_S))
         today = prefixes[0]
         # In any fixed order, days could be told from sessions.
         self._draw.shuffle(prefixes)
         return _Reading(bits=bits, today=today, prefixes=prefixes)
+
+    def _prefixes(self, most_bits: int, hour: int) -> tuple[int, list[int]]:
+        """Return how many bits to tell, and the prefixes to read, today's first."""
+        if self._posts.book:
+            # By their buckets, whoever has the card of one would know that it is read here.
+            return 0, [0]
+        # However many envelopes a relay claims to have, it learns no more of a bucket than stands in each of them.
+        bits = min(most_bits, BUCKET_BITS)
+        return bits, prefixes_of(buckets_to_read(self._identity.rendezvous, hour), bits)
+
+    async def _refresh_book(self) -> None:
+        """Hear of bulletins that the user reads from now on: of these, what was read before is not known."""
+        await self._worker.run(self._posts.book.refresh)
+        if self._book_state != self._posts.book.state:
+            self._book_state = self._posts.book.state
+            self._read.clear()

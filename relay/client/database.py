@@ -16,7 +16,9 @@ from relay.client.errors import DatabaseError
 from relay.client.files import FILE_MODE, OTHERS, ensure_private_folder
 
 FILE_NAME: Final = "client.db"
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
+_OLDEST_VERSION: Final = 2
+"""To which the rest is added; what is older is from before there was anything to keep."""
 APPLICATION_ID: Final = 0x6D72636C
 """'mrcl' in the file's header, so that another program's database is told from ours."""
 
@@ -39,6 +41,8 @@ SENT_EXPIRED: Final = 3
 SENT_PURGED: Final = 4
 SENT_NEVER: Final = 5
 """Expired before relays had taken all of it. The row stays until the user has it forgotten."""
+SENT_REPLACED: Final = 6
+"""A post in whose slot there is another one now."""
 
 RECEIVED_PARTIAL: Final = 0
 RECEIVED_COMPLETE: Final = 1
@@ -110,6 +114,24 @@ END;
 
 -- Envelopes that were looked at already, ours or not, by the first 16 bytes of their identity.
 CREATE TABLE seen (id BLOB PRIMARY KEY, expiry_hour INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+_SCHEMA_OF_3: Final = """
+-- What holds in each slot of each bulletin; withdrawn or expired, without its body, until nothing older can come.
+CREATE TABLE post (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    bulletin BLOB NOT NULL,
+    slot TEXT NOT NULL,
+    counter INTEGER NOT NULL,
+    rank BLOB NOT NULL,
+    post_id BLOB NOT NULL,
+    kind INTEGER NOT NULL,
+    posted_minute INTEGER NOT NULL,
+    expiry_hour INTEGER NOT NULL,
+    is_new INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    UNIQUE (bulletin, slot)
+);
 """
 
 
@@ -215,7 +237,7 @@ class Database:
             raise DatabaseError(f"{self.path} belongs to another program; move it away")
         if version > SCHEMA_VERSION:
             raise DatabaseError(f"{self.path} was written by a newer version of this program; update it")
-        if not is_new and version < SCHEMA_VERSION:
+        if not is_new and version < _OLDEST_VERSION:
             raise DatabaseError(
                 f"{self.path} was written by a version of this program from before the first release; move it away"
             )
@@ -230,14 +252,16 @@ class Database:
         connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute(f"PRAGMA journal_size_limit = {MAX_LOG_BYTES}")
-        if is_new:
+        if is_new or version < SCHEMA_VERSION:
             self._create()
 
     def _create(self) -> None:
+        """Make what is missing, unless another process was first."""
         with self.transaction():
-            if self.row("SELECT count(*) FROM sqlite_schema") != (0,):
-                return  # Another process was first.
-            for statement in _statements(_SCHEMA):
+            (version,) = self.row("PRAGMA user_version") or (0,)
+            if version == SCHEMA_VERSION:
+                return
+            for statement in _statements(_SCHEMA_OF_3 if version else _SCHEMA + _SCHEMA_OF_3):
                 self.execute(statement)
             self.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             self.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

@@ -3,7 +3,15 @@
 
 from relay.links.errors import ClientError
 
-__all__ = ["CardError", "ClientError", "ContactError", "DatabaseError", "PrivateFileError", "SendError"]
+__all__ = [
+    "BulletinError",
+    "CardError",
+    "ClientError",
+    "ContactError",
+    "DatabaseError",
+    "PrivateFileError",
+    "SendError",
+]
 
 
 class PrivateFileError(ClientError):
@@ -16,6 +24,10 @@ class CardError(ClientError):
 
 class ContactError(ClientError):
     """A name that is taken, unknown or not usable as one."""
+
+
+class BulletinError(ClientError):
+    """A notice board that is not known under that name, or cannot be posted to as asked."""
 
 
 class DatabaseError(ClientError):

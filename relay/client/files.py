@@ -2,6 +2,7 @@
 """Files that nobody else may read, replaced or created in one step so that a crash leaves old or new, never half."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -17,6 +18,19 @@ FOLDER_NAME: Final = "mesh-relay"
 FOLDER_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
 OTHERS: Final = 0o077
+_FULL: Final = "free some space and try again; nothing was changed"
+_FORBIDDEN: Final = "give it to the user that you run this as"
+_REMEDIES: Final = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.EROFS: "mount the disk writable, or name another folder in XDG_CONFIG_HOME and XDG_DATA_HOME",
+    errno.EIO: "the disk fails: copy what is on it while it can be read",
+    errno.ELOOP: "it is a link; put the file itself there",
+    errno.ENOTDIR: "a file is in its way; move that away",
+    errno.EEXIST: "a file is in its way; move that away",
+}
 
 
 def config_folder(environ: Mapping[str, str]) -> Path:
@@ -42,11 +56,9 @@ def ensure_private_folder(folder: Path) -> None:
 
     PrivateFileError when others have any access to it.
     """
-    try:
+    with _said(f"use the folder {folder}"):
         folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         status = folder.stat()
-    except OSError as error:
-        raise PrivateFileError(f"cannot use the folder {folder}: {error.strerror}") from error
     _require_ours(folder, status, FOLDER_MODE)
 
 
@@ -56,12 +68,11 @@ def read_private(path: Path, max_bytes: int) -> bytes | None:
     PrivateFileError when it is not a plain file of the user's alone, or holds more than `max_bytes`.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        with _said(f"read {path}", unless=FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise PrivateFileError(f"cannot read {path}: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
+    with os.fdopen(descriptor, "rb") as file, _said(f"read {path}"):
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise PrivateFileError(f"{path} is not a plain file; move it away")
@@ -77,21 +88,23 @@ def create_private(path: Path, content: bytes) -> None:
     temporary = _write_temporary(path, content)
     try:
         # A link, unlike a rename, fails when the name is taken, and appears with its whole content.
-        os.link(temporary, path)
+        with _said(f"write {path}", unless=FileExistsError):
+            os.link(temporary, path)
     finally:
         temporary.unlink()
-    _sync_folder(path.parent)
+    _sync_folder(path)
 
 
 def replace_private(path: Path, content: bytes) -> None:
     """Write `path` with mode 0600, on disk when this returns; readers see the old content or the new."""
     temporary = _write_temporary(path, content)
     try:
-        temporary.replace(path)
-    except OSError:
+        with _said(f"write {path}"):
+            temporary.replace(path)
+    except PrivateFileError:
         temporary.unlink()
         raise
-    _sync_folder(path.parent)
+    _sync_folder(path)
 
 
 @contextlib.contextmanager
@@ -141,29 +154,45 @@ def claim(path: Path, number: int) -> int | None:
 
 
 def _open_lock(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+    with _said(f"write {path}"):
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
 
 
 def _write_temporary(path: Path, content: bytes) -> Path:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
+        with _said(f"write {path}"):
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+    except PrivateFileError:
         temporary.unlink(missing_ok=True)
-        raise PrivateFileError(f"cannot write {path}: {error.strerror}") from error
+        raise
     return temporary
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync_folder(path: Path) -> None:
+    """Have the folder of `path` on disk."""
+    with _said(f"write {path}"):
+        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _said(what: str, *, unless: type[OSError] = BlockingIOError) -> Iterator[None]:
+    """Turn what the system refuses inside the block into a PrivateFileError, but for what is an answer."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
+    except unless:
+        raise
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, "look at the disk")
+        raise PrivateFileError(f"cannot {what}: {error.strerror}; {remedy}") from error
 
 
 def _require_ours(path: Path, status: os.stat_result, mode: int) -> None:

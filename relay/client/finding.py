@@ -5,18 +5,20 @@ Those the user named; else one on this machine; else one on this segment (DNS-SD
 """
 
 import asyncio
-import contextlib
+import errno
 import ipaddress
 from collections.abc import Sequence
 from typing import Final
 
-from relay.client.bluetooth import Bluetooth
+from relay.client.bluetooth import Bluetooth, MissingPackageError
 from relay.client.errors import ClientError
 from relay.config.settings import DEFAULT_PORT
 from relay.links.address import RelayAddress
 from relay.links.client_session import Connection, Failure, RelayConnectionError
+from relay.process.ports import why_not
 
 SERVICE_TYPE: Final = "_mesh-relay._tcp.local."
+MDNS_PORT: Final = 5353
 BROWSE_S: Final = 4.0
 """A relay answers a query within a second; Wi-Fi loses multicast, so the query is repeated."""
 SETTLE_S: Final = 0.3
@@ -31,6 +33,10 @@ ANY_BLUETOOTH: Final = RelayAddress(adapter="")
 
 class NoRelayError(ClientError):
     """No relay was named and none was found; the text lists what was tried."""
+
+
+class MulticastError(ClientError):
+    """Nobody can be found on this network, since another program has the port; the text names it."""
 
 
 class RelayFinder:
@@ -71,19 +77,23 @@ class RelayFinder:
         tried: list[str] = []
         if await self._answers(LOCAL, tried):
             return (LOCAL,)
-        found = await browse()
+        found: list[RelayAddress] = []
+        try:
+            found = await browse()
+            if not found:
+                tried.append("multicast DNS: no relay announces itself on this network")
+        except MulticastError as error:
+            tried.append(str(error))
         for address in found:
             if await self._answers(address, tried):
                 return (address,)
         avoided, self._avoided = self._avoided, set()
-        if not found:
-            tried.append("multicast DNS: no relay announces itself on this network")
         try:
             if ANY_BLUETOOTH not in avoided and await self.bluetooth().scan():
                 return (ANY_BLUETOOTH,)
             if ANY_BLUETOOTH not in avoided:
                 tried.append("Bluetooth: no relay is in range")
-        except RelayConnectionError as error:
+        except (RelayConnectionError, MissingPackageError) as error:
             tried.append(str(error))
         tried += [f"{address}: tried already, and of no use" for address in avoided]
         raise NoRelayError(
@@ -105,7 +115,10 @@ class RelayFinder:
 
 
 async def browse(timeout_s: float = BROWSE_S) -> list[RelayAddress]:
-    """Return the relays that announce themselves on this machine's segments, in the order in which they answer."""
+    """Return the relays that announce themselves on this machine's segments, in the order in which they answer.
+
+    MulticastError when another program has the port of multicast DNS to itself.
+    """
     # Slow to import on a small board, and not needed by those who name their relay.
     from zeroconf import IPVersion, ServiceStateChange, Zeroconf  # noqa: PLC0415
     from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf  # noqa: PLC0415
@@ -118,11 +131,18 @@ async def browse(timeout_s: float = BROWSE_S) -> list[RelayAddress]:
 
     for version in (IPVersion.All, IPVersion.V4Only):
         # Without IPv6 in the kernel the first fails; without any network both do.
-        with contextlib.suppress(OSError):
+        try:
             zeroconf = AsyncZeroconf(ip_version=version)
             break
+        except OSError as error:
+            failed = error
     else:
-        return []
+        if failed.errno != errno.EADDRINUSE:
+            return []
+        cause = await asyncio.to_thread(why_not, failed, MDNS_PORT, "udp")
+        raise MulticastError(
+            f"multicast DNS: port {MDNS_PORT}: {cause}; stop what has it, or name a relay with --relay HOST"
+        )
     found: list[RelayAddress] = []
     browser = AsyncServiceBrowser(zeroconf.zeroconf, SERVICE_TYPE, handlers=[changed])
     try:

@@ -67,7 +67,7 @@ class Outcome(enum.Enum):
     RECEIPT = "receipt"
     """Says that a message of ours arrived, and `Outbox.progress` says so from now on."""
     DUPLICATE = "duplicate"
-    """Was here before; or a receipt for nothing that is waiting for one."""
+    """Was here before; a receipt for nothing that is waiting for one; or a post where a newer one hangs."""
     EXPIRED = "expired"
     """Could come again without end, because what is expired is not remembered."""
     FAR_FUTURE = "far_future"
@@ -168,9 +168,14 @@ class Inbox:
             if self._database.row("SELECT 1 FROM seen WHERE id = ?", identity[:SEEN_ID_BYTES]) is None
         ]
 
-    def note_seen(self, envelopes: Iterable[tuple[bytes, int]]) -> None:
-        """Remember (identity, expiry hour) of envelopes that are not for us, so that they are not fetched again."""
+    def note_seen(self, envelopes: Iterable[tuple[bytes, int]], is_settled: Callable[[], bool] = lambda: True) -> None:
+        """Remember (identity, expiry hour) of envelopes that are not for us, so that they are not fetched again.
+
+        Unless, once nobody else can write, it is not settled that they are not.
+        """
         with self._database.transaction():
+            if not is_settled():
+                return
             for identity, expiry_hour in envelopes:
                 self._note_seen(identity, expiry_hour)
             self._bound_seen()

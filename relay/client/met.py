@@ -53,6 +53,11 @@ class RelaysMet:
         """Note that everything was read from this relay that had arrived by `began_s`."""
         self._note(address, _COLLECTED, began_s)
 
+    def forget(self) -> None:
+        """Ask every relay for all there is again, as for the first time."""
+        with locked(self._lock):
+            self._path.unlink(missing_ok=True)
+
     def _time_of(self, address: RelayAddress, what: str) -> float | None:
         salt, relays = self._read()
         time_s = relays.get(_name(salt, address), {}).get(what)

@@ -27,6 +27,7 @@ from relay.client.database import (
     SENT_PURGED,
     SENT_QUEUED,
     SENT_RECEIVED,
+    SENT_REPLACED,
     Database,
     message_of,
     piece_id,
@@ -89,7 +90,8 @@ class Pending:
 class Progress:
     """How far a message is: `pieces` in all, of which relays hold some; `is_received` by its receipt.
 
-    `is_never_sent`: it expired, and relays had never taken all of it.
+    `is_never_sent`: it expired, and relays had never taken all of it. `purges_left`: purges of a message that is to be
+    purged which no relay has taken yet. `is_replaced`: a post in whose slot there is another one now.
     """
 
     pieces: int
@@ -99,6 +101,8 @@ class Progress:
     is_expired: bool
     is_never_sent: bool
     is_purged: bool
+    purges_left: int
+    is_replaced: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +189,8 @@ class Outbox:
         """Queue the receipts that are due, one for each message that arrived whole; return how many.
 
         They become due ten minutes to an hour after this was called first, each at a time of its own: at once
-        they would tell the relay that whoever has just fetched is whom the message was for. `at_once` does not wait.
+        they would tell the relay that whoever has just fetched is whom the message was for. `at_once` does not wait,
+        but those that have a time by then keep it: they were to show nothing.
         """
         now_hour = int(now_s // 3600)
         expiry = expiry_hour(now_hour, RECEIPT_LIFETIME_DAYS)
@@ -199,8 +204,7 @@ class Outbox:
                 )
         due = self._database.rows(
             "SELECT id, sender, reply_rendezvous, message_id FROM received"
-            " WHERE receipt_due AND (? OR receipt_due NOT BETWEEN ? AND ?) AND expiry_hour > ? ORDER BY id",
-            at_once,
+            " WHERE receipt_due AND receipt_due NOT BETWEEN ? AND ? AND expiry_hour > ? ORDER BY id",
             int(now_s) + 1,
             int(now_s) + MAX_WAIT_S,
             now_hour - KEEP_AFTER_EXPIRY_HOURS,
@@ -227,10 +231,24 @@ class Outbox:
             with self._database.transaction():
                 # Another command may have been here since the query.
                 if self._database.execute("UPDATE received SET receipt_due = 0 WHERE id = ? AND receipt_due", received):
-                    row = self._insert_sent(log, 1)
-                    self._insert_envelope(piece_id(row, 0), sealed, 0)
-                    self._set_state(row, SENT_QUEUED)
+                    self.queue_sealed(log, sealed)
         return len(due)
+
+    def queue_sealed(self, log: Sent, sealed: Sealed, *, replaces: bytes | None = None) -> None:
+        """Queue one envelope that is sealed already, within a transaction of the caller's.
+
+        Of what it `replaces` (a message ID, to the same recipient) nothing more is sent.
+        """
+        row = self._insert_sent(log, 1)
+        self._insert_envelope(piece_id(row, 0), sealed, 0)
+        self._set_state(row, SENT_QUEUED)
+        self._database.execute(
+            "UPDATE sent SET state = ? WHERE message_id = ? AND recipient = ? AND state = ?",
+            SENT_REPLACED,
+            replaces,
+            log.recipient,
+            SENT_QUEUED,
+        )
 
     def pending(self, now_s: float) -> Iterator[Pending]:
         """Yield the envelopes to offer now, in the order of `errands`, one batch in memory at a time."""
@@ -355,7 +373,20 @@ class Outbox:
             is_expired=state in {SENT_EXPIRED, SENT_NEVER},
             is_never_sent=state == SENT_NEVER,
             is_purged=state == SENT_PURGED,
+            purges_left=self._purges_left(message_id) if state == SENT_PURGED else 0,
+            is_replaced=state == SENT_REPLACED,
         )
+
+    def _purges_left(self, message_id: bytes) -> int:
+        row = self._database.row(
+            "SELECT id FROM sent WHERE message_id = ? AND kind = ? AND state = ?", message_id, PURGE, SENT_QUEUED
+        )
+        if row is None:
+            return 0
+        (left,) = self._database.rows(
+            "SELECT count(*) FROM envelope WHERE id >= ? AND id < ? AND NOT acknowledged", *piece_range(row[0])
+        )
+        return int(left[0])
 
     def log(self) -> list[Sent]:
         """Return the messages that have not expired, or were never sent, the oldest first."""
@@ -437,10 +468,10 @@ class Outbox:
                 self._discard([row for (row,) in rows])
         self._database.sweep()
         old = self._database.rows(
-            "SELECT id FROM sent WHERE state BETWEEN ? AND ? AND expiry_hour <= ? AND NOT has_bodies"
+            "SELECT id FROM sent WHERE state >= ? AND state != ? AND expiry_hour <= ? AND NOT has_bodies"
             " UNION ALL SELECT * FROM (SELECT id FROM sent WHERE state = ? ORDER BY id DESC LIMIT -1 OFFSET ?)",
             SENT_CLOSED,
-            SENT_NEVER - 1,
+            SENT_NEVER,
             now_hour - KEEP_AFTER_EXPIRY_HOURS,
             SENT_NEVER,
             MAX_NEVER_SENT,

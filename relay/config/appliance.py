@@ -18,6 +18,15 @@ EXAMPLE = Path(__file__).with_name("appliance.toml")
 #: IEEE 802.11: the name of a network, and the passphrase of WPA.
 MAX_NETWORK_NAME_BYTES = 32
 PASSPHRASE_CHARS = range(8, 64)
+#: Phones on one access point at once. What the driver of the recommended radios has room for (MT76x02_N_WCIDS in Linux'
+#: drivers/net/wireless/mediatek/mt76/mt76x02.h); the radio on the board holds far fewer (relay.net.suitability).
+MAX_PHONES = 128
+#: An access point on any other of 5 GHz would have to look out for radars first, for a minute or more. Which of these
+#: a country allows, the kernel knows (`relay net` asks it).
+CHANNELS_2_4_GHZ = range(1, 14)
+CHANNELS_5_GHZ = (36, 40, 44, 48, 149, 153, 157, 161, 165)
+#: What an operator without a terminal writes in place of a mesh secret (appliance.toml).
+DRAW = "draw"
 #: RFC 1123, one label; mDNS adds `.local`.
 _HOST_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 #: Operators of one box. With the largest RSA key (16384 bits, 3 KiB of text): 96 KiB.
@@ -63,11 +72,30 @@ def _passphrase(value: object) -> str:
     return str(value)
 
 
+def _mesh_secret(value: object) -> str:
+    """The mesh secret, or DRAW, which is refused with a secret to be copied."""
+    if value == DRAW:
+        raise BadValueError(
+            f'"{DRAW}" is no secret yet: start a relay with this card, and relay-status.txt on it has one that was '
+            "drawn, to be written here and on all cards; `relay appliance cards` draws one, too"
+        )
+    return settings.drawn_secret(value)
+
+
 def _interface(value: object) -> str:
     """The name of one interface, or "" for none."""
     if value == "":
         return ""
     return settings.interfaces([value])[0]
+
+
+def _access_point_channel(value: object) -> int:
+    if type(value) is not int or value not in (*CHANNELS_2_4_GHZ, *CHANNELS_5_GHZ):
+        raise BadValueError(
+            f"write a channel without radars: 1 to {CHANNELS_2_4_GHZ[-1]}, or for 5 GHz "
+            f"one of {', '.join(map(str, CHANNELS_5_GHZ))}"
+        )
+    return value
 
 
 def _ssh_keys(value: object) -> tuple[str, ...]:
@@ -106,13 +134,13 @@ class ApplianceConfig:
     country: str = setting("", country)
     hostname: str = setting("relay", _hostname)
     mesh_name: str = setting("mesh-relay", _network_name)
-    mesh_secret: str = setting("", settings.drawn_secret, secret=True)
+    mesh_secret: str = setting("", _mesh_secret, secret=True)
     mesh_interface: str = setting("wifi1", _interface)
     access_point: bool = setting(False, settings.boolean)
     access_point_name: str = setting("Mesh relay", _network_name)
     access_point_password: str = setting("", _passphrase, secret=True)
     access_point_interface: str = setting("wifi0", _interface)
-    access_point_channel: int = setting(1, settings.integer(1, 13))
+    access_point_channel: int = setting(1, _access_point_channel)
     client_isolation: bool = setting(True, settings.boolean)
     ethernet_interface: str = setting("eth0", _interface)
     ethernet: str = setting("auto", settings.one_of("auto", "client", "server"))

@@ -101,7 +101,7 @@ SECTIONS: dict[str, type[Any]] = {item.name: type(getattr(Config(), item.name)) 
 
 
 def default_config(environ: Mapping[str, str] | None = None) -> Config:
-    """What an empty file means."""
+    """What is so without a file."""
     return _with_paths(Config(), os.environ if environ is None else environ)
 
 
@@ -138,14 +138,47 @@ def parse_config(raw: bytes, path: Path, environ: Mapping[str, str]) -> Config:
         raise ConfigError(path, [Problem(line=line, message=message)]) from error
     except RecursionError as error:
         raise ConfigError(path, [Problem(line=0, message="nested too deeply; is it a configuration?")]) from error
+    if textfile.lacks_end(text):
+        remedy = f'copy it anew; if it is whole, write at its end the line "{textfile.END}"'
+        raise ConfigError(path, [Problem(line=0, message=f"its end is missing, so it was cut off; {remedy}")])
+    if not has_settings(document):
+        # What a copy or a plug that was pulled too early leaves of a file. Taken for one that asks for nothing,
+        # it would open a mesh, and keep on disk what was to be in memory only.
+        remedy = "put back the one that was there; to have every default, remove the file"
+        raise ConfigError(path, [Problem(line=0, message=f"there is no setting in it, as if it was cut off; {remedy}")])
     found: list[tuple[tuple[str, ...], str]] = []
     config = _read_document(document, found)
-    if found:
+    hidden = [(key, value) for key, value in _texts(document) if any(map(textfile.is_invisible, value))]
+    if found or hidden:
         lines = toml_lines.locate(text)
-        raise ConfigError(
-            path, [Problem(line=toml_lines.line_of(lines, key), message=text, key=key) for key, text in found]
-        )
+        problems = [Problem(line=toml_lines.line_of(lines, key), message=why, key=key) for key, why in found]
+        for key, value in hidden:
+            line = toml_lines.line_of(lines, key)
+            if why := textfile.hidden_in(value, text, line):
+                # What else is said of that line is said of a text that looks right.
+                problems = [problem for problem in problems if problem.line != line]
+                problems.append(Problem(line=line, message=f"{'.'.join(key)}; {why}", key=key))
+        if problems:
+            raise ConfigError(path, problems)
     return _with_paths(config, environ)
+
+
+def has_settings(document: Mapping[str, Any]) -> bool:
+    """Whether anything is set in it: headers of sections alone say nothing."""
+    return any(not isinstance(value, dict) or has_settings(value) for value in document.values())
+
+
+def _texts(value: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every text and every name in a document, with the setting that it belongs to."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item, path)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield (*path, name), name
+            yield from _texts(item, (*path, name))
 
 
 def _read_document(document: dict[str, Any], found: list[tuple[tuple[str, ...], str]]) -> Config:

@@ -95,6 +95,10 @@ class RadioConfig:
         return bytes([digest[0] & 0xFC | 0x02]) + digest[1:6]
 
 
+def _access_point(value: object) -> str:
+    return "" if value == "" else settings.interfaces([value])[0]
+
+
 def _radios(value: object) -> Mapping[str, RadioConfig]:
     if not isinstance(value, dict) or not all(isinstance(table, dict) for table in value.values()):
         raise BadValueError("write [net.radios.NAME] on a line of its own, the settings of that radio below")
@@ -152,6 +156,8 @@ class NetConfig:
     # Marked as secret because a table of radios holds secrets, and is shown as a whole where it is wrong.
     radios: Mapping[str, RadioConfig] = setting(MappingProxyType({}), _radios, secret=True)
     bridge: tuple[str, ...] = setting((), _ports)
+    access_point: str = setting("", _access_point)
+    access_point_channel: int = setting(1, _channel)
 
     @property
     def uses_batman(self) -> bool:

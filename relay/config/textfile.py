@@ -55,31 +55,86 @@ _NOT_BOOLEAN = re.compile(r"=\s*(true|yes|on|false|no|off)\b", re.IGNORECASE)
 
 def words_hint(text: str, line: int) -> str:
     """Advice for a line (from 1) on which somebody wrote yes or no in another way than TOML has it; else ""."""
-    lines = text.split("\n")
-    match = _NOT_BOOLEAN.search(lines[line - 1]) if 1 <= line <= len(lines) else None
+    match = _NOT_BOOLEAN.search(_line(text, line))
     if match is None or match[1] in {"true", "false"}:
         return ""
     meant = "true" if match[1].lower() in {"true", "yes", "on"} else "false"
     return f"; {match[1]} is written {meant}, in small letters and without quotes"
 
 
-_INVISIBLE = re.compile("[\\u00a0\\u00ad\\u1680\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u2064\\u3000\\ufeff]")
+#: Signs that look like nothing, or like a space, though Unicode counts them as letters and symbols.
+_BLANK_LETTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+#: What word processors and web pages make of " and '.
+_QUOTES = frozenset("\u00ab\u00b4\u00bb\u02ba\u2032\u2033\u2039\u203a\u301d\u301e\u301f\uff02\uff07").union(
+    map(chr, range(0x2018, 0x2020))
+)
+
+
+#: A file that names this line has it, or is the beginning of one that had.
+END = "# End of the card's settings."
+
+
+def lacks_end(text: str) -> bool:
+    """Whether a text tells of its own last line, and does not have it."""
+    return f'"{END}"' in text and END not in map(str.strip, text.split("\n"))
+
+
+def is_invisible(character: str) -> bool:
+    """Whether nobody sees it, or takes it for a plain space."""
+    # All that Unicode has as space (but the plain one), control or format; tabs and line ends belong into a text.
+    return character in _BLANK_LETTERS or not (character.isprintable() or character in "\t\n")
+
+
+def name_of(character: str) -> str:
+    """Its number and name: U+00A0 (no-break space)."""
+    return f"U+{ord(character):04X} ({unicodedata.name(character, 'a control character').lower()})"
 
 
 def blanks_hint(text: str, line: int) -> str:
     """Advice for a line (from 1) with what looks like a space or like nothing, as copied from a web page; else ""."""
-    lines = text.split("\n")
-    match = _INVISIBLE.search(lines[line - 1]) if 1 <= line <= len(lines) else None
-    if match is None:
-        return ""
-    name = unicodedata.name(match[0], "a character").lower()
-    return f"; character {match.start() + 1} is no plain space but U+{ord(match[0]):04X} ({name}): type the line anew"
+    for column, character in _code(_line(text, line)):
+        if is_invisible(character):
+            return f"; character {column} is no plain space but {name_of(character)}: type the line anew"
+    return ""
 
 
 def quotes_hint(text: str, line: int) -> str:
     """Advice for a line (from 1) with typographic quotes, which word processors put in by themselves; else ""."""
+    for column, character in _code(_line(text, line)):
+        if character in _QUOTES:
+            name = name_of(character)
+            return f'; character {column}, {character}, is no quote for a computer but {name}: type " instead'
+    return ""
+
+
+def hidden_in(value: str, text: str, line: int) -> str:
+    """Say which character of ``value`` cannot be seen where ``text`` has it, from a line (from 1) on; else ""."""
+    hidden = {character for character in value if is_invisible(character)}
+    for after, found in enumerate(text.split("\n")[line - 1 :] if hidden else ()):
+        for column, character in _code(found):
+            if character in hidden:
+                place = f" of line {line + after}" if after else ""
+                return f"character {column}{place} cannot be seen: {name_of(character)}; type the line anew"
+    # Somebody who writes "\\u00a0" knows what he does.
+    return ""
+
+
+def _line(text: str, number: int) -> str:
+    """A line (from 1), "" where there is none."""
     lines = text.split("\n")
-    if not 1 <= line <= len(lines):
-        return ""
-    curly = next((mark for mark in "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb" if mark in lines[line - 1]), None)
-    return f'; {curly} is not a quote for a computer: type " instead' if curly else ""
+    return lines[number - 1] if 1 <= number <= len(lines) else ""
+
+
+def _code(line: str) -> list[tuple[int, str]]:
+    """The characters of a line, each with its place (from 1), without the remark at its end, where all may stand."""
+    found = []
+    quote = ""
+    for column, character in enumerate(line, 1):
+        if quote:
+            quote = "" if character == quote else quote
+        elif character == "#":
+            break
+        elif character in "\"'":
+            quote = character
+        found.append((column, character))
+    return found

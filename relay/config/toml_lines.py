@@ -37,10 +37,11 @@ def locate(text: str) -> Lines:
     prefix: tuple[str, ...] = ()
     chunk = ""
     start = 1
-    for number, line in enumerate(text.splitlines(keepends=True), start=1):
+    # Not splitlines(), for which many more characters end a line than for TOML.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not chunk:
             start = number
-        chunk += line
+        chunk += f"{line}\n"
         budget -= len(chunk)
         if budget < 0:
             break

@@ -64,16 +64,23 @@ class StoreStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkStatus:
-    """One kind of link on one interface; ``errors`` by reason, only those that happened."""
+    """One kind of link on one interface.
+
+    ``fault``: what an operator can do where it is not up, "" if that is not known. ``relays``: each once, however many
+    sessions it has here. ``ended``: sessions that ended as all do; ``errors``: what to look at. Both by reason, only
+    those that happened.
+    """
 
     kind: str
     interface: str
     up: bool = True
+    fault: str = ""
     relays: int = 0
     clients: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
     restarts: int = 0
+    ended: dict[str, int] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
 
 
@@ -97,15 +104,29 @@ class QueueStatus:
 class ComponentStatus:
     """A process beside `relay run`: ble, net or board; ``counters`` only of what happened.
 
-    ``idle``: stopped or no_adapter where it does no work although nothing is wrong, else "".
+    ``idle``: stopped or no_adapter where it does no work although nothing is wrong, else "". ``troubles``: what keeps
+    it from its work, in words and with the remedy.
     """
 
     name: str
     connected: bool = False
     up: bool = False
     idle: str = ""
+    troubles: list[str] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
     gauges: dict[str, int] = field(default_factory=dict)
+
+    def problems(self) -> list[str]:
+        """What an operator should look at: what it says itself, where it does."""
+        found = list(self.troubles)
+        if not found and not self.up and not self.idle:
+            found.append(f"relay {self.name} {'does not work' if self.connected else 'is gone'}; see its log")
+        if 0 < self.gauges.get("phones_most", 0) <= self.gauges.get("phones", 0):
+            found.append(
+                f"the access point has {self.gauges['phones']} phones, which is as many as its radio holds: the next "
+                "one cannot join until somebody leaves; put up another relay, or make a USB radio the access point"
+            )
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +140,10 @@ class NoticeStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """Everything an operator may see; ``totals`` by family and reason."""
+    """Everything an operator may see; ``totals`` by family and reason.
+
+    ``relays``: how many are connected, each once, by however many links and interfaces.
+    """
 
     schema: int = SCHEMA
     version: str
@@ -127,6 +151,7 @@ class Status:
     ready: bool = False
     clock: ClockStatus = field(default_factory=ClockStatus)
     store: StoreStatus = field(default_factory=StoreStatus)
+    relays: int = 0
     links: list[LinkStatus] = field(default_factory=list)
     queues: list[QueueStatus] = field(default_factory=list)
     totals: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -145,16 +170,15 @@ class Status:
             found.append("the store is damaged: some envelopes cannot be read; replace the card or disk")
         found += [f"task {task.name} makes no progress" for task in self.tasks if task.stalled]
         components = {component.name for component in self.components}
+        down: dict[tuple[str, str], list[str]] = {}
+        for link in self.links:
+            if not link.up and link.kind not in components:
+                down.setdefault((link.kind, link.fault), []).append(link.interface)
         found += [
-            f"link {link.kind} on {link.interface} is down"
-            for link in self.links
-            if not link.up and link.kind not in components
+            f"link {kind} on {', '.join(interfaces)} is down" + (f": {fault}" if fault else "")
+            for (kind, fault), interfaces in down.items()
         ]
-        found += [
-            f"relay {component.name} {'does not work' if component.connected else 'is gone'}; see its log"
-            for component in self.components
-            if not component.up and not component.idle
-        ]
+        found += [problem for component in self.components for problem in component.problems()]
         found += [notice.text for notice in self.notices if notice.serious]
         return found
 

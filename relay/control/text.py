@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay.config.settings import DEFAULT_PORT
+from relay.core.stats import LinkKind
 
 if TYPE_CHECKING:
     from relay.config.file import Config
-    from relay.control.status import ClockStatus, ComponentStatus, Status, StoreStatus
+    from relay.control.status import ClockStatus, ComponentStatus, LinkStatus, Status, StoreStatus
 
 #: Width of the left column.
 _COLUMN = 10
@@ -89,6 +90,16 @@ def component_text(component: ComponentStatus) -> str:
     return "; ".join(parts)
 
 
+def link_text(link: LinkStatus) -> str:
+    """Who is connected by a link, and how much it carried."""
+    if link.kind == str(LinkKind.DNSSD):
+        return "finds relays" if link.up else "down"
+    peers = f"{plural(link.relays, 'relay')}, {plural(link.clients, 'client')}"
+    errors = [f"{count} {reason.replace('_', ' ')}" for reason, count in link.errors.items()]
+    traffic = f"{human_bytes(link.bytes_in)} in, {human_bytes(link.bytes_out)} out"
+    return "; ".join([peers if link.up else "down", traffic, *([", ".join(errors)] if errors else [])])
+
+
 def status_text(status: Status) -> str:
     """`relay status`: health first, then store, clock, links and what went wrong."""
     problems = status.problems()
@@ -97,12 +108,11 @@ def status_text(status: Status) -> str:
         ("health", "; ".join(problems) if problems else "all well"),
         ("store", store_text(status.store)),
         ("clock", clock_text(status.clock)),
+        ("near", plural(status.relays, "relay")),
     ]
     rows += [("note", notice.text) for notice in status.notices if not notice.serious]
     for link in status.links:
-        peers = f"{plural(link.relays, 'relay')}, {plural(link.clients, 'client')}"
-        traffic = f"{human_bytes(link.bytes_in)} in, {human_bytes(link.bytes_out)} out"
-        rows.append(("link", f"{link.kind} on {link.interface}: {peers if link.up else 'down'}; {traffic}"))
+        rows.append(("link", f"{link.kind} on {link.interface}: {link_text(link)}"))
     rows += [(COMPONENTS.get(row.name, row.name), component_text(row)) for row in status.components]
     for family, counts in status.totals.items():
         happened = [f"{count} {reason.replace('_', ' ')}" for reason, count in counts.items() if count]

@@ -9,6 +9,7 @@ keeps at most OFFER_WINDOW unsettled offers a neighbour.
 from __future__ import annotations
 
 import heapq
+import math
 from array import array
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
@@ -45,6 +46,9 @@ SLOW_FETCH_BYTES: Final = (8 << 10, 8 << 10, 16 << 10, 24 << 10)
 #: A request without any arrival from that neighbour for so long goes to the next offerer.
 REQUEST_TIMEOUT_S: Final = 5.0
 SLOW_REQUEST_TIMEOUT_S: Final = 20.0
+#: What others offered as well is asked of them at last when less than this comes on average, whatever comes.
+LEAST_BYTES_PER_S: Final = 4000.0
+SLOW_LEAST_BYTES_PER_S: Final = 500.0
 #: The session with a neighbour that let requests time out so often in a row ends.
 MAX_STALLS: Final = 3
 #: Queued requests of one neighbour, repeated ones included (0.3 MB).
@@ -81,7 +85,7 @@ class Request:
     for it, so OFFER_WINDOW bounds the memory.
     """
 
-    __slots__ = ("asked", "failed_interface", "identity", "offerers", "size_bytes", "size_class")
+    __slots__ = ("asked", "due_s", "failed_interface", "identity", "offerers", "size_bytes", "size_class")
 
     def __init__(self, identity: bytes, size_class: int) -> None:
         self.identity = identity
@@ -89,6 +93,8 @@ class Request:
         self.size_bytes = SIZES[size_class]
         self.offerers: list[Exchange] = []
         self.asked: Exchange | None = None
+        #: When it is asked of the next, though others arrive.
+        self.due_s = 0.0
         #: Where it was asked for last in vain.
         self.failed_interface: int | None = None
 
@@ -134,6 +140,8 @@ class Exchange:
         self.outstanding: dict[bytes, Request] = {}
         self._outstanding_bytes = [0] * len(SIZES)
         self.deadline: float | None = None
+        #: No request of those outstanding is due before.
+        self._first_due_s = math.inf
         self.stalls = 0
         self._credit = 0
 
@@ -279,26 +287,60 @@ class Exchange:
     @property
     def timeout_s(self) -> float:
         """How long to wait for any arrival; longer after each stall."""
-        return (SLOW_REQUEST_TIMEOUT_S if self.slow else REQUEST_TIMEOUT_S) * (1 << self.stalls)
+        return self._patience_s * (1 << self.stalls)
+
+    @property
+    def _patience_s(self) -> float:
+        return SLOW_REQUEST_TIMEOUT_S if self.slow else REQUEST_TIMEOUT_S
 
     def ask(self, request: Request, now: float) -> None:
         """Note that this neighbour is asked."""
         request.asked = self
         self.outstanding[request.identity] = request
         self._outstanding_bytes[request.size_class] += request.size_bytes
+        least_bytes_per_s = SLOW_LEAST_BYTES_PER_S if self.slow else LEAST_BYTES_PER_S
+        request.due_s = now + self._patience_s + sum(self._outstanding_bytes) / least_bytes_per_s
+        self._first_due_s = min(self._first_due_s, request.due_s)
         if self.deadline is None:
             self.deadline = now + self.timeout_s
 
     def answered(self, request: Request, now: float) -> None:
         """Note an answer, whatever it was."""
+        self.ask_no_more(request)
+        if self.outstanding:
+            self.deadline = now + self.timeout_s
+
+    def ask_no_more(self, request: Request) -> None:
+        """Wait for this one no more."""
         if self.outstanding.pop(request.identity, None) is not None:
             self._outstanding_bytes[request.size_class] -= request.size_bytes
-        self.deadline = now + self.timeout_s if self.outstanding else None
+        if not self.outstanding:
+            self.deadline = None
+
+    def overdue(self, now: float) -> list[Request]:
+        """Return what others offered as well and this neighbour withholds, though it goes on to give.
+
+        Who gives something now and then would else keep the rest from everybody for as long as he likes.
+        """
+        if now < self._first_due_s:
+            return []
+        overdue = []
+        for request in self.outstanding.values():
+            if now < request.due_s:
+                continue
+            if len(request.offerers) > 1:
+                overdue.append(request)
+            else:
+                request.due_s = now + self._patience_s
+        left = (request.due_s for request in self.outstanding.values() if request.due_s > now)
+        self._first_due_s = min(left, default=math.inf)
+        return overdue
 
     def forget_outstanding(self) -> None:
         """Wait for nothing that was asked for any more."""
         self.outstanding.clear()
         self._outstanding_bytes = [0] * len(SIZES)
+        self._first_due_s = math.inf
         self.deadline = None
 
     def settle(self, identity: bytes) -> None:
@@ -417,8 +459,11 @@ class Requests:
         if request is None or exchange not in request.offerers:
             return False
         exchange.stalls = 0
-        if request.asked is not None:
-            request.asked.answered(request, now)
+        if request.asked is exchange:
+            exchange.answered(request, now)
+        elif request.asked is not None:
+            # What another one brings is no answer of who was asked.
+            request.asked.ask_no_more(request)
         del self._by_id[identity]
         for offerer in request.offerers:
             offerer.settle(identity)
@@ -439,16 +484,29 @@ class Requests:
         exchange.forget_outstanding()
         self._stats.add(Dropped.REQUEST_TIMEOUT, len(waiting))
         for request in waiting:
-            request.asked = None
-            request.failed_interface = exchange.interface
-            request.offerers.remove(exchange)
-            request.offerers.append(exchange)
-            request.next_offerer().want(request)
+            self._pass_on(exchange, request)
         # What was about to be asked there has waited long enough as well.
         for request in exchange.offered_in.values():
             if request.asked is None and (other := request.next_offerer()) is not exchange:
                 other.want(request)
         return exchange.stalls >= MAX_STALLS
+
+    def take_overdue(self, exchange: Exchange, now: float) -> bool:
+        """Ask others for what this neighbour withholds while it gives something else; tell whether there was any."""
+        overdue = exchange.overdue(now)
+        for request in overdue:
+            exchange.ask_no_more(request)
+            self._pass_on(exchange, request)
+        self._stats.add(Dropped.REQUEST_TIMEOUT, len(overdue))
+        return bool(overdue)
+
+    def _pass_on(self, exchange: Exchange, request: Request) -> None:
+        """Ask the next who offered it, and this neighbour last."""
+        request.asked = None
+        request.failed_interface = exchange.interface
+        request.offerers.remove(exchange)
+        request.offerers.append(exchange)
+        request.next_offerer().want(request)
 
     def gone(self, exchange: Exchange) -> None:
         """The neighbour left: ask others for what it offered."""

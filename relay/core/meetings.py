@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from relay.core.clock import jittered
 from relay.core.errors import RelayError
+from relay.core.exchange import LEAST_BYTES_PER_S, SLOW_LEAST_BYTES_PER_S
 from relay.core.messages import RECONCILE_LANE
 from relay.core.reconcile import Reconciler
 from relay.core.reconcile_set import Scope
@@ -40,10 +41,8 @@ STALLED_S: Final = 120.0
 #: 100,000 entries beside seven others.
 TURN_S: Final = 15.0
 SLOW_TURN_S: Final = 40.0
-#: While others wait, a turn goes on as long as so much moves on average, one way or the
+#: While others wait, a turn goes on as long as so much moves on average as in an exchange, one way or the
 #: other, and no longer than the longest list takes at that on a slow link.
-LEAST_BYTES_PER_S: Final = 4000.0
-SLOW_LEAST_BYTES_PER_S: Final = 500.0
 MAX_TURN_S: Final = 300.0
 #: Who never answers a root costs no place, only a session. An honest one may let 63
 #: others go first, four at a time, each of which stalls.

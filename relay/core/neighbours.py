@@ -68,6 +68,12 @@ class Neighbours:
                 found.append(other)
         return found
 
+    def relays(self) -> list[list[Link]]:
+        """Return the sessions with each relay; not those that have yet to show which one is behind them."""
+        groups = {id(group): group for group in self._groups.values()}.values()
+        found = [[self._links[number] for number in sorted(group) if self._links[number].ready] for group in groups]
+        return [links for links in found if links]
+
     def siblings(self, link: Link) -> list[Link]:
         """Return all sessions with the relay behind ``link``, itself included."""
         return [self._links[number] for number in sorted(self._groups.get(link.number, ()))]

@@ -347,7 +347,7 @@ class Node:
         if exchange is not None:
             if exchange.may_ask_back and exchange.cursor is not None:
                 self._requests.ask_back(exchange, now)
-            if self.intake.pending_bytes < self.intake.most_pending_bytes // 2:
+            if self._may_fetch(link, exchange):
                 wanted = self._requests.next_fetches(exchange, now)
                 if wanted:
                     session.fetch(wanted)
@@ -372,6 +372,14 @@ class Node:
             link.news_told = self._news.value
             link.session.tell_news(link.news_told)
             self._news.told(now)
+
+    def _may_fetch(self, link: Link, exchange: Exchange) -> bool:
+        """Whether to ask a neighbour for more: while the store keeps up, or nothing of this one waits.
+
+        Whoever floods the store on one interface would else keep mail from coming in by all others.
+        """
+        intake = self.intake
+        return intake.pending_bytes < intake.most_pending_bytes // 2 or not (link.pending_bytes or exchange.outstanding)
 
     def has_output(self, link: Link) -> bool:
         """Whether a further :meth:`data_to_send` may return more."""
@@ -433,6 +441,7 @@ class Node:
             case s.Missing(identities):
                 for identity in identities:
                     self._requests.missing(exchange, identity, now)
+                self._requests.take_overdue(exchange, now)
                 self._wake_relays()
             case s.PriceChanged(price):
                 exchange.peer_price = price
@@ -598,6 +607,8 @@ class Node:
             if refusal is not None:
                 self.stats.add(REJECTED[refusal])
                 exchange.refuse(identity, refusal)
+        if self._requests.take_overdue(exchange, now):
+            self._wake_relays()
         if link.unwanted > MAX_UNWANTED + (now - link.since) / UNWANTED_ALLOWANCE_S:
             self._violation(link, SessionError.LIMIT_EXCEEDED, Goodbye.LIMIT, now)
 
@@ -761,12 +772,24 @@ class Node:
     # -- what people see --------------------------------------------------
 
     def peers(self) -> Counter[tuple[LinkKind, str, Role]]:
-        """Count open sessions by kind of link, interface and role of the peer."""
-        return Counter(
-            (link.kind_stats.kind, link.kind_stats.interface, link.role)
+        """Count who is connected, by kind of link, interface and role: a relay once on each, however many sessions."""
+        relays = {
+            (link.kind_stats.kind, link.kind_stats.interface, relay)
+            for relay, sessions in enumerate(self._neighbours.relays())
+            for link in sessions
+        }
+        peers = Counter((kind, interface, Role.RELAY) for kind, interface, _ in relays)
+        peers.update(
+            (link.kind_stats.kind, link.kind_stats.interface, Role.CLIENT)
             for link in self.links.values()
-            if link.role is not None
+            if link.role is Role.CLIENT
         )
+        return peers
+
+    @property
+    def relays_near(self) -> int:
+        """How many relays are connected, each counted once."""
+        return len(self._neighbours.relays())
 
     @property
     def max_pending_rows(self) -> int:

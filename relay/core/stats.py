@@ -106,6 +106,13 @@ class SessionError(Reason):
     GOODBYE = "goodbye"
 
 
+#: Of these, how sessions end where all is well: people say goodbye, walk away or switch off. The others are errors,
+#: at which an operator should look.
+ENDS: frozenset[SessionError] = frozenset(
+    {SessionError.GOODBYE, SessionError.CONNECTION_LOST, SessionError.TIMEOUT_IDLE, SessionError.SLOW_READER}
+)
+
+
 class Dropped(Reason):
     """What a bounded queue let go of, to be offered or reconciled again later."""
 
@@ -175,7 +182,7 @@ class LinkStats:
         self.errors: dict[SessionError, int] = dict.fromkeys(SessionError, 0)
 
     def error(self, reason: SessionError) -> None:
-        """Count one session error."""
+        """Count the end of a session, or what a peer did wrong in it."""
         self.errors[reason] += 1
 
 

@@ -164,6 +164,7 @@ class Turns:
             self._now += seconds
             for interface in self._interfaces.values():
                 interface.now += seconds / max(1, interface.addresses)
+            self._forget_left()
 
     def spent(self, seconds: float) -> None:
         """Say what the last turn took."""

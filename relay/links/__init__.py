@@ -24,8 +24,9 @@ class StreamInfo:
     """What a link knows about a stream.
 
     ``interface``: whose share of the store it uses. ``local`` and ``peer``: addresses,
-    kept in memory while the stream lives, to end it when ours goes, to count
-    connections and to recognise dialled peers. ``slow``: a radio of a few kB/s, cut into small records.
+    kept in memory while the stream lives, to end it when ours goes, to count connections and to
+    recognise dialled peers; a moment longer where it had more than its part of the relay's time.
+    ``slow``: a radio of a few kB/s, cut into small records.
     ``pinned``: 32-byte static key that the peer must show. ``named``: the operator told us to dial it, so
     it competes for a place with nobody.
     """
@@ -69,8 +70,11 @@ class Host(Protocol):
     def announcement_dropped(self) -> None:
         """Count a relay that announces itself beyond the bound of its segment."""
 
-    def link_failed(self, kind: LinkKind) -> None:
+    def link_failed(self, kind: LinkKind, interface: str) -> None:
         """Count that part of a link failed and is started again."""
+
+    def link_state(self, kind: LinkKind, interface: str, *, up: bool | None, fault: str = "") -> None:
+        """Note whether a part of a link works, and if not what an operator can do; None: it is there no more."""
 
     def link_stats(self, kind: LinkKind, interface: str) -> LinkStats:
         """Counters of a kind of link on an interface."""

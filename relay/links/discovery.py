@@ -8,6 +8,7 @@ interface's addresses, and nothing of one segment is told on another.
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import ipaddress
 import logging
@@ -15,19 +16,20 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from zeroconf import IPVersion, ServiceStateChange
+from zeroconf import IPVersion, RecordUpdateListener, ServiceStateChange
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from relay.core.clock import jittered
 from relay.core.stats import LinkKind
 from relay.links.targets import Target
-from relay.process.supervisor import supervise
+from relay.process.ports import why_not
+from relay.process.supervisor import OperatorError, supervise
 from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from zeroconf import Zeroconf
+    from zeroconf import RecordUpdate, Zeroconf
 
     from relay.links import Host
     from relay.links.interfaces import Interface
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SERVICE_TYPE: Final = "_mesh-relay._tcp.local."
+MDNS_PORT: Final = 5353
 _NAME_BYTES: Final = 8
 #: Of two relays that find each other the one with the lower name dials; the other
 #: does so after this time if nobody came.
@@ -50,6 +53,19 @@ IFNAMSIZ: Final = 16
 #: more rarely, at last once an hour. So this relay says again that it is there: some
 #: 200 bytes each time.
 ANNOUNCE_S: Final = 20.0
+#: An announcement comes back at once. One may be lost; if so many are, something is in the way.
+ECHO_S: Final = 3.0
+MOST_UNHEARD: Final = 2
+
+#: What to do where relays cannot be found by themselves.
+_WITHOUT: Final = "or set discovery = false in [tcp] and name relays in peers there"
+_NO_MULTICAST: Final = (
+    f"multicast is impossible here, so relays cannot find each other: use another network, {_WITHOUT}"
+)
+_UNHEARD: Final = (
+    f"multicast does not get through, not even to this relay itself: let {MDNS_PORT}/udp through the packet filter, "
+    f"{_WITHOUT}"
+)
 
 
 class Discovery:
@@ -69,21 +85,40 @@ class Discovery:
         #: Names before an interface changed too: others' caches still tell of them.
         self._own_names: deque[str] = deque(maxlen=MAX_OWN_NAMES)
         self._segments: dict[Interface, asyncio.Task[None]] = {}
+        #: Names of interfaces without multicast, where no other has it.
+        self._deaf: set[str] = set()
 
     def update(self, tasks: TaskGroup, host: Host, interfaces: Sequence[Interface], port: int) -> None:
         """Start on new interfaces and addresses, stop on those that went."""
-        wanted = {interface for interface in interfaces if interface.multicast and interface.addresses}
+        with_addresses = {interface for interface in interfaces if interface.addresses}
+        wanted = {interface for interface in with_addresses if interface.multicast}
+        # One among others that has none, such as a tunnel, is nothing to be mended.
+        deaf = set() if wanted else {interface.name for interface in with_addresses}
         for interface in self._segments.keys() - wanted:
-            self._segments.pop(interface).cancel()
+            self._stop(host, interface)
+        for name in self._deaf ^ deaf:
+            host.link_state(LinkKind.DNSSD, name, up=False if name in deaf else None, fault=_NO_MULTICAST)
+        self._deaf = deaf
         for interface in wanted - self._segments.keys():
             self._segments[interface] = tasks.create_task(
                 supervise(
                     "dnssd",
                     functools.partial(self._serve, host, interface, port),
                     random=self._random,
-                    on_state=lambda up: None if up else host.link_failed(LinkKind.DNSSD),
+                    on_state=functools.partial(_note_failure, host, interface.name),
                 )
             )
+
+    def end(self, host: Host) -> None:
+        """Stop everywhere, and say of no interface any more how it is."""
+        for interface in list(self._segments):
+            self._stop(host, interface)
+        for name in self._deaf:
+            host.link_state(LinkKind.DNSSD, name, up=None)
+
+    def _stop(self, host: Host, interface: Interface) -> None:
+        self._segments.pop(interface).cancel()
+        host.link_state(LinkKind.DNSSD, interface.name, up=None)
 
     async def _serve(self, host: Host, interface: Interface, port: int) -> None:
         """Announce and browse on one interface until cancelled."""
@@ -92,12 +127,22 @@ class Discovery:
         addresses = sorted(interface.addresses)
         v4 = [address for address in addresses if ipaddress.ip_address(address).version == 4]
         has_v6 = len(v4) < len(addresses)
-        zeroconf = AsyncZeroconf(
-            interfaces=[*v4, *([interface.index] if has_v6 else [])],
-            ip_version=IPVersion.All if v4 and has_v6 else IPVersion.V6Only if has_v6 else IPVersion.V4Only,
-        )
+        try:
+            zeroconf = AsyncZeroconf(
+                interfaces=[*v4, *([interface.index] if has_v6 else [])],
+                ip_version=IPVersion.All if v4 and has_v6 else IPVersion.V6Only if has_v6 else IPVersion.V4Only,
+            )
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            cause = await asyncio.to_thread(why_not, error, MDNS_PORT, "udp")
+            raise OperatorError(f"port {MDNS_PORT}: {cause}; stop what has it, {_WITHOUT}") from error
         try:
             await _confine(zeroconf, interface.name)
+            if not zeroconf.zeroconf.engine.senders:
+                raise OperatorError(_NO_MULTICAST)
+            echo = _Echo(name)
+            zeroconf.zeroconf.async_add_listener(echo, None)
             async with TaskGroup() as dialling:
                 browser = _Browser(self, host, interface, name, dialling)
                 info = AsyncServiceInfo(
@@ -109,10 +154,18 @@ class Discovery:
                 )
                 await zeroconf.async_register_service(info)
                 AsyncServiceBrowser(zeroconf.zeroconf, SERVICE_TYPE, handlers=[browser.changed])
+                host.link_state(LinkKind.DNSSD, interface.name, up=True)
+                # zeroconf says three times that there is a new service.
+                await asyncio.sleep(ECHO_S)
+                unheard = 0 if echo.is_heard else MOST_UNHEARD
                 while True:
+                    fault = _UNHEARD if unheard >= MOST_UNHEARD else ""
+                    host.link_state(LinkKind.DNSSD, interface.name, up=not fault, fault=fault)
+                    echo.is_heard = False
+                    zeroconf.zeroconf.async_send(zeroconf.zeroconf.generate_service_broadcast(info, None))
                     # Relays that were switched on together would speak together for ever.
                     await asyncio.sleep(jittered(ANNOUNCE_S, self._random(), spread=0.25))
-                    zeroconf.zeroconf.async_send(zeroconf.zeroconf.generate_service_broadcast(info, None))
+                    unheard = 0 if echo.is_heard else unheard + 1
         finally:
             await zeroconf.async_close()
 
@@ -148,6 +201,30 @@ async def _confine(zeroconf: AsyncZeroconf, interface: str) -> None:
         bound = transport.sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, IFNAMSIZ)
         if bound.rstrip(b"\0") != name:
             transport.sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name)
+
+
+def _note_failure(host: Host, interface: str, up: bool, fault: str) -> None:  # noqa: FBT001 - a callback
+    """Note that discovery failed on an interface; that it works is known later than that it was started."""
+    if not up:
+        host.link_state(LinkKind.DNSSD, interface, up=False, fault=fault)
+        host.link_failed(LinkKind.DNSSD, interface)
+
+
+class _Echo(RecordUpdateListener):
+    """Hears what this relay says itself, which the kernel gives back to whoever listens on the same interface.
+
+    Where that does not come, nothing of others does.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.is_heard = False
+
+    def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:  # noqa: ARG002
+        self.is_heard = self.is_heard or any(record.new.name == self._name for record in records)
+
+    def async_update_records_complete(self) -> None:
+        """Nothing is to be done then."""
 
 
 class _Browser:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import functools
-import os
 import socket
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +13,7 @@ from relay.core.stats import HandshakeFailure, LinkKind, SessionError
 from relay.links import StreamInfo
 from relay.links.discovery import Discovery
 from relay.links.interfaces import Snapshot, plain, watch
+from relay.process.ports import why_not
 from relay.process.supervisor import OperatorError, keep_trying
 from relay.process.tasks import TaskGroup
 
@@ -92,6 +92,7 @@ class TcpLink:
             for server in self._servers.values():
                 server.close()
             self._servers.clear()
+            discovery.end(host)
 
     def _serves(self, interface: str) -> bool:
         return not self._only or interface in self._only or interface == LOOPBACK
@@ -114,7 +115,7 @@ class TcpLink:
             except OSError as error:
                 if error.errno == errno.ENODEV:
                     continue  # gone again; the next snapshot tells
-                cause = os.strerror(error.errno or 0)
+                cause = await asyncio.to_thread(why_not, error, self._port, "tcp")
                 raise OperatorError(
                     f"cannot listen on port {self._port}: {cause}; stop what has it, or set another port in [tcp]"
                 ) from error

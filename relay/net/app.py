@@ -17,12 +17,14 @@ from relay.config import paths
 from relay.config.credentials import WIFI_SECRET, resolve
 from relay.core.errors import DecodeError
 from relay.net import changes
+from relay.net.access_point import AccessPoint
 from relay.net.bridge import Bridge
 from relay.net.errors import ForeignStateError
 from relay.net.found import FILE_NAME, Record
 from relay.net.machine import Machine
 from relay.net.nl80211 import Nl80211
 from relay.net.radio import RadioTask
+from relay.net.refusals import Refusals
 from relay.net.reporting import Reporting
 from relay.net.rtnetlink import Links
 from relay.net.undo import undo
@@ -136,6 +138,10 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
             work += [RadioTask(name, radio, machine).run(random.random) for name, radio in net.radios.items()]
             if net.bridge:
                 work.append(Bridge(machine).run(random.random))
+            if net.access_point:
+                work.append(AccessPoint(machine).run(random.random))
+            if net.access_point or net.bridge:
+                work.append(Refusals(reporting).run())
             notifier.ready("joining")
             await until_stopped(stopping, work, notifier, reporting.stopped)
     finally:

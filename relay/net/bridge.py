@@ -62,10 +62,13 @@ class Bridge:
             seen = self._machine.changes.count
             async with asyncio.timeout(_ALL_S):
                 await self._look()
+            self._machine.reporting.trouble(BRIDGE)
             await self._machine.changes.after(seen, _LOOK_S)
 
     def _failed(self, error: Exception) -> None:
-        self._complain(BRIDGE, str(error) if isinstance(error, RelayError) else kind_of(error))
+        text = str(error) if isinstance(error, RelayError) else kind_of(error)
+        self._complain(BRIDGE, text)
+        self._machine.reporting.trouble(BRIDGE, f"The LAN bridge does not work: {text}.")
         self._machine.reporting.count("netlink_errors")
 
     async def _look(self) -> None:
@@ -84,6 +87,19 @@ class Bridge:
             machine.reporting.count("bridge_ports_lost", len(self._had - ports))
             self._had = ports
             machine.reporting.ports(len(ports))
+            self._tell(ports)
+
+    def _tell(self, ports: set[str]) -> None:
+        """Tell of ports that are missing, but for radios, whose own troubles are told of them."""
+        config = self._machine.config
+        wireless = {radio.interface for radio in config.radios.values()} | {config.access_point, BATMAN}
+        for name in set(config.bridge) - wireless:
+            text = (
+                ""
+                if name in ports
+                else self._complaints.get(name) or f"there is no {name}: plug it in, or name another"
+            )
+            self._machine.reporting.trouble(f"port {name}", text and f"The LAN bridge lacks a port: {text}.")
 
     async def _make(self, links: dict[str, Link]) -> Link:
         machine = self._machine

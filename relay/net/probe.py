@@ -10,13 +10,26 @@ from relay.config.net import RadioConfig
 from relay.net import supplicant
 from relay.net.inventory import is_blocked, make_radio, nothing_there, pick
 from relay.net.nl80211 import Nl80211
-from relay.net.suitability import Radio, cautions, obstacles, ranges
+from relay.net.suitability import (
+    BROADCOM,
+    Radio,
+    access_point_obstacles,
+    cautions,
+    most_phones,
+    obstacles,
+    ranges,
+)
 
 if TYPE_CHECKING:
     from relay.config.net import NetConfig
     from relay.net.wiphy import Wiphy, WirelessInterface
 
 VERSION = 1
+_PHONES = {
+    "driver": "works, for {} phones, says its driver",
+    "experience": "works, for {} to 10 phones with the firmware that it comes with",
+    "nobody": "works; its driver does not say for how many phones (at most {} are let in)",
+}
 _NO_RADIO = "no radio here: plug in a USB one, such as one with an mt7610u or mt7612u chip"
 
 
@@ -67,8 +80,20 @@ def describe(radio: Radio, blocked: bool, *, has_supplicant: bool) -> dict[str, 
             channel.number for channel in wiphy.channels.values() if channel.radar and not channel.disabled
         ),
         "modes": modes,
+        "access_point": {
+            "problems": access_point_obstacles(radio, channels[0] if channels else 1),
+            "phones": most_phones(radio),
+            "phones_from": _phones_from(radio),
+        },
         "beside": _beside(wiphy),
     }
+
+
+def _phones_from(radio: Radio) -> str:
+    """Who says how many phones the radio holds as an access point."""
+    if radio.wiphy.most_stations:
+        return "driver"
+    return "experience" if radio.driver == BROADCOM else "nobody"
 
 
 def _beside(wiphy: Wiphy) -> dict[str, bool]:
@@ -123,6 +148,10 @@ def text(document: dict[str, Any]) -> str:
             lines.append(f"  {mode}: {'works' if not result['problems'] else 'no'}")
             lines += [f"    {problem}" for problem in result["problems"]]
             lines += [f"    mind: {caution}" for caution in result["cautions"]]
+        access_point = radio["access_point"]
+        problems, told, count = access_point["problems"], access_point["phones_from"], access_point["phones"]
+        lines.append(f"  access point: {_PHONES[told].format(count) if not problems else 'no'}")
+        lines += [f"    {problem}" for problem in problems]
         together = [mode for mode, works in radio["beside"].items() if works]
         lines.append(f"  access point at the same time: {' or '.join(f'beside {mode}' for mode in together) or 'no'}")
     if not lines:

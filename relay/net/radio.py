@@ -186,6 +186,7 @@ class RadioTask:
         logger.info("radio %s has joined", self.name)
         self._has_joined, self._was_lost, self._complaint = True, False, ""
         reporting.radio(self.name, 0)
+        reporting.trouble(f"radio {self.name}")
         # The bridge may be waiting for this one.
         self._machine.changes.note()
 
@@ -242,6 +243,7 @@ class RadioTask:
             counted = "rfkill_blocked"
         # The text of any other error can hold an address.
         text = str(error) if isinstance(error, RelayError) else type(error).__name__
+        self._machine.reporting.trouble(f"radio {self.name}", f"Wi-Fi between relays is off: {text}.")
         if text != self._complaint:
             self._complaint = text
             if counted:

@@ -6,6 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from relay.config.appliance import MAX_PHONES
+from relay.config.net import frequency_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -16,6 +19,10 @@ if TYPE_CHECKING:
 GOOD_RADIOS: Final = "one with an mt7610u or mt7612u chip"
 #: Broadcom's full-MAC driver: the Raspberry Pi's own radio.
 BROADCOM: Final = "brcmfmac"
+
+#: Phones on an access point of the Raspberry Pi's own radio with its stock firmware: 7 to 10 (raspberrypi/documentation
+#: #2520, raspberrypi/linux #3010). It does not say so itself, and tells nobody of those whom it turns away.
+BROADCOM_PHONES: Final = 7
 
 _NO_MODE: Final = {
     "mesh": "this radio has no mesh point (802.11s)",
@@ -42,7 +49,7 @@ def obstacles(radio: Radio, asked: RadioConfig, *, has_supplicant: bool) -> list
         own = f'set mode = "{other}" on all relays, or ' if other in wiphy.kinds else ""
         chip = f" ({radio.driver}, as on the Raspberry Pi's board)" if radio.driver == BROADCOM else ""
         found.append(f"{_NO_MODE[asked.mode]}{chip}: {own}use a USB radio, {GOOD_RADIOS}")
-    if problem := _channel_problem(wiphy, asked):
+    if problem := _channel_problem(wiphy, asked.channel):
         found.append(problem)
     if asked.secret and not wiphy.mesh_security:
         found.append(
@@ -53,20 +60,34 @@ def obstacles(radio: Radio, asked: RadioConfig, *, has_supplicant: bool) -> list
     return found
 
 
-def _channel_problem(wiphy: Wiphy, asked: RadioConfig) -> str | None:
-    channel = wiphy.channel(asked.mhz)
+def access_point_obstacles(radio: Radio, channel: int) -> list[str]:
+    """Why the radio cannot be an access point on that channel; empty when it can."""
+    found = []
+    if "ap" not in radio.wiphy.kinds:
+        found.append(f"this radio cannot be an access point: use a USB radio, {GOOD_RADIOS}")
+    if problem := _channel_problem(radio.wiphy, channel):
+        found.append(problem)
+    return found
+
+
+def most_phones(radio: Radio) -> int:
+    """How many phones an access point of this radio holds, as far as that is known."""
+    known = (MAX_PHONES, radio.wiphy.most_stations, BROADCOM_PHONES if radio.driver == BROADCOM else 0)
+    return min(count for count in known if count)
+
+
+def _channel_problem(wiphy: Wiphy, number: int) -> str | None:
+    channel = wiphy.channel(frequency_of(number))
     usable = wiphy.usable_channels
     choice = f"choose one of {ranges(usable)}" if usable else "set net.country to where this relay is"
     if channel is None:
-        return f"it does not know channel {asked.channel}: {choice}"
+        return f"it does not know channel {number}: {choice}"
     if channel.disabled:
-        return f"channel {asked.channel} is not allowed here: {choice}, or set net.country to where this relay is"
+        return f"channel {number} is not allowed here: {choice}, or set net.country to where this relay is"
     if channel.radar:
-        return f"channel {asked.channel} is shared with radars, for which a mesh would have to watch: {choice}"
+        return f"channel {number} is shared with radars, for which it would have to watch: {choice}"
     if channel.listen_only:
-        return (
-            f"on channel {asked.channel} it may only answer others: {choice}, or set net.country to where this relay is"
-        )
+        return f"on channel {number} it may only answer others: {choice}, or set net.country to where this relay is"
     return None
 
 

@@ -39,6 +39,7 @@ ATTR_SUPPORT_MESH_AUTH: Final = 115
 ATTR_INTERFACE_COMBINATIONS: Final = 120
 ATTR_CHANNEL_WIDTH: Final = 159
 ATTR_SPLIT_WIPHY_DUMP: Final = 174
+ATTR_MAX_AP_ASSOC_STA: Final = 202
 ATTR_WIPHY_SELF_MANAGED_REG: Final = 216
 
 _BAND_FREQS: Final = 1
@@ -111,7 +112,7 @@ class Combination:
 
 @dataclass(slots=True, kw_only=True)
 class Wiphy:
-    """A radio. ``kinds``: names of interface types that it can have."""
+    """A radio. ``kinds``: names of interface types that it can have; ``most_stations``: for an access point, or 0."""
 
     index: int
     name: str = ""
@@ -121,6 +122,7 @@ class Wiphy:
     mesh_security: bool = False
     own_country: bool = False
     combinations: tuple[Combination, ...] = ()
+    most_stations: int = 0
 
     def channel(self, mhz: int) -> Channel | None:
         """What is known of a frequency."""
@@ -183,6 +185,7 @@ def _merge(attributes: Attributes, found: dict[int, Wiphy]) -> None:
     wiphy = found.setdefault(index, Wiphy(index=index))
     wiphy.name = attributes.text(ATTR_WIPHY_NAME) or wiphy.name
     wiphy.mesh_security |= ATTR_SUPPORT_MESH_AUTH in attributes
+    wiphy.most_stations = attributes.unsigned(ATTR_MAX_AP_ASSOC_STA) or wiphy.most_stations
     wiphy.own_country |= ATTR_WIPHY_SELF_MANAGED_REG in attributes
     # The types are flags whose numbers are the values.
     wiphy.kinds |= {kind_name(kind) for kind, _ in attributes.nest(ATTR_SUPPORTED_IFTYPES)}

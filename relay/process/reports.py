@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 #: A report of all names with the largest numbers has under 2 KiB.
 MAX_REPORT_BYTES: Final = 4096
+#: What an operator should know of a process beside that it does not work: 4 x 300 bytes, and 200 of quotes.
+MAX_TROUBLES: Final = 4
+MAX_TROUBLE_CHARS: Final = 300
 #: Two values for each of 64 neighbours, 35 bytes each, make 4.5 KiB.
 MAX_KNOWN: Final = 128
 MAX_NEWS_LINE_BYTES: Final = 8192
@@ -106,6 +109,13 @@ EVENTS: Final[dict[Component, tuple[str, ...]]] = {
         "batman_restored",
         "bridge_restored",
         "bridge_ports_lost",
+        "access_point_up",
+        "access_point_lost",
+        "access_point_full",
+        "dhcp_other_hardware",
+        "dhcp_too_often",
+        "dhcp_newcomers",
+        "dhcp_crowd",
         "netlink_errors",
         "not_deaf",
         "netlink_overruns",
@@ -116,7 +126,16 @@ EVENTS: Final[dict[Component, tuple[str, ...]]] = {
 #: What each measures.
 GAUGES: Final[dict[Component, tuple[str, ...]]] = {
     Component.BLE: ("adapters", "adapters_up", "clients", "neighbours", "slots_used", "relays_heard"),
-    Component.NET: ("radios", "radios_up", "mesh_peers", "bridge_ports"),
+    Component.NET: (
+        "radios",
+        "radios_up",
+        "mesh_peers",
+        "bridge_ports",
+        "access_points",
+        "access_points_up",
+        "phones",
+        "phones_most",
+    ),
     Component.BOARD: (),
 }
 
@@ -125,13 +144,14 @@ GAUGES: Final[dict[Component, tuple[str, ...]]] = {
 class Report:
     """What a process says of itself; ``counters`` are totals since its start, names left out are as before.
 
-    ``idle``: why it is not ``up``, where that is no fault.
+    ``idle``: why it is not ``up``, where that is no fault; ``troubles``: what is, in words and with the remedy.
     """
 
     up: bool
     counters: dict[str, int]
     gauges: dict[str, int]
     idle: Idle | None = None
+    troubles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,8 +165,8 @@ class NewsForBle:
 def decode_report(component: Component, line: bytes) -> Report:
     """Decode a report, without its line feed; raise DecodeError with what is wrong."""
     values = _decode_object(line, MAX_REPORT_BYTES)
-    if values.keys() - {"idle"} != {"up", "counters", "gauges"}:
-        raise DecodeError("a report must have exactly the keys up, counters, gauges, and may have idle")
+    if values.keys() - {"idle", "troubles"} != {"up", "counters", "gauges"}:
+        raise DecodeError("a report must have exactly the keys up, counters, gauges, and may have idle and troubles")
     if type(values["up"]) is not bool:
         raise DecodeError("up must be true or false")
     return Report(
@@ -154,6 +174,7 @@ def decode_report(component: Component, line: bytes) -> Report:
         idle=_idle(values["idle"], up=values["up"]) if "idle" in values else None,
         counters=_numbers("counters", values["counters"], EVENTS[component]),
         gauges=_numbers("gauges", values["gauges"], GAUGES[component]),
+        troubles=_texts(values.get("troubles", [])),
     )
 
 
@@ -205,6 +226,16 @@ def _numbers(what: str, values: object, names: tuple[str, ...]) -> dict[str, int
     return values
 
 
+def _texts(values: object) -> tuple[str, ...]:
+    if (
+        type(values) is not list
+        or len(values) > MAX_TROUBLES
+        or not all(type(text) is str and len(text) <= MAX_TROUBLE_CHARS and text.isprintable() for text in values)
+    ):
+        raise DecodeError(f"troubles must be at most {MAX_TROUBLES} texts of {MAX_TROUBLE_CHARS} characters")
+    return tuple(values)
+
+
 def _value(text: object) -> bytes:
     if not isinstance(text, str) or not _VALUE.fullmatch(text):
         raise DecodeError(f"a value must have {2 * NEWS_BYTES} hexadecimal digits")
@@ -225,6 +256,7 @@ class Reporter:
         self._is_stopped = False
         self._up = False
         self._idle: Idle | None = None
+        self._troubles: tuple[str, ...] = ()
         self._counters = dict.fromkeys(EVENTS[component], 0)
         self._gauges = dict.fromkeys(GAUGES[component], 0)
         self._is_changed = True
@@ -254,6 +286,22 @@ class Reporter:
     def idle(self, idle: Idle | None) -> None:
         if idle is not self._idle:
             self._idle = idle
+            self._changed()
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """What an operator should know, in words; what is beyond the bounds is cut."""
+        return self._troubles
+
+    @troubles.setter
+    def troubles(self, texts: tuple[str, ...]) -> None:
+        # In ASCII, in which a character is a byte of JSON.
+        told = tuple(
+            "".join(char if char.isascii() and char.isprintable() else "?" for char in text)[:MAX_TROUBLE_CHARS]
+            for text in texts[:MAX_TROUBLES]
+        )
+        if told != self._troubles:
+            self._troubles = told
             self._changed()
 
     def count(self, event: str, amount: int = 1) -> None:
@@ -296,7 +344,11 @@ class Reporter:
 
     def _report(self, *, up: bool, idle: Idle | None) -> bytes:
         report: dict[str, object] = {"up": up, "counters": self._counters, "gauges": self._gauges}
-        return _encode(report | ({"idle": idle.value} if idle and not up else {}))
+        if idle and not up:
+            report["idle"] = idle.value
+        if self._troubles and idle is not Idle.STOPPED:
+            report["troubles"] = self._troubles
+        return _encode(report)
 
 
 class ComponentState:
@@ -309,6 +361,7 @@ class ComponentState:
         self.connected = False
         self.up = False
         self.idle: Idle | None = None
+        self.troubles: tuple[str, ...] = ()
         self.counters = dict.fromkeys(EVENTS[component], 0)
         self.gauges = dict.fromkeys(GAUGES[component], 0)
         self._totals = dict.fromkeys(EVENTS[component], 0)
@@ -322,6 +375,7 @@ class ComponentState:
         """Take in a report."""
         self.up = report.up
         self.idle = report.idle
+        self.troubles = report.troubles
         self.gauges |= report.gauges
         # One total that went back shows that the process began anew, with all of them at zero.
         if any(total < self._totals[name] for name, total in report.counters.items()):
@@ -335,4 +389,5 @@ class ComponentState:
         self.connected = self.up = False
         if self.idle is not Idle.STOPPED:
             self.idle = None
+        self.troubles = ()
         self.gauges = dict.fromkeys(self.gauges, 0)

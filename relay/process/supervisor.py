@@ -95,19 +95,22 @@ async def supervise(
     start: Callable[[], Awaitable[None]],
     *,
     random: Callable[[], float],
-    on_state: Callable[[bool], None],
+    on_state: Callable[[bool, str], None],
 ) -> NoReturn:
-    """Run ``start`` for ever; ``on_state`` hears True when it runs and False when it ended or failed."""
+    """Run ``start`` for ever; ``on_state`` hears True when it runs, and False when it ended or failed.
+
+    With that it hears what an operator has to mend, "" where that is not known.
+    """
 
     async def run() -> None:
-        on_state(True)
+        on_state(True, "")
         await start()
-        on_state(False)
+        on_state(False, "")
 
     def failed(error: Exception) -> None:
         first = _first_of(error)
-        why = str(first) if isinstance(first, OperatorError) else kind_of(first)
-        logger.warning("link %s failed (%s), starting it again", name, why)
-        on_state(False)
+        fault = str(first) if isinstance(first, OperatorError) else ""
+        logger.warning("link %s failed (%s), starting it again", name, fault or kind_of(first))
+        on_state(False, fault)
 
     await keep_trying(run, random=random, on_failure=failed)

@@ -120,12 +120,12 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
 
 
 async def _supervised(link: LinkPlugin, kind: LinkKind, engine: Engine) -> None:
-    await supervise(
-        link.name,
-        lambda: link.run(engine),
-        random=random.random,
-        on_state=lambda up: engine.link_state(kind, up=up),
-    )
+    def on_state(up: bool, fault: str) -> None:  # noqa: FBT001 - a callback
+        engine.link_state(kind, up=up, fault=fault)
+        if not up:
+            engine.link_failed(kind)
+
+    await supervise(link.name, lambda: link.run(engine), random=random.random, on_state=on_state)
 
 
 def _make_node(config: Config, store: Store, now: float) -> Node:

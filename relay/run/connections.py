@@ -192,10 +192,16 @@ class Connections:
             self._queue(link)
 
     def _queue(self, link: Link) -> None:
-        if self._idle_since is not None:
-            self._turns.rest(self._loop.time() - self._idle_since)
-            self._idle_since = None
+        self.rest()
+        self._idle_since = None
         self._turns.add(link.number)
+
+    def rest(self) -> None:
+        """Count the time in which nobody had anything to do, by which those that have gone are forgotten."""
+        if self._idle_since is not None:
+            now = self._loop.time()
+            self._turns.rest(now - self._idle_since)
+            self._idle_since = now
 
     def _serve(self, stream: Stream) -> None:
         """Do a part of what a stream's bytes ask for, and let it say what there is to say."""

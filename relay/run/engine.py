@@ -16,7 +16,7 @@ from relay.core.errors import RelayError
 from relay.core.stats import Dropped, HandshakeFailure, LinkKind
 from relay.process.reports import Component, NewsForBle
 from relay.run.connections import Connections
-from relay.run.overview import Overview
+from relay.run.overview import ALL, Overview
 from relay.run.siblings import Components
 from relay.run.timekeeper import Timekeeper
 
@@ -70,7 +70,7 @@ class Engine:
             max_per_address=max_connections_per_address,
             wake=self.wake,
         )
-        self._up: dict[tuple[LinkKind, str], bool] = {}
+        self._link_states: dict[tuple[LinkKind, str], tuple[bool, str]] = {}
         self._components = Components(on_state=self._component_state, on_refused=self.preamble_refused)
         self._wake_scheduled = False
         self._slice_scheduled = False
@@ -85,7 +85,7 @@ class Engine:
             committer=committer,
             progress=progress,
             components=self._components,
-            links_up=self._up,
+            link_states=self._link_states,
         )
 
     @property
@@ -110,7 +110,7 @@ class Engine:
 
     def _component_state(self, component: Component, up: bool) -> None:  # noqa: FBT001 - a callback
         if component is Component.BLE:
-            self._up[LinkKind.BLE, "all"] = up
+            self.link_state(LinkKind.BLE, up=up)
 
     def is_linked(self, peer: str, interface: str) -> bool:
         """Whether a session with a relay at this address is open; see relay.links.Host."""
@@ -132,15 +132,16 @@ class Engine:
         """Count a relay that announces itself beyond the bound of its segment."""
         self.stats.add(Dropped.DISCOVERED_FULL)
 
-    def link_failed(self, kind: LinkKind) -> None:
-        """Count that part of a link failed and is started again."""
-        self.link_stats(kind, "all").restarts += 1
+    def link_failed(self, kind: LinkKind, interface: str = ALL) -> None:
+        """Count that a link, or a part of it, failed and is started again."""
+        self.link_stats(kind, interface).restarts += 1
 
-    def link_state(self, kind: LinkKind, *, up: bool) -> None:
-        """Note that a link runs or failed; a failure counts as a restart."""
-        if not up:
-            self.link_failed(kind)
-        self._up[kind, "all"] = up
+    def link_state(self, kind: LinkKind, interface: str = ALL, *, up: bool | None, fault: str = "") -> None:
+        """Note whether a link, or a part of it, works; see relay.links.Host."""
+        if up is None:
+            self._link_states.pop((kind, interface), None)
+        else:
+            self._link_states[kind, interface] = (up, fault)
 
     # -- the loop ---------------------------------------------------------
 
@@ -212,6 +213,7 @@ class Engine:
         """Do what is due rarely: read clock and notices, retire envelopes, save the residence clock."""
         now = self._loop.time()
         self._timekeeper.observe(now)
+        self._connections.rest()
         self._overview.read_notices()
         self._reload()
         if now < self._next_retire:

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from relay import __version__
 from relay.control.status import QueueName, Status
 from relay.core.stats import (
+    ENDS,
     Dropped,
     Evicted,
     HandshakeFailure,
@@ -35,7 +36,7 @@ from relay.core.stats import (
 from relay.process.reports import EVENTS, GAUGES, Component
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from prometheus_client.metrics_core import Metric
 
@@ -103,7 +104,12 @@ def _sum_links(stats: Stats, read: Callable[[LinkStats], Mapping[tuple[str, ...]
 
 
 def _link_up(status: Status) -> Values:
-    return {(link.kind,): 1 for link in status.links if link.up}
+    kinds = {link.kind for link in status.links}
+    return {(kind,): all(link.up for link in status.links if link.kind == kind) for kind in kinds}
+
+
+def _link_reasons(stats: Stats, reasons: Collection[SessionError]) -> Values:
+    return _sum_links(stats, lambda link: {(str(reason),): link.errors[reason] for reason in reasons})
 
 
 def _link_peers(status: Status) -> Values:
@@ -133,6 +139,8 @@ def _component_gauge(component: Component, gauge: str) -> Family:
 
 _LINKS = _values(LinkKind)
 _DIRECTIONS = ("in", "out")
+_ENDS = tuple(str(reason) for reason in SessionError if reason in ENDS)
+_ERRORS = tuple(str(reason) for reason in SessionError if reason not in ENDS)
 
 FAMILIES: tuple[Family, ...] = (
     _labelled_gauge("build_info", "Version of the relay", lambda _: {(__version__,): 1}, version=(__version__,)),
@@ -144,8 +152,15 @@ FAMILIES: tuple[Family, ...] = (
         "Tasks that have work and make no progress",
         lambda status: sum(task.stalled for task in status.tasks),
     ),
-    _labelled_gauge("link_up", "Whether a link of this kind works", _link_up, link=_LINKS),
-    _labelled_gauge("link_peers", "Sessions, by what the peer is", _link_peers, link=_LINKS, peer=("relay", "client")),
+    _labelled_gauge("link_up", "Whether a link of this kind works, wherever there is one", _link_up, link=_LINKS),
+    _labelled_gauge(
+        "link_peers",
+        "Connected relays, each once for each interface, and sessions of clients",
+        _link_peers,
+        link=_LINKS,
+        peer=("relay", "client"),
+    ),
+    _gauge("neighbours", "Connected relays, each once", lambda status: status.relays),
     _counter(
         "bytes",
         "Bytes of sessions, encryption included",
@@ -161,13 +176,18 @@ FAMILIES: tuple[Family, ...] = (
         direction=_DIRECTIONS,
     ),
     _counter(
-        "errors",
-        "Sessions and connections that ended, and what peers did wrong in them",
-        lambda stats, _: _sum_links(
-            stats, lambda link: {(str(reason),): count for reason, count in link.errors.items()}
-        ),
+        "sessions_ended",
+        "Sessions that ended as all do: a goodbye, or somebody left",
+        lambda stats, _: _link_reasons(stats, ENDS),
         link=_LINKS,
-        reason=_values(SessionError),
+        reason=_ENDS,
+    ),
+    _counter(
+        "errors",
+        "Connections that failed, and what peers did wrong in sessions",
+        lambda stats, _: _link_reasons(stats, set(SessionError) - ENDS),
+        link=_LINKS,
+        reason=_ERRORS,
     ),
     _counter(
         "link_restarts",

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 import relay
 from relay.control.notices import read_notices
@@ -18,16 +19,22 @@ from relay.control.status import (
     interface_label,
 )
 from relay.core.messages import Role
-from relay.core.stats import Evicted
+from relay.core.stats import ENDS, Evicted, LinkKind
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Mapping
 
     from relay.core.node import Node
-    from relay.core.stats import LinkKind
+    from relay.core.stats import LinkStats
     from relay.process.progress import Progress
     from relay.run.siblings import Components
     from relay.store.committer import Committer
+
+    Peers = Counter[tuple[LinkKind, str, Role]]
+
+#: In the place of an interface: the link as a whole.
+ALL: Final = "all"
 
 
 class Overview:
@@ -40,14 +47,14 @@ class Overview:
         committer: Committer,
         progress: Progress,
         components: Components,
-        links_up: Mapping[tuple[LinkKind, str], bool],
+        link_states: Mapping[tuple[LinkKind, str], tuple[bool, str]],
     ) -> None:
-        """``links_up``: which links and parts of them work, where that is known."""
+        """``link_states``: which links and parts of them work, where that is known, and what an operator can do."""
         self._node = node
         self._committer = committer
         self._progress = progress
         self._components = components
-        self._links_up = links_up
+        self._link_states = link_states
         self._notices: list[NoticeStatus] = []
 
     def read_notices(self) -> None:
@@ -72,6 +79,7 @@ class Overview:
                 QueueStatus(name=QueueName.REQUESTS, length=node.wanted(), capacity=node.max_wanted),
             ],
             totals=node.stats.totals(),
+            relays=node.relays_near,
             tasks=self._progress.check(),
             components=self._components.statuses(),
             notices=self._notices,
@@ -97,18 +105,34 @@ class Overview:
         )
 
     def _link_statuses(self) -> list[LinkStatus]:
+        counted = {(row.kind, row.interface): row for row in self._node.stats.links()}
+        parts = [key for key in self._link_states if key[1] != ALL]
+        # Discovery has no sessions: of an interface that went there is nothing to be seen.
+        shown = [key for key in counted if key[0] is not LinkKind.DNSSD or key in parts]
         peers = self._node.peers()
         return [
-            LinkStatus(
-                kind=str(row.kind),
-                interface=interface_label(row.interface),
-                up=self._links_up.get((row.kind, "all"), True),
-                relays=peers[row.kind, row.interface, Role.RELAY],
-                clients=peers[row.kind, row.interface, Role.CLIENT],
-                bytes_in=row.bytes_in,
-                bytes_out=row.bytes_out,
-                restarts=row.restarts,
-                errors={str(reason): count for reason, count in row.errors.items() if count},
-            )
-            for row in self._node.stats.links()
+            self._link_status(kind, interface, counted.get((kind, interface)), peers)
+            for kind, interface in dict.fromkeys([*shown, *parts])
         ]
+
+    def _link_status(self, kind: LinkKind, interface: str, row: LinkStats | None, peers: Peers) -> LinkStatus:
+        whole = self._link_states.get((kind, ALL), (True, ""))
+        up, fault = self._link_states.get((kind, interface), whole)
+        status = LinkStatus(
+            kind=str(kind),
+            interface=interface_label(interface),
+            up=up,
+            fault=fault,
+            relays=peers[kind, interface, Role.RELAY],
+            clients=peers[kind, interface, Role.CLIENT],
+        )
+        if row is None:
+            return status
+        return replace(
+            status,
+            bytes_in=row.bytes_in,
+            bytes_out=row.bytes_out,
+            restarts=row.restarts,
+            ended={str(reason): count for reason, count in row.errors.items() if count and reason in ENDS},
+            errors={str(reason): count for reason, count in row.errors.items() if count and reason not in ENDS},
+        )

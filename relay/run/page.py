@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay.control.text import COMPONENTS, clock_text, human_bytes, human_duration, idle_text, plural
+from relay.core.stats import LinkKind
 from relay.run import pictures
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def _section(title: str, body: str, classes: str = "") -> str:
 def _health(status: Status) -> str:
     problems = status.problems()
     if not problems:
-        text = "Takes, keeps and passes on envelopes." if status.links else "Takes envelopes; no link is in use yet."
+        in_use = any(link.kind != str(LinkKind.DNSSD) for link in status.links)
+        text = "Takes, keeps and passes on envelopes." if in_use else "Takes envelopes; no link is in use yet."
         return f'<section class="wide health"><strong>All well</strong><div>{text}</div></section>'
     items = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
     return f'<section class="wide health bad"><strong>Needs a look</strong><ul>{items}</ul></section>'
@@ -75,7 +77,7 @@ def _figures(status: Status) -> str:
         ("Held now", f"{store.envelopes:,}"),
         ("Accepted", f"{totals.get('accepted', 0):,}"),
         ("Forwarded", f"{totals.get('forwarded', 0):,}"),
-        ("Relays near", f"{sum(link.relays for link in status.links):,}"),
+        ("Relays near", f"{status.relays:,}"),
         ("Clients", f"{sum(link.clients for link in status.links):,}"),
         ("Price", plural(max(store.price_bits.values(), default=0), "bit")),
     ]

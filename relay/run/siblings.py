@@ -59,6 +59,7 @@ class Components:
                 connected=state.connected,
                 up=state.up,
                 idle=state.idle.value if state.idle else "",
+                troubles=list(state.troubles),
                 counters={name: count for name, count in state.counters.items() if count},
                 gauges=dict(state.gauges),
             )

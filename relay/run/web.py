@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import os
 import socket
 from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
 
 from relay.core.errors import RelayError
+from relay.process.ports import why_not
 from relay.run.metrics import Metrics
 from relay.run.page import Page
 
@@ -77,7 +77,7 @@ class StatusServer:
             self._server = await asyncio.get_running_loop().create_server(self._accept, host, listen.port)
         except OSError as error:
             await self._runner.cleanup()
-            cause = os.strerror(error.errno or 0)
+            cause = await asyncio.to_thread(why_not, error, listen.port, "tcp")
             raise HttpError(f"cannot listen on {listen}: {cause}; change http.listen") from error
         self.port = self._server.sockets[0].getsockname()[1]
         return self

@@ -15,7 +15,7 @@ from relay.core.envelope import HEADER_BYTES, decode_envelope, envelope_id
 from relay.core.errors import DecodeError
 from relay.store import schema
 from relay.store.database import is_admitted_shape, lock_file, log_files, require_readable
-from relay.store.errors import StoreError, StoreLockedError, from_sqlite, store_errors
+from relay.store.errors import StoreError, StoreRunningError, from_sqlite, store_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,7 +118,7 @@ def check(path: Path) -> CheckReport:
 def untouched(path: Path) -> Iterator[sqlite3.Connection]:
     """Open the store at ``path`` so that no byte in its folder changes, not even SQLite's own.
 
-    Raises StoreLockedError while a relay uses it.
+    Raises StoreRunningError while a relay uses it.
     """
     path.stat()
     with held(path):
@@ -135,7 +135,7 @@ def untouched(path: Path) -> Iterator[sqlite3.Connection]:
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Keep relays from the store at ``path`` meanwhile; StoreLockedError if one has it."""
+    """Keep relays from the store at ``path`` meanwhile; StoreRunningError if one has it."""
     try:
         fd = os.open(lock_file(path), os.O_RDONLY)
     except FileNotFoundError:
@@ -146,7 +146,7 @@ def held(path: Path) -> Iterator[None]:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError as error:
-        raise StoreLockedError(path, "is in use by a relay") from error
+        raise StoreRunningError(path, "is in use by a relay that runs") from error
     finally:
         os.close(fd)
 

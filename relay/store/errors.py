@@ -63,6 +63,15 @@ class StoreLockedError(StoreError):
     remedy = "stop the other relay, or give each relay a store of its own"
 
 
+class StoreRunningError(StoreLockedError):
+    """In use by the relay that it belongs to, while somebody looks into it."""
+
+    remedy = (
+        "stop it meanwhile (Ctrl-C where it runs, or `systemctl stop mesh-relay`) and start it again afterwards; "
+        "what a running relay finds damaged is in `relay status`"
+    )
+
+
 class StoreReadOnlyError(StoreError):
     """The file system takes no writes."""
 

@@ -25,6 +25,17 @@ def relay(tmp_path):
     return run
 
 
+def test_without_the_package_for_bluetooth_the_end_is_at_once_and_says_what_to_do(tmp_path):
+    environ = os.environ | {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    # As in an environment without it, where no import finds it.
+    program = "import sys; sys.modules['dbus_next'] = None; from relay.cli import main; sys.exit(main())"
+    for options in ((), ("--follow",)):
+        command = [sys.executable, "-c", program, "receive", "--relay", "ble", *options]
+        ended = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=30)
+        assert ended.returncode == 1
+        assert "dbus-next is missing; install it with: " in ended.stderr
+
+
 GOOD = Card.of(Identity.generate(random.Random(1).randbytes)).to_uri()
 
 
@@ -53,10 +64,11 @@ def test_a_card_goes_from_one_person_to_another(relay):
     shown = relay("contact", "show", "zoë", "--qr").stdout
     assert uri_in(shown) == uri_in(theirs)
     assert relay("contact", "list").stdout == f"~Zoë\t{fingerprint}\n"
-    assert relay("contact", "rename", "zoë", "Zoë").returncode == 0
-    assert relay("contact", "group", "all", "Zoë").returncode == 0
+    assert relay("contact", "rename", "zoë", "Zoë").stdout == "zoë is called Zoë now.\n"
+    assert relay("contact", "group", "all", "Zoë").stdout.startswith("The group all: you and Zoë.\n")
     assert relay("contact", "list").stdout == f"Zoë\t{fingerprint}\nall\tgroup of Zoë\n"
-    assert relay("contact", "remove", "all").returncode == relay("contact", "remove", "Zoë").returncode == 0
+    for name in ("all", "Zoë"):
+        assert relay("contact", "remove", name).stdout.startswith(f"Removed {name}.")
     assert relay("contact", "list").stdout == ""
 
 
@@ -78,6 +90,8 @@ def test_a_card_can_come_by_standard_input_under_a_name_of_ones_own(relay):
 def test_mistakes_are_told_in_one_line_with_a_remedy(relay):
     for arguments, remedy in (
         (("contact", "add", "mesh-relay:contact/AAAA", "--name", "x"), "copy it again"),
+        (("contact", "add", "mesh-relay:bulletin/AAAA", "--name", "x"), "relay bulletin follow"),
+        (("bulletin", "follow", GOOD, "--name", "x"), "relay contact add"),
         (("contact", "add", f"{GOOD}?name=%E2%80%AE"), "give one with --name"),
         (("contact", "show", "nobody"), "relay contact list"),
         (("identity", "--name", "x" * 65), "64 characters"),

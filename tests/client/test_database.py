@@ -67,6 +67,18 @@ def test_a_database_that_is_not_ours_to_read_is_left_as_it_is(tmp_path, change, 
     assert (folder / "client.db").read_bytes() == before
 
 
+def test_what_an_earlier_version_keeps_is_taken_over(tmp_path):
+    folder = folder_of(tmp_path)
+    with Person(folder, 1) as person:
+        (message_id,) = person.send_text("x", person)
+        person.database.execute("DROP TABLE post")
+        person.database.execute("PRAGMA user_version = 2")
+        person.reopen()
+        assert person.outbox.progress(message_id).pieces == 1
+        assert person.database.row("SELECT count(*) FROM post") == (0,)
+        assert person.database.row("PRAGMA user_version") == (SCHEMA_VERSION,)
+
+
 def test_a_damaged_database_is_told_and_kept(tmp_path):
     folder = folder_of(tmp_path)
     Database(folder).close()

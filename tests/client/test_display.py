@@ -32,19 +32,6 @@ from tests.client.online import Dripping, Holding, User
 NOWHERE = "localhost:1"
 
 
-@pytest.fixture
-def alice(tmp_path):
-    return User(tmp_path, "alice")
-
-
-@pytest.fixture
-def bob(tmp_path, alice):
-    person = User(tmp_path, "bob")
-    person.knows(alice)
-    alice.knows(person)
-    return person
-
-
 def envelopes(sender, recipient, *bodies, now_s=None):
     """Envelopes of these bodies, as the sender's outbox has them."""
     now_s = now_s or time.time()

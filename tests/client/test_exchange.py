@@ -163,6 +163,16 @@ def test_messages_that_arrive_mixed_do_not_mix(alice, bob, tmp_path):
     assert sorted(bob.inbox_contents()) == [(f"{number}", content) for number, content in enumerate(contents)]
 
 
+def test_receipts_at_once_are_those_of_what_has_just_come(alice, bob):
+    alice.send_text("one", bob)
+    bob.receive(alice.envelopes())
+    assert bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S) == 0
+    alice.send_text("two", bob)
+    bob.receive(alice.envelopes())
+    assert bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True) == 1
+    assert bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S + HOUR_S, at_once=True) == 1
+
+
 def test_a_message_that_was_taken_does_not_come_again_not_even_worked_anew(alice, bob):
     alice.send_text("once", bob)
     (envelope,) = alice.envelopes()
@@ -237,6 +247,20 @@ def test_someone_who_is_no_contact_gets_a_receipt_too(alice, bob):
     assert alice.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True) == 1
     assert bob.receive(alice.envelopes()) == [Outcome.RECEIPT]
     assert bob.envelopes() == []
+
+
+def test_a_receipt_looks_like_a_short_text_that_lives_for_seven_days(alice, bob):
+    alice.send_text("hello", bob, days=7)
+    bob.receive(alice.envelopes())
+    bob.outbox.queue_due_receipts(price=PRICE, now_s=NOW_S, at_once=True)
+    bob.send_text("hello", alice, days=7)
+    text, receipt = sorted(bob.envelopes(), key=lambda one: alice.inbox.try_open(one).inner.kind)
+    assert [alice.inbox.try_open(one).inner.kind for one in (text, receipt)] == [Kind.TEXT, Kind.RECEIPT]
+    # All that stands in the clear, but for the tag, of which five bits are not random.
+    assert text[:8] == receipt[:8]
+    assert decode_envelope(text).bucket == decode_envelope(receipt).bucket
+    assert len(text) == len(receipt)
+    assert sum(a == b for a, b in zip(text[9:], receipt[9:], strict=True)) < 16
 
 
 def test_a_message_to_oneself_arrives_and_is_receipted(alice):
@@ -349,6 +373,7 @@ def test_a_purge_goes_out_later_one_by_one_for_every_piece_and_stops_the_message
     assert alice.outbox.purge(message_id, price=PRICE, now_s=NOW_S) == len(tags) == 71
     assert alice.outbox.purge(message_id, price=PRICE, now_s=NOW_S) == 0
     assert alice.outbox.progress(message_id).is_purged
+    assert alice.outbox.progress(message_id).purges_left == 71
     assert alice.envelopes(NOW_S + 599) == []
     halfway = len(alice.envelopes(NOW_S + 2000))
     assert 0 < halfway < 71
@@ -356,6 +381,12 @@ def test_a_purge_goes_out_later_one_by_one_for_every_piece_and_stops_the_message
     assert {purge.tag for purge in purges} == set(tags)
     assert {purge.type for purge in purges} == {EnvelopeType.PURGE}
     assert {purge.expiry_hour for purge in purges} == {NOW_HOUR + 72}
+    # Only what a relay has taken is done.
+    ids = [pending.id for pending in alice.outbox.pending(NOW_S + 3600)]
+    alice.outbox.mark_acknowledged(ids[:70], durable=True, now_s=NOW_S + 3600)
+    assert alice.outbox.progress(message_id).purges_left == 1
+    alice.outbox.mark_acknowledged(ids[70:], durable=False, now_s=NOW_S + 3600)
+    assert alice.outbox.progress(message_id).purges_left == 0
 
 
 def test_a_message_that_arrived_can_still_be_purged(alice, bob):

@@ -124,7 +124,9 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_rubbish(tmp_path, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", no_space)
-    with pytest.raises(PrivateFileError, match="No space left"):
+    with pytest.raises(
+        PrivateFileError, match=r"No space left on device; free some space and try again; nothing was changed"
+    ):
         replace_private(path, b"new")
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == b"old"

@@ -45,7 +45,7 @@ def test_methods_that_the_page_names_exist():
     rows = [row for row in PAGE.read_text().splitlines() if row.startswith("| `.")]
     named = {name for row in rows for name in re.findall(r"`\.(\w+)`", row.split("|")[1])}
     assert {"send_text", "deliver", "collect", "take"} <= named
-    attributes = {"identity", "contacts"}
+    attributes = {"identity", "contacts", "bulletins"}
     assert {name for name in named - attributes if not callable(getattr(relay.client.Client, name, None))} == set()
 
 

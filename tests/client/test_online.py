@@ -39,19 +39,6 @@ def relay(relays):
     return relays()
 
 
-@pytest.fixture
-def alice(tmp_path):
-    return User(tmp_path, "alice")
-
-
-@pytest.fixture
-def bob(tmp_path, alice):
-    person = User(tmp_path, "bob")
-    person.knows(alice)
-    alice.knows(person)
-    return person
-
-
 def test_a_text_and_a_file_reach_someone_who_was_never_online_with_the_sender(relay, alice, bob, tmp_path):
     content = random.Random(1).randbytes(100_000)
     photo = tmp_path / "a photo.jpg"
@@ -210,6 +197,7 @@ def test_what_is_purged_in_time_is_not_received(relay, alice, bob):
     assert purged.returncode == 0
     assert "10 minutes to an hour" in purged.stdout
     assert "purged before" in alice.run("purge", message_id).stdout
+    assert "to be purged: its purge is not on a relay yet" in alice.run("sent").stdout
     assert "no message has that ID" in alice.run("purge", "ffff0000ffff").stderr
 
     async def run():

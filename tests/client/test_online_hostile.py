@@ -20,26 +20,13 @@ from relay.core.messages import Hello, MessageType, Offer, Refusal, Role, Subscr
 from relay.core.noise import KeyPair
 from relay.links.address import parse_address
 from relay.links.client_session import Connection, Failure
-from tests.client.online import Dripping, FakeRelay, Holding, Sockets, User, client_of, offer_of
+from tests.client.online import Dripping, FakeRelay, Holding, Sockets, client_of, offer_of
 
 PATIENCE_S = 1.0
 #: Over a radio a client asks for what it does not have, by name.
 SLOW = Hello(role=Role.RELAY, durable=True, max_puts=2048, slow=True)
 #: A client that waits for ever fails here and not in the test's own time limit.
 HANG_S = 90.0
-
-
-@pytest.fixture
-def alice(tmp_path):
-    return User(tmp_path, "alice")
-
-
-@pytest.fixture
-def bob(tmp_path, alice):
-    person = User(tmp_path, "bob")
-    person.knows(alice)
-    alice.knows(person)
-    return person
 
 
 def sealed_to(sender, recipient, *texts):

@@ -6,7 +6,9 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nacl.bindings import crypto_scalarmult
 
+from relay.client import seal as seal_module
 from relay.client.card import Card
 from relay.client.identity import Identity
 from relay.client.seal import (
@@ -29,6 +31,7 @@ from relay.core.envelope import (
     make_tag,
     price_paid,
 )
+from relay.core.noise import HandshakeState, KeyPair, Token
 from tests.client.helpers import DAY, NOW_HOUR
 
 ALICE, BOB, MALLORY = (Identity.generate(random.Random(seed).randbytes) for seed in range(3))
@@ -122,6 +125,34 @@ def test_the_tag_is_the_bucket_of_the_day_of_sending_and_the_hash_of_the_purge_k
         header = decode_envelope(sealed.envelope)
         assert header.bucket == bucket_of_day(BOB.rendezvous, DAY + hour // 24)
         assert header.tag == make_tag(header.bucket, sealed.purge_key)
+
+
+def test_whoever_has_the_recipients_key_can_make_what_anybody_sent_him(monkeypatch):
+    """So no message proves to a third that its sender wrote it. To others he passes for nobody."""
+
+    class Forger(HandshakeState):
+        def _mix_secret(self, token):
+            if token is Token.SS:
+                self._symmetric.mix_key(crypto_scalarmult(BOB.static.private, ALICE.static.public))
+            else:
+                super()._mix_secret(token)
+
+    def forged_for(recipient):
+        with monkeypatch.context() as patch:
+            patch.setattr(seal_module, "HandshakeState", Forger)
+            return seal(
+                b"never said",
+                sender=KeyPair(private=BOB.static.private, public=ALICE.static.public),
+                recipient=Card.of(recipient),
+                now_hour=NOW_HOUR,
+                expiry_hour=expiry_hour(NOW_HOUR, 3),
+                price=4,
+                random_bytes=random.Random(7).randbytes,
+            ).envelope
+
+    unsealed = unseal(forged_for(BOB), BOB)
+    assert (unsealed.plaintext, unsealed.sender) == (b"never said", ALICE.static.public)
+    assert unseal(forged_for(MALLORY), MALLORY) is None
 
 
 def test_the_same_message_twice_has_nothing_in_common():

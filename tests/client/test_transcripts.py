@@ -44,19 +44,6 @@ class Logging(Holding):
         return found
 
 
-@pytest.fixture
-def alice(tmp_path):
-    return User(tmp_path, "alice")
-
-
-@pytest.fixture
-def bob(tmp_path, alice):
-    person = User(tmp_path, "bob")
-    person.knows(alice)
-    alice.knows(person)
-    return person
-
-
 async def visit(user, address, *, at_s, text=None):
     """One `relay receive`, or with `text` one `relay send`, at a time so many seconds from now."""
     async with user.client(address, clock=lambda: NOON_S + at_s) as client:

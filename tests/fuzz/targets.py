@@ -9,13 +9,15 @@ from array import array
 from dataclasses import dataclass
 from hashlib import sha256
 
+from relay.client.bulletin import CARD_PREFIX, POSTING_PREFIX, Bulletin, parse_bulletin_uri
 from relay.client.card import parse_uri
 from relay.client.errors import ClientError
 from relay.client.pieces import decode_inner, split_file_head
+from relay.client.post import CAPACITIES, decode_post, encrypt, open_post
 from relay.client.text import safe_file_name, safe_text
 from relay.core import messages as m
 from relay.core.codec import Reader, Writer
-from relay.core.envelope import HEADER_BYTES, SIZES, EnvelopeType, decode_envelope, decode_header
+from relay.core.envelope import HEADER_BYTES, SIZES, EnvelopeType, Header, decode_envelope, decode_header
 from relay.core.errors import DecodeError, RelayError
 from relay.core.frames import LANES, MAX_MESSAGE_BYTES, FrameReader
 from relay.core.messages import Hello, Role
@@ -505,6 +507,34 @@ def contact(data):
 PREFIX = "mesh-relay:contact/"
 
 
+def bulletin(data):
+    """The URI of a notice board, and of its posting key; prefixes are given, as for contacts."""
+    for text in (data.decode(errors="replace"), *(prefix + data.decode("latin-1") for prefix in PREFIXES)):
+        try:
+            found, _ = parse_bulletin_uri(text)
+        except ClientError:
+            continue
+        check(parse_bulletin_uri(found.to_uri()) == (found, ""), "round trip")
+
+
+PREFIXES = (CARD_PREFIX, POSTING_PREFIX)
+
+
+def post(data):
+    """What is signed of a post: from who may post, who need not be honest. And what whoever has the card seals."""
+    header_bytes = Header(type=EnvelopeType.MESSAGE, size_class=0, expiry_hour=1, tag=bytes(16)).encode()
+    payload = encrypt(data[: CAPACITIES[0]].ljust(CAPACITIES[0], b"\0"), header_bytes, CAMP, random_bytes=bytes)
+    check(open_post(header_bytes + payload + bytes(8), CAMP) is None, "a post that nobody signed")
+    try:
+        value = decode_post(data)
+    except DecodeError:
+        return
+    same(value.encode(), data)
+
+
+CAMP = Bulletin.of_seed(bytes(32), bytes(16))
+
+
 def preamble(data):
     """First line of a foreign stream."""
     try:
@@ -574,6 +604,8 @@ TARGETS = {
     "inner": Target(run=inner, weight=4, max_bytes=400),
     "names": Target(run=names, weight=3, max_bytes=400),
     "contact": Target(run=contact, weight=3, max_bytes=1_200),
+    "bulletin": Target(run=bulletin, weight=3, max_bytes=1_200),
+    "post": Target(run=post, weight=3, max_bytes=400),
     "preamble": Target(run=preamble, weight=6, max_bytes=600),
     "report": Target(run=report, weight=4, max_bytes=600),
     "news": Target(run=news, weight=2, max_bytes=600),

@@ -18,7 +18,7 @@ FILES = {
     "binary": bytes(range(256)) * 16,
     "huge": b"# far too much\n" * 200_000,
 }
-MISTAKEN = {"wrong", "binary", "huge"}
+MISTAKEN = {"empty", "wrong", "binary", "huge"}
 REFUSED = "relay.toml has a mistake and is not used"
 FETCH = """python3 -c 'import urllib.request as u; print(u.urlopen("http://127.0.0.1:9470/").read().decode())'"""
 

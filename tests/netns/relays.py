@@ -118,7 +118,7 @@ class Relay:
         return wait_until(lambda: self._describe(what), look, timeout_s)
 
     def wait_linked(self, relays=1, timeout_s=25.0):
-        """Wait for sessions with at least so many relays; return how long it took."""
+        """Wait until so many relays are linked, one on several interfaces for each; return how long it took."""
         began = time.monotonic()
         self.wait(f"{relays} relays are linked", lambda status: linked(status) >= relays, timeout_s)
         return time.monotonic() - began
@@ -138,7 +138,7 @@ class Relay:
 
 
 def linked(status, interface=None):
-    """Sessions with relays, of one interface or of all."""
+    """Relays that are connected on one interface, or on all: one that is on several counts for each."""
     return sum(link["relays"] for link in status["links"] if interface in (None, link["interface"]))
 
 
@@ -149,7 +149,7 @@ def link_bytes(status):
 
 def link_errors(status, reason):
     """How often sessions ended or failed by ``reason``."""
-    return sum(link["errors"].get(reason, 0) for link in status["links"])
+    return sum((link["ended"] | link["errors"]).get(reason, 0) for link in status["links"])
 
 
 def _toml(value):

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Interfaces and addresses that come, go and change; networks without IPv4 and without multicast."""
 
+import re
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -124,6 +126,38 @@ def test_where_multicast_is_blocked_a_static_peer_is_found_in_either_order_of_bo
         relay.wait_linked(1, RECONNECT_S)
     print(f"linked {time.monotonic() - began:.1f} s after the second one was started")
     carries(*relays, seed=4)
+    # ... and an operator is told that nobody else will be found.
+    fault = discovery_fault(relays[0].wait("discovery is down", discovery_fault, 20))
+    assert re.fullmatch(r"multicast does not get through.*5353/udp.*discovery = false.*", fault)
+    assert "link dnssd on eth0 is down: multicast" in relays[0].cli("status")
+    if first == "with the peer's address":  # once is enough: it is noticed at the next announcement
+        caller.run("nft", "delete table inet lab")
+        relays[0].wait("discovery is up", lambda status: discovery_fault(status) == "", 40)
+
+
+def test_a_program_that_has_the_port_of_discovery_is_named_and_waited_for(lab):
+    boxes = [lab.box(name, segment) for segment in [lab.segment()] for name in "ab"]
+    has_port = (
+        "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', 5353)); print(flush=True); input()"
+    )
+    other = boxes[0].python("-c", has_port, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other.stdout.readline()
+    relays = [box.relay() for box in boxes]
+    name = Path(f"/proc/{other.pid}/comm").read_text().strip()
+    fault = discovery_fault(relays[0].wait("discovery is down", discovery_fault, 20))
+    assert fault.startswith(f"port 5353: Address already in use by {name} (process {other.pid}); stop what has it, or")
+    assert f"link dnssd on eth0 is down: {fault}" in relays[0].cli("status")
+    scan = boxes[0].python("-m", "relay", "scan", "--seconds", "1", stderr=subprocess.PIPE, text=True)
+    assert f"port 5353: Address already in use by {name} (process {other.pid}); stop" in scan.communicate()[1]
+    other.kill()
+    relays[0].wait("discovery is up", lambda status: discovery_fault(status) == "", RECONNECT_S)
+    relays[0].wait_linked(1)
+
+
+def discovery_fault(status):
+    """What is wrong with discovery on any interface; "" if it works, None if nothing is known of it yet."""
+    faults = [link["fault"] for link in status["links"] if link["kind"] == "dnssd"]
+    return next(filter(None, faults), "") if faults else None
 
 
 def test_interfaces_come_and_go_and_change_their_names_while_relays_run(lab):

@@ -116,6 +116,7 @@ def loads(ports):
 @pytest.mark.slow
 def test_two_segments_between_two_relays_carry_a_body_once_and_replace_each_other(lab):
     one, two = relay_pair(lab, lab.segment(), lab.segment())
+    assert [relay.status()["relays"] for relay in (one, two)] == [1, 1]
     ports = list(one.box.ports.values())
     wait_quiet(ports)
     size = 16384

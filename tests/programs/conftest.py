@@ -46,9 +46,12 @@ class StandInEngine:
                 admitted=2000,
                 price_bits={"eth0": 0, "mesh0": 3},
             ),
+            relays=2,
             links=[
                 LinkStatus(kind="tcp", interface="eth0", relays=2, clients=3, bytes_in=1 << 20, bytes_out=4096),
-                LinkStatus(kind="tcp", interface="mesh0", relays=1, errors={"slow_reader": 2}, restarts=1),
+                LinkStatus(
+                    kind="tcp", interface="mesh0", relays=1, ended={"goodbye": 18}, errors={"replay": 2}, restarts=1
+                ),
                 LinkStatus(kind="dnssd", interface="eth0"),
                 LinkStatus(kind="unix", interface="other", clients=1),
             ],
@@ -72,6 +75,8 @@ def engine():
     link = made.stats.link(LinkKind.TCP, "eth0")
     link.bytes_in += 1 << 20
     link.error(SessionError.GARBAGE_FRAME)
+    for reason in (SessionError.GOODBYE, SessionError.CONNECTION_LOST, SessionError.TIMEOUT_IDLE):
+        link.error(reason)
     made.stats.link(LinkKind.TCP, "mesh0").bytes_in += 1
     return made
 

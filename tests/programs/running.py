@@ -13,15 +13,16 @@ from contextlib import asynccontextmanager
 from relay.core.admission import Policy
 from relay.core.clock import Clock
 from relay.core.envelope import SIZES, EnvelopeType, Header, grind
-from relay.core.messages import Ack, Hello, Role
+from relay.core.messages import Hello, Role
 from relay.core.node import Node, NodeConfig
-from relay.core.session import Envelopes, Session, State
+from relay.core.session import Session, State
 from relay.core.stats import Stats
 from relay.links.foreign import ForeignLink
 from relay.process.progress import Progress
 from relay.run.engine import Engine
 from relay.store.committer import Committer
 from relay.store.database import Store
+from tests.heard import Heard
 
 BUILD_HOUR = 490_000
 
@@ -86,7 +87,7 @@ def not_root():
         os.seteuid(user)
 
 
-class Phone:
+class Phone(Heard):
     """A client at the other end of a foreign stream that reads as slowly as a test wants."""
 
     def __init__(self, sock):
@@ -123,17 +124,6 @@ class Phone:
         self.read_bytes += len(data)
         self.events += self.session.receive_data(data, 0.0)
 
-    def of(self, kind):
-        return [event for event in self.events if isinstance(event, kind)]
-
-    @property
-    def acknowledged(self):
-        return {number for ack in self.of(Ack) for number in ack.numbers()}
-
-    @property
-    def received(self):
-        return [body for event in self.of(Envelopes) for body in event.items]
-
     def close(self):
         self.sock.close()
 
@@ -146,3 +136,13 @@ async def connect(path, preamble):
     await loop.sock_connect(sock, str(path))
     await loop.sock_sendall(sock, json.dumps({"version": 1, **preamble}).encode() + b"\n")
     return sock
+
+
+async def put(path, envelopes):
+    """Put envelopes over a fast stream, all of which have to be acknowledged."""
+    with contextlib.closing(await Phone.open(path, slow=False)) as phone:
+        for one in envelopes:
+            phone.session.put(one)
+        await phone.flush()
+        while len(phone.acknowledged) < len(envelopes):
+            await phone.read(1 << 16)

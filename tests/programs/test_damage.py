@@ -7,7 +7,7 @@ from contextlib import closing
 
 from relay.core.envelope import envelope_id
 from relay.core.session import Missing
-from tests.programs.running import Phone, envelope, running
+from tests.programs.running import Phone, envelope, put, running
 
 
 async def fetch(path, envelopes):
@@ -18,16 +18,6 @@ async def fetch(path, envelopes):
         while len(phone.received) + sum(len(event.identities) for event in phone.of(Missing)) < len(envelopes):
             await phone.read(1 << 16)
         return phone.received
-
-
-async def put(path, envelopes):
-    """Put envelopes, all of which have to be acknowledged."""
-    with closing(await Phone.open(path, slow=False)) as phone:
-        for one in envelopes:
-            phone.session.put(one)
-        await phone.flush()
-        while len(phone.acknowledged) < len(envelopes):
-            await phone.read(1 << 16)
 
 
 def flip_on_disk(engine, folder, body):

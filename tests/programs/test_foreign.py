@@ -127,8 +127,8 @@ def test_relay_ble_hears_what_to_advertise_and_a_later_connection_takes_the_plac
                     reporter.up = True
                     await report(second, reporter)
                     await until(lambda: engine.status().components[0].up)
-                    assert engine._up[LinkKind.BLE, "all"]
-                await until(lambda: not engine._up[LinkKind.BLE, "all"])
+                    assert engine._link_states[LinkKind.BLE, "all"] == (True, "")
+                await until(lambda: not engine._link_states[LinkKind.BLE, "all"][0])
 
     asyncio.run(run())
 

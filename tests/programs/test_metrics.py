@@ -65,9 +65,18 @@ def test_what_happened_is_counted_under_its_name(engine):
     assert found["relay_envelopes_rejected_total", ("reason", "underpaid")] == 7
     assert found["relay_bytes_total", ("direction", "in"), ("link", "tcp")] == (1 << 20) + 1
     assert found["relay_errors_total", ("link", "tcp"), ("reason", "garbage_frame")] == 1
+    # Who leaves is no error, and stands under no label of one.
+    assert sum(count for key, count in found.items() if key[0] == "relay_errors_total") == 1
+    assert found["relay_sessions_ended_total", ("link", "tcp"), ("reason", "goodbye")] == 1
+    assert sum(count for key, count in found.items() if key[0] == "relay_sessions_ended_total") == 3
     assert found["relay_link_peers", ("link", "tcp"), ("peer", "relay")] == 3
+    assert found["relay_neighbours",] == 2
     assert found["relay_link_peers", ("link", "tcp"), ("peer", "client")] == 3
-    assert found["relay_link_up", ("link", "tcp")] == 1
+    assert found["relay_link_up", ("link", "tcp")] == found["relay_link_up", ("link", "dnssd")] == 1
+    # One that is down is not hidden by another.
+    links = [LinkStatus(kind="dnssd", interface=name, up=name == "eth1") for name in ("eth0", "eth1")]
+    engine.changes["links"] = links
+    assert samples(engine)["relay_link_up", ("link", "dnssd")] == 0
     assert found["relay_store_bytes",] == 5_000_000
     assert found["relay_store_price",] == 3
     assert found["relay_queue_length", ("queue", "commit")] == 3

@@ -30,7 +30,7 @@ def relay(tmp_path):
 
 def test_without_radios_and_bridge_there_is_nothing_to_do_and_no_failure(relay, tmp_path):
     config = tmp_path / "relay.toml"
-    config.write_text("[net]\n")
+    config.write_text('[net]\ncountry = "DE"\n')
     found = relay("--config", str(config))
     assert found.returncode == 0
     assert "nothing to do" in found.stderr

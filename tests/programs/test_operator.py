@@ -2,6 +2,7 @@
 import json
 import logging
 import os
+import pwd
 import re
 import socket
 import subprocess
@@ -17,9 +18,11 @@ from relay.cli import main
 from relay.cli.operator import UsageError, parse_time
 from relay.config import paths
 from relay.config.file import EXAMPLE, ConfigError, load_config, parse_config
+from relay.control.client import ControlClient
 from relay.control.status import LinkStatus, StoreStatus, TaskStatus, read_status
 from relay.control.text import human_bytes, human_duration, startup_summary, status_text
 from relay.process.logs import PrivateFormatter, setup
+from relay.process.ports import holders
 from tests.programs.running import not_root
 
 
@@ -72,9 +75,27 @@ def test_a_port_that_another_has_is_told_with_a_remedy(tmp_path):
             alarm = threading.Timer(30, process.kill)
             alarm.start()
             said = process.stderr.readline()
+            with ControlClient(tmp_path / "control") as client:
+                status = client.read_status()
             process.terminate()
             alarm.cancel()
-    assert f"cannot listen on port {port}: Address already in use; stop what has it, or set another" in said
+    name = Path("/proc/self/comm").read_text().strip()
+    fault = (
+        f"cannot listen on port {port}: Address already in use by {name} (process {os.getpid()}); "
+        "stop what has it, or set another port in [tcp]"
+    )
+    assert fault in said
+    assert f"link tcp on all is down: {fault}" in status.problems()
+
+
+def test_of_a_program_that_may_not_be_looked_into_the_user_is_told():
+    # Of itself a process is not told, but of its socket the kernel says whose it is, as of those it may not look into.
+    user = f"a program of {pwd.getpwuid(os.geteuid()).pw_name}"
+    with socket.create_server(("127.0.0.1", 0)) as other, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        assert holders(port, "tcp") == holders(datagrams.getsockname()[1], "udp") == user
+    assert holders(port, "tcp") == ""
 
 
 def test_a_mistake_is_told_by_file_line_and_remedy(tmp_path, capsys):

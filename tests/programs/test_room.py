@@ -4,13 +4,14 @@
 import asyncio
 import random
 
-from relay.core.messages import Hello, Role
+from relay.core.messages import Hello, MessageType, Role
 from relay.core.session import Session, State
 from relay.core.stats import HandshakeFailure, LinkKind, SessionError
 from relay.links import StreamInfo
 from relay.run import limits
 from relay.run.limits import MAX_FOUND_CONNECTIONS
 from tests.programs.running import running
+from tests.unit.core.memory import reachable
 
 
 class Transport(asyncio.Transport):
@@ -232,6 +233,31 @@ def test_when_all_hold_too_much_who_holds_most_goes(tmp_path, monkeypatch):
 
 
 WHO = [("a", "eth0"), ("b", "eth0"), ("c", "eth0"), ("c", "eth0"), ("d", "wlan0")]
+
+
+def test_the_address_of_who_has_gone_is_forgotten_in_a_moment(tmp_path):
+    address = "fe80::77"
+
+    async def act(engine):
+        phone = connect(engine, address)
+        session = await prove(phone)
+        for _ in range(20_000):
+            session._writer.push(0, bytes([MessageType.PING]))
+        while data := session.data_to_send():
+            phone.stream.data_received(data)
+        while phone.stream.link.session.has_input:  # noqa: ASYNC110 - a relay says nothing of having looked
+            await asyncio.sleep(0)
+        phone.stream.connection_lost(None)
+        del phone
+        await asyncio.sleep(0)
+        # Or whoever comes again at once would have his turns as a newcomer.
+        assert address.encode() in reachable(engine._connections, engine.node)
+        async with asyncio.timeout(20):
+            while address.encode() in reachable(engine._connections, engine.node):
+                await asyncio.sleep(0.1)
+                engine.tick()
+
+    scene(tmp_path, act)
 
 
 def test_one_address_has_its_own_bound(tmp_path):

@@ -11,22 +11,12 @@ from relay.core.envelope import envelope_id
 from relay.core.messages import Subscribe
 from relay.core.session import SLOW_RECORD_BYTES
 from relay.run.stream import SLOW_AHEAD_BYTES
-from tests.programs.running import Phone, envelope, running
+from tests.programs.running import Phone, envelope, put, running
 
 #: A radio of 20 kB/s, in steps that a small piece on the air would make.
 PIECE_BYTES = 500
 PIECE_S = 0.025
 RECORD_BYTES = SLOW_RECORD_BYTES + 18
-
-
-async def fill(path, envelopes):
-    """Put envelopes over a fast stream."""
-    with closing(await Phone.open(path, slow=False)) as phone:
-        for one in envelopes:
-            phone.session.put(one)
-        await phone.flush()
-        while len(phone.acknowledged) < len(envelopes):
-            await phone.read(1 << 16)
 
 
 @pytest.mark.parametrize("fetches", [False, True])
@@ -37,7 +27,7 @@ def test_a_put_is_acknowledged_at_once_while_a_download_fills_a_slow_stream(tmp_
         rng = random.Random(3)
         async with running(tmp_path) as (_, path):
             held = [envelope(rng, size_class) for size_class in (*[3] * 20, *[0] * 300)]
-            await fill(path, held)
+            await put(path, held)
             with closing(await Phone.open(path, slow=True)) as phone:
                 if fetches:
                     phone.session.fetch([envelope_id(one) for one in held])

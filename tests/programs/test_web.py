@@ -75,6 +75,10 @@ def test_the_page_says_first_that_all_is_well_then_what_there_is(engine):
     order = [text.index(part) for part in ("All well", "1,234", "Around this relay", "mesh0", "underpaid")]
     assert order == sorted(order)
     assert "2 relays, 3 clients" in text
+    # Of all interfaces together, each once; and who left is no error.
+    assert "<dt>Relays near</dt><dd>2</dd>" in text
+    (row,) = re.findall(r"<tr><td>mesh0.*?</tr>", text)
+    assert row.endswith("<td>1</td><td>2</td></tr>")
 
 
 def test_the_page_needs_nothing_from_anywhere(engine):
@@ -101,7 +105,10 @@ def test_what_is_wrong_stands_first_and_turns_the_health_check(engine):
     engine.changes = {
         "store": StoreStatus(writable=False, unreadable_bodies=1),
         "tasks": [TaskStatus(name="store", idle_s=99.0, stalled=True)],
-        "links": [LinkStatus(kind="tcp", interface="eth0", up=False)],
+        "links": [
+            LinkStatus(kind="tcp", interface="eth0", up=False),
+            *(LinkStatus(kind="dnssd", interface=name, up=False, fault="stop it") for name in ("eth0", "eth1")),
+        ],
     }
     status, _, text = get(engine, "/healthz")
     assert status == 503
@@ -110,6 +117,7 @@ def test_what_is_wrong_stands_first_and_turns_the_health_check(engine):
         "the store is damaged: some envelopes cannot be read; replace the card or disk",
         "task store makes no progress",
         "link tcp on eth0 is down",
+        "link dnssd on eth0, eth1 is down: stop it",
     ]
     page = get(engine, "/")[2]
     Document(page)
@@ -212,7 +220,7 @@ def test_an_address_in_use_is_told_with_its_remedy(engine):
             async with StatusServer(engine, config, History(Clock())):
                 pass
 
-        with pytest.raises(HttpError, match=r"Address already in use; change http\.listen"):
+        with pytest.raises(HttpError, match=r"Address already in use by .+; change http\.listen"):
             asyncio.run(run())
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.appliance.apply import read_plan
+from relay.appliance.checks import read_checks
 from relay.appliance.network import draw_segment
 from relay.appliance.plan import Facts, Plan
 from relay.appliance.portal import answer
@@ -18,6 +19,7 @@ from relay.config.toml_write import write_toml
 from relay.control.notices import NoticeCode, decode_notices, encode_notices
 
 FACTS = Facts(segment=draw_segment(lambda count: bytes(range(count))), stand_in=hashlib.sha256(b"drawn").hexdigest())
+CHECKS = read_checks()
 SECTIONS = ["appliance", "board", "net", "store", "tcp", "mesh", "http", "ble", "nonsense"]
 SETTINGS = ["country", "storage", "ssh_keys", "lan_bridge", "radios", "bridge", "ethernet", "led", "secret", "listen"]
 SCALARS = st.sampled_from(["DE", "", "volatile", "auto", True, False, 0, -1, 1e9, "wifi0", "\x00", "💡"])
@@ -73,7 +75,7 @@ def test_any_bytes_are_notices_or_none(raw):
 
 @given(st.binary(max_size=300))
 def test_any_request_gets_one_answer(raw):
-    head, _, body = answer(raw).partition(b"\r\n\r\n")
+    head, _, body = answer(raw, CHECKS).partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
     assert lines[0].startswith(b"HTTP/1.1 ")
     length = [int(line.split(b":")[1]) for line in lines if line.startswith(b"Content-Length")]

@@ -205,6 +205,55 @@ def test_a_mistake_on_the_card_is_on_light_and_card_and_the_relay_works(box):
     assert "MISTAKE: line 2" in box.card()
 
 
+#: A relay and a phone of the same channel, which is one in Germany and none in the USA.
+CHANNEL_13 = """\
+[appliance]
+country = "{}"
+access_point = true
+access_point_interface = "wlan0"
+access_point_channel = 13
+mesh_interface = ""
+"""
+
+
+@pytest.mark.lasts(80)
+def test_an_access_point_that_cannot_come_up_is_on_light_card_and_page_with_what_would_work(box):
+    """The file had no mistake, hostapd ended, and nobody was told."""
+    guest = box.guest
+    environment = {"RUNTIME_DIRECTORY": "/run/mesh-relay-net"}
+    net = ("-m", "relay", "net", "--config", "/run/mesh-relay-config/relay.toml")
+
+    def told():
+        """What relay run was told of it."""
+        found = json.loads(guest.run("python3", "-m", "relay", "status", "--json").stdout)
+        return next((row for row in found["components"] if row["name"] == "net"), {"gauges": {}, "troubles": []})
+
+    box.put(CHANNEL_13.format("US"))
+    assert box.apply() == ""
+    guest.sh("nft -f /run/mesh-relay-config/nftables.conf; ip link set lo up")
+    box.relay()
+    running = guest.python(*net, env=environment)
+    running.wait_output("channel 13 is not allowed here: choose one of 1-11", 40)
+    # As it lasts: not at each start.
+    box.until(lambda: box.light_of() == "network", 60)
+    assert "channel 13 is not allowed" in told()["troubles"][0]
+    box.until(lambda: "NETWORK: The access point for phones is off: wlan0: channel 13" in box.card(), 80)
+    running.stop()
+
+    box.put(CHANNEL_13.format("DE"))
+    assert box.apply() == ""
+    guest.python(*net, env=environment)
+    hostapd = guest.start_process("hostapd", "-i", "wlan0", "/run/mesh-relay-config/hostapd.conf")
+    hostapd.wait_output("AP-ENABLED")
+    box.until(lambda: box.light_of() == "clock", 40)
+    assert (told()["gauges"]["access_points_up"], told()["gauges"]["phones"]) == (1, 0)
+    guest.sh("ip netns add phone; iw phy phy1 set netns name phone; ip -n phone link set wlan1 up")
+    guest.sh("iw dev wlan1 connect 'Mesh relay'", netns="phone")
+    box.until(lambda: told()["gauges"]["phones"] == 1, 40)
+    hostapd.kill()
+    box.until(lambda: told()["gauges"]["access_points_up"] == 0, 40)
+
+
 def test_a_card_without_its_drive_starts_as_well(box):
     assert "MESH-RELAY" in box.guest.sh("python3 -m relay appliance apply --boot-device /dev/loop7x 2>&1")
     box.guest.sh("nft -f /run/mesh-relay-config/nftables.conf")

@@ -202,6 +202,8 @@ def test_a_radio_without_mesh_point_is_explained_and_another_one_taken(boxes):
     (radio,) = (radio for radio in told["radios"] if radio["interfaces"] == ["wl0"])
     assert not radio["modes"]["ibss"]["problems"]
     assert "no mesh point" in radio["modes"]["mesh"]["problems"][0]
+    # The kernel's own driver does not say for how many phones it is.
+    assert radio["access_point"] == {"problems": [], "phones": 128, "phones_from": "nobody"}
     text = box.relay("net", "probe")
     assert 'set mode = "ibss"' in text
     assert "mt7610u" in text

@@ -24,6 +24,7 @@ from relay.store.errors import (
     StoreLockedError,
     StoreNewerError,
     StorePermissionError,
+    StoreRunningError,
 )
 from relay.store.salvage import salvage
 from relay.store.schema import SCHEMA_VERSION, TABLES
@@ -158,9 +159,9 @@ def test_two_relays_cannot_share_a_store(path):
     before = contents(first)
     with pytest.raises(StoreLockedError, match="store of its own"):
         Store.open(path)
-    with pytest.raises(StoreLockedError, match="stop the other relay"):
+    with pytest.raises(StoreRunningError, match=r"stop it meanwhile.*systemctl stop mesh-relay"):
         check(path)
-    with pytest.raises(StoreLockedError, match="stop the other relay"):
+    with pytest.raises(StoreRunningError, match=r"stop it meanwhile.*systemctl stop mesh-relay"):
         salvage(path, path.parent / "new")
     assert contents(first) == before
     first.close()

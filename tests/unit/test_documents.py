@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What documents point to is there: files, folders, headings, targets of make."""
 
+import ast
+import functools
 import re
 from pathlib import Path
 
@@ -43,6 +45,49 @@ def test_every_path_that_is_named_exists(document):
                 folder = ROOT / code if code.endswith("/") else (ROOT / code).parent
             elif folder and FILE.fullmatch(code) and document.name == "architecture.md":
                 assert (folder / code).exists(), f"{code}, said to be in {folder.relative_to(ROOT)}, in: {line}"
+
+
+@functools.cache
+def functions_of(path):
+    tree = ast.parse((ROOT / path).read_text() if (ROOT / path).exists() else "")
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+@each
+def test_every_test_that_is_named_exists(document):
+    named = re.findall(r"(tests/[\w/]+\.py)::(\w+)", document.read_text())
+    assert [f"{path}::{name}" for path, name in named if name not in functions_of(path)] == []
+
+
+def notes_of(text):
+    """By their labels: a line that begins with [^label]: and those after it that are indented."""
+    return dict(re.findall(r"^\[\^([\w-]+)\]:((?:.*\n)(?: {4}.*\n)*)", text, re.MULTILINE))
+
+
+@each
+def test_every_note_is_there_and_something_leads_to_it(document):
+    text = document.read_text()
+    referred = re.findall(r"\[\^([\w-]+)\](?!:)", text)
+    assert set(referred) == notes_of(text).keys()
+
+
+def test_each_cannot_of_the_threat_model_has_a_note_that_names_a_test_or_says_that_there_is_none():
+    text = (ROOT / "docs/threat-model.md").read_text()
+    notes, cells, column = notes_of(text), [], None
+    for line in text.splitlines():
+        row = [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split("|")]
+        if not line.startswith("|"):
+            column = None
+        elif found := {"cannot", "does"} & set(row):
+            column = row.index(found.pop())
+        elif column is not None and (cell := row[column]) and set(cell) != {"-"}:
+            cells.append(cell)
+    assert len(cells) > 60
+    for cell in cells:
+        labels = re.findall(r"\[\^([\w-]+)\]", cell)
+        assert labels, cell
+    for label, note in notes.items():
+        assert "::test_" in note or "no test" in note.lower(), label
 
 
 @each

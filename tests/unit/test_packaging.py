@@ -53,12 +53,13 @@ def test_the_version_is_the_one_of_the_code(metadata):
     assert metadata["Version"] == relay.__version__
 
 
-def test_bluetooth_and_its_glib_come_only_when_asked_for(metadata):
+def test_what_needs_glib_comes_only_when_asked_for_and_the_client_s_bluetooth_always(metadata):
     assert {"core", "ble", "net", "sniff"} <= set(metadata.get_all("Provides-Extra"))
     for requirement in metadata.get_all("Requires-Dist"):
         name, _, condition = requirement.partition(";")
         if name.startswith(("bluezero", "dbus")):
-            assert condition.strip() == "extra == 'ble'"
+            assert condition.strip() == ("extra == 'core'" if name.startswith("dbus-next") else "extra == 'ble'")
+    assert (ROOT / ".ci" / "requirements-run.txt").read_text().count("\ndbus-next==") == 1
 
 
 def test_the_relay_command_is_installed():

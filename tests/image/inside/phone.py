@@ -16,10 +16,9 @@ import sys
 import time
 
 FIXED = "10.42.70.1"
-ROUTER, DNS, KIND, SERVER = 3, 6, 53, 54
+MASK, ROUTER, DNS, KIND, SERVER = 1, 3, 6, 53, 54
 DISCOVER, OFFER, REQUEST, ACK = 1, 2, 3, 5
-#: A server looks for three seconds whether the address is free before it offers it, and one that
-#: has just been started may miss the first question.
+#: A server that has just been started may miss the first question.
 SURVEY_S = 10
 ASK_AGAIN_S = 3
 TRIES = 5
@@ -106,9 +105,10 @@ def join(interface):
         wanted = bytes((50, 4)) + address + bytes((SERVER, 4)) + offered[SERVER]
         address, options = answer_to(sock, interface, REQUEST, ACK, wanted)
     router, dns = socket.inet_ntoa(options[ROUTER]), socket.inet_ntoa(options[DNS])
+    mask = socket.inet_ntoa(options[MASK])
     print("router", router)
     print("dns", dns)
-    subprocess.run(["ip", "address", "add", f"{socket.inet_ntoa(address)}/24", "dev", interface], check=True)
+    subprocess.run(["ip", "address", "add", f"{socket.inet_ntoa(address)}/{mask}", "dev", interface], check=True)
     subprocess.run(["ip", "route", "replace", "default", "via", router], check=True)
     for name in ("connectivitycheck.gstatic.com", "relay.local", "example.com"):
         print(name, "is", lookup(name, dns))

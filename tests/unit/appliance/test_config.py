@@ -36,8 +36,8 @@ def test_the_file_on_the_card_names_every_setting_below_a_remark():
 
 
 def test_without_a_country_nothing_uses_a_radio():
-    assert not read("").wifi
-    assert not read("").joins_mesh
+    assert not read("[tcp]\nport = 1\n").wifi
+    assert not read("[tcp]\nport = 1\n").joins_mesh
 
 
 def test_a_country_is_taken_as_people_write_it():
@@ -56,6 +56,7 @@ def test_a_country_is_taken_as_people_write_it():
         (f"[appliance]\nmesh_name = '{'ä' * 17}'\n", 2, "1 to 32"),
         ('[appliance]\naccess_point_name = "a\\nb"\n', 2, "1 to 32"),
         ("[appliance]\nmesh_secret = 'short'\n", 2, "64 hexadecimal"),
+        ("[appliance]\nmesh_secret = 'draw'\n", 2, "relay-status.txt.*`relay appliance cards`"),
         ("[appliance]\naccess_point_password = 'short'\n", 2, "8 to 63"),
         ('[appliance]\naccess_point_password = "12345678\\nssid=x"\n', 2, "8 to 63"),
         ("[appliance]\nmesh_interface = 'wlan 0'\n", 2, "no interface name"),

@@ -9,16 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relay.appliance.checks import ANY_PATH, read_checks
 from relay.appliance.dhcp_probe import decode_offer, encode_probe, is_router
 from relay.appliance.election import PROBE_S, SERVER_S, SILENCE_S, TAKEOVER_S, Election, Role, Unopposed
 from relay.appliance.mdns import announce, answer_query
-from relay.appliance.portal import PROBE_NAMES, answer
+from relay.appliance.portal import MAX_REQUEST_BYTES, answer
 from relay.appliance.portal_server import MAX_CONNECTIONS, Places, serve
 from relay.appliance.segment import Files
 from relay.core.errors import DecodeError
 
 #: What the issue allows.
 SETTLED_S = 30
+CHECKS = read_checks()
 
 
 class World:
@@ -295,11 +297,13 @@ def test_any_question_can_be_asked(noise):
         ("/ncsi.txt", b"200 OK", b"Microsoft NCSI"),
         ("/success.txt", b"200 OK", b"success\n"),
         ("/", b"200 OK", b"Mesh relay"),
+        ("http://CAPTIVE.apple.com", b"200 OK", b"<BODY>Success</BODY>"),
+        ("http://nmcheck.gnome.org./x", b"200 OK", b"NetworkManager is online"),
         ("/etc/passwd", b"404 Not Found", b"http://10.42.70.1/"),
     ],
 )
 def test_each_phone_gets_what_it_wants(path, status, body):
-    found = answer(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    found = answer(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode(), CHECKS)
     head, _, rest = found.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 " + status)
     assert body in rest
@@ -307,10 +311,28 @@ def test_each_phone_gets_what_it_wants(path, status, body):
 
 
 def test_what_is_no_question_is_refused():
-    assert answer(b"POST /generate_204 HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 405")
-    assert answer(b"\x16\x03\x01 hello").startswith(b"HTTP/1.1 400")
-    assert answer(b"HEAD / HTTP/1.1\r\n\r\n").endswith(b"\r\n\r\n")
-    assert len(set(PROBE_NAMES)) == len(PROBE_NAMES)
+    assert answer(b"POST /generate_204 HTTP/1.1\r\n\r\n", CHECKS).startswith(b"HTTP/1.1 405")
+    assert answer(b"\x16\x03\x01 hello", CHECKS).startswith(b"HTTP/1.1 400")
+    assert answer(b"HEAD / HTTP/1.1\r\n\r\n", CHECKS).endswith(b"\r\n\r\n")
+
+
+def test_the_table_of_checks_is_whole():
+    seen = set()
+    for host, path, check in CHECKS.questions():
+        # Else one of the two is never answered.
+        assert (host, path) not in seen
+        seen.add((host, path))
+        assert host == host.lower()
+        assert path == ANY_PATH or path.startswith("/")
+        assert (check.answer.status == 204) == (not check.answer.body)
+        assert check.source
+        assert check.system
+        # One line each, and short enough for one packet.
+        for word in (check.answer.type, *check.answer.headers, *check.answer.headers.values()):
+            assert word.isprintable()
+        assert len(check.answer.body) < MAX_REQUEST_BYTES / 8
+    for name in CHECKS.names:
+        assert name.host not in CHECKS.hosts
 
 
 async def fetch(port, request, own="127.0.0.1"):

@@ -24,7 +24,9 @@ def parse(text):
 
 
 def test_the_defaults_need_no_file():
-    assert parse("[ble]\n") == BleConfig(enabled=True, adapters=(), max_clients=12, max_neighbours=3, rotation_s=900)
+    assert parse("[ble]\n[tcp]\nport = 4270\n") == BleConfig(
+        enabled=True, adapters=(), max_clients=12, max_neighbours=3, rotation_s=900
+    )
     assert parse('[ble]\nadapters = ["hci1"]\nrotation_s = 300').adapters == ("hci1",)
 
 

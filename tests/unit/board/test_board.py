@@ -13,7 +13,7 @@ from relay.board.report import LEAST_INTERVAL_S, MAX_WRITES, Writing, status_tex
 from relay.board.sysfs import Led, find_led, is_undervoltage
 from relay.board.verbs import Request, Verb, decode_request, encode_request
 from relay.control.notices import Notice, NoticeCode
-from relay.control.status import ClockStatus, Status, StoreStatus
+from relay.control.status import ClockStatus, ComponentStatus, Status, StoreStatus
 from relay.core.errors import DecodeError
 
 POWER = 116
@@ -54,6 +54,8 @@ def test_every_code_can_be_told_from_every_other():
         (Status(version="1", ready=True, store=StoreStatus(bytes=999, max_bytes=1000)), Code.FULL),
         (Status(version="1", ready=True, store=StoreStatus(envelopes=5, max_envelopes=5)), Code.FULL),
         (Status(version="1", ready=True, store=StoreStatus(bytes=500, max_bytes=1000)), Code.CLOCK),
+        (Status(version="1", ready=True, components=[ComponentStatus(name="net", troubles=["x"])]), Code.NETWORK),
+        (Status(version="1", ready=True, components=[ComponentStatus(name="net")]), Code.CLOCK),
     ],
 )
 def test_the_relays_status_is_on_the_light(status, code):

@@ -65,7 +65,7 @@ def test_without_a_file_a_user_gets_the_defaults_in_folders_of_their_own():
 
 def test_under_systemd_its_folders_are_used():
     environ = {"HOME": "/", "STATE_DIRECTORY": "/var/lib/mesh-relay:/var/lib/b", "RUNTIME_DIRECTORY": "/run/mesh-relay"}
-    config = parse("", environ)
+    config = parse("[tcp]\nport = 1\n", environ)
     assert config.store.path == Path("/var/lib/mesh-relay")
     assert config.control.path == Path("/run/mesh-relay/control.sock")
 
@@ -224,6 +224,56 @@ def test_the_secret_is_shown_neither_in_errors_nor_in_a_printed_configuration():
 
 def test_a_long_wrong_value_is_cut_in_the_message():
     assert len(the_problem(f"[log]\nlevel = '{'x' * 5000}'\n")[1]) < 200
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"\n \t\r\n", b"# a remark", b"\xef\xbb\xbf", b"\xff\xfe", b"[store]\n# Folder of", b"[store.shares]\n"],
+)
+def test_a_file_that_sets_nothing_is_a_damaged_one(raw):
+    line, message = the_problem(raw)
+    assert line == 0
+    assert re.search("no setting in it, as if it was cut off; put back.*remove the file", message)
+
+
+@pytest.mark.parametrize("character", "\u00a0\u200b\ufeff\u2028\u202e\u00ad\u3164\u2066")
+@pytest.mark.parametrize("text", ["[tcp]\nport{}= 1\n", "[tcp]\n{}port = 1\n", "[tcp]\nport = 1{}# \u00a0\n"])
+def test_what_cannot_be_seen_is_named_with_line_and_place(character, text):
+    line, message = the_problem(text.format(character))
+    assert line == 2
+    at = text.partition("\n")[2].index("{") + 1
+    assert f"character {at} is no plain space but U+{ord(character):04X} (" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column"),
+    [
+        ("[store]\npath = '/srv/x{}'\n", 2, 15),
+        ("# \u2028\n[appliance]\ncountry = 'DE{}' # \u00a0\n", 3, 14),
+        ("[appliance]\nmesh_name = 'a{}b'\n", 2, 15),
+        ("[tcp]\n'po{}rt' = 1\n", 2, 4),
+    ],
+)
+@pytest.mark.parametrize("character", "\u00a0\u200b\ufeff\u2028\u202e")
+def test_what_cannot_be_seen_in_a_text_is_named_and_nothing_else_is_said_of_it(text, line, column, character):
+    found, message = the_problem(text.format(character))
+    assert found == line
+    assert f"; character {column} cannot be seen: U+{ord(character):04X} (" in message
+
+
+def test_in_a_list_over_several_lines_the_line_of_what_cannot_be_seen_is_named():
+    line, message = the_problem("[tcp]\npeers = [\n  '192.0.2.1',\n  '192.0.2.2\u200b',\n]\n")
+    assert (line, "character 13 of line 4 cannot be seen" in message) == (2, True)
+
+
+def test_who_writes_a_character_by_its_number_means_it():
+    assert parse('[store]\npath = "/srv/a\\u00a0b"\n').store.path == Path("/srv/a\u00a0b")
+
+
+@pytest.mark.parametrize("quotes", ["\u201c\u201d", "\u201e\u201c", "\u201a\u2018", "\u00ab\u00bb", "\u2033\u2033"])
+def test_typographic_quotes_are_named_with_line_and_place(quotes):
+    line, message = the_problem(f"[log]\nlevel = {quotes[0]}info{quotes[1]} # \u201cwords\u201d\n")
+    assert (line, f"character 9, {quotes[0]}, is no quote" in message) == (2, True)
 
 
 def test_a_file_that_cannot_be_read_says_so(tmp_path):

@@ -22,7 +22,7 @@ def the_problem(text):
 
 
 def test_an_empty_section_changes_nothing():
-    assert parse("[net]\n") == NetConfig()
+    assert parse("[net]\n[tcp]\nport = 4270\n") == NetConfig()
     assert not NetConfig().radios
     assert not NetConfig().bridge
 

@@ -40,7 +40,7 @@ def test_what_is_no_text_is_told_with_a_remedy(raw, line, remedy):
 
 
 def test_typographic_quotes_are_pointed_out_on_their_line_only():
-    text = "a = 1\nb = \u201cDE\u201d\n"
+    text = "a = 1 # \u201cone\u201d\nb = \u201cDE\u201d\n"
     assert 'type " instead' in quotes_hint(text, 2)
     assert quotes_hint(text, 1) == ""
     assert quotes_hint(text, 9) == ""

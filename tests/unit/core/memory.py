@@ -5,16 +5,20 @@ Everything is the real code; only the store is a dictionary that keeps what was
 committed and can fail, and the streams are byte strings handed over at once.
 """
 
+import asyncio
+import gc
 import itertools
 import random
+import types
 
 from relay.core.admission import Policy
 from relay.core.clock import Clock
 from relay.core.envelope import SIZES, EnvelopeType, Header, decode_envelope, grind, make_purge, make_tag
-from relay.core.messages import Ack, Hello, Refused, Role
+from relay.core.messages import Hello, Refused, Role
 from relay.core.node import Node, NodeConfig
-from relay.core.session import Closed, Envelopes, Established, Session
+from relay.core.session import Closed, Established, Session
 from relay.core.stats import FAMILIES, LinkKind, SessionError, Stats
+from tests.heard import Heard
 
 BUILD_HOUR = 490_000
 HOUR = BUILD_HOUR + 100
@@ -121,7 +125,7 @@ class Relay:
         return {reason: number for reason in reasons if (number := self.count(reason))}
 
 
-class Peer:
+class Peer(Heard):
     """A session driven by a test: an honest client, or one that says whatever the test wants."""
 
     def __init__(self, seed=1, *, role=Role.CLIENT, initiator=True, now=0.0, hello=None, **session):
@@ -145,20 +149,9 @@ class Peer:
         data = self.session._encrypt.encrypt(plaintext)
         return len(data).to_bytes(2, "big") + data
 
-    def of(self, kind):
-        return [event for event in self.events if isinstance(event, kind)]
-
-    @property
-    def acknowledged(self):
-        return {number for ack in self.of(Ack) for number in ack.numbers()}
-
     @property
     def refused(self):
         return dict(itertools.chain.from_iterable(event.refusals for event in self.of(Refused)))
-
-    @property
-    def received(self):
-        return [body for event in self.of(Envelopes) for body in event.items]
 
     @property
     def goodbye(self):
@@ -168,6 +161,23 @@ class Peer:
     @property
     def is_established(self):
         return bool(self.of(Established))
+
+
+def reachable(*things):
+    """All byte strings and texts (as UTF-8) that whoever takes the memory finds by going on from some things."""
+    found, seen, waiting = set(), set(), list(things)
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen or isinstance(thing, type | types.ModuleType | asyncio.AbstractEventLoop):
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, bytes | bytearray | str):
+            found.add(thing.encode() if isinstance(thing, str) else bytes(thing))
+        elif isinstance(thing, types.FunctionType):
+            waiting += [cell.cell_contents for cell in thing.__closure__ or ()]
+        else:
+            waiting += gc.get_referents(thing)
+    return found
 
 
 class Wire:

@@ -145,6 +145,16 @@ def test_who_offers_what_was_found_damaged_is_asked_for_it():
     assert relay.held() == set(bodies)
 
 
+def flood(relay, bodies):
+    """A client that has put all of these at once, and nothing was made of it yet."""
+    flooder, wire = client(relay, seed=9)
+    for body in bodies:
+        flooder.session.put(body)
+    while data := flooder.session.data_to_send():
+        relay.node.receive(wire.link, data, 0.0)
+    return flooder, wire
+
+
 def test_a_flood_of_puts_of_what_is_held_reads_little_at_a_time_and_waits_as_what_is_not_committed(monkeypatch):
     monkeypatch.setattr(intake_module, "REPEATED_ROWS", 16)
     reads = []
@@ -158,11 +168,7 @@ def test_a_flood_of_puts_of_what_is_held_reads_little_at_a_time_and_waits_as_wha
     relay = Relay(store=Counting())
     bodies = [envelope(rng) for _ in range(1100)]
     put_all(relay, bodies)
-    flooder, wire = client(relay, seed=9)
-    for body in bodies:
-        flooder.session.put(body)
-    while data := flooder.session.data_to_send():
-        relay.node.receive(wire.link, data, 0.0)
+    flooder, wire = flood(relay, bodies)
     assert not reads
     relay.node.intake.most_pending_bytes = LEAST_PENDING_BYTES
     assert wire.link.pending_bytes == 256 * len(bodies) > LEAST_PENDING_BYTES
@@ -188,11 +194,7 @@ def test_a_flood_of_large_puts_of_what_is_held_is_read_in_slices_of_bytes():
     relay = Relay()
     bodies = [envelope(rng, size_class=3) for _ in range(40)]
     put_all(relay, bodies)
-    flooder, wire = client(relay, seed=9)
-    for body in bodies:
-        flooder.session.put(body)
-    while data := flooder.session.data_to_send():
-        relay.node.receive(wire.link, data, 0.0)
+    flooder, wire = flood(relay, bodies)
     slices = 0
     while relay.node.has_work:
         before = wire.link.pending_bytes

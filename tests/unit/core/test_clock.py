@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.control.status import ClockRefusedError
 from relay.core.clock import LAST_HOUR, SKEW_HOURS, STEP_S, Clock, jittered
 from relay.core.envelope import MAX_LIFETIME_HOURS
-from tests.unit.core.memory import BUILD_HOUR
+from relay.run.timekeeper import Timekeeper
+from tests.unit.core.memory import BUILD_HOUR, Relay
 
 
 @pytest.mark.parametrize(("spread", "least", "most"), [(0.5, 50, 150), (0.25, 75, 125), (1, 0, 200)])
@@ -42,6 +44,23 @@ def test_a_trusted_clock_takes_what_expires_within_a_lifetime_and_some_skew():
     assert trusted.window(1000.0) == (BUILD_HOUR + 51, BUILD_HOUR + 50 + MAX_LIFETIME_HOURS + SKEW_HOURS)
     assert trusted.expired_by_wall(expiry_hour=BUILD_HOUR + 50, now=1000.0)
     assert not trusted.expired_by_wall(expiry_hour=BUILD_HOUR + 51, now=1000.0)
+
+
+def test_a_time_that_cannot_be_true_is_taken_neither_from_the_operator_nor_from_the_system(monkeypatch):
+    node = Relay().node
+    keeper = Timekeeper(node, trust_system_clock=True)
+    for unix_s in (0, BUILD_HOUR * 3600 - 1, int(WALL + 20.1 * YEAR_S), 99_999_999_999):
+        with pytest.raises(ClockRefusedError, match=r"check the year.*`relay clock set now`"):
+            keeper.set(unix_s, 0.0)
+        monkeypatch.setattr("time.time", lambda at=unix_s: float(at))
+        keeper.observe(0.0)
+        assert node.clock.hour(0.0) is None
+    for unix_s in (WALL, WALL + 19 * YEAR_S):
+        monkeypatch.setattr("time.time", lambda at=unix_s: at)
+        keeper.observe(0.0)
+        assert node.clock.hour(0.0) == unix_s // 3600
+    keeper.set(int(WALL), 0.0)
+    assert node.clock.hour(0.0) == WALL // 3600
 
 
 def test_a_clock_that_loses_trust_leaves_nothing_behind_that_tells_it_from_others():

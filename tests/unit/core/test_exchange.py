@@ -9,7 +9,8 @@ import pytest
 from relay.core import messages as m
 from relay.core.admission import Policy
 from relay.core.envelope import envelope_id, price_paid
-from relay.core.exchange import DOUBT_AFTER_S, MAX_STALLS, REQUEST_TIMEOUT_S
+from relay.core.exchange import DOUBT_AFTER_S, LEAST_BYTES_PER_S, MAX_STALLS, REQUEST_TIMEOUT_S
+from relay.core.intake import LEAST_PENDING_BYTES
 from relay.core.meetings import MAX_AT_ONCE as MAX_RECONCILIATIONS
 from relay.core.messages import OFFER_WINDOW, Goodbye, MessageType, Offer, Role
 from relay.core.node import MAX_UNWANTED
@@ -73,15 +74,19 @@ def test_an_envelope_offered_by_several_is_fetched_from_one():
     assert middle.count(Total.DUPLICATE) == middle.count(SessionError.UNWANTED_ENVELOPE) == 0
 
 
+def two_that_offer(relay, body):
+    """Two neighbours, the first of which is asked for the body."""
+    found = [neighbour(relay, seed=seed) for seed in (5, 6)]
+    for peer, wire in found:
+        peer.session.offer([offer(body)])
+        settle(wire)
+    return found
+
+
 def test_what_one_neighbour_withholds_is_fetched_from_another_after_a_few_seconds():
     relay = Relay()
     body = envelope(random.Random(4))
-    liar, liars_wire = neighbour(relay, seed=5)
-    honest, wire = neighbour(relay, seed=6)
-    liar.session.offer([offer(body)])
-    settle(liars_wire)
-    honest.session.offer([offer(body)])
-    settle(wire)
+    (liar, liars_wire), (honest, wire) = two_that_offer(relay, body)
     assert fetched(liar) == [envelope_id(body)]
     assert fetched(honest) == []
     assert relay.node.next_deadline() <= REQUEST_TIMEOUT_S
@@ -151,6 +156,88 @@ def test_however_many_offer_what_they_have_not_got_it_is_asked_of_the_one_who_ha
     assert sum(credit.count for credit in honest.of(Credit)) == len(bodies)
 
 
+@pytest.mark.parametrize("answer", ["bodies", "missing", "bodies by another"])
+def test_who_withholds_some_and_goes_on_to_give_others_keeps_nothing_back_from_who_has_it(answer):
+    relay = Relay()
+    rng = random.Random(57)
+    bodies = [envelope(rng, size_class=n % 4) for n in range(40)]
+    has = {envelope_id(body): body for body in bodies}
+    (liar, liars_wire), (second, seconds_wire) = (neighbour(relay, seed=seed) for seed in (100, 101))
+    honest, wire = neighbour(relay, seed=6, interface="eth2")
+    wires = [wire, liars_wire, seconds_wire]
+    for peer in (liar, honest):
+        peer.session.offer([offer(body, size_class=n % 4) for n, body in enumerate(bodies)])
+        settle(*wires)
+    now = 0.0
+    while not set(bodies) <= relay.held() and now < 600:
+        now += 0.8 * REQUEST_TIMEOUT_S
+        more = envelope(rng)
+        liar.session.offer([offer(more)])
+        settle(*wires, now=now)
+        giver = second if answer == "bodies by another" else liar
+        if giver is second:
+            second.session.offer([offer(more)])
+            settle(*wires, now=now)
+        if answer == "missing":
+            liar.session.send_missing([envelope_id(more)])
+        else:
+            giver.session.send_envelopes([more])
+        settle(*wires, now=now)
+        relay.node.handle_timer(now)
+        settle(*wires, now=now)
+        honest.session.send_envelopes([has.pop(identity) for identity in fetched(honest) if identity in has])
+        settle(*wires, now=now)
+    assert now <= REQUEST_TIMEOUT_S + sum(map(len, bodies)) / LEAST_BYTES_PER_S + REQUEST_TIMEOUT_S
+    assert fetched(honest) == list(dict.fromkeys(fetched(honest)))
+    assert relay.count(Dropped.REQUEST_TIMEOUT) == len(bodies)
+
+
+def test_who_gives_slowly_and_alone_has_what_is_asked_of_him_asked_once():
+    relay = Relay()
+    rng = random.Random(58)
+    bodies = [envelope(rng) for _ in range(60)]
+    slow, wire = neighbour(relay, seed=100)
+    slow.session.offer([offer(body) for body in bodies])
+    settle(wire)
+    now = 0.0
+    for body in bodies:
+        now += 0.9 * REQUEST_TIMEOUT_S
+        slow.session.send_envelopes([body])
+        settle(wire, now=now)
+        relay.node.handle_timer(now)
+    assert relay.held() == set(bodies)
+    assert len(fetched(slow)) == len(bodies)
+    assert relay.count(Dropped.REQUEST_TIMEOUT) == 0
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_a_flood_that_waits_for_the_store_keeps_nothing_out_that_neighbours_bring(is_held):
+    """What is put again costs nothing and is looked at a little at a time: one client could go on with it for ever."""
+    relay = Relay()
+    rng = random.Random(59)
+    flood = [envelope(rng) for _ in range(1100)]
+    if is_held:
+        put_all(relay, flood, interface="eth0")
+    peer, wire = neighbour(relay, interface="wlan0")
+    flooder, floods_wire = client(relay, seed=9, interface="eth0")
+    for body in flood:
+        flooder.session.put(body)
+    relay.node.receive(floods_wire.link, flooder.session.data_to_send(1 << 20), 0.0)
+    relay.node.intake.most_pending_bytes = LEAST_PENDING_BYTES
+    assert relay.node.intake.pending_bytes > LEAST_PENDING_BYTES
+    first, second = envelope(rng), envelope(rng)
+    for body in (first, second):
+        peer.session.offer([offer(body)])
+        settle(wire, commit=False)
+    assert fetched(peer) == [envelope_id(first)], "as long as nothing of it waits"
+    peer.session.send_envelopes([first])
+    settle(wire, commit=False)
+    assert len(fetched(peer)) == 1
+    relay.commit()
+    settle(wire, commit=False)
+    assert fetched(peer) == [envelope_id(first), envelope_id(second)]
+
+
 def test_nobody_offers_more_unsettled_than_the_window_however_many_offer_the_same():
     relay = Relay()
     rng = random.Random(56)
@@ -172,12 +259,7 @@ def test_nobody_offers_more_unsettled_than_the_window_however_many_offer_the_sam
 def test_missing_is_believed_of_the_one_who_says_it_only():
     relay = Relay()
     body = envelope(random.Random(6))
-    one, first = neighbour(relay, seed=5)
-    two, second = neighbour(relay, seed=6)
-    one.session.offer([offer(body)])
-    settle(first)
-    two.session.offer([offer(body)])
-    settle(second)
+    (one, first), (two, second) = two_that_offer(relay, body)
     two.session.send_missing([envelope_id(body)])  # was not asked: its word counts for nothing
     settle(second)
     one.session.send_missing([envelope_id(body)])
@@ -335,12 +417,7 @@ def test_what_a_neighbour_offered_is_not_offered_back_to_it():
 def test_when_a_neighbour_leaves_its_offers_are_asked_of_others_and_memory_is_free():
     relay = Relay()
     body = envelope(random.Random(16))
-    one, first = neighbour(relay, seed=5)
-    two, second = neighbour(relay, seed=6)
-    one.session.offer([offer(body)])
-    settle(first)
-    two.session.offer([offer(body)])
-    settle(second)
+    (_, first), (two, second) = two_that_offer(relay, body)
     first.lose()
     settle(second)
     assert fetched(two) == [envelope_id(body)]

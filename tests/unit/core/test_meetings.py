@@ -5,9 +5,10 @@ import random
 
 import pytest
 
+from relay.core.exchange import LEAST_BYTES_PER_S
 from relay.core.meetings import (
     ANSWER_S,
-    LEAST_BYTES_PER_S,
+    INTERVAL_S,
     MAX_ACTIVE,
     MAX_TURN_S,
     STALLED_S,
@@ -15,6 +16,7 @@ from relay.core.meetings import (
     Meeting,
 )
 from relay.core.messages import Role
+from relay.core.reconcile_wire import Kind
 from relay.core.session import Reconcile
 from relay.core.stats import SessionError
 from tests.unit.core.memory import Peer, Relay, Wire, envelope, neighbour, put_all, settle
@@ -69,6 +71,21 @@ def test_they_do_not_delay_one_on_another_interface_at_all():
     settle(wire, *silent)
     assert honest.held() == relay.held()
     assert not any(each.link.closed for each in silent)
+
+
+def test_the_same_envelopes_have_another_root_for_each_neighbour_and_each_time():
+    """Keyed with what two relays alone know: nobody else can make envelopes that hide others from these two."""
+    relay = _with_envelopes()
+    sides = [neighbour(relay, seed=seed, initiator=False) for seed in range(50, 53)]
+    wires = [wire for _, wire in sides]
+    for peer, _ in sides:
+        peer.session.reconcile(bytes([Kind.COMPLETE]))
+    settle(*wires)
+    for now in range(0, int(1.25 * INTERVAL_S) + 60, 30):
+        relay.node.handle_timer(float(now))
+        settle(*wires, now=float(now))
+    roots = [event.body for peer, _ in sides for event in peer.of(Reconcile) if event.body[0] == Kind.ROOT]
+    assert len(roots) == len(set(roots)) == 2 * len(sides)
 
 
 def test_who_never_answers_a_root_takes_nobodys_place_and_loses_its_session_in_the_end():

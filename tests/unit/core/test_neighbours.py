@@ -4,9 +4,10 @@
 import random
 
 from relay.core.exchange import DOUBT_AFTER_S
+from relay.core.messages import Role
 from relay.core.session import PING_AFTER_S, PROBE_TIMEOUT_S
-from relay.core.stats import SessionError
-from tests.unit.core.memory import Relay, Wire, envelope, put_all, settle
+from relay.core.stats import LinkKind, SessionError
+from tests.unit.core.memory import Peer, Relay, Wire, envelope, put_all, settle
 
 
 def two_links():
@@ -47,6 +48,25 @@ def test_offers_that_lie_in_a_dead_stream_go_another_way_long_before_silence_wou
     assert primary.link.closed
     assert a.count(SessionError.TIMEOUT_IDLE) == 1
     assert DOUBT_AFTER_S + PROBE_TIMEOUT_S < PING_AFTER_S
+
+
+def test_a_relay_is_counted_once_however_many_sessions_lead_to_it():
+    a, b = Relay(1), Relay(2)
+    wires = [Wire(*ends, interface=name) for ends in ((a, b), (b, a)) for name in ("eth0", "eth1")]
+    settle(*wires)
+    assert len(a.node.links) == 4
+    assert a.node.relays_near == b.node.relays_near == 1
+    once = {(LinkKind.TCP, name, Role.RELAY): 1 for name in ("eth0", "eth1")}
+    assert a.node.peers() == b.node.peers() == once
+    c, visitor = Relay(3), Peer(4)
+    wires += [Wire(c, a, interface="eth1"), Wire(a, visitor, interface="eth1")]
+    settle(*wires)
+    assert a.node.relays_near == 2
+    assert a.node.peers() == once | {(LinkKind.TCP, "eth1", Role.RELAY): 2, (LinkKind.TCP, "eth1", Role.CLIENT): 1}
+    for wire in wires[:4]:
+        wire.lose()
+    settle(*wires[4:])
+    assert (a.node.relays_near, b.node.relays_near) == (1, 0)
 
 
 def test_a_primary_that_is_only_idle_is_not_doubted():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Whole relays: acknowledged means committed, and no peer can make it otherwise."""
 
+import itertools
 import random
 import time
 
@@ -10,9 +11,22 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from relay.core.admission import Policy
+from relay.core.clock import LAST_HOUR
 from relay.core.envelope import envelope_id
 from relay.core.intake import COMMIT_WAIT_S, MAX_PENDING_BYTES, STORAGE_RETRY_MAX_S, STORAGE_RETRY_S
-from relay.core.messages import Ack, Goodbye, Hello, Refusal, Role, Subscribe, encode_put
+from relay.core.messages import (
+    Ack,
+    Goodbye,
+    Hello,
+    MessageType,
+    Offer,
+    Refusal,
+    Role,
+    Subscribe,
+    encode_ids,
+    encode_offers,
+    encode_put,
+)
 from relay.core.node import (
     MAX_ACCEPTED_RELAYS,
     MAX_FOUND_RELAYS,
@@ -37,6 +51,7 @@ from tests.unit.core.memory import (
     neighbour,
     purge,
     put_all,
+    reachable,
     settle,
 )
 from tests.unit.core.test_session import VALID
@@ -453,6 +468,16 @@ def test_a_peer_without_the_pinned_key_is_turned_away():
         assert a.count(HandshakeFailure.WRONG_KEY) == closed
 
 
+def test_by_its_dialling_a_relay_with_a_lasting_key_is_not_known_again():
+    key = KeyPair.generate(random.Random(1).randbytes)
+    shown = set()
+    for seed in (1, 2):
+        relay = Relay(seed, config=NodeConfig(durable=True, static=key))
+        shown |= {neighbour(relay, initiator=initiator)[0].session.peer_static for initiator in (True, False)}
+    assert key.public in shown
+    assert len(shown) == 3, "one when it is dialled, and a fresh one each time that it dials"
+
+
 def test_two_relays_with_the_same_key_and_the_same_dice_still_exchange_everything():
     """A cloned SD card: the same static key, and a relay that meets its twin."""
     key = KeyPair.generate(random.Random(1).randbytes)
@@ -502,6 +527,60 @@ def test_relays_of_one_interface_keep_out_neither_those_of_another_nor_the_opera
     assert sum(wire.link.closed for _, wire in enemies) == MAX_ACCEPTED_RELAYS // 2 + 1
     # Beyond its share that interface is told that there is no room, like any.
     assert neighbour(relay, seed=600, interface="mesh0")[1].link.closed
+
+
+@pytest.mark.parametrize("trusted_hour", [None, HOUR - 50])
+def test_whatever_peers_say_no_clock_moves_and_nothing_that_is_held_leaves(trusted_hour):
+    relay, undisturbed = (Relay(1, trusted_hour=trusted_hour) for _ in range(2))
+    rng = random.Random(31)
+    bodies = [envelope(rng, expiry_hour=HOUR - n % 40) for n in range(50)]
+    for each in (relay, undisturbed):
+        put_all(each, bodies)
+    ids = [envelope_id(body) for body in bodies]
+    about_these = [
+        *encode_ids(MessageType.MISSING, ids),
+        *encode_ids(MessageType.FETCH, ids),
+        *encode_offers([Offer(identity, 0, hour) for identity in ids for hour in (0, LAST_HOUR)]),
+        *(encode_put(number, envelope(rng, expiry_hour=hour)) for number, hour in enumerate((0, HOUR, LAST_HOUR))),
+        *(encode_put(9 + n, purge(rng, rng.randbytes(32), bucket=n)[0]) for n in range(8)),
+    ]
+    for role, window in itertools.product(Role, ((0, 1), (HOUR, HOUR), (LAST_HOUR - 1, LAST_HOUR))):
+        for seed, message in enumerate([*VALID.values(), *about_these]):
+            hello = Hello(role=role, window=window, price=255, prefix_bits=255, durable=True)
+            peer, wire = (neighbour if role is Role.RELAY else client)(relay, seed, hello=hello)
+            peer.say(message)
+            settle(wire)
+            wire.lose()
+    assert len(relay.held()) >= len(bodies) + 8, "it listened"
+    # Later some have expired where there is a clock, then all, and without one none before a week is over.
+    for now in (0.0, 3600.0 * 15, 3600.0 * 24 * 7 - 1):
+        for each in (relay, undisturbed):
+            each.node.retire(now, save_clock=True)
+            each.commit(now)
+        assert relay.node.clock.window(now) == undisturbed.node.clock.window(now)
+        assert relay.node.clock.residence_s(now) == undisturbed.node.clock.residence_s(now)
+        assert relay.node.clock.era_start_s == undisturbed.node.clock.era_start_s
+        assert relay.held() & set(bodies) == undisturbed.held()
+    assert bool(undisturbed.held()) is (trusted_hour is None)
+
+
+@pytest.mark.parametrize("connect", [client, neighbour])
+def test_nothing_in_memory_names_a_peer_that_has_gone(connect):
+    relay = Relay()
+    rng = random.Random(32)
+    body = envelope(rng)
+    put_all(relay, [body])
+    peer, wire = connect(relay, seed=9)
+    if connect is client:
+        peer.session.put(envelope(rng))
+        peer.session.subscribe(Subscribe(prefix_bits=5, prefix=body[8] >> 3))
+    settle(wire)
+    names = {peer.session._static.public, peer.session.handshake_hash, peer.session.link_secret}
+    assert names <= reachable(relay.node)
+    wire.lose()
+    assert list(relay.node.take_ready())
+    assert not names & reachable(relay.node)
+    assert envelope_id(body) in reachable(relay.node)
 
 
 # -- hostile clients -------------------------------------------------------

@@ -19,6 +19,7 @@ from relay.core.riblt import SHORT_ID_MASK, ScalarEncoder, indices, mix
 from tests.property.reconciling import (
     KEY,
     SCALAR,
+    SCENARIOS,
     VECTOR,
     WHOLE,
     columns,
@@ -32,17 +33,8 @@ from tests.property.reconciling import (
 
 PATH = Path(__file__).parents[2] / "vectors" / "reconcile.json"
 
-CONVERSATIONS = {
-    "equal": (range(200), range(200), 4),
-    "initiator empty": (range(0), range(30), 4),
-    "responder empty": (range(30), range(0), 4),
-    "hours of one side only": (range(0, 60, 2), range(1, 60, 2), 2),
-    "list at once": (range(40), range(10, 50), 2),
-    "symbols at once": (range(900), range(3, 902), 2),
-    "more symbols": (range(1000), range(40, 1040), 2),
-    "list asked for": (range(600), range(300, 900), 1),
-    "responder lists": (range(3000), range(2900, 3010), 1),
-}
+#: The others are the same, only longer.
+CONVERSATIONS = {name: each for name, each in SCENARIOS.items() if name != "long lists"}
 
 
 def span(numbers):

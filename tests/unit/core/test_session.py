@@ -14,6 +14,7 @@ from relay.core.messages import Goodbye, Hello, MessageType, Refusal, Role
 from relay.core.noise import KeyPair
 from relay.core.session import ALLOWED, Closed, Established, Session, State
 from relay.core.stats import HandshakeFailure, SessionError
+from tests.unit.core.memory import reachable
 
 ID = bytes(range(32))
 #: A message of each type that its decoder takes.
@@ -57,11 +58,10 @@ PAIRS = [(sender, receiver) for sender in Role for receiver in Role if (sender, 
 
 
 class Side:
-    def __init__(self, *, role=Role.RELAY, initiator, seed, **kwargs):
+    def __init__(self, *, role=Role.RELAY, initiator, seed=0, **kwargs):
         hello = kwargs.pop("hello", None) or Hello(role=role)
-        self.session = Session(
-            initiator=initiator, hello=hello, random_bytes=random.Random(seed).randbytes, now=0.0, **kwargs
-        )
+        random_bytes = kwargs.pop("random_bytes", None) or random.Random(seed).randbytes
+        self.session = Session(initiator=initiator, hello=hello, random_bytes=random_bytes, now=0.0, **kwargs)
         self.events = []
 
     def receive(self, data, now=0.0):
@@ -385,6 +385,27 @@ def test_without_a_pinned_key_a_session_shows_a_key_of_its_own():
     b = Side(initiator=False, seed=12)
     exchange(a, b)
     assert b.session.peer_static not in seen
+
+
+def test_a_finished_handshake_leaves_no_ephemeral_key_behind():
+    """Whoever takes the memory later cannot open what was recorded before."""
+    source, drawn = random.Random(1), []
+
+    def draw(size):
+        drawn.append(source.randbytes(size))
+        return drawn[-1]
+
+    sides = [Side(initiator=initiator, random_bytes=draw) for initiator in (True, False)]
+    exchange(*sides)
+    # Of each side its static key first. The list must not be where they are found.
+    statics, ephemerals = set(drawn[0::2]), set(drawn[1::2])
+    assert len(statics) == len(ephemerals) == 2
+    drawn.clear()
+    for side in sides:
+        assert side.session.state is State.OPEN
+        found = reachable(side.session)
+        assert len(statics & found) == 1
+        assert not ephemerals & found
 
 
 def test_macs_of_other_sessions_tell_neither_their_number_nor_their_order():

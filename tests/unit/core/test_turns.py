@@ -168,6 +168,18 @@ def test_who_is_gone_has_no_turn_and_is_forgotten_at_last():
     assert len(turns._clocks) <= MAX_LEFT + 2
 
 
+def test_time_that_nobody_used_makes_up_for_what_those_had_who_have_gone():
+    turns = make(("eth0", "a"), ("eth0", "b"))
+    turns.add(0)
+    turns.add(1)
+    serve(turns, MS, 200, greedy=[0])
+    turns.close(0)
+    assert turns.next() is None
+    assert ("eth0", "a") in turns._clocks, "it would begin anew"
+    turns.rest(1.0)
+    assert set(turns._clocks) == {("eth0", "b")}
+
+
 def test_whoever_is_served_last_may_end_in_his_own_turn():
     turns = make(("eth0", "a"), ("eth0", "a"))
     turns.add(0)

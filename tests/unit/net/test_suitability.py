@@ -4,7 +4,7 @@ import pytest
 from relay.config.net import NetConfig, RadioConfig
 from relay.net import probe
 from relay.net.inventory import Choice, best, candidates
-from relay.net.suitability import Radio, cautions, obstacles, ranges
+from relay.net.suitability import Radio, access_point_obstacles, cautions, most_phones, obstacles, ranges
 from relay.net.wiphy import Channel, Combination, InterfaceType, Wiphy, WirelessInterface
 
 
@@ -107,8 +107,21 @@ def test_auto_takes_the_radio_that_can_do_it():
     assert best([], RadioConfig(), has_supplicant=True) is None
 
 
+def test_an_access_point_is_told_what_stands_in_its_way_and_how_many_phones_it_holds():
+    assert access_point_obstacles(radio("ap", "station"), 6) == []
+    (said,) = access_point_obstacles(radio("station"), 6)
+    assert "cannot be an access point" in said
+    (said,) = access_point_obstacles(radio("ap", f2472=Channel(mhz=2472, disabled=True)), 13)
+    assert said.startswith("channel 13 is not allowed here: choose one of 1, 6,")
+    (said,) = access_point_obstacles(radio("ap", f5260=Channel(mhz=5260, radar=True)), 52)
+    assert "radars" in said
+    declared = radio("ap")
+    declared.wiphy.most_stations = 10
+    assert [most_phones(one) for one in (radio("ap"), declared, radio("ap", driver="brcmfmac"))] == [128, 10, 7]
+
+
 def test_the_probe_reads_well():
-    pi = radio("ibss", "station", driver="brcmfmac")
+    pi = radio("ibss", "station", "ap", driver="brcmfmac")
     text = probe.text(
         {
             "version": 1,
@@ -128,6 +141,8 @@ def test_the_probe_reads_well():
         "  mesh: works",
         "  mesh with secret: works",
         "  ibss: works",
+        "  access point: no",
+        "    this radio cannot be an access point: use a USB radio, one with an mt7610u or mt7612u chip",
         "  access point at the same time: beside mesh",
         "phy0 (wlan0), driver brcmfmac",
         "  channels: 1, 6",
@@ -147,6 +162,7 @@ def test_the_probe_reads_well():
             "    mind: the IBSS of brcmfmac (the Raspberry Pi's own radio) is known to lose neighbours and to stop "
             "until it is reset: for more than trying out, use a USB radio, one with an mt7610u or mt7612u chip"
         ),
+        "  access point: works, for 7 to 10 phones with the firmware that it comes with",
         "  access point at the same time: beside mesh",
         "country: not set, so only what is allowed everywhere; set net.country",
         "2 messages of drivers could not be read and were left out",

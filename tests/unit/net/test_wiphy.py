@@ -29,10 +29,12 @@ def test_a_radio_is_put_together_from_many_messages():
             [INDEX, NAME, kinds("STATION", "MESH")],
             [INDEX, NAME, band((2412,), (2484, 2))],
             [INDEX, NAME, band((5180,), (5260, 5), (5500, 3))],
-            [INDEX, NAME, nla.flag(wiphy.ATTR_SUPPORT_MESH_AUTH)],
+            [INDEX, NAME, nla.flag(wiphy.ATTR_SUPPORT_MESH_AUTH), nla.u32(wiphy.ATTR_MAX_AP_ASSOC_STA, 10)],
+            [INDEX, NAME],
         )
     )
     (radio,) = found.values()
+    assert radio.most_stations == 10
     assert unreadable == 0
     assert (radio.name, radio.kinds) == ("phy0", {"station", "mesh"})
     assert radio.mesh_security

@@ -13,6 +13,8 @@ from relay.process.reports import (
     MAX_NEWS_LINE_BYTES,
     MAX_NUMBER,
     MAX_REPORT_BYTES,
+    MAX_TROUBLE_CHARS,
+    MAX_TROUBLES,
     REPORT_INTERVAL_S,
     REPORT_LEAST_S,
     SILENT_S,
@@ -36,6 +38,7 @@ def test_a_report_of_everything_at_its_largest_fits_and_is_understood(component)
         reporter.count(event, MAX_NUMBER)
     for gauge in GAUGES[component]:
         reporter.gauge(gauge, MAX_NUMBER)
+    reporter.troubles = ('"\u00fc' * MAX_TROUBLE_CHARS,) * (MAX_TROUBLES + 1)
     line = reporter.line(0.0)
     assert len(line) <= MAX_REPORT_BYTES
     assert line.endswith(b"\n")
@@ -43,6 +46,7 @@ def test_a_report_of_everything_at_its_largest_fits_and_is_understood(component)
         up=True,
         counters=dict.fromkeys(EVENTS[component], MAX_NUMBER),
         gauges=dict.fromkeys(GAUGES[component], MAX_NUMBER),
+        troubles=('"?' * (MAX_TROUBLE_CHARS // 2),) * MAX_TROUBLES,
     )
 
 

@@ -86,12 +86,12 @@ def test_a_link_says_when_it_runs_and_its_log_line_says_no_address(caplog):
     async def main():
         try:
             async with asyncio.timeout(MAX_DELAY_S):
-                await supervise("tcp", link, random=lambda: 0.5, on_state=states.append)
+                await supervise("tcp", link, random=lambda: 0.5, on_state=lambda up, fault: states.append((up, fault)))
         except TimeoutError:
             pass
 
     run(main())
-    assert states[:4] == [True, False, True, False]
+    assert states[:4] == [(True, ""), (False, ""), (True, ""), (False, "")]
     assert "link tcp failed (ConnectionError)" in caplog.text
     assert "fe80" not in caplog.text
 
@@ -101,13 +101,16 @@ def test_what_an_operator_has_to_mend_is_said_in_its_own_words(caplog):
         async with asyncio.TaskGroup():
             raise OperatorError("cannot listen on port 4270: Address already in use; stop what has it")
 
+    said = []
+
     async def main():
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1):
-                await supervise("tcp", link, random=lambda: 0.5, on_state=lambda _: None)
+                await supervise("tcp", link, random=lambda: 0.5, on_state=lambda _, fault: said.append(fault))
 
     run(main())
     assert "port 4270: Address already in use; stop what has it" in caplog.text
+    assert said[1] == "cannot listen on port 4270: Address already in use; stop what has it"
 
 
 def test_the_kind_of_several_errors_is_that_of_the_first():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The appliance's units, judged by systemd itself."""
+"""The units, judged by systemd itself."""
 
 import re
 import shutil
@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import relay
+from relay.appliance.effective import VOLATILE_BYTES, VOLATILE_PATH
+from relay.core.budget import MAX_SESSION_MEMORY_BYTES
 
 FOLDER = Path(relay.__file__).parent / "units"
 #: Highest exposure of each (systemd-analyze security), in tenths; 25 is where somebody has to say why.
@@ -92,4 +94,34 @@ def test_nobody_holds_more_capabilities_than_is_said():
         held[name.partition(".")[0]] = set(line.split())
     assert held["relay-board"] == {"CAP_DAC_OVERRIDE", "CAP_SYS_ADMIN"}
     assert held["relay-segment@"] == {"CAP_NET_RAW"}
-    assert held["relay-portal"] == held["relay-console"] == set()
+    assert held["relay-net"] == {"CAP_NET_ADMIN", "CAP_NET_RAW"}
+    assert all(held[name] == set() for name in ("mesh-relay", "relay-ble", "relay-portal", "relay-console"))
+
+
+@pytest.mark.parametrize("name", ["mesh-relay.service", "relay-ble.service"])
+def test_the_watchdog_and_readiness_are_asked_for(name):
+    text = (FOLDER / name).read_text()
+    assert "Type=notify" in text
+    assert re.search(r"^WatchdogSec=\d+$", text, re.MULTILINE)
+
+
+def test_the_network_is_put_back_however_it_ended():
+    text = (FOLDER / "relay-net.service").read_text()
+    assert re.search(r"^ExecStopPost=\S+ net undo$", text, re.MULTILINE)
+    # The record outlives the process whose folder it lies in.
+    assert "RuntimeDirectoryPreserve=yes" in text
+
+
+def test_a_store_in_memory_is_not_removed_when_the_relay_is_started_again():
+    text = (FOLDER / "mesh-relay.service").read_text()
+    assert re.search(rf"^CacheDirectory={Path(VOLATILE_PATH).name}$", text, re.MULTILINE)
+    # Would put the sockets where the other processes cannot get, as the user is dynamic.
+    assert "RuntimeDirectoryPreserve" not in text
+
+
+def test_what_all_sessions_may_hold_is_well_below_what_the_service_may():
+    text = (FOLDER / "mesh-relay.service").read_text()
+    high, most = (int(re.search(rf"^Memory{name}=(\d+)M$", text, re.MULTILINE)[1]) << 20 for name in ("High", "Max"))
+    # A full default store beside it, and on the appliance one in memory.
+    assert high > MAX_SESSION_MEMORY_BYTES + (110 << 20)
+    assert most > MAX_SESSION_MEMORY_BYTES + (110 << 20) + VOLATILE_BYTES

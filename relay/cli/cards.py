@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Cards of people and of notice boards, as commands take and show them."""
+
+# ruff: noqa: PLC0415 - each command imports what it needs when it runs, so that the others start fast
+
+from __future__ import annotations
+
+import itertools
+import sys
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: A URI broken into lines of a few characters has fewer.
+_MAX_LINES: Final = 1024
+
+
+def given_uri(words: Sequence[str]) -> str:
+    """Return the URI of a command line, where the shell may have cut it, or of standard input for -."""
+    return _read_uri() if list(words) == ["-"] else " ".join(words)
+
+
+def _read_uri() -> str:
+    """Read a URI that may be broken into lines, to the end or to an empty line after it."""
+    if sys.stdin.isatty():
+        print("Paste the URI; an empty line ends it.", file=sys.stderr)
+    lines: list[str] = []
+    for line in itertools.islice(sys.stdin, _MAX_LINES):
+        if lines and not line.strip():
+            break
+        lines += [line] if line.strip() else []
+    return "".join(lines)
+
+
+def chosen_name(given: str | None, suggested: str) -> tuple[str, bool]:
+    """Return the name to keep a card under, and whether it is the card's own word; ContactError."""
+    import unicodedata
+
+    from relay.client.contacts import require_name
+    from relay.client.errors import ContactError
+
+    if given is not None:
+        return given, False
+    name = unicodedata.normalize("NFC", suggested)
+    if not name:
+        raise ContactError("the card suggests no name; give one with --name NAME")
+    try:
+        return require_name(name), True
+    except ContactError as error:
+        raise ContactError(f"{error}: the card's for itself is of no use; give one with --name NAME") from None
+
+
+def show_card(uri: str, fingerprint: str, *, with_qr: bool) -> None:
+    """Print a card as a URI, with what to compare by voice, and if wanted as a QR code."""
+    print(uri)
+    print(f"Fingerprint: {fingerprint}")
+    if with_qr:
+        from relay.client.qr import terminal_qr
+
+        print(terminal_qr(uri), end="")
