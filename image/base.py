@@ -14,11 +14,14 @@ import yaml
 from image.run import ROOT, BuildError, digest, run
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 SUITE = "trixie"
 #: The radios' firmware is not free software; nothing else is taken from there.
 COMPONENTS = "main non-free-firmware"
+#: Which packages come from Debian's backports, and the kernel's series.
+PREFERENCES = ROOT / "image" / "backports"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 ROLES = ROOT / "ansible" / "roles"
 
@@ -60,49 +63,66 @@ def packages(arch: str) -> list[str]:
 def make_base(arch: str, cache: Path, *, fresh: bool) -> Base:
     """Unpack and configure the packages into a tar, or find the one of an earlier day unless ``fresh``."""
     wanted = packages(arch)
-    key = digest(arch.encode(), "\n".join(wanted).encode(), (ROOT / "image/base.py").read_bytes())
+    recipe = (path.read_bytes() for path in (ROOT / "image/base.py", PREFERENCES))
+    key = digest(arch.encode(), "\n".join(wanted).encode(), *recipe)
     tar = cache / f"image-base-{arch}-{key}.tar"
     archive = tar.with_suffix(".sha256")
     if fresh or not tar.exists():
         part = tar.with_suffix(f".part{os.getpid()}.tar")
-        _mmdebstrap(arch, wanted, part, archive)
+        _unpack_base(arch, wanted, part, archive)
         part.rename(tar)
     return Base(tar=tar, archive=archive.read_text())
 
 
-def _mmdebstrap(arch: str, wanted: list[str], tar: Path, archive: Path) -> None:
+def mmdebstrap(target: Path, wanted: Iterable[str], *options: str, environ: Mapping[str, str] | None = None) -> None:
+    """Unpack Debian packages, by this machine's way to its mirror, as a tar or folder ``target``.
+
+    :param wanted: names, or NAME=VERSION
+    :param options: more of mmdebstrap's
+    """
     mirror = _mirror()
     settings = [
         line
         for line in run(["apt-config", "dump"]).splitlines()
         if line.startswith(("Acquire::http", "Acquire::https", "Acquire::Retries", "Acquire::Check"))
     ]
-    options = tar.with_suffix(".apt")
-    options.write_text("\n".join([*settings, 'Apt::Install-Recommends "false";']) + "\n")
-    options.chmod(0o644)
+    apt = target.with_suffix(".apt")
+    apt.write_text("\n".join([*settings, 'Apt::Install-Recommends "false";']) + "\n")
+    apt.chmod(0o644)
     signed = f"deb [signed-by={KEYRING}]"
-    record = f'cd "$1/var/lib/apt/lists" && sha256sum *_InRelease | sed "s/  .*_dists_/  /" >"{archive}"'
+    prefer = f'mkdir -p "$1/etc/apt/preferences.d" && cp "{PREFERENCES}" "$1/etc/apt/preferences.d/"'
     try:
         run(
             [
                 shutil.which("mmdebstrap") or "mmdebstrap",
-                "--mode=root",
-                "--variant=minbase",
-                f"--architectures={arch}",
-                f"--include={','.join(wanted)}",
-                f"--aptopt={options}",
-                *(f"--dpkgopt={option}" for option in _DPKG_OPTIONS),
-                f"--customize-hook={record}",
-                SUITE,
-                str(tar),
+                *("--mode=root", f"--include={','.join(wanted)}", f"--aptopt={apt}", f"--setup-hook={prefer}"),
+                *options,
+                *(SUITE, target),
                 f"{signed} {mirror} {SUITE} {COMPONENTS}",
                 f"{signed} {mirror}-security {SUITE}-security {COMPONENTS}",
+                f"{signed} {mirror} {SUITE}-backports {COMPONENTS}",
             ],
-            # The kernel's package then makes no initrd, which takes minutes under emulation; image/initrd.py does.
-            environ={"SOURCE_DATE_EPOCH": EPOCH, "INITRD": "No", "TMPDIR": str(tar.parent), **_proxies()},
+            environ={"TMPDIR": str(target.parent), **_proxies(), **(environ or {})},
         )
+    except BuildError as error:
+        raise BuildError(
+            f"{error}\nIf it is the kernel that has no candidate: Debian's backports have another series of it by now "
+            f"than {PREFERENCES.relative_to(ROOT)} names; that file says what to do"
+        ) from error
     finally:
-        options.unlink()
+        apt.unlink()
+
+
+def _unpack_base(arch: str, wanted: list[str], tar: Path, archive: Path) -> None:
+    record = f'cd "$1/var/lib/apt/lists" && sha256sum *_InRelease | sed "s/  .*_dists_/  /" >"{archive}"'
+    mmdebstrap(
+        tar,
+        wanted,
+        *("--variant=minbase", f"--architectures={arch}", *(f"--dpkgopt={option}" for option in _DPKG_OPTIONS)),
+        f"--customize-hook={record}",
+        # The kernel's package then makes no initrd, which takes minutes under emulation; image/initrd.py does.
+        environ={"SOURCE_DATE_EPOCH": EPOCH, "INITRD": "No"},
+    )
 
 
 def _mirror() -> str:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What lies on the boot partitions: the selector that every slot shares, and a slot's kernel and root hash.
 
-On a Raspberry Pi: the firmware reads config.txt and starts U-Boot, that runs
-boot.scr, which starts the kernel of a slot. The amd64 variant has no kernel: it
-is for the guests of the tests, which bring their own.
+On a Raspberry Pi: the firmware, which a Pi 5 has on its board, reads config.txt and
+starts U-Boot, that runs boot.scr, which starts the kernel of a slot. The amd64 variant
+has no kernel: it is for the guests of the tests, which bring their own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from image import boards
 from image.initrd import make_initrd
 from image.run import BuildError
 
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 SETTINGS = "root.env"
 SOURCES = Path(__file__).parent / "boot"
 #: The boards that the image is for; U-Boot hands on the tree that the firmware chose of these.
-#: Not the Pi 5's: Debian's kernel 6.12 has no driver for its card reader (MMC_SDHCI_BRCMSTB).
-DEVICE_TREES = ("bcm2711-rpi-*.dtb", "bcm2837-rpi-*.dtb")
+DEVICE_TREES = ("bcm2711-rpi-*.dtb", "bcm2712-rpi-*.dtb", "bcm2712-d-rpi-*.dtb", "bcm2837-rpi-*.dtb")
+#: What config.txt adds to the tree of a Pi 5.
+LIGHT, LIGHT_TREES = "relay-light", "bcm2712-*.dtb"
 #: The smallest variants, which gpu_mem=16 in config.txt selects, and those for whoever changes that.
 FIRMWARE = ("bootcode.bin", "start_cd.elf", "start4cd.elf", "start.elf", "start4.elf")
 FIRMWARE += ("fixup_cd.dat", "fixup4cd.dat", "fixup.dat", "fixup4.dat")
@@ -40,32 +42,30 @@ def take_kernel(tools: Tools, root: Path, *, epoch: int) -> tuple[Path, Path]:
     selector.mkdir()
     slot.mkdir()
     shutil.copyfile(root / "usr/share/mesh-relay/relay.toml", selector / "relay.toml")
-    kernels = sorted((root / "boot").glob("vmlinuz-*"))
-    if kernels:
-        shutil.copyfile(kernels[0], slot / "vmlinuz")
-        initrd = slot / "initrd"
-        initrd.write_bytes(make_initrd(tools, root))
-        tools("zstd", "-q", "-19", "-T1", "--rm", initrd, "-o", slot / "initrd.zst")
-        (slot / "initrd.zst").rename(initrd)
+    for kernel in (root / "usr/lib/modules").glob("*/vmlinuz"):
+        modules = kernel.parent
+        shutil.copyfile(kernel, slot / "vmlinuz")
+        initrd = make_initrd(tools, root)
+        (slot / "initrd").write_bytes(initrd.pack())
+        tools("zstd", "-q", "-19", "-T1", "--rm", slot / "initrd", "-o", slot / "initrd.zst")
+        (slot / "initrd.zst").rename(slot / "initrd")
         shutil.copyfile(root / "usr/lib/u-boot/rpi_arm64/u-boot.bin", selector / "u-boot.bin")
         shutil.copyfile(SOURCES / "config.txt", selector / "config.txt")
         _copy(root / "usr/lib/raspi-firmware", FIRMWARE, selector)
-        (trees,) = root.glob("usr/lib/linux-image-*/broadcom")
-        _copy(trees, DEVICE_TREES, selector)
-        overlays = selector / "overlays"
-        overlays.mkdir()
-        source = overlays / "relay-button.dts"
-        shutil.copyfile(SOURCES / source.name, source)
-        # What it has in __overrides__ is the firmware's, not a gpios property of a device.
-        compile_overlay = ("dtc", "-@", "-W", "no-gpios_property", "-I", "dts", "-O", "dtb", "-o")
-        tools(*compile_overlay, source.with_suffix(".dtbo"), source)
-        source.unlink()
+        _copy(modules / "dtb/broadcom", DEVICE_TREES, selector)
+        _compile_overlays(tools, selector)
+        boards.assert_drivers(_trees(tools, selector), boards.Drivers.of(modules), initrd.modules)
         script = selector / "boot.cmd"
         shutil.copyfile(SOURCES / "boot.cmd", script)
         compile_script = ("mkimage", "-q", "-A", "arm64", "-T", "script", "-C", "none", "-d", script)
         tools(*compile_script, selector / "boot.scr", environ={"SOURCE_DATE_EPOCH": str(epoch)})
         script.unlink()
-    for unused in (*root.glob("usr/lib/linux-image-*"), root / "usr/lib/u-boot", root / "usr/lib/raspi-firmware"):
+        for copied in ("vmlinuz", "config", "System.map"):
+            (modules / copied).unlink()
+        shutil.rmtree(modules / "dtb")
+    for link in root.glob("usr/lib/linux-image-*"):
+        link.unlink()
+    for unused in (root / "usr/lib/u-boot", root / "usr/lib/raspi-firmware"):
         shutil.rmtree(unused, ignore_errors=True)
     return selector, slot
 
@@ -73,6 +73,28 @@ def take_kernel(tools: Tools, root: Path, *, epoch: int) -> tuple[Path, Path]:
 def describe_root(slot: Path, verity: VerityRoot) -> None:
     """Write down what the kernel is told of the root."""
     (slot / SETTINGS).write_text(verity.boot_settings())
+
+
+def _compile_overlays(tools: Tools, selector: Path) -> None:
+    overlays = selector / "overlays"
+    overlays.mkdir()
+    for original in sorted(SOURCES.glob("*.dts")):
+        source = overlays / original.name
+        shutil.copyfile(original, source)
+        # Quiet about numbers whose meaning is in the tree that it is for.
+        tools("dtc", "-q", "-@", "-I", "dts", "-O", "dtb", "-o", source.with_suffix(".dtbo"), source)
+        source.unlink()
+
+
+def _trees(tools: Tools, selector: Path) -> list[Path]:
+    """The device trees as the firmware hands them on."""
+    changed = tools.work / "trees"
+    changed.mkdir()
+    trees = {tree.name: tree for tree in selector.glob("*.dtb")}
+    for tree in sorted(selector.glob(LIGHT_TREES)):
+        trees[tree.name] = changed / tree.name
+        tools("fdtoverlay", "-i", tree, "-o", changed / tree.name, selector / f"overlays/{LIGHT}.dtbo")
+    return [trees[name] for name in sorted(trees)]
 
 
 def _copy(folder: Path, patterns: tuple[str, ...], target: Path) -> None:

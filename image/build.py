@@ -13,7 +13,7 @@ from image import booting, sbom
 from image.base import make_base
 from image.bundle import PREFIX
 from image.disk import assemble, compress, make_fat, make_root
-from image.driver import add_driver
+from image.driver import add_drivers
 from image.layout import layout
 from image.minisign import SecretKey, sign
 from image.rootfs import assert_clean, assert_unchanged, attach, configure, detach, dpkg_status, scrub, unpack
@@ -67,8 +67,8 @@ def build(request: Request, output: Path) -> list[Path]:
     detach(root)
     packages = [*sbom.debian_packages(dpkg_status(root)), *sbom.python_packages(_lib(root))]
     if request.arch == "arm64":
-        say("the driver of the supply's voltage")
-        packages.append(add_driver(tools, root, request.cache, packages))
+        say("the drivers that the kernel lacks")
+        packages += add_drivers(tools, root, request.cache, packages)
     say("scrubbing and compiling")
     selector, slot = booting.take_kernel(tools, root, epoch=epoch)
     scrub(root, request.tools, epoch=epoch)

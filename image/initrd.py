@@ -21,9 +21,11 @@ INIT = Path(__file__).parent / "boot" / "init"
 MODULES = (
     # A Pi 4's card has no power without the regulators; its driver waits for them.
     *("bcm2835_dma", "bcm2835_wdt", "gpio_regulator", "fixed", "sdhci_iproc", "bcm2835", "mmc_block"),
+    # A Pi 5's waits for lines and pins as well.
+    *("gpio_brcmstb", "pinctrl_brcmstb_bcm2712", "sdhci_brcmstb"),
     *("reset_raspberrypi", "pcie_brcmstb", "xhci_pci", "phy_generic", "dwc2", "usb_storage", "uas", "sd_mod"),
     *("virtio_pci", "virtio_mmio", "virtio_blk"),
-    *("dm_mod", "dm_verity", "sha256_arm64", "sha2_ce", "sha256_generic", "squashfs"),
+    *("dm_mod", "dm_verity", "sha256", "squashfs"),
 )
 _LIBRARIES = ("usr/lib/aarch64-linux-gnu", "usr/lib")
 _FOLDER, _FILE, _PROGRAM, _CONSOLE = 0o040755, 0o100644, 0o100755, 0o020600
@@ -83,8 +85,13 @@ class Initrd:
             self.add(f"modules/{_module_name(file)}.ko", _FILE, lzma.decompress(data) if file.endswith(".xz") else data)
         self.add("modules/order", _FILE, "".join(f"{_module_name(file)}.ko\n" for file in order).encode())
 
+    @property
+    def modules(self) -> set[str]:
+        """Names of the modules that were added."""
+        return {PurePosixPath(path).stem for path in self.entries if path.endswith(".ko")}
+
     def pack(self) -> bytes:
-        """The archive, in the format newc; times and owners are all 0."""
+        """The archive, in the format newc and not compressed; times and owners are all 0."""
         packed = [_record(number, path, *self.entries[path]) for number, path in enumerate(sorted(self.entries), 1)]
         return b"".join([*packed, _record(0, "TRAILER!!!", 0, b"")])
 
@@ -115,8 +122,8 @@ class Initrd:
         raise BuildError(f"the root has no library {name}")
 
 
-def make_initrd(tools: Tools, root: Path) -> bytes:
-    """The initrd for the root's only kernel, not compressed."""
+def make_initrd(tools: Tools, root: Path) -> Initrd:
+    """The initrd for the root's only kernel."""
     (modules,) = (root / "usr/lib/modules").iterdir()
     initrd = Initrd(root, tools)
     for folder in ("bin", "dev", "proc", "sys", "sysroot"):
@@ -127,7 +134,7 @@ def make_initrd(tools: Tools, root: Path) -> bytes:
     initrd.add_program("usr/bin/busybox", "bin/busybox")
     initrd.add_program("usr/sbin/dmsetup", "bin/dmsetup")
     initrd.add_modules(modules)
-    return initrd.pack()
+    return initrd
 
 
 def _module_name(file: str) -> str:

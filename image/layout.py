@@ -31,7 +31,7 @@ TYPE_HIDDEN_LINUX = 0x93
 TYPE_EXTENDED = 0x0F
 
 SELECTOR_MIB = 64
-#: Kernel and initrd of arm64 take 39 MiB; an update may be larger.
+#: Kernel and initrd of arm64 take 56 MiB; an update may be larger.
 BOOT_MIB = 128
 #: Twice what the root takes today.
 ROOT_MIB = 512
