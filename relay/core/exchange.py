@@ -21,7 +21,7 @@ from relay.core.returns import FIRST_ASKED, MAX_ASKED
 from relay.core.stats import Dropped, Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from relay.core.admission import Admission
     from relay.core.log import AdmittedLog
@@ -59,7 +59,7 @@ MAX_OWED: Final = 4 * OFFER_WINDOW
 _KNOWN_BYTES: Final = 150
 _WANTED_BYTES: Final = 340
 _QUEUED_BYTES: Final = 200
-#: Entries looked at for one batch of offers: bounds the time of a turn.
+#: Entries looked at for one batch of offers: bounds the time of a turn, 8 ms.
 SCAN_OFFERS: Final = 2048
 #: A neighbour that says nothing so long after offers may be gone: it is probed, lest
 #: they wait in a dead stream while another one leads to it.
@@ -135,6 +135,57 @@ class Request:
         return min(untried, key=lambda offerer: (offerer.stalls, offerer.interface == self.failed_interface))
 
 
+class _Backlog:
+    """What reconciliation found, each once: small ones first, of one size the newest first.
+
+    It is sorted a part at a time, and nothing is taken from it before that is done: a neighbour that
+    lacks all there is would else stop the relay for a while, each time.
+    """
+
+    def __init__(self) -> None:
+        self._found: array[int] = array("Q")
+        self._sorted: tuple[array[int], ...] = tuple(array("Q") for _ in SIZES)
+        self._places = [0] * len(SIZES)
+
+    def __len__(self) -> int:
+        return len(self._found) + sum(map(len, self._sorted)) - sum(self._places)
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self._found
+        for place, seqs in zip(self._places, self._sorted, strict=True):
+            yield from seqs[place:]
+
+    def add(self, seqs: Iterable[int]) -> None:
+        """Add sequence numbers; all that are here are sorted anew."""
+        self._found = array("Q", sorted({*self, *seqs}))
+        for size_class, sorted_seqs in enumerate(self._sorted):
+            del sorted_seqs[:]
+            self._places[size_class] = 0
+
+    def sort(self, log: AdmittedLog, count: int) -> list[bytes | None]:
+        """Sort at most so many; return their identities, None of what has left."""
+        # The newest are at the end.
+        some = self._found[-count:][::-1] if count else array("Q")
+        del self._found[len(self._found) - len(some) :]
+        identities = [log.held_identity(seq) for seq in some]
+        for seq, identity in zip(some, identities, strict=True):
+            if identity is not None:
+                self._sorted[log.terms(seq)[0]].append(seq)
+        return identities
+
+    def pop(self) -> int | None:
+        """Return the next; None when there is none, or not all are sorted."""
+        if self._found:
+            return None
+        for size_class, seqs in enumerate(self._sorted):
+            if (place := self._places[size_class]) < len(seqs):
+                self._places[size_class] += 1
+                return seqs[place]
+            del seqs[:]
+            self._places[size_class] = 0
+        return None
+
+
 class Exchange:
     """Both directions of the offers of one session between relays."""
 
@@ -147,8 +198,7 @@ class Exchange:
         self.slow = session.is_slow
         # Offering.
         self.cursor: int | None = None
-        self._backlog: array[int] = array("Q")
-        self._backlog_at = 0
+        self._backlog = _Backlog()
         self._unsettled = 0
         #: Sequence numbers offered since nothing was unsettled: credit does not say for which it is.
         self._offered: array[int] = array("Q")
@@ -196,18 +246,12 @@ class Exchange:
         if len(self._peer_has) > MAX_PEER_HAS:
             self._peer_has.popitem(last=False)
 
-    def add_backlog(self, log: AdmittedLog, seqs: Iterable[int]) -> None:
+    def add_backlog(self, seqs: Iterable[int]) -> None:
         """Offer these too, small ones first, of one size the newest first.
 
         The neighbour lacks them, whatever it offered before: it may have found them damaged since.
         """
-        held = [(seq, identity) for seq in seqs if (identity := log.held_identity(seq)) is not None]
-        for _, identity in held:
-            self._peer_has.pop(identity, None)
-        order = sorted((log.terms(seq)[0], -seq) for seq, _ in held)
-        rest = self._backlog[self._backlog_at :]
-        self._backlog = rest + array("Q", [-negative for _, negative in order])
-        self._backlog_at = 0
+        self._backlog.add(seqs)
         if not self.asked_back:
             self.may_ask_back = True
             self.ask_back_count = FIRST_ASKED
@@ -219,25 +263,28 @@ class Exchange:
             self._offered = array("Q")
         return self._unsettled >= 0
 
-    def take_over(self, other: Exchange, log: AdmittedLog) -> None:
+    def take_over(self, other: Exchange) -> None:
         """Offer what a lost session with the same neighbour had yet to offer, or offered in vain."""
         if self.cursor is not None and other.cursor is not None:
             self.cursor = min(self.cursor, other.cursor)
-        self.add_backlog(log, {*other._offered, *other._backlog[other._backlog_at :]})
+        self.add_backlog((*other._offered, *other._backlog))
 
     def has_offers(self, log: AdmittedLog) -> bool:
         """Whether there is something to offer and the neighbour's window is open."""
         if self._unsettled >= OFFER_WINDOW:
             return False
-        waiting = self._backlog_at < len(self._backlog) and self._unsettled < self._backlog_window
-        return waiting or (self.cursor is not None and self.cursor <= log.committed_seq)
+        waiting = self._backlog and self._unsettled < self._backlog_window
+        return bool(waiting) or (self.cursor is not None and self.cursor <= log.committed_seq)
 
     @property
     def _backlog_window(self) -> int:
         return SLOW_BACKLOG_OFFERS if self.slow else OFFER_WINDOW
 
     def offers(self, log: AdmittedLog, after_hour: int, now: float) -> list[Offer]:
-        """Return the next offers: what is new goes before what reconciliation found."""
+        """Return the next offers, fewer than MAX_OFFERS when others are to have a turn.
+
+        What is new goes before what reconciliation found.
+        """
         room = min(OFFER_WINDOW - self._unsettled, MAX_OFFERS)
         offers: list[Offer] = []
         first, last = self._peer.window
@@ -250,12 +297,14 @@ class Exchange:
             looked += 1
             self._add(offers, log, self.cursor, window)
             self.cursor += 1
+        for identity in self._backlog.sort(log, SCAN_OFFERS - looked):
+            looked += 1
+            if identity is not None:
+                self._peer_has.pop(identity, None)
         room = min(room, self._backlog_window - self._unsettled)
-        while self._backlog_at < len(self._backlog) and len(offers) < room:
-            self._add(offers, log, self._backlog[self._backlog_at], window)
-            self._backlog_at += 1
-        if self._backlog_at == len(self._backlog):
-            self._backlog, self._backlog_at = array("Q"), 0
+        while looked < SCAN_OFFERS and len(offers) < room and (seq := self._backlog.pop()) is not None:
+            self._add(offers, log, seq, window)
+            looked += 1
         self._unsettled += len(offers)
         return offers
 

@@ -29,6 +29,7 @@ from relay.core.link import Link
 from relay.core.log import AdmittedLog, EntryState
 from relay.core.meetings import Meetings, TooManyError
 from relay.core.messages import (
+    MAX_OFFERS,
     OFFER_LANE,
     OFFER_WINDOW,
     WINDOW_S,
@@ -363,6 +364,9 @@ class Node:
                     session.offer(offers)
                     exchange.expect_answer(now)
                     self._schedule(link)
+                if len(offers) < MAX_OFFERS:
+                    # All there is, or it looked through a part of the log, in vain: others have a turn.
+                    break
         if (slow or session.queued_bytes < target) and link.serving.has_work():
             link.serving.pump(
                 session, target_bytes=target, after_hour=after_hour, residence_s=self.clock.residence_s(now)
@@ -570,7 +574,7 @@ class Node:
                 self._promote(sibling, now)
                 primary = self._neighbours.primary(sibling)
                 if primary is not None and primary.exchange is not None:
-                    primary.exchange.take_over(exchange, self.log)
+                    primary.exchange.take_over(exchange)
             self._wake_relays()
         self._ready[link.number] = link
 

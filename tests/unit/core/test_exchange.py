@@ -16,8 +16,20 @@ from relay.core.messages import OFFER_WINDOW, Goodbye, Hello, MessageType, Offer
 from relay.core.node import MAX_UNWANTED
 from relay.core.session import DEAD_AFTER_S, PROBE_TIMEOUT_S, Credit, Fetch, Offers, Reconcile, Same
 from relay.core.stats import Dropped, Rejected, SessionError, Total
-from tests.unit.core.memory import BUILD_HOUR, HOUR, Relay, Wire, client, envelope, neighbour, purge, put_all, settle
-from tests.unit.core.test_refusals import MOST_STEPS, steps_of
+from tests.unit.core.memory import (
+    BUILD_HOUR,
+    HOUR,
+    MemoryStore,
+    Relay,
+    Wire,
+    client,
+    envelope,
+    neighbour,
+    purge,
+    put_all,
+    settle,
+)
+from tests.unit.core.test_refusals import MOST_STEPS, steps_of, stored
 
 
 def offer(body, size_class=0, expiry_hour=HOUR):
@@ -373,6 +385,34 @@ def test_what_is_wanted_no_more_does_not_pile_up_where_it_waited():
     assert not wire.link.closed
     assert sum(map(len, wire.link.exchange._wants)) <= MAX_WANTS
     assert worst < MOST_STEPS
+
+
+def test_whoever_lacks_everything_again_and_again_and_then_wants_none_of_it_costs_a_part_of_it_a_turn():
+    """16 reconciliations, then a price that nothing paid: one look through it all stopped the relay for seconds."""
+    few, many = (offers_at_worst(number) for number in (4_000, 40_000))
+    assert many < 1.5 * few
+
+
+def offers_at_worst(stored_count):
+    """Steps of the longest turn in which a relay looks for what to offer, and in vain."""
+    store = MemoryStore()
+    for seq, identity, header, interface, arrived_s, _, _ in stored(stored_count):
+        store.rows[seq] = (identity, header, interface, arrived_s)
+        store.bodies[seq] = b""
+    relay = Relay(store=store, policy=Policy(max_bytes=1 << 30, max_envelopes=100_000))
+    peer, wire = neighbour(relay)
+    peer.say(bytes([MessageType.PRICE, 255]))
+    settle(wire)
+    for _ in range(16):
+        wire.link.exchange.add_backlog(range(1, stored_count + 1))
+    assert wire.link.exchange.held_bytes < 10 * stored_count
+    worst = turns = 0
+    while relay.node.has_output(wire.link):
+        worst = max(worst, steps_of(lambda: relay.node.data_to_send(wire.link, 0.0)))
+        turns += 1
+    assert not peer.of(Offers)
+    assert turns < stored_count / 500
+    return worst
 
 
 def test_nobody_offers_more_unsettled_than_the_window_however_many_offer_the_same():
