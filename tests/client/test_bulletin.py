@@ -155,6 +155,9 @@ def test_who_has_only_the_card_can_neither_post_nor_purge(reader, poster):
     for key in (reader.bulletin.seal_key, reader.bulletin.read_key.ljust(32, b"\0"), opened.rank):
         assert make_tag(envelope[8] >> 3, key) != envelope[8:24]
     assert make_tag(envelope[8] >> 3, CAMP.purge_key(opened.post.post_id)) == envelope[8:24]
+    # Nor of anything else that a reader has: with all of that and another seed it is another one.
+    guess = replace(CAMP.for_readers, seed=bytes(32))
+    assert make_tag(envelope[8] >> 3, guess.purge_key(opened.post.post_id)) != envelope[8:24]
 
 
 @pytest.mark.parametrize(
@@ -395,6 +398,11 @@ def test_old_states_that_a_reader_seals_anew_are_the_same_posts(poster, reader):
     assert envelope_id(again) != envelope_id(old)
     assert reader.read(again) == [Outcome.DUPLICATE]
     assert reader.texts() == ["new"]
+    # What holds, too: it would be shown again each time.
+    holds = open_post(new, CAMP).post.encode()
+    copies = [sealed_anew(sign(holds, new[:24]), holds, new[:24])[:-8] + os.urandom(8) for _ in range(20)]
+    assert len({*copies}) == len(copies)
+    assert {*reader.read(*copies)} == {Outcome.DUPLICATE}
     # And what the poster purges, all copies are purged by: they have its tag.
     assert again[8:24] == old[8:24]
 
