@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from relay.client.bulletin_book import BulletinBook
     from relay.client.client import Client
     from relay.client.posts import Post
+
+_SAVED_BYTES: Final = 4 << 20
+_SAVED_EVERY_S: Final = 3600.0
+"""So much of one bulletin's files is saved unasked each hour: all that can hang there at once. Whoever may post could
+else fill the disk of everybody who follows, by replacing a file again and again."""
 
 _KEY_WARNING: Final = (
     "This is the posting key: whoever has it can post, and take down what others posted, for as long as anybody reads. "
@@ -233,6 +239,8 @@ class NewPosts:
         self._client = client
         self._folder = folder
         self._failed: set[int] = set()
+        self._saved_bytes: dict[bytes, int] = {}
+        self._saved_since_s = time.monotonic()
 
     @property
     def kept(self) -> int:
@@ -248,7 +256,7 @@ class NewPosts:
                 continue
             head = _head(self._client, post)
             try:
-                say(f"{head}: {await _content(self._client, post, self._folder)}")
+                say(f"{head}: {await _content(self._client, post, self._folder if self._may_save(post) else None)}")
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one must not keep back the others
                 self._failed.add(post.id)
                 await self._client.mark_shown(post, is_shown=False)
@@ -257,11 +265,21 @@ class NewPosts:
             shown += 1
         return shown
 
+    def _may_save(self, post: Post) -> bool:
+        if (now_s := time.monotonic()) >= self._saved_since_s + _SAVED_EVERY_S:
+            self._saved_bytes, self._saved_since_s = {}, now_s
+        saved_bytes = self._saved_bytes.get(post.bulletin, 0) + len(post.content)
+        if saved_bytes > _SAVED_BYTES:
+            return False
+        if post.name:
+            self._saved_bytes[post.bulletin] = saved_bytes
+        return True
+
 
 def _head(client: Client, post: Post) -> str:
     # It may have been left in this moment.
     name = client.bulletins.name_of(post.bulletin) or "?"
-    return f"bulletin {name} [{post.slot}] ({delivering.when(post.posted_minute)})"
+    return f"bulletin {name} [{post.shown_slot}] ({delivering.when(post.posted_minute)})"
 
 
 async def _content(client: Client, post: Post, folder: Path | None) -> str:
@@ -275,5 +293,5 @@ async def _content(client: Client, post: Post, folder: Path | None) -> str:
         return post.text
     what = f"{post.name}, {human_bytes(len(post.content))}"
     if folder is None:
-        return f"{what}; save it with --dir"
+        return f"{what}; save it with: relay bulletin show --dir FOLDER"
     return f"{what}, saved as {await client.save_post(post, folder)}"

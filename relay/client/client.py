@@ -430,12 +430,18 @@ class Client:
         What hangs there comes with the next `collect`. `is_own_word`: the name is the one that its card suggests.
         """
 
+        def forget() -> None:
+            self._posts.forget_seen()
+            self._met.forget()
+
         def follow() -> KnownBulletin:
+            # Before: who is killed in the middle finds it in the book, and is told that it is read already.
+            if self.bulletins.name_of(bulletin.public) is None:
+                forget()
             known, is_new = self.bulletins.add(bulletin, name, is_own_word=is_own_word)
             if is_new:
-                # In this order: else a command that reads meanwhile may take for somebody else's what hangs there.
-                self._posts.forget_seen()
-                self._met.forget()
+                # After: else a command that reads meanwhile may take for somebody else's what hangs there.
+                forget()
             return known
 
         return await self._worker.run(follow)

@@ -30,6 +30,7 @@ from relay.client.post import (
     seal_post,
 )
 from relay.client.seal import LIFETIMES_DAYS, buckets_to_read, expiry_hour
+from relay.client.text import is_seen
 from relay.core.envelope import MAX_LIFETIME_HOURS, decode_envelope
 from relay.core.errors import DecodeError
 
@@ -58,8 +59,13 @@ class Post:
 
     @property
     def text(self) -> str:
-        """The text as it was posted: show it by `relay.client.text.rows` only, and `slot` too."""
+        """The text as it was posted: show it by `relay.client.text.rows` only."""
         return self.content.decode(errors="replace")
+
+    @property
+    def shown_slot(self) -> str:
+        """The name of the slot for a terminal, in one row, and as `PostStore.withdraw` takes it."""
+        return "".join(one if is_seen(one) else "\N{REPLACEMENT CHARACTER}" for one in self.slot)
 
 
 class PostStore:
@@ -120,8 +126,10 @@ class PostStore:
     def prune(self, now_s: float) -> None:
         """Forget what has expired, and later that it was there; and what was on bulletins that the user has left."""
         now_hour = int(now_s // 3600)
-        known = {one.bulletin.public for one in self.book}
         with self._database.transaction():
+            # Within it: what another command has posted by now is on a bulletin that is in the file by now.
+            self.book.refresh()
+            known = {one.bulletin.public for one in self.book}
             self._database.execute("UPDATE post SET body = x'' WHERE expiry_hour <= ? AND body != x''", now_hour)
             self._database.execute(
                 # From then on all that was older has expired, too, also for relays with slow clocks.
@@ -139,9 +147,11 @@ class PostStore:
     def _posts(self, which: str, now_s: float, *values: object) -> list[Post]:
         rows = self._database.rows(
             "SELECT id, bulletin, slot, kind, body, posted_minute, expiry_hour FROM post"  # noqa: S608 - two literals
-            f" WHERE {which} AND expiry_hour > ? ORDER BY counter, rank",
+            # What was forgotten by a clock that was ahead is not there, though it has not expired.
+            f" WHERE {which} AND expiry_hour > ? AND (kind = ? OR body != x'') ORDER BY counter, rank",
             *values,
             int(now_s // 3600),
+            PostKind.WITHDRAWN,
         )
         return [self._post(*row) for row in rows]
 
@@ -169,6 +179,9 @@ class PostStore:
         if there is not None:
             row, counter, rank, kind, expiry, _ = there
             if (post.counter, opened.rank) <= (counter, rank):
+                if (post.counter, opened.rank) == (counter, rank):
+                    # The same, of which the body was forgotten by a clock that was ahead.
+                    self._database.execute("UPDATE post SET body = ? WHERE id = ? AND body = x''", post.body, row)
                 return Outcome.DUPLICATE
             if post.kind is PostKind.WITHDRAWN:
                 is_new = is_new and kind != PostKind.WITHDRAWN and expiry > now_hour
@@ -230,9 +243,15 @@ class PostStore:
         return self._queue(bulletin, PostKind.FILE, slot or self._draw_slot(), body, lifetime_days, price, now_s)
 
     def withdraw(self, bulletin: Bulletin, slot: str, *, price: int, now_s: float) -> tuple[str, bytes]:
-        """Queue that there is nothing in a slot any more, as `post_text` does. BulletinError when there is nothing."""
-        if all(post.slot != slot for post in self.posts(bulletin, now_s)):
+        """Queue that there is nothing in a slot any more, as `post_text` does. BulletinError when there is nothing.
+
+        `slot` may be as it is shown, of several that look alike the newest: another who posts may have given it a name
+        that nobody can type.
+        """
+        there = [post.slot for post in self.posts(bulletin, now_s) if slot in {post.slot, post.shown_slot}]
+        if not there:
             raise BulletinError(f"there is nothing in the slot {slot!r}; see: relay bulletin show NAME")
+        slot = slot if slot in there else there[-1]
         return self._queue(bulletin, PostKind.WITHDRAWN, slot, b"", LIFETIMES_DAYS[0], price, now_s)
 
     def _draw_slot(self) -> str:
@@ -244,7 +263,8 @@ class PostStore:
         if bulletin.seed is None:
             raise BulletinError("you can read this bulletin, and not post: that takes its posting key")
         try:
-            slot_bytes = len(require_name(slot).encode())
+            # What is taken down is there, whatever it is called.
+            slot_bytes = len((slot if kind is PostKind.WITHDRAWN else require_name(slot)).encode())
         except ContactError as error:
             raise BulletinError(f"the slot: {error}") from None
         if slot_bytes > MAX_SLOT_BYTES:
@@ -287,5 +307,10 @@ class PostStore:
                 expiry_hour=expiry,
             )
             self._outbox.queue_sealed(log, sealed, replaces=there[5] if there is not None else None)
-            self._accept(opened, now_hour, is_new=False)
+            if self._accept(opened, now_hour, is_new=False) is not Outcome.STORED:
+                # Not queued either: no reader would show it, and relays would no longer get what it replaces.
+                raise BulletinError(
+                    "somebody who may post has used up the counter of this bulletin, so that nothing newer holds there "
+                    "until his posts expire; make another one with: relay bulletin create"
+                )
         return slot, post.post_id

@@ -21,7 +21,7 @@ from relay.core.returns import FIRST_ASKED, MAX_ASKED
 from relay.core.stats import Dropped, Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from relay.core.admission import Admission
     from relay.core.log import AdmittedLog
@@ -51,12 +51,15 @@ LEAST_BYTES_PER_S: Final = 4000.0
 SLOW_LEAST_BYTES_PER_S: Final = 500.0
 #: The session with a neighbour that let requests time out so often in a row ends.
 MAX_STALLS: Final = 3
-#: Queued requests of one neighbour, repeated ones included (0.3 MB).
-MAX_WANTS: Final = 4 * OFFER_WINDOW
+#: Queued requests of one neighbour and class; beyond it those go that are repeated, or wanted no more (0.4 MB).
+MAX_WANTS: Final = 2 * OFFER_WINDOW
+#: What a neighbour was asked for and has not answered, though it may be wanted no more: its late answers are no fault.
+MAX_OWED: Final = 4 * OFFER_WINDOW
 #: An identity in an ordered dictionary; a request with its places in queues and tables.
 _KNOWN_BYTES: Final = 150
 _WANTED_BYTES: Final = 340
-#: Entries looked at for one batch of offers: bounds the time of a turn.
+_QUEUED_BYTES: Final = 200
+#: Entries looked at for one batch of offers: bounds the time of a turn, 8 ms.
 SCAN_OFFERS: Final = 2048
 #: A neighbour that says nothing so long after offers may be gone: it is probed, lest
 #: they wait in a dead stream while another one leads to it.
@@ -83,24 +86,104 @@ class Request:
     Everybody who offers it is remembered until it has arrived: eight who have not got
     it would otherwise keep away the ninth, who has. Each of them has an unsettled offer
     for it, so OFFER_WINDOW bounds the memory.
+
+    They have turns, by rounds: nobody is asked again before all have been asked who were
+    there when the round began. So neither a neighbour that looks better, nor ever new
+    ones, keep it from being asked of one who looks worse.
     """
 
-    __slots__ = ("asked", "due_s", "failed_interface", "identity", "offerers", "size_bytes", "size_class")
+    __slots__ = ("_untried", "asked", "due_s", "failed_interface", "identity", "offerers", "size_bytes", "size_class")
 
     def __init__(self, identity: bytes, size_class: int) -> None:
         self.identity = identity
         self.size_class = size_class
         self.size_bytes = SIZES[size_class]
         self.offerers: list[Exchange] = []
+        #: How many of them, the first, have yet to be asked in this round.
+        self._untried = 0
         self.asked: Exchange | None = None
-        #: When it is asked of the next, though others arrive.
+        #: When it is asked of the next, though others arrive: from who is asked, or about to be.
         self.due_s = 0.0
         #: Where it was asked for last in vain.
         self.failed_interface: int | None = None
 
+    def add(self, offerer: Exchange) -> None:
+        """Remember one more who offers it; once it has failed somewhere, for the next round."""
+        self.offerers.append(offerer)
+        self._untried += self.failed_interface is None
+
+    def remove(self, offerer: Exchange) -> None:
+        """Forget one who offered it."""
+        place = self.offerers.index(offerer)
+        del self.offerers[place]
+        self._untried -= place < self._untried
+        self._begin_round()
+
+    def failed(self, offerer: Exchange) -> None:
+        """Note that it was asked of one in vain, who comes last now."""
+        self.failed_interface = offerer.interface
+        self.remove(offerer)
+        self.offerers.append(offerer)
+        self._begin_round()
+
+    def _begin_round(self) -> None:
+        self._untried = self._untried or len(self.offerers)
+
     def next_offerer(self) -> Exchange:
-        """Return whom to ask next: who stalled least, elsewhere than where it failed, and offered first."""
-        return min(self.offerers, key=lambda offerer: (offerer.stalls, offerer.interface == self.failed_interface))
+        """Return whom to ask next in this round: who stalled least, elsewhere than where it failed, and was first."""
+        untried = self.offerers[: self._untried]
+        return min(untried, key=lambda offerer: (offerer.stalls, offerer.interface == self.failed_interface))
+
+
+class _Backlog:
+    """What reconciliation found, each once: small ones first, of one size the newest first.
+
+    It is sorted a part at a time, and nothing is taken from it before that is done: a neighbour that
+    lacks all there is would else stop the relay for a while, each time.
+    """
+
+    def __init__(self) -> None:
+        self._found: array[int] = array("Q")
+        self._sorted: tuple[array[int], ...] = tuple(array("Q") for _ in SIZES)
+        self._places = [0] * len(SIZES)
+
+    def __len__(self) -> int:
+        return len(self._found) + sum(map(len, self._sorted)) - sum(self._places)
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self._found
+        for place, seqs in zip(self._places, self._sorted, strict=True):
+            yield from seqs[place:]
+
+    def add(self, seqs: Iterable[int]) -> None:
+        """Add sequence numbers; all that are here are sorted anew."""
+        self._found = array("Q", sorted({*self, *seqs}))
+        for size_class, sorted_seqs in enumerate(self._sorted):
+            del sorted_seqs[:]
+            self._places[size_class] = 0
+
+    def sort(self, log: AdmittedLog, count: int) -> list[bytes | None]:
+        """Sort at most so many; return their identities, None of what has left."""
+        # The newest are at the end.
+        some = self._found[-count:][::-1] if count else array("Q")
+        del self._found[len(self._found) - len(some) :]
+        identities = [log.held_identity(seq) for seq in some]
+        for seq, identity in zip(some, identities, strict=True):
+            if identity is not None:
+                self._sorted[log.terms(seq)[0]].append(seq)
+        return identities
+
+    def pop(self) -> int | None:
+        """Return the next; None when there is none, or not all are sorted."""
+        if self._found:
+            return None
+        for size_class, seqs in enumerate(self._sorted):
+            if (place := self._places[size_class]) < len(seqs):
+                self._places[size_class] += 1
+                return seqs[place]
+            del seqs[:]
+            self._places[size_class] = 0
+        return None
 
 
 class Exchange:
@@ -115,8 +198,7 @@ class Exchange:
         self.slow = session.is_slow
         # Offering.
         self.cursor: int | None = None
-        self._backlog: array[int] = array("Q")
-        self._backlog_at = 0
+        self._backlog = _Backlog()
         self._unsettled = 0
         #: Sequence numbers offered since nothing was unsettled: credit does not say for which it is.
         self._offered: array[int] = array("Q")
@@ -138,9 +220,13 @@ class Exchange:
         self.asked_back: set[bytes] = set()
         self._came_back = 0
         self.outstanding: dict[bytes, Request] = {}
+        #: What others have failed to give and waits for a place among these.
+        self.passed_on: dict[bytes, Request] = {}
+        #: How often each was asked for and is to be answered yet.
+        self._owed: OrderedDict[bytes, int] = OrderedDict()
         self._outstanding_bytes = [0] * len(SIZES)
         self.deadline: float | None = None
-        #: No request of those outstanding is due before.
+        #: No request of those outstanding or passed on is due before.
         self._first_due_s = math.inf
         self.stalls = 0
         self._credit = 0
@@ -148,8 +234,9 @@ class Exchange:
     @property
     def held_bytes(self) -> int:
         """What is remembered for this neighbour, about."""
-        known = len(self._peer_has) + len(self.refused)
-        return _KNOWN_BYTES * known + _WANTED_BYTES * len(self.offered_in) + 8 * len(self._backlog)
+        held = _KNOWN_BYTES * (len(self._peer_has) + len(self.refused) + len(self._owed))
+        held += _WANTED_BYTES * len(self.offered_in) + _QUEUED_BYTES * sum(map(len, self._wants))
+        return held + 8 * len(self._backlog)
 
     # -- offering ---------------------------------------------------------
 
@@ -159,18 +246,12 @@ class Exchange:
         if len(self._peer_has) > MAX_PEER_HAS:
             self._peer_has.popitem(last=False)
 
-    def add_backlog(self, log: AdmittedLog, seqs: Iterable[int]) -> None:
+    def add_backlog(self, seqs: Iterable[int]) -> None:
         """Offer these too, small ones first, of one size the newest first.
 
         The neighbour lacks them, whatever it offered before: it may have found them damaged since.
         """
-        held = [(seq, identity) for seq in seqs if (identity := log.held_identity(seq)) is not None]
-        for _, identity in held:
-            self._peer_has.pop(identity, None)
-        order = sorted((log.terms(seq)[0], -seq) for seq, _ in held)
-        rest = self._backlog[self._backlog_at :]
-        self._backlog = rest + array("Q", [-negative for _, negative in order])
-        self._backlog_at = 0
+        self._backlog.add(seqs)
         if not self.asked_back:
             self.may_ask_back = True
             self.ask_back_count = FIRST_ASKED
@@ -182,25 +263,28 @@ class Exchange:
             self._offered = array("Q")
         return self._unsettled >= 0
 
-    def take_over(self, other: Exchange, log: AdmittedLog) -> None:
+    def take_over(self, other: Exchange) -> None:
         """Offer what a lost session with the same neighbour had yet to offer, or offered in vain."""
         if self.cursor is not None and other.cursor is not None:
             self.cursor = min(self.cursor, other.cursor)
-        self.add_backlog(log, {*other._offered, *other._backlog[other._backlog_at :]})
+        self.add_backlog((*other._offered, *other._backlog))
 
     def has_offers(self, log: AdmittedLog) -> bool:
         """Whether there is something to offer and the neighbour's window is open."""
         if self._unsettled >= OFFER_WINDOW:
             return False
-        waiting = self._backlog_at < len(self._backlog) and self._unsettled < self._backlog_window
-        return waiting or (self.cursor is not None and self.cursor <= log.committed_seq)
+        waiting = self._backlog and self._unsettled < self._backlog_window
+        return bool(waiting) or (self.cursor is not None and self.cursor <= log.committed_seq)
 
     @property
     def _backlog_window(self) -> int:
         return SLOW_BACKLOG_OFFERS if self.slow else OFFER_WINDOW
 
     def offers(self, log: AdmittedLog, after_hour: int, now: float) -> list[Offer]:
-        """Return the next offers: what is new goes before what reconciliation found."""
+        """Return the next offers, fewer than MAX_OFFERS when others are to have a turn.
+
+        What is new goes before what reconciliation found.
+        """
         room = min(OFFER_WINDOW - self._unsettled, MAX_OFFERS)
         offers: list[Offer] = []
         first, last = self._peer.window
@@ -213,12 +297,14 @@ class Exchange:
             looked += 1
             self._add(offers, log, self.cursor, window)
             self.cursor += 1
+        for identity in self._backlog.sort(log, SCAN_OFFERS - looked):
+            looked += 1
+            if identity is not None:
+                self._peer_has.pop(identity, None)
         room = min(room, self._backlog_window - self._unsettled)
-        while self._backlog_at < len(self._backlog) and len(offers) < room:
-            self._add(offers, log, self._backlog[self._backlog_at], window)
-            self._backlog_at += 1
-        if self._backlog_at == len(self._backlog):
-            self._backlog, self._backlog_at = array("Q"), 0
+        while looked < SCAN_OFFERS and len(offers) < room and (seq := self._backlog.pop()) is not None:
+            self._add(offers, log, seq, window)
+            looked += 1
         self._unsettled += len(offers)
         return offers
 
@@ -271,8 +357,11 @@ class Exchange:
         self._want_count += 1
         wants = self._wants[request.size_class]
         if len(wants) >= MAX_WANTS:
-            # Only requests withdrawn and queued again can pile up so: keep each once.
-            wants = self._wants[request.size_class] = list({want[2]: want for want in wants}.values())
+            # Requests withdrawn and queued again pile up, and those that others answered: keep what is wanted, once,
+            # where it comes first.
+            wants.sort(reverse=True)
+            kept = {want[2]: want for want in wants if want[2] in self.offered_in or want[2] in self.asked_back}
+            wants = self._wants[request.size_class] = list(kept.values())
             heapq.heapify(wants)
         heapq.heappush(wants, (-self._message_count, self._want_count, request.identity))
 
@@ -297,12 +386,30 @@ class Exchange:
         """Note that this neighbour is asked."""
         request.asked = self
         self.outstanding[request.identity] = request
+        self.passed_on.pop(request.identity, None)
+        self._owed[request.identity] = self._owed.pop(request.identity, 0) + 1
+        if len(self._owed) > MAX_OWED:
+            self._owed.popitem(last=False)
         self._outstanding_bytes[request.size_class] += request.size_bytes
         least_bytes_per_s = SLOW_LEAST_BYTES_PER_S if self.slow else LEAST_BYTES_PER_S
         request.due_s = now + self._patience_s + sum(self._outstanding_bytes) / least_bytes_per_s
         self._first_due_s = min(self._first_due_s, request.due_s)
         if self.deadline is None:
             self.deadline = now + self.timeout_s
+
+    def wait_for(self, request: Request, now: float) -> None:
+        """Queue a request that others failed to answer, and wait no longer for its turn than for an answer."""
+        self.want(request)
+        self.passed_on[request.identity] = request
+        request.due_s = now + self._patience_s
+        self._first_due_s = min(self._first_due_s, request.due_s)
+
+    def take_owed(self, identity: bytes) -> bool:
+        """Note that this neighbour says what it has to say of an envelope; False when it was not asked to."""
+        count = self._owed.pop(identity, 0)
+        if count > 1:
+            self._owed[identity] = count - 1
+        return count > 0
 
     def answered(self, request: Request, now: float) -> None:
         """Note an answer, whatever it was."""
@@ -320,31 +427,33 @@ class Exchange:
     def overdue(self, now: float) -> list[Request]:
         """Return what others offered as well and this neighbour withholds, though it goes on to give.
 
-        Who gives something now and then would else keep the rest from everybody for as long as he likes.
+        Who gives something now and then would else keep the rest from everybody for as long as he likes:
+        what he was asked for, and what waits for its turn behind that.
         """
         if now < self._first_due_s:
             return []
+        for identity in [identity for identity, request in self.passed_on.items() if request.asked is not None]:
+            del self.passed_on[identity]
         overdue = []
-        for request in self.outstanding.values():
-            if now < request.due_s:
-                continue
-            if len(request.offerers) > 1:
-                overdue.append(request)
-            else:
+        self._first_due_s = math.inf
+        for request in (*self.outstanding.values(), *self.passed_on.values()):
+            if now >= request.due_s:
+                if len(request.offerers) > 1:
+                    overdue.append(request)
+                    continue
                 request.due_s = now + self._patience_s
-        left = (request.due_s for request in self.outstanding.values() if request.due_s > now)
-        self._first_due_s = min(left, default=math.inf)
+            self._first_due_s = min(self._first_due_s, request.due_s)
         return overdue
 
     def forget_outstanding(self) -> None:
         """Wait for nothing that was asked for any more."""
         self.outstanding.clear()
         self._outstanding_bytes = [0] * len(SIZES)
-        self._first_due_s = math.inf
         self.deadline = None
 
     def settle(self, identity: bytes) -> None:
         """Count this neighbour's offer of an envelope, if it made one, as settled."""
+        self.passed_on.pop(identity, None)
         if self.offered_in.pop(identity, None) is not None:
             self._credit += 1
 
@@ -424,7 +533,7 @@ class Requests:
             self._by_id[identity] = request
         exchange.offered_in[identity] = request
         if exchange not in request.offerers:  # it may have been asked for unoffered
-            request.offerers.append(exchange)
+            request.add(exchange)
         if request.asked is None:
             exchange.want(request)
         return True
@@ -439,7 +548,7 @@ class Requests:
         for identity, size_class in wanted:
             if identity not in self._by_id:
                 request = self._by_id[identity] = Request(identity, size_class)
-                request.offerers.append(exchange)
+                request.add(exchange)
                 exchange.asked_back.add(identity)
                 exchange.want(request)
 
@@ -472,23 +581,24 @@ class Requests:
 
     def missing(self, exchange: Exchange, identity: bytes, now: float) -> None:
         """The neighbour cannot give it any more: ask the next one."""
+        exchange.take_owed(identity)
         request = exchange.outstanding.get(identity)
         if request is not None:
             exchange.answered(request, now)
-            self._withdraw(exchange, request)
+            self._withdraw(exchange, request, now)
 
-    def timed_out(self, exchange: Exchange) -> bool:
+    def timed_out(self, exchange: Exchange, now: float) -> bool:
         """Nothing came for too long: ask others, then this one again; True when it has stalled too often."""
         exchange.stalls += 1
         waiting = list(exchange.outstanding.values())
         exchange.forget_outstanding()
         self._stats.add(Dropped.REQUEST_TIMEOUT, len(waiting))
-        for request in waiting:
-            self._pass_on(exchange, request)
         # What was about to be asked there has waited long enough as well.
-        for request in exchange.offered_in.values():
-            if request.asked is None and (other := request.next_offerer()) is not exchange:
-                other.want(request)
+        waiting += [
+            request for request in exchange.offered_in.values() if request.asked is None and len(request.offerers) > 1
+        ]
+        for request in waiting:
+            self._pass_on(exchange, request, now)
         return exchange.stalls >= MAX_STALLS
 
     def take_overdue(self, exchange: Exchange, now: float) -> bool:
@@ -496,28 +606,27 @@ class Requests:
         overdue = exchange.overdue(now)
         for request in overdue:
             exchange.ask_no_more(request)
-            self._pass_on(exchange, request)
+            self._pass_on(exchange, request, now)
         self._stats.add(Dropped.REQUEST_TIMEOUT, len(overdue))
         return bool(overdue)
 
-    def _pass_on(self, exchange: Exchange, request: Request) -> None:
+    def _pass_on(self, exchange: Exchange, request: Request, now: float) -> None:
         """Ask the next who offered it, and this neighbour last."""
         request.asked = None
-        request.failed_interface = exchange.interface
-        request.offerers.remove(exchange)
-        request.offerers.append(exchange)
-        request.next_offerer().want(request)
+        exchange.passed_on.pop(request.identity, None)
+        request.failed(exchange)
+        request.next_offerer().wait_for(request, now)
 
-    def gone(self, exchange: Exchange) -> None:
+    def gone(self, exchange: Exchange, now: float) -> None:
         """The neighbour left: ask others for what it offered."""
         asked_back = [self._by_id[identity] for identity in exchange.asked_back]
         for request in [*exchange.offered_in.values(), *asked_back]:
-            self._withdraw(exchange, request)
+            self._withdraw(exchange, request, now)
         exchange.forget_outstanding()
 
-    def _withdraw(self, exchange: Exchange, request: Request) -> None:
+    def _withdraw(self, exchange: Exchange, request: Request, now: float) -> None:
         if exchange in request.offerers:
-            request.offerers.remove(exchange)
+            request.remove(exchange)
             exchange.settle(request.identity)
             exchange.back(request.identity, came=False)
         if request.asked is exchange:
@@ -526,4 +635,4 @@ class Requests:
         if not request.offerers:
             self._by_id.pop(request.identity, None)
         elif request.asked is None:
-            request.next_offerer().want(request)
+            request.next_offerer().wait_for(request, now)

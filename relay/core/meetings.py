@@ -240,7 +240,7 @@ class Meetings:
             self._stats.add(Total.RECONCILED)
             if reconciler.used_list:
                 self._stats.add(Total.RECONCILE_FALLBACK)
-            exchange.add_backlog(self._log, reconciler.to_offer or ())
+            exchange.add_backlog(reconciler.to_offer or ())
         self._give_up_place(meeting, now)
 
     def _give_up_place(self, meeting: Meeting, now: float) -> None:

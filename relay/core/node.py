@@ -29,6 +29,7 @@ from relay.core.link import Link
 from relay.core.log import AdmittedLog, EntryState
 from relay.core.meetings import Meetings, TooManyError
 from relay.core.messages import (
+    MAX_OFFERS,
     OFFER_LANE,
     OFFER_WINDOW,
     WINDOW_S,
@@ -84,7 +85,7 @@ MAX_UNREAD_BYTES: Final = 2 << 20
 MAX_ACCEPTED_RELAYS: Final = 48
 MAX_FOUND_RELAYS: Final = 16
 MAX_RELAY_SESSIONS: Final = MAX_ACCEPTED_RELAYS + MAX_FOUND_RELAYS
-#: Envelopes that a neighbour may send unasked (late answers) before the session ends,
+#: Envelopes that a neighbour may send unasked before the session ends,
 #: at once, and one more for each further ten seconds.
 MAX_UNWANTED: Final = 256
 UNWANTED_ALLOWANCE_S: Final = 10.0
@@ -363,6 +364,9 @@ class Node:
                     session.offer(offers)
                     exchange.expect_answer(now)
                     self._schedule(link)
+                if len(offers) < MAX_OFFERS:
+                    # All there is, or it looked through a part of the log, in vain: others have a turn.
+                    break
         if (slow or session.queued_bytes < target) and link.serving.has_work():
             link.serving.pump(
                 session, target_bytes=target, after_hour=after_hour, residence_s=self.clock.residence_s(now)
@@ -561,7 +565,7 @@ class Node:
             link.kind_stats.error(reason)
         exchange = link.exchange
         if exchange is not None:
-            self._requests.gone(exchange)
+            self._requests.gone(exchange, now)
             others = self._neighbours.remove(link)
             self._places[link.session.initiator].leave(link.number)
             link.exchange = None
@@ -570,7 +574,7 @@ class Node:
                 self._promote(sibling, now)
                 primary = self._neighbours.primary(sibling)
                 if primary is not None and primary.exchange is not None:
-                    primary.exchange.take_over(exchange, self.log)
+                    primary.exchange.take_over(exchange)
             self._wake_relays()
         self._ready[link.number] = link
 
@@ -599,8 +603,10 @@ class Node:
             return
         for envelope in items:
             identity = hashlib.sha256(envelope).digest()
+            was_asked = exchange.take_owed(identity)
             if not self._requests.arrived(exchange, identity, now):
-                link.unwanted += 1
+                # What it was asked for and another one brought meanwhile is no fault of its own.
+                link.unwanted += not was_asked
                 link.kind_stats.error(SessionError.UNWANTED_ENVELOPE)
                 continue
             refusal = self.intake.take(link, None, envelope, identity, now)
@@ -730,7 +736,7 @@ class Node:
             self._handle(link, link.session.handle_timer(now), now)
             exchange = link.exchange
             if exchange is not None and exchange.deadline is not None and exchange.deadline <= now:
-                if self._requests.timed_out(exchange):
+                if self._requests.timed_out(exchange, now):
                     # It may be an enemy, or a link that was cut for a while: a new session will tell.
                     self.close(link, Goodbye.TIMEOUT, SessionError.STALLED, now)
                 else:

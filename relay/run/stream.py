@@ -27,6 +27,8 @@ SLOW_AHEAD_BYTES: Final = 6 << 10
 SLOW_SOCKET_BYTES: Final = 4608
 #: Bytes for one stream before others get their turn.
 TURN_BYTES: Final = 128 << 10
+#: How often it is asked for more in a turn: it may have looked through a part of the store for little each time.
+TURN_PULLS: Final = 8
 #: A peer that takes nothing for so long is disconnected.
 SLOW_READER_S: Final = 60.0
 #: Time for the last bytes of a session that ended.
@@ -170,9 +172,10 @@ class Stream(asyncio.BufferedProtocol, asyncio.Protocol):
         if link.session.is_slow and not self._is_slow:
             self._is_slow = True
             _keep_little(transport)
-        written = 0
+        written = pulls = 0
         is_drained = False
-        while self._writable and written < TURN_BYTES:
+        while self._writable and written < TURN_BYTES and pulls < TURN_PULLS:
+            pulls += 1
             data = self._keeper.pull(link)
             if not data:
                 is_drained = True

@@ -16,6 +16,7 @@ from relay.core.errors import DecodeError
 from relay.store import schema
 from relay.store.database import is_admitted_shape, lock_file, log_files, require_readable
 from relay.store.errors import StoreError, StoreRunningError, from_sqlite, store_errors
+from relay.store.pages import Pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,6 +95,7 @@ def check(path: Path) -> CheckReport:
             return CheckReport(refused=str(error))
         except sqlite3.DatabaseError as error:
             return CheckReport(refused=str(from_sqlite(path, error)))
+        structure += _check_log(path)
         counts: Counter[str] = Counter()
         try:
             for part in (_check_admitted, _check_bodies, _check_gone):
@@ -122,12 +124,13 @@ def untouched(path: Path) -> Iterator[sqlite3.Connection]:
     """
     path.stat()
     with held(path):
-        log, _ = log_files(path)
-        if log.exists() and log.stat().st_size:
+        pages = _pages(path)
+        if pages is not None and pages.commits_seen:
             # Without locks SQLite keeps the log's index in memory instead of a file.
             connection = schema.connect(path, "mode=ro&vfs=unix-none")
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         else:
+            # Also where there is a log in which SQLite sees nothing: it would delete that when it closes.
             connection = schema.connect(path, "mode=ro&immutable=1")
         with contextlib.closing(connection):
             yield connection
@@ -149,6 +152,24 @@ def held(path: Path) -> Iterator[None]:
         raise StoreRunningError(path, "is in use by a relay that runs") from error
     finally:
         os.close(fd)
+
+
+def _pages(path: Path) -> Pages | None:
+    """Return what is known of the pages of a store under its log, not to be read any more; None without a log."""
+    log, _ = log_files(path)
+    try:
+        with path.open("rb") as file, log.open("rb") as log_file:
+            return Pages(file.fileno(), log_file.fileno())
+    except FileNotFoundError:
+        return None
+
+
+def _check_log(path: Path) -> list[str]:
+    """Say so if the log is damaged in the middle: SQLite takes it for ended there, and drops what follows."""
+    pages = _pages(path)
+    lost = 0 if pages is None else pages.commits_after_damage
+    # One may be of the last commit, half of which a power cut left; nobody was told that it was there.
+    return [f"the log is damaged: {lost} commits after that are not seen"] if lost > 1 else []
 
 
 def _check_admitted(connection: sqlite3.Connection, counts: Counter[str]) -> None:

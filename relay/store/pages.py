@@ -5,6 +5,9 @@ SQLite stops at the first page that makes no sense, and what hangs below a bad
 inner page is out of its reach. Rows however lie whole in leaf pages (and chains
 of overflow pages), so whatever page is left gives its rows. Nothing is written.
 
+It also takes the log for ended at the first frame that is damaged, though all that
+was committed after that is still there: here each frame is judged by itself.
+
 Source: https://www.sqlite.org/fileformat2.html, sections 1.3 to 1.6, 2.1 and 4.
 """
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from relay.core.envelope import MAX_ENVELOPE_BYTES
@@ -55,6 +59,8 @@ class Pages:
         self.unreadable = 0
         #: Where in the log the newest committed copy of a page starts.
         self._in_log: dict[int, int] = {}
+        #: Commits in the log before the first damage in it, and after that, which SQLite does not see.
+        self.commits_seen = self.commits_after_damage = 0
         if log_fd is not None:
             self._read_log(log_fd)
         self._free = self._free_pages()
@@ -87,31 +93,42 @@ class Pages:
     def _read_log(self, fd: int) -> None:
         """Find the newest committed frame of each page (section 4.1 to 4.3)."""
         header = os.pread(fd, _LOG_HEADER.size, 0)
-        if len(header) < _LOG_HEADER.size:
+        first_frame = os.pread(fd, _FRAME_HEADER.size, _LOG_HEADER.size)
+        if len(header) < _LOG_HEADER.size or len(first_frame) < _FRAME_HEADER.size:
             return
         magic, _, page_bytes, _, salt1, salt2, *expected = _LOG_HEADER.unpack(header)
-        if magic & ~1 != _LOG_MAGIC or page_bytes != PAGE_BYTES:
-            return
-        words = struct.Struct(f"{'>' if magic & 1 else '<'}{PAGE_BYTES // 4 + 2}I")
-        first = struct.Struct(f"{'>' if magic & 1 else '<'}6I")
-        sums = _checksum((0, 0), first.unpack(header[:24]))
-        if list(sums) != expected:
-            return
+        byte_order = ">" if magic & 1 else "<"
+        sums = _checksum((0, 0), struct.unpack(f"{byte_order}6I", header[:24]))
+        is_sound = magic & ~1 == _LOG_MAGIC and page_bytes == PAGE_BYTES and list(sums) == expected
+        if not is_sound:
+            # What stood there, each frame repeats; but for the order of the bytes, which is the machine's.
+            byte_order = "<" if sys.byteorder == "little" else ">"
+            _, _, salt1, salt2, _, _ = _FRAME_HEADER.unpack(first_frame)
+        words = struct.Struct(f"{byte_order}{PAGE_BYTES // 4 + 2}I")
         since_commit: dict[int, int] = {}
         offset = _LOG_HEADER.size
         while True:
-            frame = os.pread(fd, _FRAME_HEADER.size + PAGE_BYTES, offset)
+            try:
+                frame = os.pread(fd, _FRAME_HEADER.size + PAGE_BYTES, offset)
+            except OSError:
+                frame = bytes(_FRAME_HEADER.size + PAGE_BYTES)
             if len(frame) < _FRAME_HEADER.size + PAGE_BYTES:
                 return
             number, pages_after, *salts, sum1, sum2 = _FRAME_HEADER.unpack_from(frame)
             sums = _checksum(sums, words.unpack(frame[:8] + frame[_FRAME_HEADER.size :]))
-            if salts != [salt1, salt2] or sums != (sum1, sum2):
-                return
-            since_commit[number] = offset + _FRAME_HEADER.size
-            if pages_after:
-                self._in_log.update(since_commit)
-                since_commit.clear()
-                self.count = pages_after
+            # Of another salt is what an earlier use of the file left.
+            if salts == [salt1, salt2] and sums == (sum1, sum2):
+                since_commit[number] = offset + _FRAME_HEADER.size
+                if pages_after:
+                    self._in_log.update(since_commit)
+                    since_commit.clear()
+                    self.count = pages_after
+                    self.commits_seen += is_sound
+                    self.commits_after_damage += not is_sound
+            else:
+                is_sound = False
+            # The sum goes on from frame to frame. Where it is wrong, the next is judged by what stands in this one.
+            sums = (sum1, sum2)
             offset += len(frame)
 
     def _free_pages(self) -> bytearray:

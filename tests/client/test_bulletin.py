@@ -19,7 +19,16 @@ from relay.client.bulletin import Bulletin
 from relay.client.bulletin_book import MAX_BULLETINS, BulletinBook
 from relay.client.errors import BulletinError, ContactError, PrivateFileError
 from relay.client.inbox import MAX_SEEN, Outcome
-from relay.client.post import CAPACITIES, MAX_SLOT_AND_BODY_BYTES, PostBody, PostKind, decode_post, open_post
+from relay.client.post import (
+    CAPACITIES,
+    MAX_COUNTER,
+    MAX_SLOT_AND_BODY_BYTES,
+    PostBody,
+    PostKind,
+    decode_post,
+    open_post,
+    seal_post,
+)
 from relay.client.posts import MAX_SLOTS, PostStore
 from relay.client.seal import buckets_to_read
 from relay.core.envelope import envelope_id, make_tag
@@ -146,6 +155,9 @@ def test_who_has_only_the_card_can_neither_post_nor_purge(reader, poster):
     for key in (reader.bulletin.seal_key, reader.bulletin.read_key.ljust(32, b"\0"), opened.rank):
         assert make_tag(envelope[8] >> 3, key) != envelope[8:24]
     assert make_tag(envelope[8] >> 3, CAMP.purge_key(opened.post.post_id)) == envelope[8:24]
+    # Nor of anything else that a reader has: with all of that and another seed it is another one.
+    guess = replace(CAMP.for_readers, seed=bytes(32))
+    assert make_tag(envelope[8] >> 3, guess.purge_key(opened.post.post_id)) != envelope[8:24]
 
 
 @pytest.mark.parametrize(
@@ -238,6 +250,64 @@ def test_a_clock_that_is_wrong_keeps_nothing_from_being_read_later(poster, reade
     assert reader.read(envelope) == [Outcome.STORED]
 
 
+def test_what_a_clock_that_was_ahead_forgot_blocks_nothing_and_comes_again(poster, reader):
+    poster.posts.post_file(CAMP, b"lake", "map.txt", "map", lifetime_days=1, price=PRICE, now_s=NOW_S)
+    (file,) = poster.envelopes(NOW_S)
+    text = poster.post("soup", "kitchen", days=7)
+    reader.read(file, text)
+    reader.posts.prune(NOW_S + 2 * 24 * HOUR_S)
+    assert reader.texts() == ["soup"]
+    assert [post.slot for post in reader.posts.unshown(NOW_S)] == ["kitchen"]
+    reader.read(file)
+    assert reader.texts() == ["lake", "soup"]
+
+
+def test_who_posts_with_the_last_counter_is_told_of_by_those_whose_posts_do_not_hold(poster):
+    """What no reader would show is not queued as if it were posted, nor taken in place of what holds."""
+
+    def last(slot, post_id):
+        post = PostBody(kind=PostKind.TEXT, post_id=post_id, age_minutes=0, counter=MAX_COUNTER, slot=slot, body=b"x")
+        options = {"now_hour": NOW_HOUR, "expiry_hour": NOW_HOUR + 72, "price": PRICE, "random_bytes": os.urandom}
+        return seal_post(post, CAMP, **options)[0].envelope
+
+    # The greatest of many hashes holds; of one more it is greater nearly always.
+    hostile = [last("gate", os.urandom(16)) for _ in range(200)]
+    assert Outcome.STORED in poster.read(*hostile)
+    before = list(poster.envelopes(NOW_S))
+    refused = 0
+    for _ in range(3):
+        try:
+            poster.post("soup")
+        except BulletinError as error:
+            refused += "counter" in str(error)
+    assert refused >= 1
+    assert len(list(poster.envelopes(NOW_S))) <= len(before) + 3 - refused
+
+
+def test_whoever_may_post_takes_down_what_another_hung_into_a_slot_that_nobody_can_type(poster, reader):
+    slot = "\n\u202egate"
+    post = PostBody(kind=PostKind.TEXT, post_id=bytes(16), age_minutes=0, counter=9, slot=slot, body=b"x")
+    options = {"now_hour": NOW_HOUR, "expiry_hour": NOW_HOUR + 72, "price": PRICE, "random_bytes": os.urandom}
+    sealed, _ = seal_post(post, CAMP, **options)
+    poster.read(sealed.envelope)
+    (there,) = poster.posts.posts(CAMP, NOW_S)
+    assert there.shown_slot == "\ufffd\ufffdgate"
+    gone = poster.withdraw(there.shown_slot)
+    reader.read(sealed.envelope, gone)
+    assert reader.texts() == poster.texts() == []
+
+
+def test_a_program_that_knows_nothing_of_a_new_bulletin_yet_forgets_none_of_its_posts(tmp_path):
+    with Reader(tmp_path / "poster", 1) as running:
+        book = BulletinBook(running.folder / "config")
+        new = Bulletin.generate(random.Random(3).randbytes)
+        book.add(new, "new")
+        command = PostStore(running.database, book, running.outbox)
+        command.post_text(new, "soup", "kitchen", lifetime_days=3, price=PRICE, now_s=NOW_S)
+        running.posts.prune(NOW_S)
+        assert [post.text for post in command.posts(new, NOW_S)] == ["soup"]
+
+
 def test_of_two_commands_that_post_at_once_none_is_lost(tmp_path):
     with Reader(tmp_path / "poster", 1) as one, Reader(tmp_path / "poster", 2) as other:
         for number in range(4):
@@ -328,6 +398,11 @@ def test_old_states_that_a_reader_seals_anew_are_the_same_posts(poster, reader):
     assert envelope_id(again) != envelope_id(old)
     assert reader.read(again) == [Outcome.DUPLICATE]
     assert reader.texts() == ["new"]
+    # What holds, too: it would be shown again each time.
+    holds = open_post(new, CAMP).post.encode()
+    copies = [sealed_anew(sign(holds, new[:24]), holds, new[:24])[:-8] + os.urandom(8) for _ in range(20)]
+    assert len({*copies}) == len(copies)
+    assert {*reader.read(*copies)} == {Outcome.DUPLICATE}
     # And what the poster purges, all copies are purged by: they have its tag.
     assert again[8:24] == old[8:24]
 
@@ -464,6 +539,32 @@ def test_who_begins_to_read_finds_what_hung_there_before_also_in_a_program_that_
     assert posts == same
 
 
+def test_who_is_killed_when_he_has_just_begun_to_read_finds_what_hung_there_before(tmp_path, monkeypatch):
+    ben, envelope = User(tmp_path, "ben"), hung(tmp_path)
+
+    async def run():
+        relay = Old()
+        relay.held[envelope_id(envelope)] = envelope
+        async with relay.serving() as address:
+            async with ben.client(address) as client:
+                await client.collect()
+                with monkeypatch.context() as patch:
+
+                    def killed(book, *arguments, **options):
+                        add(book, *arguments, **options)
+                        raise PrivateFileError("killed")
+
+                    add = BulletinBook.add
+                    patch.setattr(BulletinBook, "add", killed)
+                    with pytest.raises(PrivateFileError):
+                        await client.follow_bulletin(CAMP.for_readers, "camp")
+            async with ben.client(address) as client:
+                await client.collect()
+                return await client.posts("camp")
+
+    assert [post.text for post in asyncio.run(asyncio.wait_for(run(), 20))] == ["here for days"]
+
+
 def test_a_visit_that_goes_on_meanwhile_takes_no_post_for_somebody_elses(tmp_path):
     ben, envelope = User(tmp_path, "ben"), hung(tmp_path)
 
@@ -509,6 +610,34 @@ def test_one_post_that_cannot_be_saved_keeps_back_no_other_and_stays(tmp_path, c
     assert (ben.inbox / "map.txt").read_bytes() == b"lake"
 
 
+def test_who_replaces_files_again_and_again_does_not_fill_the_disk_of_who_follows(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("relay.cli.bulletin._SAVED_BYTES", 3 * 15_000)
+    ben = follower(tmp_path, "ben", CAMP.for_readers)
+    now_s = time.time()
+
+    async def run():
+        async with ben.client("localhost:1") as client:
+            new_posts = NewPosts(client, ben.inbox)
+            with Reader(tmp_path / "poster", 1) as poster:
+                for number in range(8):
+                    content = bytes([number]) * 15_000
+                    poster.posts.post_file(CAMP, content, "map.txt", "map", lifetime_days=3, price=PRICE, now_s=now_s)
+                    (envelope,) = poster.envelopes(now_s)
+                    client._posts.accept([open_post(envelope, CAMP)], now_s)
+                    assert await new_posts.show() == 1
+                poster.post("soup", "kitchen", now_s=now_s)
+                client._posts.accept([open_post(envelope, CAMP) for envelope in poster.envelopes(now_s)], now_s)
+                assert await new_posts.show() == 1
+            (post, _) = await client.posts("b0")
+            assert post.content == bytes([7]) * 15_000
+
+    asyncio.run(run())
+    assert len(list(ben.inbox.iterdir())) == 3
+    said = capsys.readouterr().out
+    assert said.count("relay bulletin show --dir") == 5
+    assert "): soup" in said
+
+
 # -- a real relay, and commands -------------------------------------------------
 
 
@@ -552,7 +681,7 @@ def test_commands_over_a_real_relay(tmp_path, monkeypatch, capsys):
         assert "(taken down)" in received
         shown = run(ben, "bulletin", "show", "camp")
         assert "): at ten\n  | (until " in shown
-        assert "map.txt, 11 B; save it with --dir" in shown
+        assert "map.txt, 11 B; save it with: relay bulletin show --dir FOLDER" in shown
         assert "at nine" not in shown
         assert "red" not in shown
         # A reader cannot post; who is given the key can.

@@ -266,6 +266,38 @@ def test_salvage_does_not_bring_back_what_was_deleted(folder):
     assert held == {seq: entry for seq, entry in expected.items() if seq <= 150}
 
 
+@pytest.mark.parametrize("place", ["header", "page", "sum", "salt"])
+def test_a_damaged_place_in_the_log_costs_what_lay_there_and_not_all_that_follows(folder, place):
+    """SQLite reads the log up to there, calls the rest of it a crash, and finds nothing wrong."""
+    log = folder / "source" / "store-wal"
+    data = bytearray(log.read_bytes())
+    frame = 32 + 2 * (24 + 4096)
+    data[{"header": 20, "page": frame + 24 + 2000, "sum": frame + 17, "salt": frame + 9}[place]] ^= 4
+    log.write_bytes(data)
+    before = files(folder / "source")
+    report = check(folder / "source" / "store")
+    assert files(folder / "source") == before, "SQLite deletes a log in which it sees nothing"
+    assert not report.ok
+    assert any("log is damaged" in line for line in report.structure)
+    _, rescued = salvaged(folder)
+    expected = whole(folder)
+    bodies = {seq for seq, (_, body) in rescued.items() if body is not None}
+    assert all(rescued[seq] == expected[seq] for seq in bodies & expected.keys())
+    assert len(bodies) > 0.8 * sum(body is not None for _, body in expected.values())
+
+
+def test_a_log_that_a_power_cut_ended_is_no_damage(folder):
+    """Of the last commit any frames may be missing: nobody was told that it was there."""
+    log = folder / "source" / "store-wal"
+    data = bytearray(log.read_bytes())
+    frames = [at for at in range(32, len(data), 24 + 4096) if data[at + 8 : at + 16] == data[16:24]]
+    commits = [at for at in frames if any(data[at + 4 : at + 8])]
+    torn = commits[-2] + 24 + 4096
+    data[torn : torn + 24 + 4096] = bytes(24 + 4096)
+    log.write_bytes(data)
+    assert check(folder / "source" / "store").ok
+
+
 def test_salvage_never_overwrites(folder):
     (folder / "new").mkdir()
     (folder / "new" / "store").write_bytes(b"precious")

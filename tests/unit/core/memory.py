@@ -223,7 +223,8 @@ class Wire:
             self.relay.node.receive(self.link, back, now)
         self.bytes_there += len(there)
         self.bytes_back += len(back)
-        return bool(there or back)
+        looks_on = self.relay.node.has_output(self.link) or (self.far and self.other.node.has_output(self.far))
+        return bool(there or back or looks_on)
 
     def lose(self, now=0.0):
         """The stream breaks for both sides."""

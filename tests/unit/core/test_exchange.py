@@ -9,14 +9,27 @@ import pytest
 from relay.core import messages as m
 from relay.core.admission import Policy
 from relay.core.envelope import envelope_id, price_paid
-from relay.core.exchange import DOUBT_AFTER_S, LEAST_BYTES_PER_S, MAX_STALLS, REQUEST_TIMEOUT_S
+from relay.core.exchange import DOUBT_AFTER_S, LEAST_BYTES_PER_S, MAX_STALLS, MAX_WANTS, REQUEST_TIMEOUT_S
 from relay.core.intake import LEAST_PENDING_BYTES
 from relay.core.meetings import MAX_AT_ONCE as MAX_RECONCILIATIONS
-from relay.core.messages import OFFER_WINDOW, Goodbye, MessageType, Offer, Role
+from relay.core.messages import OFFER_WINDOW, Goodbye, Hello, MessageType, Offer, Role
 from relay.core.node import MAX_UNWANTED
 from relay.core.session import DEAD_AFTER_S, PROBE_TIMEOUT_S, Credit, Fetch, Offers, Reconcile, Same
 from relay.core.stats import Dropped, Rejected, SessionError, Total
-from tests.unit.core.memory import BUILD_HOUR, HOUR, Relay, Wire, client, envelope, neighbour, purge, put_all, settle
+from tests.unit.core.memory import (
+    BUILD_HOUR,
+    HOUR,
+    MemoryStore,
+    Relay,
+    Wire,
+    client,
+    envelope,
+    neighbour,
+    purge,
+    put_all,
+    settle,
+)
+from tests.unit.core.test_refusals import MOST_STEPS, steps_of, stored
 
 
 def offer(body, size_class=0, expiry_hour=HOUR):
@@ -236,6 +249,170 @@ def test_a_flood_that_waits_for_the_store_keeps_nothing_out_that_neighbours_brin
     relay.commit()
     settle(wire, commit=False)
     assert fetched(peer) == [envelope_id(first), envelope_id(second)]
+
+
+def trickle(liar, more):
+    """What keeps a neighbour's session alive while it withholds the rest: something of its own now and then."""
+    liar.session.offer([offer(more)])
+    return lambda: liar.session.send_envelopes([more])
+
+
+def test_who_stalled_once_is_asked_in_his_turn_though_others_go_on_to_give_something_else():
+    """One bad moment would else make an honest neighbour look worse for ever than whoever always answers something."""
+    relay = Relay()
+    rng = random.Random(60)
+    liar, liars_wire = neighbour(relay, seed=100)
+    honest, wire = neighbour(relay, seed=6)
+    wires = [liars_wire, wire]
+    lost, body = envelope(rng), envelope(rng)
+    honest.session.offer([offer(lost)])
+    settle(*wires)
+    now = REQUEST_TIMEOUT_S
+    relay.node.handle_timer(now)
+    honest.session.send_missing([envelope_id(lost)])
+    settle(*wires, now=now)
+    assert (liars_wire.link.exchange.stalls, wire.link.exchange.stalls) == (0, 1)
+    for peer in (liar, honest):
+        peer.session.offer([offer(body)])
+        settle(*wires, now=now)
+    begun = now
+    while envelope_id(body) not in fetched(honest):
+        now += 0.8 * REQUEST_TIMEOUT_S
+        assert now - begun < 3 * REQUEST_TIMEOUT_S
+        give = trickle(liar, envelope(rng))
+        settle(*wires, now=now)
+        give()
+        settle(*wires, now=now)
+        relay.node.handle_timer(now)
+        settle(*wires, now=now)
+
+
+def test_what_is_passed_on_to_one_who_has_no_room_for_it_is_passed_on_again():
+    """Who keeps all requests occupied that there may be of him would else be one more place where it waits for ever."""
+    relay = Relay()
+    rng = random.Random(61)
+    body = envelope(rng)
+    liar, liars_wire = neighbour(relay, seed=100)
+    full, fulls_wire = neighbour(relay, seed=101, hello=Hello(role=Role.RELAY, slow=True))
+    honest, wire = neighbour(relay, seed=6)
+    wires = [liars_wire, fulls_wire, wire]
+    for peer in (liar, full, honest):
+        peer.session.offer([offer(body)])
+        settle(*wires)
+    own = [envelope(rng) for _ in range(800)]
+    full.session.offer([offer(each) for each in own])
+    settle(*wires)
+    assert 0 < len(fetched(full)) < len(own) / 2
+    has = {envelope_id(each): each for each in own}
+    now = 0.0
+    for turn in range(16):
+        now += 0.8 * REQUEST_TIMEOUT_S
+        give = trickle(liar, envelope(rng))
+        settle(*wires, now=now)
+        give()
+        if turn % 4 == 3:
+            full.session.send_envelopes([has.pop(next(each for each in fetched(full) if each in has))])
+        settle(*wires, now=now)
+        relay.node.handle_timer(now)
+        settle(*wires, now=now)
+    assert envelope_id(body) not in fetched(full)
+    assert envelope_id(body) in fetched(honest)
+    assert not any(each.link.closed for each in wires)
+
+
+def test_ever_new_neighbours_do_not_keep_it_from_being_asked_of_one_that_waits():
+    relay = Relay()
+    rng = random.Random(62)
+    body = envelope(rng)
+    wires = []
+    first, wire = neighbour(relay, seed=100)
+    honest, honests_wire = neighbour(relay, seed=6)
+    for peer, each in ((first, wire), (honest, honests_wire)):
+        wires.append(each)
+        peer.session.offer([offer(body)])
+        settle(*wires)
+    honests_wire.link.exchange.stalls = 2
+    now = 0.0
+    for seed in range(200, 203):
+        newcomer, each = neighbour(relay, seed=seed, interface="eth2", now=now)
+        wires.append(each)
+        newcomer.session.offer([offer(body)])
+        settle(*wires, now=now)
+        if envelope_id(body) in fetched(honest):
+            break
+        now += REQUEST_TIMEOUT_S
+        relay.node.handle_timer(now)
+        settle(*wires, now=now)
+    assert envelope_id(body) in fetched(honest)
+
+
+def test_what_a_neighbour_brings_of_what_another_was_asked_for_is_no_fault_of_that_one():
+    """Who sends what he offered, and somebody else was asked for, would else have that one's session ended."""
+    relay = Relay()
+    rng = random.Random(63)
+    bodies = [envelope(rng) for _ in range(OFFER_WINDOW - 1)]
+    hostile, hostiles_wire = neighbour(relay, seed=100)
+    honest, wire = neighbour(relay, seed=6)
+    for peer in (honest, hostile):
+        peer.session.offer([offer(body) for body in bodies])
+        settle(hostiles_wire, wire)
+    assert len(fetched(honest)) == len(bodies) > MAX_UNWANTED
+    hostile.session.send_envelopes(bodies)
+    settle(hostiles_wire, wire)
+    honest.session.send_envelopes(bodies)
+    settle(hostiles_wire, wire)
+    assert relay.held() == set(bodies)
+    assert not wire.link.closed
+    honest.session.send_envelopes(bodies)
+    settle(hostiles_wire, wire)
+    assert wire.link.closed, "each once"
+
+
+def test_what_is_wanted_no_more_does_not_pile_up_where_it_waited():
+    """Who has no room for more requests and brings unasked what he offers has a request queued and void for each."""
+    relay = Relay()
+    rng = random.Random(64)
+    peer, wire = neighbour(relay, seed=101, hello=Hello(role=Role.RELAY, slow=True))
+    peer.session.offer([offer(envelope(rng)) for _ in range(64)])
+    settle(wire)
+    worst = 0
+    for _ in range(8):
+        bodies = [envelope(rng) for _ in range(900)]
+        peer.session.offer([offer(body) for body in bodies])
+        worst = max(worst, steps_of(lambda: settle(wire)) // len(bodies))
+        peer.session.send_envelopes(bodies)
+        settle(wire)
+    assert not wire.link.closed
+    assert sum(map(len, wire.link.exchange._wants)) <= MAX_WANTS
+    assert worst < MOST_STEPS
+
+
+def test_whoever_lacks_everything_again_and_again_and_then_wants_none_of_it_costs_a_part_of_it_a_turn():
+    """16 reconciliations, then a price that nothing paid: one look through it all stopped the relay for seconds."""
+    few, many = (offers_at_worst(number) for number in (4_000, 40_000))
+    assert many < 1.5 * few
+
+
+def offers_at_worst(stored_count):
+    """Steps of the longest turn in which a relay looks for what to offer, and in vain."""
+    store = MemoryStore()
+    for seq, identity, header, interface, arrived_s, _, _ in stored(stored_count):
+        store.rows[seq] = (identity, header, interface, arrived_s)
+        store.bodies[seq] = b""
+    relay = Relay(store=store, policy=Policy(max_bytes=1 << 30, max_envelopes=100_000))
+    peer, wire = neighbour(relay)
+    peer.say(bytes([MessageType.PRICE, 255]))
+    settle(wire)
+    for _ in range(16):
+        wire.link.exchange.add_backlog(range(1, stored_count + 1))
+    assert wire.link.exchange.held_bytes < 10 * stored_count
+    worst = turns = 0
+    while relay.node.has_output(wire.link):
+        worst = max(worst, steps_of(lambda: relay.node.data_to_send(wire.link, 0.0)))
+        turns += 1
+    assert not peer.of(Offers)
+    assert turns < stored_count / 500
+    return worst
 
 
 def test_nobody_offers_more_unsettled_than_the_window_however_many_offer_the_same():

@@ -360,6 +360,7 @@ def test_a_purge_removes_what_is_here_what_is_on_its_way_and_what_comes_later():
     settle(wire)
     assert relay.held() == {outlives, other, killer}
     assert set(relay.store.bodies.values()) == relay.held()
+    assert relay.node.log.held_count == 3
     assert put_all(relay, [later, here, next_batch], seed=6).refused == dict.fromkeys(range(3), Refusal.PURGED)
     assert relay.count(Total.PURGED) == 2
     assert relay.held() == {outlives, other, killer}

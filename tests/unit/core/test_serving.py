@@ -13,7 +13,7 @@ from relay.core.messages import Goodbye, Hello, Role, Subscribe, Window
 from relay.core.serving import MAX_FETCHES, SCAN_ENTRIES
 from relay.core.session import SLOW_RECORD_BYTES, CaughtUp, Missing, Offers
 from relay.core.stats import Histogram, SessionError, Total
-from tests.unit.core.memory import HOUR, Relay, client, envelope, put_all, settle
+from tests.unit.core.memory import HOUR, Relay, client, envelope, neighbour, put_all, settle
 
 EVERYTHING = Subscribe(prefix_bits=0, prefix=0)
 
@@ -99,6 +99,15 @@ def test_nobody_gets_what_has_expired_while_it_waits_to_be_deleted():
     peer.session.subscribe(EVERYTHING)
     settle(wire, now=now)
     assert peer.received == [late]
+    # By name neither, nor is another relay offered it.
+    peer.session.fetch([envelope_id(soon)])
+    settle(wire, now=now)
+    assert peer.received == [late]
+    assert [event.identities for event in peer.of(Missing)] == [[envelope_id(soon)]]
+    other, others_wire = neighbour(relay, seed=6, now=now)
+    others_wire.link.exchange.add_backlog(range(1, 3))
+    settle(others_wire, now=now)
+    assert [one.identity for event in other.of(Offers) for one in event.items] == [envelope_id(late)]
 
 
 def test_a_window_leaves_out_what_came_long_before():
