@@ -608,9 +608,8 @@ class Client:
         )
 
 
-#: What no further try mends.
+#: What no further try, no other relay and no waiting mends.
 _LASTING_ERRORS: Final = (DatabaseError, PrivateFileError, MissingPackageError)
-"""What no other relay and no waiting helps against."""
 
 
 async def _each(

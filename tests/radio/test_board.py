@@ -216,7 +216,8 @@ mesh_interface = ""
 """
 
 
-@pytest.mark.lasts(80)
+@pytest.mark.lasts(110)
+@pytest.mark.timeout(300)
 def test_an_access_point_that_cannot_come_up_is_on_light_card_and_page_with_what_would_work(box):
     """The file had no mistake, hostapd ended, and nobody was told."""
     guest = box.guest
