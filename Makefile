@@ -26,7 +26,7 @@ help: ## this list
 	@sed -nE 's/^([a-z0-9-]+):.*## /\1\t/p' Makefile | expand -t 18
 
 run: ## start a relay; ARGS="--help" shows what else it takes
-	@venv=$$(.ci/venv run); exec "$$venv/bin/relay" run $(ARGS)
+	@venv=$$(.ci/venv run); [[ $$(readlink .venv) != "$$venv" ]] || venv=.venv; exec "$$venv/bin/relay" run $(ARGS)
 
 test: ## all that has to pass before a change goes in
 	@.ci/stages lint unit netns other-python
