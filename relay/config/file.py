@@ -134,7 +134,8 @@ def parse_config(raw: bytes, path: Path, environ: Mapping[str, str]) -> Config:
         line, message = toml_lines.syntax_error(text, error)
         remedy = "; a setting is written `name = value`, text in quotes, a section `[name]`"
         hints = (textfile.quotes_hint, textfile.blanks_hint, textfile.words_hint)
-        message += next((advice for hint in hints if (advice := hint(text, line))), remedy)
+        seen = next((advice for hint in hints if (advice := hint(text, line))), "")
+        message += seen or toml_lines.fault_hint(message) or remedy
         raise ConfigError(path, [Problem(line=line, message=message)]) from error
     except RecursionError as error:
         raise ConfigError(path, [Problem(line=0, message="nested too deeply; is it a configuration?")]) from error

@@ -17,12 +17,24 @@ MAX_LOCATED_CHARS = 2 * 1024 * 1024
 
 _AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
+#: What to do about some of tomllib's messages.
+_ADVICE = (
+    (re.compile(r"Cannot overwrite a value$"), "this setting is there twice: remove one of the two"),
+    (re.compile(r"Cannot declare .* twice$"), "this section is there twice: put its settings below one of the two"),
+    (re.compile(r"Illegal character '\\n'$|Unterminated string$"), "a text in quotes has no quote at its end"),
+)
+
 
 def syntax_error(text: str, error: tomllib.TOMLDecodeError) -> tuple[int, str]:
     """The line of a syntax error and what it is, without tomllib's own "(at line ...)"."""
     found = _AT_LINE.search(str(error))
     line = int(found[1]) if found and found[1] else text.rstrip("\n").count("\n") + 1
     return line, _AT_LINE.sub("", str(error))
+
+
+def fault_hint(message: str) -> str:
+    """Advice for what tomllib's own words leave unsaid; else ""."""
+    return next((f"; {advice}" for fault, advice in _ADVICE if fault.match(message)), "")
 
 
 def locate(text: str) -> Lines:

@@ -160,7 +160,9 @@ def test_the_error_reads_as_file_line_remedy():
 @pytest.mark.parametrize(
     ("text", "line", "remedy"),
     [
-        ("[tcp]\nport = 1\nport = 2\n", 3, "overwrite"),
+        ("[tcp]\nport = 1\nport = 2\n", 3, "overwrite.*twice: remove one"),
+        ("[tcp]\nport = 1\n[tcp]\ndiscovery = false\n", 3, "section is there twice"),
+        ('[log]\nlevel = "debug\n', 2, "no quote at its end"),
         ("[tcp]\nport =\n", 2, "Invalid value"),
         ("[tcp]\nport = 1\nenabled = maybe", 3, "Invalid value"),
         ('[log]\nlevel = """debug', 2, "Unterminated|end of"),
