@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import socket
 from typing import TYPE_CHECKING, Self
@@ -78,7 +79,8 @@ class StatusServer:
         except OSError as error:
             await self._runner.cleanup()
             cause = await asyncio.to_thread(why_not, error, listen.port, "tcp")
-            raise HttpError(f"cannot listen on {listen}: {cause}; change http.listen") from error
+            stop = "stop what has it, or " if error.errno == errno.EADDRINUSE else ""
+            raise HttpError(f"cannot listen on {listen}: {cause}; {stop}set another listen in [http]") from error
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -220,7 +220,7 @@ def test_an_address_in_use_is_told_with_its_remedy(engine):
             async with StatusServer(engine, config, History(Clock())):
                 pass
 
-        with pytest.raises(HttpError, match=r"Address already in use by .+; change http\.listen"):
+        with pytest.raises(HttpError, match=r"Address already in use by .+; stop .+ listen in \[http\]"):
             asyncio.run(run())
 
 
