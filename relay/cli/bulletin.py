@@ -219,7 +219,8 @@ def _leave(arguments: Namespace) -> int:
 
 async def _leave_one(arguments: Namespace) -> int:
     async with open_client(()) as client:
-        await client.leave_bulletin(arguments.name, with_posting_key=arguments.forget_posting_key)
+        known = await client.leave_bulletin(arguments.name, with_posting_key=arguments.forget_posting_key)
+    say(f"You read {known.name} no longer.")
     return 0
 
 

@@ -84,7 +84,8 @@ class BulletinBook:
             else:
                 require_name(name)
                 if name_key(name) in self._known:
-                    raise BulletinError(f"the name {name!r} is taken; give another with --name NAME")
+                    remedy = "give another with --name NAME" if is_own_word else "choose another"
+                    raise BulletinError(f"the name {name!r} is taken; {remedy}")
                 if len(self._known) >= MAX_BULLETINS:
                     raise BulletinError(f"there are {MAX_BULLETINS} bulletins already; leave one first")
                 known = KnownBulletin(name=OWN_WORD + name if is_own_word else name, bulletin=bulletin)

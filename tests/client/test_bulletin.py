@@ -342,6 +342,8 @@ def test_the_book_keeps_keys_and_loses_none_by_mistake(tmp_path):
     someone = Bulletin.generate(os.urandom)
     with pytest.raises(BulletinError, match="taken"):
         book.add(someone, "CAMP")
+    with pytest.raises(BulletinError, match="taken; give another with --name NAME"):
+        book.add(someone, "CAMP", is_own_word=True)
     with pytest.raises(ContactError, match="invisible"):
         book.add(someone, "a\u202eb")
     assert [known.bulletin for known in BulletinBook(tmp_path)] == [CAMP]
@@ -660,11 +662,16 @@ def test_commands_over_a_real_relay(tmp_path, monkeypatch, capsys):
         created = run(ana, "bulletin", "create", "camp")
         (uri,) = [line for line in created.splitlines() if line.startswith("mesh-relay:bulletin/")]
         assert "█" in created
+        assert "is taken; choose another" in run(ana, "bulletin", "create", "camp", status=1)
         posted = run(ana, "bulletin", "post", "camp", "at nine", "--slot", "gate")
         assert "[gate]: a relay has it on disk (durable). ID" in posted
         run(ana, "bulletin", "post", "camp", "\x1b[2Jred\nben (2026-11-28 18:00): no", "--slot", "x")
         (tmp_path / "map.txt").write_text("to the lake")
         run(ana, "bulletin", "post", "camp", "--file", str(tmp_path / "map.txt"), "--lifetime", "1")
+        # Only as much of a file is read as shows that it is too large: how large it is, is not known.
+        (tmp_path / "photo.jpg").write_bytes(bytes(100_000))
+        large = run(ana, "bulletin", "post", "camp", "--file", str(tmp_path / "photo.jpg"), status=1)
+        assert "this one more: make it smaller" in large
         assert "You read ~camp" in run(ben, "bulletin", "follow", "-", stdin=f"<{uri[:40]}\n{uri[40:]}>\n")
         received = run(ben, "receive", "--dir", str(ben.inbox))
         assert "bulletin ~camp [gate] (" in received
@@ -697,7 +704,7 @@ def test_commands_over_a_real_relay(tmp_path, monkeypatch, capsys):
         assert "replaced by a later post" in listed
         assert "not received" not in listed
         assert "--forget-posting-key" in run(ben, "bulletin", "leave", "camp", status=1)
-        run(ben, "bulletin", "leave", "camp", "--forget-posting-key")
+        assert "You read ~camp no longer" in run(ben, "bulletin", "leave", "camp", "--forget-posting-key")
         assert run(ben, "bulletin", "list") == ""
         asyncio.run(purge_and_look(relay.address, ana, User(tmp_path, "carol")))
     finally:
