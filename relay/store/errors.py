@@ -86,7 +86,7 @@ class StoreFullError(StoreError):
     """No space left."""
 
     reason = "full"
-    remedy = "free some space or lower the store's limit; it goes on by itself when there is space"
+    remedy = "free some space or lower the store's limit; a relay that runs goes on by itself then"
 
 
 class StorePermissionError(StoreError):
