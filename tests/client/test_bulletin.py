@@ -663,6 +663,9 @@ def test_commands_over_a_real_relay(tmp_path, monkeypatch, capsys):
         posted = run(ana, "bulletin", "post", "camp", "at nine", "--slot", "gate")
         assert "[gate]: a relay has it on disk (durable). ID" in posted
         run(ana, "bulletin", "post", "camp", "\x1b[2Jred\nben (2026-11-28 18:00): no", "--slot", "x")
+        # No number of bytes: of a long file no more is read than shows that it is too long.
+        (tmp_path / "long").write_bytes(bytes(100_000))
+        assert "this one has more" in run(ana, "bulletin", "post", "camp", "--file", str(tmp_path / "long"), status=1)
         (tmp_path / "map.txt").write_text("to the lake")
         run(ana, "bulletin", "post", "camp", "--file", str(tmp_path / "map.txt"), "--lifetime", "1")
         assert "You read ~camp" in run(ben, "bulletin", "follow", "-", stdin=f"<{uri[:40]}\n{uri[40:]}>\n")
