@@ -55,7 +55,7 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     follow.add_argument("--name", help="your name for it (default: the one that the card suggests, marked with ~)")
     follow.set_defaults(func=_follow)
 
-    post = actions.add_parser("post", help="post a text, or a file of up to 16 KiB")
+    post = actions.add_parser("post", help="post a text, or a file of up to 16,000 bytes")
     post.add_argument("name", metavar="NAME", help="see: relay bulletin list")
     post.add_argument("text", metavar="TEXT", nargs="?", help="the text, in quotes; - or none reads standard input")
     post.add_argument("--file", metavar="PATH", help="a file instead of a text; - is standard input")

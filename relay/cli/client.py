@@ -127,7 +127,8 @@ async def _leave(name: str) -> int:
 
     async with open_client(()) as client:
         names = list(await client.leave_group(name, "(has left the group)"))
-    say(f"You left. These are told with the next `relay send` or `relay receive`: {', '.join(names)}")
+    told = f"These are told with the next `relay send` or `relay receive`: {', '.join(names)}"
+    say(f"You left. {told if names else 'Nobody else was in it.'}")
     return 0
 
 

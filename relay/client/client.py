@@ -469,7 +469,7 @@ class Client:
     async def post_file(
         self, name: str, file: BinaryIO, file_name: str, slot: str = "", *, lifetime_days: int = DEFAULT_LIFETIME_DAYS
     ) -> tuple[str, bytes]:
-        """Queue an open file of up to 16 KiB as `post_text` does a text. BulletinError."""
+        """Queue an open file of some 16,000 bytes at most as `post_text` does a text. BulletinError."""
         bulletin = self.bulletins.get(name).bulletin
 
         def post(**options: Any) -> tuple[str, bytes]:

@@ -44,7 +44,7 @@ _DRAWN_SLOT_BYTES: Final = 5
 class Post:
     """What holds in a slot; `name` is '' for a text, a safe file name otherwise. `bulletin` is a public key (32 bytes).
 
-    `content` is the text in UTF-8 or the file, at most 16 KiB. `posted_minute` is what the poster's clock showed (Unix
+    `content` is the text in UTF-8 or the file, below 16 KiB. `posted_minute` is what the poster's clock showed (Unix
     minutes, UTC).
     """
 
@@ -271,8 +271,8 @@ class PostStore:
             raise BulletinError(f"the name of a slot has at most {MAX_SLOT_BYTES} bytes, this one {slot_bytes}")
         if slot_bytes + len(body) > MAX_SLOT_AND_BODY_BYTES:
             raise BulletinError(
-                f"a post has at most {MAX_SLOT_AND_BODY_BYTES} bytes with the names of slot and file, this one more: "
-                "make it smaller, or post in several slots"
+                f"a post has at most {MAX_SLOT_AND_BODY_BYTES} bytes with the names of slot and file, and this one has "
+                "more: make it smaller, or post in several slots"
             )
         now_hour, minute = int(now_s // 3600), int(now_s // 60)
         with self._database.transaction():

@@ -72,6 +72,12 @@ def test_a_card_goes_from_one_person_to_another(relay):
     assert relay("contact", "list").stdout == ""
 
 
+def test_who_leaves_a_group_of_nobody_else_is_told_so(relay):
+    relay("contact", "add", uri_in(relay("identity").stdout), "--name", "me")
+    relay("contact", "group", "alone", "me")
+    assert relay("contact", "leave", "alone").stdout == "You left. Nobody else was in it.\n"
+
+
 def test_a_card_can_come_by_standard_input_under_a_name_of_ones_own(relay):
     uri = uri_in(relay("identity", home="hers").stdout)
     assert "give one with --name" in relay("contact", "add", uri).stderr
