@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 import asyncio
+import contextlib
 import random
+import resource
 import socket
 import struct
 from ipaddress import IPv4Address
@@ -351,12 +353,24 @@ def test_the_portal_answers_many_and_then_ends():
         request = b"GET /generate_204 HTTP/1.1\r\n\r\n"
         found = await asyncio.gather(*(fetch(port, request, f"127.0.2.{n % 25 + 1}") for n in range(100)))
         assert all(answered.startswith(b"HTTP/1.1 204") for answered in found)
-        assert await fetch(port, b"x" * 20_000) == b""
+        # Dropped with what was not read: its end is a reset or none, as it happens.
+        with contextlib.suppress(ConnectionResetError):
+            assert await fetch(port, b"x" * 20_000) == b""
         await asyncio.wait_for(serving, 10)
 
     asyncio.run(main())
 
 
+@pytest.fixture
+def open_files():
+    """Room for both ends of a thousand connections: Debian lets a process have 1,024 files unless it asks."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, before[1]), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.usefixtures("open_files")
 @pytest.mark.parametrize("addresses", [1, 225])
 def test_a_probe_is_answered_beside_any_number_of_silent_connections(addresses):
     """Those of before took turns of five seconds: 900 of them were 70 s, and phones left."""
