@@ -43,6 +43,10 @@ def main(console, cpus, *argv):
             for key, _ in selector.select():
                 data = os.read(key.fd, 65536)
                 if key.fd == 0 and not data:
+                    # It holds the locks on its disks until it is really gone, on a busy machine a moment later;
+                    # then its children, and this process.
+                    child.kill()
+                    child.wait()
                     os.killpg(0, signal.SIGKILL)
                 if key.fd != 0:
                     if not data:
