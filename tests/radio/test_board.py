@@ -106,8 +106,12 @@ class Box:
     def button(self, letter):
         self.guest.sh(f"printf {letter} > /run/button")
 
-    def until(self, true, timeout_s=40):
-        wait_until(lambda: self.hardware.stdout[-500:], true, timeout_s, pause_s=0.1)
+    def until(self, true, timeout_s=40, *, pause_s=0.1):
+        wait_until(lambda: self.hardware.stdout[-500:], true, timeout_s, pause_s=pause_s)
+
+    def until_card_says(self, text, timeout_s=40):
+        # While we look nobody can write, and tries again a minute later: so not again and again.
+        self.until(lambda: text in self.card(), timeout_s, pause_s=5)
 
 
 @pytest.fixture
@@ -153,7 +157,7 @@ def test_a_relay_is_set_up_by_its_card_signals_and_is_erased_by_its_button(box):
     on_s = [later - at for (at, on), (later, _) in itertools.pairwise(after) if on]
     assert all(0.8 < seconds < 1.6 for seconds in on_s), after
 
-    box.until(lambda: "relay-status.txt" in box.card())
+    box.until_card_says("relay-status.txt")
     assert "The relay started and works." in box.card()
     assert "vfat" not in guest.sh("cat /proc/mounts")
 
@@ -201,7 +205,7 @@ def test_a_mistake_on_the_card_is_on_light_and_card_and_the_relay_works(box):
     assert box.guest.run("test", "-e", "/run/mesh-relay-config/hostapd.conf", check=False).code
     box.relay()
     box.until(lambda: box.light_of() == "config")
-    box.until(lambda: "relay-status.txt" in box.card())
+    box.until_card_says("relay-status.txt")
     assert "MISTAKE: line 2" in box.card()
 
 
@@ -238,7 +242,7 @@ def test_an_access_point_that_cannot_come_up_is_on_light_card_and_page_with_what
     # As it lasts: not at each start.
     box.until(lambda: box.light_of() == "network", 60)
     assert "channel 13 is not allowed" in told()["troubles"][0]
-    box.until(lambda: "NETWORK: The access point for phones is off: wlan0: channel 13" in box.card(), 80)
+    box.until_card_says("NETWORK: The access point for phones is off: wlan0: channel 13", 150)
     running.stop()
 
     box.put(CHANNEL_13.format("DE"))
