@@ -96,8 +96,9 @@ def test_whoever_means_ill_is_bounded_and_counted_and_others_are_served(open_sta
         assert after_kib - before_kib < MOST_GROWTH_KIB
         # Nothing of who was there is on the disk, honest or not: bluetoothd has a folder for each device that it keeps.
         assert relay.sh("find /var/lib/bluetooth -mindepth 2 -type d") == ""
-        # Frames of somebody else's slot, that is: and nothing in them to be read.
-        assert len(overheard) > 1000
+        # Some frames of somebody else's slot, that is: and nothing in them to be read. How many is chance:
+        # while he has no place he hears none.
+        assert len(overheard) > 300
         assert PLAIN_TEXT.encode() not in overheard
         assert photo[:16] not in overheard
 
