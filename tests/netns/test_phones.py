@@ -20,7 +20,7 @@ from relay.appliance.check import check
 from relay.appliance.network import draw_segment
 from relay.appliance.plan import Facts, make_plan
 from tests.netns.dhcp import Clients, numbered
-from tests.netns.lab import PROJECT
+from tests.netns.lab import PROJECT, LabError
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.tools
@@ -102,7 +102,14 @@ class Site:
         """Give the phone an address, and wait until the relay answers about names."""
         network = ip_network(f"{self.address}/19", strict=False)
         self.phone.ports["eth0"].address("add", f"{network[-9]}/{network.prefixlen}")
-        wait_until("dnsmasq answers", lambda: "status: NOERROR" in self.dig("relay.local", "A"), 10)
+        wait_until("dnsmasq answers", self._is_answered, 10)
+
+    def _is_answered(self):
+        try:
+            return "status: NOERROR" in self.dig("relay.local", "A")
+        except LabError:
+            # Refused: it has not bound the address yet.
+            return False
 
     def dig(self, name, kind):
         return self.phone.run("dig", "+tries=3", "+timeout=2", f"@{self.address}", name, kind)
