@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from relay.appliance.names import ACCESS_POINT_ADDRESS, ETHERNET, LEASE_S, MAX_LEASES, PORTAL_PORT
 from relay.config.net import BATMAN, BRIDGE
+from relay.process.reports import DHCP_REFUSALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,7 +106,7 @@ def _addresses() -> Iterator[str]:
     for which an access point wants him to join anew. No more are known at once than there are addresses,
     and none is known for less than it has one: so dnsmasq always has one left.
     """
-    for name in ("dhcp_other_hardware", "dhcp_too_often", "dhcp_newcomers", "dhcp_crowd"):
+    for name in DHCP_REFUSALS:
         yield f"  counter {name} {{ }}"
     pair = f"ether saddr . {_CLIENT}"
     yield f"  set clients {{ typeof {pair}; size {MAX_LEASES}; flags dynamic,timeout; timeout {LEASE_S}s; }}"

@@ -15,10 +15,9 @@ from relay.client.errors import ClientError
 from relay.config.settings import DEFAULT_PORT
 from relay.links.address import RelayAddress
 from relay.links.client_session import Connection, Failure, RelayConnectionError
-from relay.process.ports import why_not
+from relay.process.ports import MDNS_PORT, why_not
 
 SERVICE_TYPE: Final = "_mesh-relay._tcp.local."
-MDNS_PORT: Final = 5353
 BROWSE_S: Final = 4.0
 """A relay answers a query within a second; Wi-Fi loses multicast, so the query is repeated."""
 SETTLE_S: Final = 0.3

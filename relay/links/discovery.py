@@ -22,7 +22,7 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 from relay.core.clock import jittered
 from relay.core.stats import LinkKind
 from relay.links.targets import Target
-from relay.process.ports import why_not
+from relay.process.ports import MDNS_PORT, why_not
 from relay.process.supervisor import OperatorError, supervise
 from relay.process.tasks import TaskGroup
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SERVICE_TYPE: Final = "_mesh-relay._tcp.local."
-MDNS_PORT: Final = 5353
 _NAME_BYTES: Final = 8
 #: Of two relays that find each other the one with the lower name dials; the other
 #: does so after this time if nobody came.

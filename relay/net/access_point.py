@@ -7,12 +7,11 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from relay.core.errors import RelayError
-from relay.net.errors import BlockedError, NotThereError, UnsuitableError
+from relay.net.errors import BlockedError, NotThereError, UnsuitableError, words_of
 from relay.net.inventory import is_blocked, make_radio
 from relay.net.suitability import access_point_obstacles, most_phones, ranges
 from relay.net.wiphy import InterfaceType
-from relay.process.supervisor import keep_trying, kind_of
+from relay.process.supervisor import keep_trying
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,8 +89,7 @@ class AccessPoint:
     def _complain(self, error: Exception) -> None:
         reporting = self._machine.reporting
         reporting.access_point(up=False)
-        # The text of any other error can hold an address.
-        text = str(error) if isinstance(error, RelayError) else kind_of(error)
+        text = words_of(error)
         if text != self._complaint:
             self._complaint = text
             logger.warning("access point: %s", text)

@@ -15,12 +15,11 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from relay.config.net import BATMAN, BRIDGE
-from relay.core.errors import RelayError
-from relay.net.errors import KernelRefusedError
+from relay.net.errors import KernelRefusedError, words_of
 from relay.net.rtnetlink import ADDRESSES_NONE, ADDRESSES_RANDOM, is_link_local
 from relay.net.undo import look
 from relay.net.wiphy import InterfaceType
-from relay.process.supervisor import keep_trying, kind_of
+from relay.process.supervisor import keep_trying
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +65,7 @@ class Bridge:
             await self._machine.changes.after(seen, _LOOK_S)
 
     def _failed(self, error: Exception) -> None:
-        text = str(error) if isinstance(error, RelayError) else kind_of(error)
+        text = words_of(error)
         self._complain(BRIDGE, text)
         self._machine.reporting.trouble(BRIDGE, f"The LAN bridge does not work: {text}.")
         self._machine.reporting.count("netlink_errors")

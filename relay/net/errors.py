@@ -7,6 +7,7 @@ import errno
 import os
 
 from relay.core.errors import RelayError
+from relay.process.supervisor import kind_of
 
 
 class KernelRefusedError(RelayError):
@@ -36,3 +37,8 @@ class LostError(RelayError):
 
 class ForeignStateError(RelayError):
     """The record of what was found cannot be read, or somebody else has what we would make."""
+
+
+def words_of(error: Exception) -> str:
+    """What may be told of an error: the text of one that is not ours can hold an address."""
+    return str(error) if isinstance(error, RelayError) else kind_of(error)

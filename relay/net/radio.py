@@ -9,9 +9,8 @@ import errno
 import logging
 from typing import TYPE_CHECKING, Final
 
-from relay.core.errors import RelayError
 from relay.net import batman, inventory
-from relay.net.errors import BlockedError, KernelRefusedError, LostError, NotThereError, UnsuitableError
+from relay.net.errors import BlockedError, KernelRefusedError, LostError, NotThereError, UnsuitableError, words_of
 from relay.net.rtnetlink import ADDRESSES_NONE, ADDRESSES_RANDOM
 from relay.net.supplicant import Supplicant
 from relay.net.undo import look
@@ -241,8 +240,7 @@ class RadioTask:
             counted = "unsupported"
         elif isinstance(error, BlockedError):
             counted = "rfkill_blocked"
-        # The text of any other error can hold an address.
-        text = str(error) if isinstance(error, RelayError) else type(error).__name__
+        text = words_of(error)
         self._machine.reporting.trouble(f"radio {self.name}", f"Wi-Fi between relays is off: {text}.")
         if text != self._complaint:
             self._complaint = text

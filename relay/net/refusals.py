@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from relay.core.errors import DecodeError
 from relay.net.attributes import Attributes, encode, text
 from relay.net.errors import KernelRefusedError
+from relay.process.reports import DHCP_REFUSALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from relay.net.reporting import Reporting
 
 TABLE: Final = "relay"
-#: What is counted, as the counters of the table are named; others in it are left alone.
-REASONS: Final = ("dhcp_other_hardware", "dhcp_too_often", "dhcp_newcomers", "dhcp_crowd")
 #: Soon enough for whoever looks at metrics.
 LOOK_S: Final = 60.0
 
@@ -62,7 +61,7 @@ async def read_refusals() -> dict[str, int]:
                         if kind == _ERROR:
                             raise KernelRefusedError("read what was dropped", -struct.unpack_from("=i", message)[0])
                         name, packets = decode_counter(message[_FAMILY.size :])
-                        if name in REASONS:
+                        if name in DHCP_REFUSALS:
                             found[name] = packets
     except (OSError, struct.error, DecodeError) as error:
         raise KernelRefusedError("read what was dropped", getattr(error, "errno", 0) or errno.EIO) from None

@@ -56,8 +56,8 @@ class Reporting:
         if 0 < most <= phones and not most <= self._phones:
             self.count("access_point_full")
         self._access_point, self._phones = up, phones
-        for name, value in (("s", 1), ("s_up", int(up))):
-            self.reporter.gauge(f"access_point{name}", value)
+        self.reporter.gauge("access_points", 1)
+        self.reporter.gauge("access_points_up", int(up))
         self.reporter.gauge("phones", phones)
         self.reporter.gauge("phones_most", most)
         self._weigh()

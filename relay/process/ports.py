@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+#: Of multicast DNS (RFC 6762).
+MDNS_PORT: Final = 5353
 _PROC: Final = Path("/proc")
 #: The state of a socket that others cannot have as well: TCP listens, UDP is bound (net/tcp_states.h).
 _TAKEN: Final = {"tcp": "0A", "udp": "07"}

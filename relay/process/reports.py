@@ -54,6 +54,8 @@ class Idle(enum.Enum):
     NO_ADAPTER = "no_adapter"
 
 
+#: Why a question for an address was dropped: the packet filter's counters of these names, which `relay net` reads.
+DHCP_REFUSALS: Final = ("dhcp_other_hardware", "dhcp_too_often", "dhcp_newcomers", "dhcp_crowd")
 #: What each counts. A new event is a new name here; metrics, status and page follow.
 EVENTS: Final[dict[Component, tuple[str, ...]]] = {
     Component.BLE: (
@@ -112,10 +114,7 @@ EVENTS: Final[dict[Component, tuple[str, ...]]] = {
         "access_point_up",
         "access_point_lost",
         "access_point_full",
-        "dhcp_other_hardware",
-        "dhcp_too_often",
-        "dhcp_newcomers",
-        "dhcp_crowd",
+        *DHCP_REFUSALS,
         "netlink_errors",
         "not_deaf",
         "netlink_overruns",

@@ -84,7 +84,7 @@ def check(path: Path) -> CheckReport:
     Raises a StoreError only where there is nothing to look at: no file, no
     permission, or a relay that is using it.
     """
-    with store_errors(path), untouched(path) as connection:
+    with store_errors(path), untouched(path) as (connection, pages):
         try:
             schema.tune_reader(connection)
             require_readable(path, connection)
@@ -95,7 +95,7 @@ def check(path: Path) -> CheckReport:
             return CheckReport(refused=str(error))
         except sqlite3.DatabaseError as error:
             return CheckReport(refused=str(from_sqlite(path, error)))
-        structure += _check_log(path)
+        structure += _check_log(pages)
         counts: Counter[str] = Counter()
         try:
             for part in (_check_admitted, _check_bodies, _check_gone):
@@ -117,8 +117,8 @@ def check(path: Path) -> CheckReport:
 
 
 @contextlib.contextmanager
-def untouched(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open the store at ``path`` so that no byte in its folder changes, not even SQLite's own.
+def untouched(path: Path) -> Iterator[tuple[sqlite3.Connection, Pages | None]]:
+    """Open the store at ``path`` so that no byte in its folder changes, not even SQLite's own; with what its log has.
 
     Raises StoreRunningError while a relay uses it.
     """
@@ -133,7 +133,7 @@ def untouched(path: Path) -> Iterator[sqlite3.Connection]:
             # Also where there is a log in which SQLite sees nothing: it would delete that when it closes.
             connection = schema.connect(path, "mode=ro&immutable=1")
         with contextlib.closing(connection):
-            yield connection
+            yield connection, pages
 
 
 @contextlib.contextmanager
@@ -164,9 +164,8 @@ def _pages(path: Path) -> Pages | None:
         return None
 
 
-def _check_log(path: Path) -> list[str]:
+def _check_log(pages: Pages | None) -> list[str]:
     """Say so if the log is damaged in the middle: SQLite takes it for ended there, and drops what follows."""
-    pages = _pages(path)
     lost = 0 if pages is None else pages.commits_after_damage
     # One may be of the last commit, half of which a power cut left; nobody was told that it was there.
     return [f"the log is damaged: {lost} commits after that are not seen"] if lost > 1 else []
