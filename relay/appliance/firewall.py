@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relay.appliance.names import ACCESS_POINT_ADDRESS, ETHERNET, LEASE_S, MAX_LEASES, PORTAL_PORT
+from relay.appliance.constants import ACCESS_POINT_ADDRESS, ETHERNET, LEASE_S, MAX_LEASES, PORTAL_PORT
 from relay.config.net import BATMAN, BRIDGE
 from relay.process.reports import DHCP_REFUSALS
 

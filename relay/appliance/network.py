@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import TYPE_CHECKING
 
-from relay.appliance.names import ACCESS_POINT_ADDRESS, ELECTION_BYTES, SEGMENT_PREFIX
+from relay.appliance.constants import ACCESS_POINT_ADDRESS, ELECTION_BYTES, SEGMENT_PREFIX
 from relay.config.net import BATMAN, BRIDGE
 
 if TYPE_CHECKING:
