@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relay.control.client import ControlClient
+from relay.control.control_client import ControlClient
 from relay.core import session as s
 from relay.core.messages import Hello, Role
 from tests.waiting import wait_until

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from relay.appliance.check import Checked, check
 from relay.appliance.closed import says_of_secret
-from relay.appliance.names import BOOT_CONFIG, CLOSED_MARK, NETWORKD, OUTPUT
+from relay.appliance.constants import BOOT_CONFIG, CLOSED_MARK, NETWORKD, OUTPUT
 from relay.appliance.plan import make_plan, safe_plan
 from relay.config.file import MAX_CONFIG_BYTES, ConfigError, Problem
 from relay.control.notices import Notice, NoticeCode

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from relay.appliance.names import BOOT_CONFIG
+from relay.appliance.constants import BOOT_CONFIG
 from relay.config.appliance import EXAMPLE
 from relay.core.errors import RelayError
 

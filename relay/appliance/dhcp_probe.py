@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from relay.appliance.names import ELECTION_BYTES, ELECTION_OPTION
+from relay.appliance.constants import ELECTION_BYTES, ELECTION_OPTION
 from relay.core.errors import DecodeError
 
 if TYPE_CHECKING:

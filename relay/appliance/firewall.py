@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relay.appliance.names import ACCESS_POINT_ADDRESS, ETHERNET, LEASE_S, MAX_LEASES, PORTAL_PORT
+from relay.appliance import mdns
+from relay.appliance.constants import ACCESS_POINT_ADDRESS, ETHERNET, LEASE_S, MAX_LEASES, PORTAL_PORT
 from relay.config.net import BATMAN, BRIDGE
+from relay.process.ports import MDNS_PORT
 from relay.process.reports import DHCP_REFUSALS
 
 if TYPE_CHECKING:
@@ -64,7 +66,9 @@ def _inet(appliance: ApplianceConfig, config: Config) -> str:
     if config.tcp.enabled:
         everywhere.append(f"tcp dport {config.tcp.port} accept")
         if config.tcp.discovery:
-            everywhere += ["ip daddr 224.0.0.251 udp dport 5353 accept", "ip6 daddr ff02::fb udp dport 5353 accept"]
+            everywhere += [
+                f"{group} udp dport {MDNS_PORT} accept" for group in (f"ip daddr {mdns.GROUP}", "ip6 daddr ff02::fb")
+            ]
     if config.http.enabled and appliance.status_page == "everywhere":
         everywhere.append(f"tcp dport {config.http.listen.port} accept")
     serving = ["udp dport 53 accept", "tcp dport 53 accept", "udp dport 67 jump addresses"]

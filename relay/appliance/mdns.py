@@ -8,7 +8,6 @@ from ipaddress import IPv4Address
 from typing import Final
 
 GROUP: Final = IPv4Address("224.0.0.251")
-PORT: Final = 5353
 NAME: Final = (b"relay", b"local")
 #: Questions looked at in one packet; a phone asks for a few names at once.
 MAX_QUESTIONS: Final = 32

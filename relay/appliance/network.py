@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import TYPE_CHECKING
 
-from relay.appliance.names import ACCESS_POINT_ADDRESS, ELECTION_BYTES, SEGMENT_PREFIX
+from relay.appliance.constants import ACCESS_POINT_ADDRESS, ELECTION_BYTES, SEGMENT_PREFIX
 from relay.config.net import BATMAN, BRIDGE
 
 if TYPE_CHECKING:
@@ -17,27 +17,24 @@ if TYPE_CHECKING:
 
 #: Says nothing of who asks (RFC 7844), and takes nothing that a stranger could mislead with:
 #: no time, no name, no time zone.
-_ASK = """\
+_DHCP = """\
 [DHCPv4]
 Anonymize=yes
 UseNTP=no
 UseHostname=no
 UseTimezone=no
 UseDomains=no
-
+"""
+_ASK = f"""\
+{_DHCP}
 [IPv6AcceptRA]
 DHCPv6Client=no
 UseDomains=no
 """
 #: The bridge reaches beyond the cable, to whoever is in the mesh: it is given an address, so that people find the
 #: relay, and no way out, which would lead all that the relay sends beyond its segment through a stranger.
-_ASK_BRIDGE = """\
-[DHCPv4]
-Anonymize=yes
-UseNTP=no
-UseHostname=no
-UseTimezone=no
-UseDomains=no
+_ASK_BRIDGE = f"""\
+{_DHCP}\
 UseDNS=no
 UseGateway=no
 UseRoutes=no

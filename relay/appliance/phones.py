@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from relay.appliance.checks import read_checks
-from relay.appliance.names import ACCESS_POINT_ADDRESS, ELECTION_OPTION, LEASE_S, MAX_LEASES
+from relay.appliance.constants import ACCESS_POINT_ADDRESS, ELECTION_OPTION, LEASE_S, MAX_LEASES
 from relay.config.appliance import CHANNELS_2_4_GHZ, MAX_PHONES
 from relay.config.net import BRIDGE
 

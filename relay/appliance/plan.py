@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from relay.appliance.check import safe
 from relay.appliance.closed import Closing, closing
+from relay.appliance.constants import NETWORKD, OUTPUT
 from relay.appliance.effective import LEAST_BYTES, effective, fitting_bytes
 from relay.appliance.firewall import firewall
-from relay.appliance.names import NETWORKD, OUTPUT
 from relay.appliance.network import networkd_files
 from relay.appliance.phones import hostapd, phones_dnsmasq, segment_dnsmasq
 from relay.config.credentials import MESH_SECRET, WIFI_SECRET

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from relay.appliance.checks import Answer
-from relay.appliance.names import ACCESS_POINT_ADDRESS
+from relay.appliance.constants import ACCESS_POINT_ADDRESS
 
 if TYPE_CHECKING:
     from relay.appliance.checks import Checks

@@ -45,7 +45,7 @@ def run(environ: Mapping[str, str]) -> int:
     return 0
 
 
-class Places:
+class Visitors:
     """Who is connected. Nobody waits for a place: the newest gets that of the oldest who has said nothing whole yet.
 
     A probe's request is there as soon as its connection is, so it has its answer before
@@ -77,9 +77,9 @@ class Places:
 class _Connection(asyncio.Protocol):
     """One request and its answer. ``asked``: set by each, so that the process knows that it is needed."""
 
-    def __init__(self, checks: Checks, places: Places, asked: asyncio.Event) -> None:
+    def __init__(self, checks: Checks, visitors: Visitors, asked: asyncio.Event) -> None:
         self._checks = checks
-        self._places = places
+        self._visitors = visitors
         self._asked = asked
         self._received = b""
         self._transport: asyncio.Transport | None = None
@@ -93,12 +93,12 @@ class _Connection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         # Who has gone already has none.
         self.address = str(peer[0]) if peer else "gone"
-        self._places.enter(self)
+        self._visitors.enter(self)
         self._asked.set()
         self._timer = asyncio.get_running_loop().call_later(REQUEST_TIMEOUT_S, self.drop)
 
     def connection_lost(self, _: Exception | None) -> None:
-        self._places.leave(self)
+        self._visitors.leave(self)
         if self._timer is not None:
             self._timer.cancel()
 
@@ -114,7 +114,7 @@ class _Connection(asyncio.Protocol):
 
     def drop(self) -> None:
         """Close at once."""
-        self._places.leave(self)
+        self._visitors.leave(self)
         if self._transport is not None:
             self._transport.abort()
 
@@ -122,11 +122,11 @@ class _Connection(asyncio.Protocol):
 async def serve(listening: socket.socket, *, idle_s: float) -> None:
     """Answer on ``listening`` until nobody has asked for ``idle_s`` seconds."""
     asked = asyncio.Event()
-    places = Places()
+    visitors = Visitors()
     checks = read_checks()
     listening.setblocking(False)
     loop = asyncio.get_running_loop()
-    async with await loop.create_server(lambda: _Connection(checks, places, asked), sock=listening, backlog=BACKLOG):
+    async with await loop.create_server(lambda: _Connection(checks, visitors, asked), sock=listening, backlog=BACKLOG):
         while True:
             asked.clear()
             try:

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from relay import __version__
-from relay.control.client import ControlClient, ControlError
+from relay.control.control_client import ControlClient, ControlError
 from relay.control.notices import read_notices
 from relay.control.text import status_text
 

@@ -20,6 +20,7 @@ from relay.appliance.election import Election, Role, Unopposed
 from relay.core.errors import DecodeError
 from relay.process import logs
 from relay.process.notify import Notifier
+from relay.process.ports import MDNS_PORT
 from relay.process.stopping import stop_signals, until_stopped
 
 if TYPE_CHECKING:
@@ -141,10 +142,10 @@ class Segment:
         logger.info("%s: %s", self._interface, role.value)
         if role is Role.SERVING:
             await self._server.start()
-            _send(names, mdns.announce(self._address), (str(mdns.GROUP), mdns.PORT))
+            _send(names, mdns.announce(self._address), (str(mdns.GROUP), MDNS_PORT))
         else:
             await self._server.stop()
-            _send(names, mdns.announce(self._address, ttl_s=0), (str(mdns.GROUP), mdns.PORT))
+            _send(names, mdns.announce(self._address, ttl_s=0), (str(mdns.GROUP), MDNS_PORT))
 
     def _probe(self, packets: socket.socket, routers: socket.socket) -> None:
         hardware = packets.getsockname()[4]
@@ -185,7 +186,7 @@ class Segment:
 
     def _on_query(self, data: bytes, election: Election | Unopposed, names: socket.socket) -> None:
         if election.role is Role.SERVING and (answer := mdns.answer_query(data, self._address)):
-            _send(names, answer, (str(mdns.GROUP), mdns.PORT))
+            _send(names, answer, (str(mdns.GROUP), MDNS_PORT))
 
 
 def _open_packets(interface: str) -> socket.socket:
@@ -233,7 +234,7 @@ def _open_names(interface: str, address: IPv4Address) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
-    sock.bind((str(mdns.GROUP), mdns.PORT))
+    sock.bind((str(mdns.GROUP), MDNS_PORT))
     request = struct.pack("@4s4si", mdns.GROUP.packed, address.packed, socket.if_nametoindex(interface))
     sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
     # Of several addresses the kernel may take one of 169.254.0.0/16, which others need not

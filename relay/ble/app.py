@@ -19,7 +19,7 @@ from relay.core.errors import RelayError
 from relay.process import logs
 from relay.process.notify import Notifier, run_watchdog
 from relay.process.progress import Progress
-from relay.process.reporting import report_forever
+from relay.process.report_connection import report_forever
 from relay.process.reports import REPORT_LEAST_S, Component, Reporter, decode_news
 from relay.process.stopping import stop_signals, until_stopped
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from relay.appliance.apply import BootPartitionError, mounted
-from relay.appliance.names import BOOT_CONFIG, BOOT_STATUS, OUTPUT
+from relay.appliance.constants import BOOT_CONFIG, BOOT_STATUS, OUTPUT
 from relay.board.erase import erase_files, erase_folders
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ STORES: Final = (
     Path("/var/lib/mesh-relay"),
     Path("/var/cache/private/mesh-relay"),
     Path("/var/cache/mesh-relay"),
-    # relay.appliance.names.CLOSED_MARK, on the partition for data.
+    # relay.appliance.constants.CLOSED_MARK, on the partition for data.
     Path("/data/appliance"),
 )
 _SYSTEMCTL_TIMEOUT_S: Final = 8

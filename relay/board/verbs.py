@@ -20,7 +20,7 @@ import json
 from dataclasses import dataclass
 from typing import Final
 
-from relay.control.client import MAX_UNIX_S
+from relay.control.control_client import MAX_UNIX_S
 from relay.core.errors import DecodeError
 
 VERSION: Final = 1

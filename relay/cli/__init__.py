@@ -68,14 +68,14 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     # Only arguments; their work is imported later still.
-    from relay.cli import appliance, bulletin, client, messages, operator, radios, scan, sniff  # noqa: PLC0415
+    from relay.cli import appliance, bulletin, contact, messages, operator, radios, scan, sniff  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(prog="relay", description="Stores and forwards encrypted messages.")
     parser.add_argument("--version", action="version", version=f"relay {__version__}")
     parser_class: type[argparse.ArgumentParser] = _Parser
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=parser_class)
     operator.add_parsers(commands)
-    client.add_parsers(commands)
+    contact.add_parsers(commands)
     messages.add_parsers(commands)
     bulletin.add_parsers(commands)
     scan.add_parser(commands)

@@ -85,18 +85,18 @@ def _add_board(commands: Commands) -> None:
 
 
 def _board(arguments: argparse.Namespace) -> int:
-    from relay.appliance import names
+    from relay.appliance import constants
 
-    socket = arguments.socket or names.BOARD_SOCKET
+    socket = arguments.socket or constants.BOARD_SOCKET
     if arguments.verb:
         return _ask_board(arguments, socket)
-    from relay.board import service
+    from relay.board import app
     from relay.board.machine import STORES, Machine
     from relay.config.file import load_config
 
     config = load_config(arguments.config)
-    device = arguments.boot_device or (names.BOOT_DEVICE if names.BOOT_DEVICE.exists() else None)
-    return service.run(
+    device = arguments.boot_device or (constants.BOOT_DEVICE if constants.BOOT_DEVICE.exists() else None)
+    return app.run(
         config,
         Machine(boot_device=device, stores=tuple(dict.fromkeys((*STORES, config.store.path)))),
         socket,
@@ -104,7 +104,7 @@ def _board(arguments: argparse.Namespace) -> int:
 
 
 def _ask_board(arguments: argparse.Namespace, socket: Path) -> int:
-    from relay.board.client import ask
+    from relay.board.board_client import ask
     from relay.board.verbs import Verb
 
     verb = Verb(arguments.verb)
@@ -118,7 +118,7 @@ def _ask_board(arguments: argparse.Namespace, socket: Path) -> int:
 
 
 def _apply(arguments: argparse.Namespace) -> int:
-    from relay.appliance import apply, names
+    from relay.appliance import apply, constants
     from relay.appliance.network import draw_segment
     from relay.appliance.plan import Facts
     from relay.core.secret import SECRET_DIGITS
@@ -133,7 +133,7 @@ def _apply(arguments: argparse.Namespace) -> int:
     if arguments.folder:
         plan = apply.read_plan(arguments.folder, facts)
     else:
-        device = arguments.boot_device or names.BOOT_DEVICE
+        device = arguments.boot_device or constants.BOOT_DEVICE
         try:
             apply.wait_for(device)
             with apply.mounted(device) as folder:
@@ -186,14 +186,14 @@ def _example(_: argparse.Namespace) -> int:
 def _segment(arguments: argparse.Namespace) -> int:
     from ipaddress import IPv4Address
 
-    from relay.appliance import names, segment
+    from relay.appliance import constants, segment
     from relay.config import paths
 
     folder = paths.runtime_directory(os.environ)
-    if (names.OUTPUT / f"access-point-{arguments.interface}").exists():
+    if (constants.OUTPUT / f"access-point-{arguments.interface}").exists():
         phones = segment.Files(folder, "phones")
-        return segment.run(arguments.interface, names.ACCESS_POINT_ADDRESS.ip, None, phones)
-    path = next((path for path in names.SEGMENT_SETTINGS if path.exists()), None)
+        return segment.run(arguments.interface, constants.ACCESS_POINT_ADDRESS.ip, None, phones)
+    path = next((path for path in constants.SEGMENT_SETTINGS if path.exists()), None)
     if path is None:
         print('relay.toml has ethernet = "client": this relay hands out no addresses.', file=sys.stderr)
         return 1

@@ -67,6 +67,7 @@ def name_of_file(path: str) -> str:
 
 
 def typed_text(text: str | None) -> str:
+    """Return the text of the command line, or what standard input has, without its last line end, for - or none."""
     if text is not None and text != STDIN:
         return text
     if sys.stdin.isatty():
@@ -97,6 +98,7 @@ KEPT: Final = "It is kept, and offered again with the next `relay send` or `rela
 
 
 def is_held(progress: Progress) -> bool:
+    """Whether a relay has every piece, or the recipient the whole."""
     return progress.is_received or progress.durable + progress.volatile == progress.pieces
 
 
@@ -132,6 +134,7 @@ def state(progress: Progress | None, *, is_post: bool = False) -> str:
 
 
 def report_relays(outcomes: Iterable[RelayOutcome]) -> None:
+    """Print on standard error what failed at each relay, and what it refused, with the remedy."""
     for outcome in outcomes:
         if outcome.error is not None:
             print(outcome.error, file=sys.stderr)

@@ -18,7 +18,7 @@ from relay.core.errors import RelayError
 if TYPE_CHECKING:
     import argparse
 
-    from relay.control.client import ControlClient
+    from relay.control.control_client import ControlClient
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse gives it no public name
 
@@ -119,7 +119,7 @@ def _check_config(arguments: argparse.Namespace) -> int:
 def _connect(arguments: argparse.Namespace) -> ControlClient:
     from relay.config import paths
     from relay.config.file import default_config, load_config
-    from relay.control.client import ControlClient, connect_to_first
+    from relay.control.control_client import ControlClient, connect_to_first
 
     if arguments.socket:
         return ControlClient(arguments.socket)
@@ -146,20 +146,20 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _clock_set(arguments: argparse.Namespace) -> int:
-    from relay.appliance import names
-    from relay.board import client as board
+    from relay.appliance import constants
+    from relay.board import board_client
     from relay.board.verbs import Verb
-    from relay.control.client import ControlError
+    from relay.control.control_client import ControlError
 
     unix_s = parse_time(arguments.time)
     with _connect(arguments) as client:
         try:
             client.set_clock(unix_s)
         except ControlError:
-            if os.geteuid() == 0 or not os.access(names.BOARD_SOCKET, os.W_OK):
+            if os.geteuid() == 0 or not os.access(constants.BOARD_SOCKET, os.W_OK):
                 raise
             # An appliance's operator is not root; the board asks for him.
-            board.ask(names.BOARD_SOCKET, Verb.CLOCK, unix_s=unix_s)
+            board_client.ask(constants.BOARD_SOCKET, Verb.CLOCK, unix_s=unix_s)
             _wait_for_clock(client)
     print(f"the relay goes by {datetime.fromtimestamp(unix_s, UTC):%Y-%m-%d %H:%M:%S} UTC")
     return 0

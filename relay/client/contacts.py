@@ -15,7 +15,7 @@ from relay.client.card import Card, parse_uri
 from relay.client.errors import CardError, ContactError, PrivateFileError
 from relay.client.files import ensure_private_folder, locked, read_private, replace_private
 from relay.client.group import GROUP_ID_BYTES, MAX_CARDS, MAX_VERSION, Group
-from relay.client.text import is_seen
+from relay.process.printable import is_seen
 
 FILE_NAME: Final = "contacts.json"
 LOCK_NAME: Final = ".contacts.lock"

@@ -13,11 +13,10 @@ from typing import Final
 from relay.client.bluetooth import Bluetooth, MissingPackageError
 from relay.client.errors import ClientError
 from relay.config.settings import DEFAULT_PORT
-from relay.links.address import RelayAddress
+from relay.links.address import SERVICE_TYPE, RelayAddress
 from relay.links.client_session import Connection, Failure, RelayConnectionError
 from relay.process.ports import MDNS_PORT, why_not
 
-SERVICE_TYPE: Final = "_mesh-relay._tcp.local."
 BROWSE_S: Final = 4.0
 """A relay answers a query within a second; Wi-Fi loses multicast, so the query is repeated."""
 SETTLE_S: Final = 0.3

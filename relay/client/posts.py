@@ -30,9 +30,9 @@ from relay.client.post import (
     seal_post,
 )
 from relay.client.seal import LIFETIMES_DAYS, buckets_to_read, expiry_hour
-from relay.client.text import is_seen
 from relay.core.envelope import MAX_LIFETIME_HOURS, decode_envelope
 from relay.core.errors import DecodeError
+from relay.process.printable import printable
 
 MAX_SLOTS: Final = 256
 """Of one bulletin, the newest; 4 MiB. More do not fit on a screen, and the oldest are the first that nobody reads."""
@@ -65,7 +65,7 @@ class Post:
     @property
     def shown_slot(self) -> str:
         """The name of the slot for a terminal, in one row, and as `PostStore.withdraw` takes it."""
-        return "".join(one if is_seen(one) else "\N{REPLACEMENT CHARACTER}" for one in self.slot)
+        return printable(self.slot)
 
 
 class PostStore:

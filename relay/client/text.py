@@ -5,6 +5,8 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Final
 
+from relay.process.printable import is_seen
+
 MAX_SAFE_NAME_BYTES: Final = 200
 """Under the 255 of Linux file systems, with room for what is appended when the name is taken."""
 MAX_ENDING_BYTES: Final = 24
@@ -31,20 +33,9 @@ _HIDDEN_BY_DEFAULT: Final = frozenset(
     # Not assigned, and yet to be shown as nothing (DerivedCoreProperties.txt: Default_Ignorable_Code_Point).
     map(chr, (0x2065, *range(0xFFF0, 0xFFF9), *range(0xE0000, 0xE0100), *range(0xE01F0, 0xE1000)))
 )
-_BLANKS: Final = frozenset(
-    # Letters, marks and symbols by category that nobody sees.
-    "\N{COMBINING GRAPHEME JOINER}\N{HANGUL CHOSEONG FILLER}\N{HANGUL JUNGSEONG FILLER}\N{KHMER VOWEL INHERENT AQ}"
-    "\N{KHMER VOWEL INHERENT AA}\u180b\u180c\u180d\u180f\N{BRAILLE PATTERN BLANK}\N{HANGUL FILLER}"
-    "\N{HALFWIDTH HANGUL FILLER}"
-)
 _TAB_COLUMNS: Final = 4
 _MAX_MARKS: Final = 8
 """More marks on one letter belong to no script, and are cut wherever the room ends."""
-
-
-def is_seen(character: str) -> bool:
-    """Whether a character shows itself, and nothing but itself: what a name may be made of."""
-    return character.isprintable() and character not in _BLANKS
 
 
 def safe_file_name(name: str) -> str:

@@ -13,6 +13,8 @@ from relay.links.errors import ClientError
 UNIX_PREFIX: Final = "unix:"
 BLUETOOTH: Final = "ble"
 MAX_PORT: Final = 65_535
+SERVICE_TYPE: Final = "_mesh-relay._tcp.local."
+"""Of relays in DNS-SD (RFC 6763, docs/protocol.md)."""
 
 _BRACKETED: Final = re.compile(r"\[([^\[\]]+)\](?::(\d{1,5}))?")
 _PLAIN: Final = re.compile(r"([^\s:\[\]/%]+)(?::(\d{1,5}))?")

@@ -21,6 +21,7 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 
 from relay.core.clock import jittered
 from relay.core.stats import LinkKind
+from relay.links.address import SERVICE_TYPE
 from relay.links.targets import Target
 from relay.process.ports import MDNS_PORT, why_not
 from relay.process.supervisor import OperatorError, supervise
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SERVICE_TYPE: Final = "_mesh-relay._tcp.local."
 _NAME_BYTES: Final = 8
 #: Of two relays that find each other the one with the lower name dials; the other
 #: does so after this time if nobody came.

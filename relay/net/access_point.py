@@ -84,7 +84,7 @@ class AccessPoint:
             self._complaint = ""
             logger.info("the access point is on the air")
         self._machine.reporting.trouble(_WHAT)
-        self._machine.reporting.access_point(up=True, phones=phones, most=most_phones(radio))
+        self._machine.reporting.access_point(up=True, phones=phones, most=most_phones(radio)[0])
 
     def _complain(self, error: Exception) -> None:
         reporting = self._machine.reporting

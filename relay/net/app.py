@@ -22,15 +22,15 @@ from relay.net.bridge import Bridge
 from relay.net.errors import ForeignStateError
 from relay.net.found import FILE_NAME, Record
 from relay.net.machine import Machine
+from relay.net.net_report import Reporting
 from relay.net.nl80211 import Nl80211
 from relay.net.radio import RadioTask
 from relay.net.refusals import Refusals
-from relay.net.reporting import Reporting
 from relay.net.rtnetlink import Links
 from relay.net.undo import undo
 from relay.process import logs
 from relay.process.notify import Notifier
-from relay.process.reporting import report_forever
+from relay.process.report_connection import report_forever
 from relay.process.stopping import stop_signals, until_stopped
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from relay.process.tasks import TaskGroup
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from relay.net.reporting import Reporting
+    from relay.net.net_report import Reporting
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from relay.config.net import NetConfig
     from relay.net.found import Record
+    from relay.net.net_report import Reporting
     from relay.net.nl80211 import Nl80211
-    from relay.net.reporting import Reporting
     from relay.net.rtnetlink import Links
 
 logger = logging.getLogger(__name__)

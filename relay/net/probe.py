@@ -11,7 +11,6 @@ from relay.net import supplicant
 from relay.net.inventory import is_blocked, make_radio, nothing_there, pick
 from relay.net.nl80211 import Nl80211
 from relay.net.suitability import (
-    BROADCOM,
     Radio,
     access_point_obstacles,
     cautions,
@@ -60,6 +59,7 @@ def describe(radio: Radio, blocked: bool, *, has_supplicant: bool) -> dict[str, 
     """What a radio can do; for each mode on the lowest channel that it may use."""
     wiphy = radio.wiphy
     channels = wiphy.usable_channels
+    phones, phones_from = most_phones(radio)
     modes = {}
     for mode, secret in (("mesh", ""), ("mesh with secret", "any of those"), ("ibss", "")):
         asked = RadioConfig(
@@ -82,18 +82,11 @@ def describe(radio: Radio, blocked: bool, *, has_supplicant: bool) -> dict[str, 
         "modes": modes,
         "access_point": {
             "problems": access_point_obstacles(radio, channels[0] if channels else 1),
-            "phones": most_phones(radio),
-            "phones_from": _phones_from(radio),
+            "phones": phones,
+            "phones_from": phones_from,
         },
         "beside": _beside(wiphy),
     }
-
-
-def _phones_from(radio: Radio) -> str:
-    """Who says how many phones the radio holds as an access point."""
-    if radio.wiphy.most_stations:
-        return "driver"
-    return "experience" if radio.driver == BROADCOM else "nobody"
 
 
 def _beside(wiphy: Wiphy) -> dict[str, bool]:

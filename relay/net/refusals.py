@@ -20,7 +20,7 @@ from relay.process.reports import DHCP_REFUSALS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from relay.net.reporting import Reporting
+    from relay.net.net_report import Reporting
 
 TABLE: Final = "relay"
 #: Soon enough for whoever looks at metrics.

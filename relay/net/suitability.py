@@ -70,10 +70,14 @@ def access_point_obstacles(radio: Radio, channel: int) -> list[str]:
     return found
 
 
-def most_phones(radio: Radio) -> int:
-    """How many phones an access point of this radio holds, as far as that is known."""
-    known = (MAX_PHONES, radio.wiphy.most_stations, BROADCOM_PHONES if radio.driver == BROADCOM else 0)
-    return min(count for count in known if count)
+def most_phones(radio: Radio) -> tuple[int, str]:
+    """How many phones an access point of this radio holds, and who says so: "driver", "experience" or "nobody"."""
+    known = {
+        "driver": radio.wiphy.most_stations,
+        "experience": BROADCOM_PHONES if radio.driver == BROADCOM else 0,
+    }
+    count, told = min(((count, told) for told, count in known.items() if count), default=(MAX_PHONES, "nobody"))
+    return min(count, MAX_PHONES), told
 
 
 def _channel_problem(wiphy: Wiphy, number: int) -> str | None:

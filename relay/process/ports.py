@@ -9,6 +9,8 @@ import pwd
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from relay.process.printable import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -68,7 +70,7 @@ def _processes() -> Iterator[tuple[int, str, set[int]]]:
         except OSError:
             continue
         inodes = {int(link[8:-1]) for link in links if link.startswith("socket:[")}
-        yield int(folder.name), "".join(sign if sign.isprintable() else "?" for sign in name), inodes
+        yield int(folder.name), printable(name), inodes
 
 
 def _user(uid: int) -> str:

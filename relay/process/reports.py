@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from relay.core.errors import DecodeError
 from relay.core.news import NEWS_BYTES
+from relay.process.printable import printable_ascii
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -295,10 +296,7 @@ class Reporter:
     @troubles.setter
     def troubles(self, texts: tuple[str, ...]) -> None:
         # In ASCII, in which a character is a byte of JSON.
-        told = tuple(
-            "".join(char if char.isascii() and char.isprintable() else "?" for char in text)[:MAX_TROUBLE_CHARS]
-            for text in texts[:MAX_TROUBLES]
-        )
+        told = tuple(printable_ascii(text)[:MAX_TROUBLE_CHARS] for text in texts[:MAX_TROUBLES])
         if told != self._troubles:
             self._troubles = told
             self._changed()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Answers on the control socket (relay.control.client says what is asked there)."""
+"""Answers on the control socket (relay.control.control_client says what is asked there)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from relay.control.client import MAX_ANSWER_BYTES, MAX_UNIX_S, VERSION, ControlError
+from relay.control.control_client import MAX_ANSWER_BYTES, MAX_UNIX_S, VERSION, ControlError
 from relay.core.errors import RelayError
 from relay.process.lines import LineServer
 

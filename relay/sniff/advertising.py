@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from relay.bluetooth.gatt import COMPANY, SERVICE_UUID
 from relay.sniff.att import GAP_NAME
 from relay.sniff.counts import Counts, Passed
-from relay.sniff.events import Advertised, Event, printable
+from relay.sniff.events import Advertised, Event, escaped
 from relay.sniff.layers import RelayNews, dissect
 from relay.sniff.linkable import Field
 
@@ -64,7 +64,7 @@ class Advertisements:
             return []
         before = self._told.get(who)
         salt_text, digest_text, name_text = before or ("", "", "")
-        now = (salt.hex() or salt_text, digest.hex() or digest_text, printable(name) or name_text)
+        now = (salt.hex() or salt_text, digest.hex() or digest_text, escaped(name) or name_text)
         self._told[who] = now
         self._told.move_to_end(who)
         if len(self._told) > MAX_ADVERTISERS:

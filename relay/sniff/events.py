@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What `relay sniff` tells, one by one, in words and as JSON.
 
-Texts that a stranger chose (names) pass through :func:`printable` before they are
+Texts that a stranger chose (names) pass through :func:`escaped` before they are
 put into an event.
 """
 
@@ -17,8 +17,8 @@ from typing import ClassVar, Final
 MAX_NAME_CHARS: Final = 64
 
 
-def printable(text: bytes | str) -> str:
-    """Return a text without control characters, cut to MAX_NAME_CHARS."""
+def escaped(text: bytes | str) -> str:
+    """Return a text with its control characters as escapes (a listener wants to know them), cut to MAX_NAME_CHARS."""
     if isinstance(text, bytes):
         text = text[:MAX_NAME_CHARS].decode(errors="backslashreplace")
     shown = (one if one.isprintable() else one.encode("unicode_escape").decode() for one in text[:MAX_NAME_CHARS])

@@ -13,9 +13,11 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import CookedLinux, CookedLinuxV2, Ether
 
+from relay.links.address import SERVICE_TYPE
+from relay.process.ports import MDNS_PORT
 from relay.sniff.capture import Frame, Link
 from relay.sniff.counts import Counts, Passed
-from relay.sniff.events import Announced, Bearer, Event, printable
+from relay.sniff.events import Announced, Bearer, Event, escaped
 from relay.sniff.layers import dissect, rest
 from relay.sniff.linkable import Field, Linkage
 from relay.sniff.records import looks_like_start
@@ -26,8 +28,7 @@ if TYPE_CHECKING:
 
     from relay.sniff.streams import Stream, Streams
 
-_SERVICE: Final = b"_mesh-relay._tcp.local."
-_MDNS_PORT: Final = 5353
+_SERVICE: Final = SERVICE_TYPE.encode()
 _SRV: Final = 33
 #: Ports learnt from announcements, beyond those named; an announcement can say any.
 MAX_PORTS: Final = 256
@@ -180,7 +181,7 @@ class Internet:
             raise _PassedError(Passed.UNDISSECTED)
         if TCP in packet:
             return self._tcp(frame, packet, packet[TCP])
-        if UDP in packet and packet[UDP].sport == _MDNS_PORT and DNS in packet:
+        if UDP in packet and packet[UDP].sport == MDNS_PORT and DNS in packet:
             return self._dns(frame, packet[DNS], sender or str(packet.src))
         fragmented = isinstance(packet, IP) and (packet.frag or int(packet.flags) & 1)
         raise _PassedError(Passed.FRAGMENT if fragmented else Passed.OTHER)
@@ -303,9 +304,7 @@ class Internet:
             self._linkage.own(sender)
             self._linkage.add(time_s, sender, Field.INSTANCE, instance)
             self._linkage.add(time_s, sender, Field.HOST, host)
-        event = Announced(
-            time_s=time_s, instance=printable(instance), host=printable(host), port=port, by=printable(sender)
-        )
+        event = Announced(time_s=time_s, instance=escaped(instance), host=escaped(host), port=port, by=escaped(sender))
         key = (event.instance, event.host, port, sender)
         is_new = key not in self._announced
         self._announced[key] = None

@@ -19,7 +19,7 @@ from relay.client.client import Client
 from relay.client.contacts import ContactBook
 from relay.client.finding import ANY_BLUETOOTH, RelayFinder
 from relay.client.identity import Identity
-from relay.control.client import ControlClient
+from relay.control.control_client import ControlClient
 from relay.core import session as s
 from relay.core.envelope import HEADER_BYTES, EnvelopeType, Header, decode_envelope, envelope_id
 from relay.core.messages import Hello, MessageType, Offer, Role, Subscribe

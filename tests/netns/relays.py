@@ -9,7 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from relay.control.client import ControlClient, ControlError
+from relay.control.control_client import ControlClient, ControlError
 from tests.waiting import wait_until
 
 PORT = 4270

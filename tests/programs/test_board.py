@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from relay.appliance.apply import BootPartitionError
-from relay.board import service
-from relay.board.client import BoardError, ask
-from relay.board.service import Board
+from relay.board import app
+from relay.board.app import Board
+from relay.board.board_client import BoardError, ask
 from relay.board.verbs import Verb
 from relay.config.board import BoardConfig
 from relay.config.file import default_config
@@ -192,14 +192,14 @@ def test_one_short_dip_of_the_supply_is_noticed_and_remembered(place, run):
 
 
 def test_a_card_that_cannot_be_written_is_no_end(place, run, monkeypatch):
-    monkeypatch.setattr(service, "TICK_S", 0.2)
+    monkeypatch.setattr(app, "TICK_S", 0.2)
     run(Machine(broken=True))
     until(lambda: any("MESH-RELAY" in notice["text"] for notice in place.status()["notices"]))
     until(lambda: place.status()["light"] == "clock")
 
 
 def test_panic_erases_shows_it_and_switches_off(place, run, monkeypatch):
-    monkeypatch.setattr(service, "ERASED_S", 0.3)
+    monkeypatch.setattr(app, "ERASED_S", 0.3)
     machine = Machine()
     run(machine)
     ask(place.socket, Verb.PANIC)
@@ -209,7 +209,7 @@ def test_panic_erases_shows_it_and_switches_off(place, run, monkeypatch):
 
 
 def test_a_panic_that_could_not_erase_all_does_not_say_that_it_did(place, run, monkeypatch):
-    monkeypatch.setattr(service, "ERASED_S", 0.3)
+    monkeypatch.setattr(app, "ERASED_S", 0.3)
     machine = Machine()
     machine.resists = 1
     run(machine)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.control.client import (
+from relay.control.control_client import (
     ControlClient,
     ControlError,
     NotYoursError,

@@ -16,7 +16,7 @@ from relay.cli import main
 from relay.client.settings import load_settings
 from relay.config.file import load_config
 from relay.config.settings import Address
-from relay.control.client import ControlClient
+from relay.control.control_client import ControlClient
 from relay.core.noise import KeyPair
 from relay.links.address import parse_address
 from relay.links.client_session import Connection, Failure, RelayConnectionError

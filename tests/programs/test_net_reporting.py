@@ -7,8 +7,8 @@ import json
 import pytest
 
 from relay.net.changes import Changes
-from relay.net.reporting import Reporting
-from relay.process.reporting import report_forever
+from relay.net.net_report import Reporting
+from relay.process.report_connection import report_forever
 
 TIMEOUT_S = 20.0
 

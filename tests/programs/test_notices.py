@@ -6,7 +6,7 @@ import asyncio
 import pytest
 
 from relay.appliance import screen
-from relay.control.client import ControlClient
+from relay.control.control_client import ControlClient
 from relay.control.notices import Notice, NoticeCode, encode_notices, read_notices
 from relay.control.status import NoticeStatus
 from relay.control.text import status_text

@@ -21,7 +21,7 @@ from relay.appliance.closed import closing
 from relay.appliance.effective import sae_secret
 from relay.appliance.network import draw_segment
 from relay.appliance.plan import Facts, make_plan
-from relay.board.report import status_text
+from relay.board.status_file import status_text
 from relay.config.appliance import EXAMPLE
 from relay.config.credentials import MESH_SECRET, WIFI_SECRET, resolve
 from relay.config.file import MAX_CONFIG_BYTES, parse_config

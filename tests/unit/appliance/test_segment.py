@@ -16,7 +16,7 @@ from relay.appliance.dhcp_probe import decode_offer, encode_probe, is_router
 from relay.appliance.election import PROBE_S, SERVER_S, SILENCE_S, TAKEOVER_S, Election, Role, Unopposed
 from relay.appliance.mdns import announce, answer_query
 from relay.appliance.portal import MAX_REQUEST_BYTES, answer
-from relay.appliance.portal_server import MAX_CONNECTIONS, Places, serve
+from relay.appliance.portal_server import MAX_CONNECTIONS, Visitors, serve
 from relay.appliance.segment import Files
 from relay.core.errors import DecodeError
 
@@ -425,19 +425,19 @@ def test_a_place_is_given_up_by_whoever_has_the_most_and_was_first():
 
         def drop(self):
             self.dropped = True
-            places.leave(self)
+            visitors.leave(self)
 
-    places = Places()
+    visitors = Visitors()
     phone = Silent("phone")
-    places.enter(phone)
+    visitors.enter(phone)
     hostile = [Silent("one") for _ in range(20)]
     for connection in hostile:
-        places.enter(connection)
+        visitors.enter(connection)
     assert [connection.dropped for connection in hostile] == [True] * 12 + [False] * 8
     others = [Silent(str(number)) for number in range(2 * MAX_CONNECTIONS)]
     for connection in others:
-        places.enter(connection)
-        assert len(places) <= MAX_CONNECTIONS
+        visitors.enter(connection)
+        assert len(visitors) <= MAX_CONNECTIONS
     # The newest are there, and the one address with several gave up first.
     assert not any(connection.dropped for connection in others[-MAX_CONNECTIONS // 2 :])
     assert sum(not connection.dropped for connection in hostile) <= 1

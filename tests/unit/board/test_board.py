@@ -9,7 +9,7 @@ from relay.board.button import Button, Press
 from relay.board.erase import OVERWRITE_S, erase_files, erase_folders
 from relay.board.evdev import KeyEvent, decode_keys
 from relay.board.light import PATTERNS, Code, codes_of, foremost
-from relay.board.report import LEAST_INTERVAL_S, MAX_WRITES, Writing, status_text
+from relay.board.status_file import LEAST_INTERVAL_S, MAX_WRITES, Writing, status_text
 from relay.board.sysfs import Led, find_led, is_undervoltage
 from relay.board.verbs import Request, Verb, decode_request, encode_request
 from relay.control.notices import Notice, NoticeCode

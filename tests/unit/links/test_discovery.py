@@ -8,7 +8,8 @@ import random
 from zeroconf import ServiceStateChange
 from zeroconf.asyncio import AsyncServiceInfo
 
-from relay.links.discovery import MAX_FOUND, SERVICE_TYPE, Discovery, _Browser
+from relay.links.address import SERVICE_TYPE
+from relay.links.discovery import MAX_FOUND, Discovery, _Browser
 from relay.links.interfaces import Interface
 
 ETH0 = Interface(

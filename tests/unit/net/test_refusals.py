@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from relay.core.errors import DecodeError
 from relay.net.attributes import encode, nest, text
+from relay.net.net_report import Reporting
 from relay.net.refusals import Refusals, decode_counter
-from relay.net.reporting import Reporting
-from tests.unit.net.test_reporting import report
+from tests.unit.net.test_net_report import report
 
 
 def counter(name, packets):

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from relay.config.net import NetConfig, RadioConfig
 from relay.control.status import ComponentStatus
-from relay.net import reporting
+from relay.net import net_report
 from relay.net.bridge import Bridge
 from relay.net.errors import NotThereError
 from relay.net.machine import Machine
+from relay.net.net_report import Reporting
 from relay.net.radio import RadioTask
-from relay.net.reporting import Reporting
 from relay.process.reports import Component, decode_report
 
 
@@ -20,7 +20,7 @@ def report(told):
 
 
 def test_what_lasts_is_told_until_it_is_over(monkeypatch):
-    monkeypatch.setattr(reporting, "GRACE_S", 0.02)
+    monkeypatch.setattr(net_report, "GRACE_S", 0.02)
 
     async def main():
         told = Reporting()
@@ -41,7 +41,7 @@ def test_what_lasts_is_told_until_it_is_over(monkeypatch):
 
 
 def test_a_mesh_that_does_not_come_up_and_a_bridge_without_a_port_are_told(monkeypatch):
-    monkeypatch.setattr(reporting, "GRACE_S", 0.0)
+    monkeypatch.setattr(net_report, "GRACE_S", 0.0)
 
     async def main():
         told = Reporting()

@@ -7,7 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING, Final
 
 from relay import __version__
-from relay.appliance.names import BOOT_CONFIG
+from relay.appliance.constants import BOOT_CONFIG
 from relay.control.notices import NoticeCode
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import json
 
-from relay.process.reporting import MAX_DELAY_S, report_forever
+from relay.process.report_connection import MAX_DELAY_S, report_forever
 from relay.process.reports import Component, NewsForBle, Reporter, decode_news, encode_news
 from tests.unit.jumping import run
 

@@ -12,19 +12,19 @@ import secrets
 from typing import TYPE_CHECKING, Final
 
 from relay.appliance.apply import BootPartitionError
+from relay.board.board_server import board_server
 from relay.board.button import Button, Press
 from relay.board.inputs import Inputs
 from relay.board.light import PATTERNS, Code, codes_of, foremost
-from relay.board.report import Writing, status_text
-from relay.board.server import board_server
+from relay.board.status_file import Writing, status_text
 from relay.board.sysfs import SYS, Led, find_led, is_undervoltage
 from relay.board.verbs import Request, Verb
-from relay.control.client import ask_status, give_clock
+from relay.control.control_client import ask_status, give_clock
 from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices, read_notices
 from relay.core.secret import SECRET_DIGITS
 from relay.process import logs
 from relay.process.notify import Notifier
-from relay.process.reporting import report_forever
+from relay.process.report_connection import report_forever
 from relay.process.reports import Component, Reporter
 from relay.process.stopping import stop_signals, until_stopped
 from relay.process.tasks import TaskGroup
