@@ -168,11 +168,13 @@ def _cards(arguments: argparse.Namespace) -> int:
     if not code or not 1 <= arguments.count <= cards.MAX_CARDS:
         raise cards.CardsError(f"name a country, and a --count from 1 to {cards.MAX_CARDS}")
     secret = secrets.token_hex(SECRET_DIGITS // 2)
-    cards.write_cards(arguments.folder, count=arguments.count, country=code, secret=secret)
+    left = cards.write_cards(arguments.folder, count=arguments.count, country=code, secret=secret)
     print(
         f"{arguments.folder}: {arguments.count} times relay.toml, all with one secret. "
         f"{cards.README} there says what to do with them, and how to keep the secret."
     )
+    for problem in left:
+        print(f"To be changed in each, line {problem.line}: {problem.message}", file=sys.stderr)
     return 0
 
 
