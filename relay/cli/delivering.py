@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SHORT_ID: Final = 8
 STDIN: Final = "-"
+#: Texts are held in memory, files are not; a text of that length is a book.
+MAX_TYPED_BYTES: Final = 1 << 20
 
 
 def add_relay(parser: ArgumentParser) -> None:
@@ -67,12 +69,20 @@ def name_of_file(path: str) -> str:
 
 
 def typed_text(text: str | None) -> str:
-    """Return the text of the command line, or what standard input has, without its last line end, for - or none."""
+    """Return the text of the command line, or what standard input has, without its last line end, for - or none.
+
+    SendError when that has more than is a text.
+    """
     if text is not None and text != STDIN:
         return text
     if sys.stdin.isatty():
         print("Write your text; end it with Ctrl-D on a line of its own.", file=sys.stderr)
-    return sys.stdin.buffer.read().decode(errors="replace").removesuffix("\n")
+    typed = sys.stdin.buffer.read(MAX_TYPED_BYTES + 1)
+    if len(typed) > MAX_TYPED_BYTES:
+        from relay.client.errors import SendError
+
+        raise SendError(f"a text has at most {MAX_TYPED_BYTES} bytes; send what is longer with --file -")
+    return typed.decode(errors="replace").removesuffix("\n")
 
 
 async def deliver(client: Client, bar: ProgressBar) -> list[RelayOutcome]:

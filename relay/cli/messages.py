@@ -59,7 +59,12 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     send = sub.add_parser("send", help="send a text or a file to a person or a group")
     send.add_argument("name", metavar="NAME", help="contact or group; see: relay contact list")
     send.add_argument("text", metavar="TEXT", nargs="?", help="the text, in quotes; - or none reads standard input")
-    send.add_argument("--file", metavar="PATH", help="a file of up to 4 GiB instead of a text; - is standard input")
+    send.add_argument(
+        "--file",
+        metavar="PATH",
+        help="a file instead of a text; - is standard input, such as a pipe. Up to 4 GiB, of which its name takes a "
+        "little: of what is longer nothing is sent",
+    )
     add_lifetime(send)
     send.add_argument(
         "--wait",
@@ -355,9 +360,11 @@ async def _list_sent() -> int:
         for sent, progress in await client.log():
             kind = "file" if sent.kind == Kind.FILE else "text"
             name, how_far = _told_of(client, sent, progress)
+            # Of a bulletin nothing else is as short.
+            what = f"{kind}, {human_bytes(sent.size)}" if sent.size or sent.kind == Kind.FILE else "taken down"
             say(
                 f"{sent.message_id.hex()[:SHORT_ID]}  {when_hour(sent.sent_hour)}  {name}: "
-                f"{kind}, {human_bytes(sent.size)}; {how_far}; "
+                f"{what}; {how_far}; "
                 f"expires {when_hour(sent.expiry_hour)}"
             )
     return 0

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What is to be sent, as a stream that can be read once per recipient and is never held in memory."""
 
+import contextlib
 import hashlib
 import io
 import tempfile
@@ -57,20 +58,34 @@ def text_body(text: str, group: Group | None = None) -> Body:
 
 def file_body(file: BinaryIO, name: str, group: Group | None = None) -> Body:
     """Return an open, seekable file as a body, reading it once; SendError when it is too long, before that."""
-    head = file_head(name)
-    _require_size(len(head) + (len(group.encode()) if group else 0) + file.seek(0, io.SEEK_END))
-    return _measure(Kind.FILE, group, head, file)
+    _require_size(MAX_BODY_BYTES - most_file_bytes(name, group) + file.seek(0, io.SEEK_END))
+    return _measure(Kind.FILE, group, file_head(name), file)
 
 
-def spool(stream: BinaryIO, folder: Path) -> BinaryIO:
-    """Copy a pipe into a file in `folder` that has no name, so that nothing is left however the process ends."""
+def most_file_bytes(name: str, group: Group | None = None) -> int:
+    """How long a file of that name may be: name and group take a little of the 4 GiB."""
+    return MAX_BODY_BYTES - len(file_head(name)) - (len(group.encode()) if group else 0)
+
+
+def spool(stream: BinaryIO, folder: Path, most_bytes: int = MAX_BODY_BYTES) -> BinaryIO:
+    """Copy a pipe into a file in `folder` that has no name, so that nothing is left however the process ends.
+
+    SendError at the first byte beyond `most_bytes`, whether more comes or not, and when the disk does not take it.
+    """
     # Returned open: the caller closes it, and with it the file is gone.
     file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
     try:
-        while chunk := stream.read(_CHUNK_BYTES):
+        left = most_bytes
+        while chunk := stream.read(min(_CHUNK_BYTES, left + 1)):
+            left -= len(chunk)
+            _require_size(MAX_BODY_BYTES - left)
             file.write(chunk)
-            _require_size(file.tell())
         file.flush()
+    except OSError as error:
+        # What it has not written yet does not fit now either.
+        with contextlib.suppress(OSError):
+            file.close()
+        raise SendError(f"cannot keep what comes in {folder}: {error.strerror}; nothing of it is sent") from error
     except BaseException:
         file.close()
         raise

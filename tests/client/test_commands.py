@@ -36,6 +36,19 @@ def test_without_the_package_for_bluetooth_the_end_is_at_once_and_says_what_to_d
         assert "dbus-next is missing; install it with: " in ended.stderr
 
 
+@pytest.mark.timeout(60)
+def test_a_text_without_an_end_is_refused(relay, tmp_path):
+    """It took all memory that there is."""
+    assert relay("contact", "add", GOOD, "--name", "z").returncode == 0
+    environ = os.environ | {"HOME": str(tmp_path / "home"), "MESH_RELAY": "localhost:1"}
+    environ.pop("XDG_CONFIG_HOME", None)
+    command = [sys.executable, "-m", "relay", "send", "z"]
+    with open("/dev/zero", "rb") as endless:
+        ended = subprocess.run(command, env=environ, stdin=endless, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "at most 1048576 bytes; send what is longer with --file -" in ended.stderr
+
+
 GOOD = Card.of(Identity.generate(random.Random(1).randbytes)).to_uri()
 
 

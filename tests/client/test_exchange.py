@@ -2,7 +2,9 @@
 """From one person's outbox to another's inbox and back, over envelopes that come in any order, or not at all."""
 
 import io
+import os
 import random
+import resource
 import tempfile
 import threading
 from array import array
@@ -505,6 +507,32 @@ def test_a_pipe_is_sent_like_a_file_and_leaves_nothing_behind(alice, bob, tmp_pa
         alice.outbox.queue_message([bob.card], file_body(file, "x"), lifetime_days=1, price=PRICE, now_s=NOW_S)
     bob.receive(alice.envelopes())
     assert bob.inbox_contents() == [("x", content)]
+
+
+@pytest.mark.timeout(20)
+def test_of_a_pipe_no_byte_beyond_the_limit_is_waited_for_or_kept(tmp_path):
+    """It filled the disk with up to 256 KiB more, and waited for these."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb", buffering=0) as pipe, os.fdopen(reading, "rb") as stream:
+        pipe.write(bytes(1000))
+        pipe.write(b"x")
+        # The other end stays open, and says nothing more.
+        with pytest.raises(SendError, match="at most 4 GiB"):
+            spool(stream, tmp_path, 1000)
+        pipe.write(bytes(1000))
+        pipe.close()
+        with spool(stream, tmp_path, 1000) as file:
+            assert file.tell() == 1000
+
+
+def test_a_pipe_that_the_disk_does_not_hold_is_told(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
+    try:
+        with pytest.raises(SendError, match=f"cannot keep what comes in {tmp_path}: File too large; nothing of it"):
+            spool(io.BytesIO(bytes(1 << 20)), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class Unread(io.FileIO):
