@@ -6,6 +6,7 @@ import random
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,7 +44,7 @@ def test_a_text_without_an_end_is_refused(relay, tmp_path):
     environ = os.environ | {"HOME": str(tmp_path / "home"), "MESH_RELAY": "localhost:1"}
     environ.pop("XDG_CONFIG_HOME", None)
     command = [sys.executable, "-m", "relay", "send", "z"]
-    with open("/dev/zero", "rb") as endless:
+    with Path("/dev/zero").open("rb") as endless:
         ended = subprocess.run(command, env=environ, stdin=endless, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert "at most 1048576 bytes; send what is longer with --file -" in ended.stderr

@@ -47,7 +47,7 @@ def problems(text):
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """This machine has the database; returns where, so that it can go."""
+    """The database is on the machine; returns where, so that it can go."""
     where = tmp_path / "regulatory.db"
     where.write_bytes(database(RULES))
     monkeypatch.setattr(read_regulatory, "__defaults__", ((where,),))
