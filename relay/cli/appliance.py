@@ -123,6 +123,8 @@ def _apply(arguments: argparse.Namespace) -> int:
     from relay.appliance.plan import Facts
     from relay.core.secret import SECRET_DIGITS
 
+    if arguments.folder and not arguments.folder.is_dir():
+        raise apply.BootPartitionError(f"{arguments.folder} is no folder; name the one in which relay.toml lies")
     data_bytes = apply.size_of(arguments.data) if arguments.data else None
     facts = Facts(
         segment=draw_segment(secrets.token_bytes),
@@ -197,7 +199,10 @@ def _segment(arguments: argparse.Namespace) -> int:
         return segment.run(arguments.interface, constants.ACCESS_POINT_ADDRESS.ip, None, phones)
     path = next((path for path in constants.SEGMENT_SETTINGS if path.exists()), None)
     if path is None:
-        print('relay.toml has ethernet = "client": this relay hands out no addresses.', file=sys.stderr)
+        print(
+            'This relay hands out no addresses: relay.toml has ethernet = "client", or this is no appliance.',
+            file=sys.stderr,
+        )
         return 1
     settings = json.loads(path.read_text())
     return segment.run(

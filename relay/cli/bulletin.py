@@ -58,7 +58,12 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
 
     post = actions.add_parser("post", help="post a text, or a file of up to 16,000 bytes")
     post.add_argument("name", metavar="NAME", help="see: relay bulletin list")
-    post.add_argument("text", metavar="TEXT", nargs="?", help="the text, in quotes; - or none reads standard input")
+    post.add_argument(
+        "text",
+        metavar="TEXT",
+        nargs="?",
+        help="the text, in quotes (after -- if it begins with a dash); - or none reads standard input",
+    )
     post.add_argument("--file", metavar="PATH", help="a file instead of a text; - is standard input")
     post.add_argument(
         "--slot",
@@ -172,10 +177,8 @@ async def _deliver_and_report(client: Client, slot: str, post_id: bytes) -> int:
 
 
 def _show(arguments: Namespace) -> int:
-    if arguments.dir is not None and not arguments.dir.is_dir():
-        from relay.client.errors import ClientError
-
-        raise ClientError(f"there is no folder {arguments.dir}; make it with: mkdir -p {arguments.dir}")
+    if arguments.dir is not None:
+        delivering.require_folder(arguments.dir)
     return asyncio.run(_show_all(arguments.name, arguments.dir))
 
 

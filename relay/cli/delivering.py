@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import errno
+import shlex
 import sys
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -58,9 +60,37 @@ def opened_file(path: str | None) -> Iterator[BinaryIO | None]:
         with ExitStack() as resources:
             try:
                 file = resources.enter_context(Path(path).open("rb"))
-            except OSError as error:
-                raise SendError(f"cannot read {path}: {error.strerror}") from None
+            except (OSError, ValueError) as error:
+                raise SendError(_unreadable(path, error)) from None
             yield file
+
+
+def _unreadable(path: str, error: OSError | ValueError) -> str:
+    """Why a file cannot be sent, and what to do."""
+    if not path:
+        return "--file names no file; write its path after it"
+    if isinstance(error, IsADirectoryError):
+        return f"{path} is a folder; pack it, and send that: tar -czf FILE.tar.gz {shlex.quote(path)}"
+    if isinstance(error, ValueError):
+        return f"{path!r} is no path of a file"
+    remedy = {
+        errno.ENOENT: "see what is there: ls -a",
+        errno.ENOTDIR: "see what is there: ls -a",
+        errno.EACCES: "this user may not read it",
+        errno.ENAMETOOLONG: "is that the text? It stands without --file",
+    }.get(error.errno or 0, "copy it to this disk first")
+    return f"cannot read {path}: {error.strerror}; {remedy}"
+
+
+def require_folder(folder: Path) -> None:
+    """Raise ClientError unless files can be saved in it, as far as can be seen."""
+    from relay.client.errors import ClientError
+
+    if folder.is_dir():
+        return
+    if folder.exists():
+        raise ClientError(f"{folder} is no folder; name one with --dir")
+    raise ClientError(f"there is no folder {folder}; make it with: mkdir -p {shlex.quote(str(folder))}")
 
 
 def name_of_file(path: str) -> str:

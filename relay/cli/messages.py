@@ -23,6 +23,7 @@ from relay.cli.delivering import (
     name_of_file,
     opened_file,
     report_relays,
+    require_folder,
     state,
     typed_text,
     when,
@@ -58,7 +59,12 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     """Add the commands; each sets `func`, which returns the exit status or raises ClientError."""
     send = sub.add_parser("send", help="send a text or a file to a person or a group")
     send.add_argument("name", metavar="NAME", help="contact or group; see: relay contact list")
-    send.add_argument("text", metavar="TEXT", nargs="?", help="the text, in quotes; - or none reads standard input")
+    send.add_argument(
+        "text",
+        metavar="TEXT",
+        nargs="?",
+        help="the text, in quotes (after -- if it begins with a dash); - or none reads standard input",
+    )
     send.add_argument(
         "--file",
         metavar="PATH",
@@ -169,10 +175,7 @@ async def _wait(client: Client, ids: dict[str, bytes], timeout_s: float | None) 
 
 
 def _receive(arguments: Namespace) -> int:
-    if not arguments.dir.is_dir():
-        from relay.client.errors import ClientError
-
-        raise ClientError(f"there is no folder {arguments.dir}; make it with: mkdir -p {arguments.dir}")
+    require_folder(arguments.dir)
     work = _follow if arguments.follow else _receive_once
     return asyncio.run(work(arguments))
 

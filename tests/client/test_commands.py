@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from relay.cli import main
 from relay.client.card import Card
 from relay.client.identity import Identity
 
@@ -122,3 +123,27 @@ def test_mistakes_are_told_in_one_line_with_a_remedy(relay):
         assert remedy in result.stderr
         assert result.stderr.count("\n") == 1
         assert result.stdout == ""
+
+
+def test_what_cannot_be_sent_or_saved_as_asked_is_told_with_a_remedy(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "MESH_RELAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["identity"]) == 0
+    assert main(["contact", "add", GOOD, "--name", "z"]) == 0
+    for arguments, remedy in (
+        (("send", "z", "--file", ""), "write its path after it"),
+        (("send", "z", "--file", "/usr/lib"), "pack it, and send that: tar -czf FILE.tar.gz /usr/lib"),
+        (("send", "z", "--file", "/nonexistent"), "ls -a"),
+        (("send", "z", "--file", "see you at the gate " * 20), "is that the text?"),
+        (("send", "z", "hi", "--relay", "http://127.0.0.1:9470/"), "write the HOST in it alone"),
+        (("receive", "--dir", "/etc/passwd"), "is no folder; name one with --dir"),
+        (("receive", "--dir", "/no such"), "mkdir -p '/no such'"),
+        (("send", "z", ""), "or name a file with --file PATH"),
+    ):
+        capsys.readouterr()
+        assert main(list(arguments)) == 1
+        said = capsys.readouterr()
+        assert remedy in said.err
+        assert said.err.count("\n") == 1
+        assert said.out == ""

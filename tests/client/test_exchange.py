@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """From one person's outbox to another's inbox and back, over envelopes that come in any order, or not at all."""
 
+import errno
 import io
 import os
 import random
@@ -533,6 +534,34 @@ def test_a_pipe_that_the_disk_does_not_hold_is_told(tmp_path):
             spool(io.BytesIO(bytes(1 << 20)), tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+class Failing(io.BytesIO):
+    """A file on a stick that fails: what comes after so many reads cannot be had."""
+
+    def __init__(self, content, reads):
+        super().__init__(content)
+        self.reads = reads
+
+    def read(self, size=-1):
+        self.reads -= 1
+        if self.reads < 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().read(size)
+
+
+@pytest.mark.parametrize("reads", [0, 1, 3, 5])
+def test_a_file_that_cannot_be_read_to_its_end_is_told_and_nothing_of_it_is_sent(alice, bob, reads):
+    """It ended the command with a traceback."""
+    with pytest.raises(SendError, match="cannot read it: Input/output error; copy it"):
+        alice.outbox.queue_message(
+            [bob.card],
+            file_body(Failing(bytes(100_000), reads), "f"),
+            lifetime_days=1,
+            price=PRICE,
+            now_s=NOW_S,
+        )
+    assert alice.envelopes() == []
 
 
 class Unread(io.FileIO):
