@@ -24,13 +24,13 @@ from relay.config.file import default_config
 from relay.config.net import NetConfig, RadioConfig
 from relay.control.notices import Notice, NoticeCode, encode_notices, read_notices
 from relay.control.status import ComponentStatus
-from relay.net import reporting
+from relay.net import net_report
 from relay.net.access_point import AccessPoint
 from relay.net.bridge import Bridge
 from relay.net.errors import ForeignStateError, UnsuitableError
 from relay.net.machine import Machine as NetMachine
+from relay.net.net_report import Reporting
 from relay.net.radio import RadioTask
-from relay.net.reporting import Reporting
 from relay.process.link_socket import decode_preamble
 from relay.process.notify import Notifier
 from relay.process.reports import Component, Idle, decode_report
@@ -214,7 +214,7 @@ _BARRED = UnsuitableError("wlan0: channel 13 is not allowed here: choose one of 
 def test_what_of_the_network_does_not_come_up_is_on_light_card_and_page(
     place, run, engine, monkeypatch, complain, said
 ):
-    monkeypatch.setattr(reporting, "GRACE_S", 0.0)
+    monkeypatch.setattr(net_report, "GRACE_S", 0.0)
     engine.changes = {"components": [told_of(complain)]}
     machine = Machine()
     run(machine)
