@@ -136,6 +136,9 @@ def _post(arguments: Namespace) -> int:
 
     if arguments.file is not None and arguments.text is not None:
         raise SendError("give a text or --file, not both")
+    if arguments.file is None:
+        # Before the event loop, which would not let go of Ctrl-C.
+        arguments.text = delivering.typed_text(arguments.text)
     with delivering.opened_file(arguments.file) as file:
         return asyncio.run(_post_and_report(arguments, file))
 
@@ -143,8 +146,9 @@ def _post(arguments: Namespace) -> int:
 async def _post_and_report(arguments: Namespace, file: BinaryIO | None) -> int:
     async with open_client(arguments.relay or ()) as client:
         if file is None:
-            text = delivering.typed_text(arguments.text)
-            posted = await client.post_text(arguments.name, text, arguments.slot, lifetime_days=arguments.lifetime)
+            posted = await client.post_text(
+                arguments.name, arguments.text, arguments.slot, lifetime_days=arguments.lifetime
+            )
         else:
             file_name = delivering.name_of_file(arguments.file)
             posted = await client.post_file(

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from relay.cli.terminal import standard_input
+
 if TYPE_CHECKING:
     from argparse import ArgumentParser
     from collections.abc import Iterator, Sequence
@@ -28,10 +30,11 @@ def given_uri(words: Sequence[str]) -> str:
 
 def _read_uri() -> str:
     """Read a URI that may be broken into lines, to the end or to an empty line after it."""
-    if sys.stdin.isatty():
+    stdin = standard_input()
+    if stdin.isatty():
         print("Paste the URI; an empty line ends it.", file=sys.stderr)
     lines: list[str] = []
-    for line in itertools.islice(sys.stdin, _MAX_LINES):
+    for line in itertools.islice(stdin, _MAX_LINES):
         if lines and not line.strip():
             break
         lines += [line] if line.strip() else []

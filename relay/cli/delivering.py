@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from relay.cli.terminal import standard_input
+
 if TYPE_CHECKING:
     from argparse import ArgumentParser
     from collections.abc import Iterable, Iterator
@@ -55,7 +57,7 @@ def opened_file(path: str | None) -> Iterator[BinaryIO | None]:
     if path is None:
         yield None
     elif path == STDIN:
-        yield sys.stdin.buffer
+        yield standard_input().buffer
     else:
         with ExitStack() as resources:
             try:
@@ -105,9 +107,10 @@ def typed_text(text: str | None) -> str:
     """
     if text is not None and text != STDIN:
         return text
-    if sys.stdin.isatty():
+    stdin = standard_input()
+    if stdin.isatty():
         print("Write your text; end it with Ctrl-D on a line of its own.", file=sys.stderr)
-    typed = sys.stdin.buffer.read(MAX_TYPED_BYTES + 1)
+    typed = stdin.buffer.read(MAX_TYPED_BYTES + 1)
     if len(typed) > MAX_TYPED_BYTES:
         from relay.client.errors import SendError
 

@@ -122,6 +122,9 @@ def _send(arguments: Namespace) -> int:
         raise SendError("give a text or --file, not both")
     if arguments.timeout is not None and not arguments.wait:
         raise SendError("--timeout says how long to --wait; give both")
+    if arguments.file is None:
+        # Before the event loop, which would not let go of Ctrl-C.
+        arguments.text = typed_text(arguments.text)
     with opened_file(arguments.file) as file:
         return asyncio.run(_send_and_report(arguments, file))
 
@@ -148,7 +151,7 @@ async def _send_and_report(arguments: Namespace, file: BinaryIO | None) -> int:
 
 async def _queue(client: Client, arguments: Namespace, file: BinaryIO | None, bar: ProgressBar) -> dict[str, bytes]:
     if file is None:
-        return await client.send_text([arguments.name], typed_text(arguments.text), lifetime_days=arguments.lifetime)
+        return await client.send_text([arguments.name], arguments.text, lifetime_days=arguments.lifetime)
     return await client.send_file(
         [arguments.name],
         file,

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`relay identity` and `relay contact` as a user runs them."""
 
+import fcntl
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ import pytest
 from relay.cli import main
 from relay.client.card import Card
 from relay.client.identity import Identity
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -147,3 +151,36 @@ def test_what_cannot_be_sent_or_saved_as_asked_is_told_with_a_remedy(tmp_path, m
         assert remedy in said.err
         assert said.err.count("\n") == 1
         assert said.out == ""
+
+
+def begun(tmp_path, *arguments, **streams):
+    environ = os.environ | {"HOME": str(tmp_path / "home"), "MESH_RELAY": "localhost:1"}
+    environ.pop("XDG_CONFIG_HOME", None)
+    command = [sys.executable, "-m", "relay", *arguments]
+    return subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True, **streams)
+
+
+def test_ctrl_c_ends_a_text_that_is_being_written(relay, tmp_path):
+    """The first one was swallowed, and what was written until Ctrl-D lost."""
+    assert relay("contact", "add", GOOD, "--name", "z").returncode == 0
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb", buffering=0) as pipe, os.fdopen(reading, "rb") as stdin:
+        writes = begun(tmp_path, "send", "z", stdin=stdin)
+        pipe.write(b"half a")
+        wait_until("it reads", lambda: fcntl.ioctl(stdin, termios.FIONREAD, bytes(4)) == bytes(4), 30)
+        writes.send_signal(signal.SIGINT)
+        _, said = writes.communicate(timeout=30)
+    assert (writes.returncode, said) == (130, "")
+
+
+def test_streams_that_are_closed_or_full_are_told(relay, tmp_path):
+    assert relay("contact", "add", GOOD, "--name", "z").returncode == 0
+    for arguments in (("send", "z"), ("send", "z", "--file", "-"), ("contact", "add", "-")):
+        ended = begun(tmp_path, *arguments, preexec_fn=lambda: os.close(0))
+        assert "there is no standard input to read" in ended.communicate(timeout=30)[1]
+        assert ended.returncode == 1
+    with Path("/dev/full").open("w") as full:
+        ended = begun(tmp_path, "contact", "list", stdout=full)
+        said = ended.communicate(timeout=30)[1]
+    assert (ended.returncode, said.count("\n")) == (1, 1)
+    assert said.startswith("cannot write: No space left on device; free some space")
