@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 from relay.appliance.check import Checked, check
 from relay.appliance.closed import says_of_secret
 from relay.appliance.constants import BOOT_CONFIG, CLOSED_MARK, NETWORKD, OUTPUT
-from relay.appliance.plan import make_plan, safe_plan
+from relay.appliance.plan import make_plan, mistake, safe_plan
 from relay.config.file import MAX_CONFIG_BYTES, ConfigError, Problem
+from relay.config.regulatory import barred_channels
+from relay.config.textfile import decode_text
 from relay.control.notices import Notice, NoticeCode
 from relay.core.errors import RelayError
 
@@ -95,7 +97,8 @@ def read_plan(folder: Path, facts: Facts) -> Plan:
         checked = check(raw, path)
         if facts.was_closed:
             _require_word(checked, path)
-        return make_plan(checked, facts, others)
+        barred = tuple(map(mistake, barred_channels(checked.config, decode_text(raw))))
+        return make_plan(checked, facts, barred + others)
     except ConfigError as error:
         return safe_plan(error, facts, others, raw=raw)
     except Exception as error:  # noqa: BLE001 - a mistake of ours must not keep the relay from what is safe

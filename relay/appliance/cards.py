@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from relay.appliance.constants import BOOT_CONFIG
 from relay.config.appliance import EXAMPLE
+from relay.config.file import parse_config
+from relay.config.regulatory import barred_channels
 from relay.core.errors import RelayError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from relay.config.file import Problem
 
 #: A mesh of more relays is not put up from one folder.
 MAX_CARDS: Final = 1000
@@ -36,8 +40,11 @@ class CardsError(RelayError):
     """The files cannot be written there; the message has the remedy."""
 
 
-def write_cards(folder: Path, *, count: int, country: str, secret: str) -> None:
-    """Write ``count`` numbered folders with a relay.toml each, for their owner's eyes only; raise CardsError."""
+def write_cards(folder: Path, *, count: int, country: str, secret: str) -> list[Problem]:
+    """Write ``count`` numbered folders with a relay.toml each, for their owner's eyes only; raise CardsError.
+
+    Return what still has to be changed in each of them, as the country does not allow it.
+    """
     text = EXAMPLE.read_text(encoding="utf-8")
     for name, value in (("country", country), ("mesh_secret", secret)):
         text, found = re.subn(rf'^{name} = ""$', f'{name} = "{value}"', text, flags=re.MULTILINE)
@@ -54,6 +61,7 @@ def write_cards(folder: Path, *, count: int, country: str, secret: str) -> None:
         raise CardsError(f"{folder} is there already, maybe with the secret of another mesh; name a new one") from error
     except OSError as error:
         raise CardsError(f"{folder}: {error.strerror}; name another folder") from error
+    return barred_channels(parse_config(text.encode(), folder / BOOT_CONFIG, {"HOME": "/"}), text)
 
 
 def _write(path: Path, text: str) -> None:

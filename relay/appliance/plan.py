@@ -86,7 +86,7 @@ def make_plan(checked: Checked, facts: Facts, notices: tuple[Notice, ...] = ()) 
 
 def safe_plan(error: ConfigError, facts: Facts, notices: tuple[Notice, ...] = (), *, raw: bytes | None) -> Plan:
     """The plan for a file that cannot be used; ``raw``: its bytes, None where they cannot be had."""
-    told = [_mistake(problem) for problem in error.problems]
+    told = [mistake(problem) for problem in error.problems]
     # What cannot be read at all may have had a secret.
     found = Closing(secret="", clients=True) if raw is None else closing(raw)
     if found is None and facts.was_closed:
@@ -109,7 +109,8 @@ def safe_plan(error: ConfigError, facts: Facts, notices: tuple[Notice, ...] = ()
     return _plan(checked, facts, (first, *told, *notices, *_notices(facts)), closed=None)
 
 
-def _mistake(problem: Problem) -> Notice:
+def mistake(problem: Problem) -> Notice:
+    """What a person with the card reads of something wrong in relay.toml."""
     is_secret = problem.key in {("appliance", "mesh_secret"), ("mesh", "secret")}
     text = f"line {problem.line}: {problem.message}" if problem.line else problem.message
     return Notice(code=NoticeCode.SECRET if is_secret else NoticeCode.CONFIG, text=text)

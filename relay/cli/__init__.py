@@ -8,7 +8,9 @@ between `relay --version` and `relay run` is seconds.
 from __future__ import annotations
 
 import argparse
+import errno
 import io
+import os
 import sys
 from typing import Any
 
@@ -20,6 +22,8 @@ EXIT_CONFIG = 78
 EXIT_FAILURE = 1
 #: 128 + SIGINT, as shells have it.
 EXIT_INTERRUPTED = 130
+#: `relay sent > file` on a disk that takes no more.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,6 +50,13 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_FAILURE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        print(f"cannot write: {error.strerror}; free some space, or have the output go elsewhere", file=sys.stderr)
+        # Python would try once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_FAILURE
     return status
 
 

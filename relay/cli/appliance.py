@@ -123,6 +123,8 @@ def _apply(arguments: argparse.Namespace) -> int:
     from relay.appliance.plan import Facts
     from relay.core.secret import SECRET_DIGITS
 
+    if arguments.folder and not arguments.folder.is_dir():
+        raise apply.BootPartitionError(f"{arguments.folder} is no folder; name the one in which relay.toml lies")
     data_bytes = apply.size_of(arguments.data) if arguments.data else None
     facts = Facts(
         segment=draw_segment(secrets.token_bytes),
@@ -168,11 +170,13 @@ def _cards(arguments: argparse.Namespace) -> int:
     if not code or not 1 <= arguments.count <= cards.MAX_CARDS:
         raise cards.CardsError(f"name a country, and a --count from 1 to {cards.MAX_CARDS}")
     secret = secrets.token_hex(SECRET_DIGITS // 2)
-    cards.write_cards(arguments.folder, count=arguments.count, country=code, secret=secret)
+    left = cards.write_cards(arguments.folder, count=arguments.count, country=code, secret=secret)
     print(
         f"{arguments.folder}: {arguments.count} times relay.toml, all with one secret. "
         f"{cards.README} there says what to do with them, and how to keep the secret."
     )
+    for problem in left:
+        print(f"To be changed in each, line {problem.line}: {problem.message}", file=sys.stderr)
     return 0
 
 
@@ -195,7 +199,10 @@ def _segment(arguments: argparse.Namespace) -> int:
         return segment.run(arguments.interface, constants.ACCESS_POINT_ADDRESS.ip, None, phones)
     path = next((path for path in constants.SEGMENT_SETTINGS if path.exists()), None)
     if path is None:
-        print('relay.toml has ethernet = "client": this relay hands out no addresses.', file=sys.stderr)
+        print(
+            'This relay hands out no addresses: relay.toml has ethernet = "client", or this is no appliance.',
+            file=sys.stderr,
+        )
         return 1
     settings = json.loads(path.read_text())
     return segment.run(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from relay.cli import delivering
-from relay.cli.cards import chosen_name, given_uri, show_card
+from relay.cli.cards import add_svg, chosen_name, given_uri, opened_svg, show_card
 from relay.cli.own import open_client
 from relay.cli.terminal import say
 
@@ -42,6 +42,7 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
 
     create = actions.add_parser("create", help="make a notice board, and show the card for its readers")
     create.add_argument("name", metavar="NAME", help="its name for you, and the one that the card suggests")
+    add_svg(create)
     create.set_defaults(func=_create)
 
     follow = actions.add_parser("follow", help="read a notice board from now on, by its card")
@@ -57,7 +58,12 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
 
     post = actions.add_parser("post", help="post a text, or a file of up to 16,000 bytes")
     post.add_argument("name", metavar="NAME", help="see: relay bulletin list")
-    post.add_argument("text", metavar="TEXT", nargs="?", help="the text, in quotes; - or none reads standard input")
+    post.add_argument(
+        "text",
+        metavar="TEXT",
+        nargs="?",
+        help="the text, in quotes (after -- if it begins with a dash); - or none reads standard input",
+    )
     post.add_argument("--file", metavar="PATH", help="a file instead of a text; - is standard input")
     post.add_argument(
         "--slot",
@@ -71,7 +77,7 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
 
     withdraw = actions.add_parser("withdraw", help="take down what is in a slot")
     withdraw.add_argument("name", metavar="NAME")
-    withdraw.add_argument("slot", metavar="SLOT", help="see: relay bulletin show NAME")
+    withdraw.add_argument("--slot", required=True, metavar="SLOT", help="which; see: relay bulletin show NAME")
     delivering.add_relay(withdraw)
     withdraw.set_defaults(func=_withdraw)
 
@@ -83,6 +89,7 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     card = actions.add_parser("card", help="show the card, to give to readers")
     card.add_argument("name", metavar="NAME")
     card.add_argument("--posting-key", action="store_true", help="the posting key instead, to hand it over")
+    add_svg(card)
     card.set_defaults(func=_card)
 
     listing = actions.add_parser("list", help="list the notice boards that you read")
@@ -95,13 +102,14 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
 
 
 def _create(arguments: Namespace) -> int:
-    return asyncio.run(_create_one(arguments.name))
+    with opened_svg(arguments.svg) as svg:
+        return asyncio.run(_create_one(arguments.name, svg))
 
 
-async def _create_one(name: str) -> int:
+async def _create_one(name: str, svg: BinaryIO | None) -> int:
     async with open_client(()) as client:
         bulletin = (await client.create_bulletin(name)).bulletin
-    show_card(bulletin.for_readers.to_uri(name), bulletin.fingerprint, with_qr=True)
+    show_card(bulletin.for_readers.to_uri(name), bulletin.fingerprint, with_qr=True, svg=svg)
     print("That is for the readers. The posting key stays here: back it up with `relay bulletin card --posting-key`.")
     return 0
 
@@ -128,6 +136,9 @@ def _post(arguments: Namespace) -> int:
 
     if arguments.file is not None and arguments.text is not None:
         raise SendError("give a text or --file, not both")
+    if arguments.file is None:
+        # Before the event loop, which would not let go of Ctrl-C.
+        arguments.text = delivering.typed_text(arguments.text)
     with delivering.opened_file(arguments.file) as file:
         return asyncio.run(_post_and_report(arguments, file))
 
@@ -135,8 +146,9 @@ def _post(arguments: Namespace) -> int:
 async def _post_and_report(arguments: Namespace, file: BinaryIO | None) -> int:
     async with open_client(arguments.relay or ()) as client:
         if file is None:
-            text = delivering.typed_text(arguments.text)
-            posted = await client.post_text(arguments.name, text, arguments.slot, lifetime_days=arguments.lifetime)
+            posted = await client.post_text(
+                arguments.name, arguments.text, arguments.slot, lifetime_days=arguments.lifetime
+            )
         else:
             file_name = delivering.name_of_file(arguments.file)
             posted = await client.post_file(
@@ -169,10 +181,8 @@ async def _deliver_and_report(client: Client, slot: str, post_id: bytes) -> int:
 
 
 def _show(arguments: Namespace) -> int:
-    if arguments.dir is not None and not arguments.dir.is_dir():
-        from relay.client.errors import ClientError
-
-        raise ClientError(f"there is no folder {arguments.dir}; make it with: mkdir -p {arguments.dir}")
+    if arguments.dir is not None:
+        delivering.require_folder(arguments.dir)
     return asyncio.run(_show_all(arguments.name, arguments.dir))
 
 
@@ -195,14 +205,16 @@ def _card(arguments: Namespace) -> int:
     known = _book().get(arguments.name)
     bulletin = known.bulletin
     if not arguments.posting_key:
-        show_card(bulletin.for_readers.to_uri(known.plain_name), bulletin.fingerprint, with_qr=True)
+        with opened_svg(arguments.svg) as svg:
+            show_card(bulletin.for_readers.to_uri(known.plain_name), bulletin.fingerprint, with_qr=True, svg=svg)
         return 0
     if bulletin.seed is None:
         from relay.client.errors import BulletinError
 
         raise BulletinError(f"you can only read {known.name!r}: ask who posts there for its posting key")
     print(_KEY_WARNING, file=sys.stderr)
-    show_card(bulletin.to_uri(known.plain_name), bulletin.fingerprint, with_qr=True)
+    with opened_svg(arguments.svg) as svg:
+        show_card(bulletin.to_uri(known.plain_name), bulletin.fingerprint, with_qr=True, svg=svg)
     return 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from relay.cli.cards import chosen_name, given_uri, show_card
+from relay.cli.cards import add_svg, chosen_name, given_uri, opened_svg, show_card
 from relay.cli.own import open_client, own_identity
 from relay.cli.terminal import say
 
@@ -22,6 +22,7 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     """Add the commands; each sets `func`, which returns the exit status or raises ClientError."""
     identity = sub.add_parser("identity", help="show your contact card, as a QR code too; first make your keys")
     identity.add_argument("--name", default="", help="name to suggest to those who add the card")
+    add_svg(identity)
     identity.set_defaults(func=_identity)
 
     contact = sub.add_parser("contact", help="people and groups to send to")
@@ -37,6 +38,7 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     show = actions.add_parser("show", help="show a contact's card, or each in a group, to pass on or to compare")
     show.add_argument("name", metavar="NAME")
     show.add_argument("--qr", action="store_true", help="also as a QR code")
+    add_svg(show)
     show.set_defaults(func=_contact_show)
 
     listing = actions.add_parser("list", help="list contacts and groups")
@@ -69,7 +71,8 @@ def _identity(arguments: Namespace) -> int:
     # One that nobody could add is of no use on a printed card.
     name = require_name(arguments.name) if arguments.name else ""
     card = Card.of(own_identity(config_folder(os.environ)))
-    show_card(card.to_uri(name), card.fingerprint, with_qr=True)
+    with opened_svg(arguments.svg) as svg:
+        show_card(card.to_uri(name), card.fingerprint, with_qr=True, svg=svg)
     return 0
 
 
@@ -90,14 +93,20 @@ def _contact_add(arguments: Namespace) -> int:
 
 
 def _contact_show(arguments: Namespace) -> int:
+    from relay.client.errors import ContactError
+
     book = _book()
     if (group := book.group(arguments.name)) is not None:
+        if arguments.svg is not None:
+            raise ContactError(f"{arguments.name} is a group; write the card of one member with --svg")
         # So that a member who is none can be made a contact.
         for card in group.others:
             say(f"{book.shown_name(card.static)}\n{card.to_uri()}\nFingerprint: {card.fingerprint}")
         return 0
     contact = book.get(arguments.name)
-    show_card(contact.card.to_uri(contact.plain_name), contact.card.fingerprint, with_qr=arguments.qr)
+    uri = contact.card.to_uri(contact.plain_name)
+    with opened_svg(arguments.svg) as svg:
+        show_card(uri, contact.card.fingerprint, with_qr=arguments.qr, svg=svg)
     return 0
 
 

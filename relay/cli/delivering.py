@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+import errno
+import shlex
 import sys
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from relay.cli.terminal import standard_input
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 
 SHORT_ID: Final = 8
 STDIN: Final = "-"
+#: Texts are held in memory, files are not; a text of that length is a book.
+MAX_TYPED_BYTES: Final = 1 << 20
 
 
 def add_relay(parser: ArgumentParser) -> None:
@@ -51,14 +57,42 @@ def opened_file(path: str | None) -> Iterator[BinaryIO | None]:
     if path is None:
         yield None
     elif path == STDIN:
-        yield sys.stdin.buffer
+        yield standard_input().buffer
     else:
         with ExitStack() as resources:
             try:
                 file = resources.enter_context(Path(path).open("rb"))
-            except OSError as error:
-                raise SendError(f"cannot read {path}: {error.strerror}") from None
+            except (OSError, ValueError) as error:
+                raise SendError(_unreadable(path, error)) from None
             yield file
+
+
+def _unreadable(path: str, error: OSError | ValueError) -> str:
+    """Why a file cannot be sent, and what to do."""
+    if not path:
+        return "--file names no file; write its path after it"
+    if isinstance(error, IsADirectoryError):
+        return f"{path} is a folder; pack it, and send that: tar -czf FILE.tar.gz {shlex.quote(path)}"
+    if isinstance(error, ValueError):
+        return f"{path!r} is no path of a file"
+    remedy = {
+        errno.ENOENT: "see what is there: ls -a",
+        errno.ENOTDIR: "see what is there: ls -a",
+        errno.EACCES: "this user may not read it",
+        errno.ENAMETOOLONG: "is that the text? It stands without --file",
+    }.get(error.errno or 0, "copy it to this disk first")
+    return f"cannot read {path}: {error.strerror}; {remedy}"
+
+
+def require_folder(folder: Path) -> None:
+    """Raise ClientError unless files can be saved in it, as far as can be seen."""
+    from relay.client.errors import ClientError
+
+    if folder.is_dir():
+        return
+    if folder.exists():
+        raise ClientError(f"{folder} is no folder; name one with --dir")
+    raise ClientError(f"there is no folder {folder}; make it with: mkdir -p {shlex.quote(str(folder))}")
 
 
 def name_of_file(path: str) -> str:
@@ -67,12 +101,21 @@ def name_of_file(path: str) -> str:
 
 
 def typed_text(text: str | None) -> str:
-    """Return the text of the command line, or what standard input has, without its last line end, for - or none."""
+    """Return the text of the command line, or what standard input has, without its last line end, for - or none.
+
+    SendError when that has more than is a text.
+    """
     if text is not None and text != STDIN:
         return text
-    if sys.stdin.isatty():
+    stdin = standard_input()
+    if stdin.isatty():
         print("Write your text; end it with Ctrl-D on a line of its own.", file=sys.stderr)
-    return sys.stdin.buffer.read().decode(errors="replace").removesuffix("\n")
+    typed = stdin.buffer.read(MAX_TYPED_BYTES + 1)
+    if len(typed) > MAX_TYPED_BYTES:
+        from relay.client.errors import SendError
+
+        raise SendError(f"a text has at most {MAX_TYPED_BYTES} bytes; send what is longer with --file -")
+    return typed.decode(errors="replace").removesuffix("\n")
 
 
 async def deliver(client: Client, bar: ProgressBar) -> list[RelayOutcome]:

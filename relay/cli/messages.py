@@ -23,6 +23,7 @@ from relay.cli.delivering import (
     name_of_file,
     opened_file,
     report_relays,
+    require_folder,
     state,
     typed_text,
     when,
@@ -58,8 +59,18 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     """Add the commands; each sets `func`, which returns the exit status or raises ClientError."""
     send = sub.add_parser("send", help="send a text or a file to a person or a group")
     send.add_argument("name", metavar="NAME", help="contact or group; see: relay contact list")
-    send.add_argument("text", metavar="TEXT", nargs="?", help="the text, in quotes; - or none reads standard input")
-    send.add_argument("--file", metavar="PATH", help="a file of up to 4 GiB instead of a text; - is standard input")
+    send.add_argument(
+        "text",
+        metavar="TEXT",
+        nargs="?",
+        help="the text, in quotes (after -- if it begins with a dash); - or none reads standard input",
+    )
+    send.add_argument(
+        "--file",
+        metavar="PATH",
+        help="a file instead of a text; - is standard input, such as a pipe. Up to 4 GiB, of which its name takes a "
+        "little: of what is longer nothing is sent",
+    )
     add_lifetime(send)
     send.add_argument(
         "--wait",
@@ -111,6 +122,9 @@ def _send(arguments: Namespace) -> int:
         raise SendError("give a text or --file, not both")
     if arguments.timeout is not None and not arguments.wait:
         raise SendError("--timeout says how long to --wait; give both")
+    if arguments.file is None:
+        # Before the event loop, which would not let go of Ctrl-C.
+        arguments.text = typed_text(arguments.text)
     with opened_file(arguments.file) as file:
         return asyncio.run(_send_and_report(arguments, file))
 
@@ -137,7 +151,7 @@ async def _send_and_report(arguments: Namespace, file: BinaryIO | None) -> int:
 
 async def _queue(client: Client, arguments: Namespace, file: BinaryIO | None, bar: ProgressBar) -> dict[str, bytes]:
     if file is None:
-        return await client.send_text([arguments.name], typed_text(arguments.text), lifetime_days=arguments.lifetime)
+        return await client.send_text([arguments.name], arguments.text, lifetime_days=arguments.lifetime)
     return await client.send_file(
         [arguments.name],
         file,
@@ -164,10 +178,7 @@ async def _wait(client: Client, ids: dict[str, bytes], timeout_s: float | None) 
 
 
 def _receive(arguments: Namespace) -> int:
-    if not arguments.dir.is_dir():
-        from relay.client.errors import ClientError
-
-        raise ClientError(f"there is no folder {arguments.dir}; make it with: mkdir -p {arguments.dir}")
+    require_folder(arguments.dir)
     work = _follow if arguments.follow else _receive_once
     return asyncio.run(work(arguments))
 
@@ -355,9 +366,11 @@ async def _list_sent() -> int:
         for sent, progress in await client.log():
             kind = "file" if sent.kind == Kind.FILE else "text"
             name, how_far = _told_of(client, sent, progress)
+            # Of a bulletin nothing else is as short.
+            what = f"{kind}, {human_bytes(sent.size)}" if sent.size or sent.kind == Kind.FILE else "taken down"
             say(
                 f"{sent.message_id.hex()[:SHORT_ID]}  {when_hour(sent.sent_hour)}  {name}: "
-                f"{kind}, {human_bytes(sent.size)}; {how_far}; "
+                f"{what}; {how_far}; "
                 f"expires {when_hour(sent.expiry_hour)}"
             )
     return 0

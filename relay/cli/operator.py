@@ -99,18 +99,18 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _check_config(arguments: argparse.Namespace) -> int:
     from relay.config import paths
-    from relay.config.file import EXAMPLE, ConfigError, Problem, load_config
+    from relay.config.file import EXAMPLE, ConfigError, load_config
     from relay.config.regulatory import barred_channels, read_regulatory
+    from relay.config.textfile import decode_text
 
     if arguments.example:
         print(EXAMPLE.read_text(encoding="utf-8"), end="")
         return 0
     path = arguments.config or paths.find_config(os.environ)
     config = load_config(path)
-    rules = read_regulatory()
-    if path and rules is not None and (barred := list(barred_channels(config, rules))):
-        raise ConfigError(path, [Problem(line=0, message=message) for message in barred])
-    if rules is None and config.net.country + config.appliance.country:
+    if path and (barred := barred_channels(config, decode_text(path.read_bytes()))):
+        raise ConfigError(path, barred)
+    if read_regulatory() is None and config.net.country + config.appliance.country:
         print("channels: not checked, as this machine has no list of what countries allow (package wireless-regdb)")
     print(f"{path}: no problem found" if path else "no configuration: every setting has its default")
     return 0

@@ -26,6 +26,15 @@ def columns() -> int | None:
     return None
 
 
+def standard_input() -> TextIO:
+    """Return standard input; ClientError where whoever started the command has closed it."""
+    if sys.stdin is None:
+        from relay.links.errors import ClientError  # noqa: PLC0415
+
+        raise ClientError("there is no standard input to read: it was closed; give what is to be read as an argument")
+    return sys.stdin
+
+
 def say(text: str, stream: TextIO | None = None) -> None:
     """Print a text, every row of it but the first marked, so that none can pass for something else that was said."""
     # Imported here, since the other commands need nothing of it.

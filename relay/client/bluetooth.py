@@ -249,7 +249,10 @@ class Bluetooth:
                 self._bluez = await self._resources.enter_async_context(await Bluez.open())
             found = adapters(await self._bluez.objects())
         except BluezError as error:
-            raise self._unreachable("bluetoothd does not run here; start it with: systemctl start bluetooth") from error
+            raise self._unreachable(
+                "bluetoothd does not run here; install it (Debian's package bluez), or start it with: "
+                "systemctl start bluetooth"
+            ) from error
         named = [adapter for adapter in found if self._address.adapter in {"", adapter.name}]
         powered = next((adapter for adapter in named if adapter.is_powered), None)
         if powered is not None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What is to be sent, as a stream that can be read once per recipient and is never held in memory."""
 
+import contextlib
 import hashlib
 import io
 import tempfile
@@ -29,18 +30,21 @@ class Body:
 
     def slices(self) -> Iterator[bytes]:
         """Yield the body cut into pieces, from the start; SendError when the file is not what it was."""
-        self.file.seek(0)
+        with _reading():
+            self.file.seek(0)
         digest = hashlib.sha256()
         left = self.size
         carried = self.head
         whole_bytes = MAX_WHOLE_BYTES if self.size <= MAX_WHOLE_BYTES else PIECE_BYTES
         while True:
             length = min(whole_bytes, left)
-            piece = carried + _read_exactly(self.file, length - len(carried))
+            with _reading():
+                piece = carried + _read_exactly(self.file, length - len(carried))
+                is_longer = len(piece) == left and self.file.read(1) != b""
             carried = b""
             digest.update(piece)
             left -= len(piece)
-            if len(piece) < length or (not left and (self.file.read(1) or digest.digest() != self.digest)):
+            if len(piece) < length or is_longer or (not left and digest.digest() != self.digest):
                 raise SendError("the file changed while it was being sent; send it again")
             yield piece
             if not left:
@@ -51,26 +55,42 @@ def text_body(text: str, group: Group | None = None) -> Body:
     """Return a text, to a group if it is, as a body; SendError when it is empty or too long."""
     encoded = text.encode(errors="replace")
     if not encoded:
-        raise SendError("there is nothing to send")
+        raise SendError("there is nothing to send: write a text in quotes, or name a file with --file PATH")
     return _measure(Kind.TEXT, group, b"", io.BytesIO(encoded))
 
 
 def file_body(file: BinaryIO, name: str, group: Group | None = None) -> Body:
     """Return an open, seekable file as a body, reading it once; SendError when it is too long, before that."""
-    head = file_head(name)
-    _require_size(len(head) + (len(group.encode()) if group else 0) + file.seek(0, io.SEEK_END))
-    return _measure(Kind.FILE, group, head, file)
+    with _reading():
+        length = file.seek(0, io.SEEK_END)
+    _require_size(MAX_BODY_BYTES - most_file_bytes(name, group) + length)
+    return _measure(Kind.FILE, group, file_head(name), file)
 
 
-def spool(stream: BinaryIO, folder: Path) -> BinaryIO:
-    """Copy a pipe into a file in `folder` that has no name, so that nothing is left however the process ends."""
+def most_file_bytes(name: str, group: Group | None = None) -> int:
+    """How long a file of that name may be: name and group take a little of the 4 GiB."""
+    return MAX_BODY_BYTES - len(file_head(name)) - (len(group.encode()) if group else 0)
+
+
+def spool(stream: BinaryIO, folder: Path, most_bytes: int = MAX_BODY_BYTES) -> BinaryIO:
+    """Copy a pipe into a file in `folder` that has no name, so that nothing is left however the process ends.
+
+    SendError at the first byte beyond `most_bytes`, whether more comes or not, and when the disk does not take it.
+    """
     # Returned open: the caller closes it, and with it the file is gone.
     file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
     try:
-        while chunk := stream.read(_CHUNK_BYTES):
+        left = most_bytes
+        while chunk := stream.read(min(_CHUNK_BYTES, left + 1)):
+            left -= len(chunk)
+            _require_size(MAX_BODY_BYTES - left)
             file.write(chunk)
-            _require_size(file.tell())
         file.flush()
+    except OSError as error:
+        # What it has not written yet does not fit now either.
+        with contextlib.suppress(OSError):
+            file.close()
+        raise SendError(f"cannot keep what comes in {folder}: {error.strerror}; nothing of it is sent") from error
     except BaseException:
         file.close()
         raise
@@ -82,18 +102,28 @@ def _measure(kind: Kind, group: Group | None, head: bytes, file: BinaryIO) -> Bo
         head = group.encode() + head
     digest = hashlib.sha256(head)
     size = len(head)
-    file.seek(0)
-    while chunk := file.read(_CHUNK_BYTES):
-        digest.update(chunk)
-        size += len(chunk)
-        # It may grow while it is read.
-        _require_size(size)
+    with _reading():
+        file.seek(0)
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            size += len(chunk)
+            # It may grow while it is read.
+            _require_size(size)
     return Body(kind=kind, is_to_group=group is not None, head=head, file=file, size=size, digest=digest.digest())
 
 
 def _require_size(size: int) -> None:
     if size > MAX_BODY_BYTES:
         raise SendError(f"at most 4 GiB ({MAX_BODY_BYTES} bytes) can be sent as one message; split it")
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Say what to do about a file that cannot be read after all: a stick that fails, or was pulled out."""
+    try:
+        yield
+    except OSError as error:
+        raise SendError(f"cannot read it: {error.strerror}; copy it to this disk first, and send that") from error
 
 
 def _read_exactly(file: BinaryIO, length: int) -> bytes:

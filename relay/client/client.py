@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, Final, Self
 
 import relay
 from relay.client.bluetooth import MissingPackageError
-from relay.client.body import Body, file_body, spool, text_body
+from relay.client.body import Body, file_body, most_file_bytes, spool, text_body
 from relay.client.bulletin import Bulletin
 from relay.client.bulletin_book import BulletinBook, KnownBulletin
 from relay.client.card import Card
@@ -188,7 +188,8 @@ class Client:
 
         def body(group: Group | None) -> Body:
             if not spooled:
-                spooled.append(resources.enter_context(spool(file, self._data_folder)))
+                most_bytes = most_file_bytes(name, group)
+                spooled.append(resources.enter_context(spool(file, self._data_folder, most_bytes)))
             return file_body(spooled[0], name, group)
 
         with contextlib.ExitStack() as resources:

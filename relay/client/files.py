@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from relay.client.errors import PrivateFileError
+from relay.config.paths import home
 
 FOLDER_NAME: Final = "mesh-relay"
 FOLDER_MODE: Final = 0o700
@@ -47,8 +48,7 @@ def _xdg(environ: Mapping[str, str], variable: str, default: str) -> Path:
     # The specification has relative values ignored.
     if (value := environ.get(variable, "")) and Path(value).is_absolute():
         return Path(value) / FOLDER_NAME
-    home = environ.get("HOME", "")
-    return (Path(home) if home else Path.home()) / default / FOLDER_NAME
+    return home(environ) / default / FOLDER_NAME
 
 
 def ensure_private_folder(folder: Path) -> None:

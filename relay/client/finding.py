@@ -23,6 +23,8 @@ SETTLE_S: Final = 0.3
 """After the first relay was found, for others to appear as well."""
 MAX_FOUND: Final = 16
 """On one segment; whoever announces more is not looking for clients."""
+_NO_NETWORK: Final = frozenset({errno.ENODEV, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+"""What the kernel says where there is no network to ask on."""
 RESOLVE_TIMEOUT_MS: Final = 2000
 
 LOCAL: Final = RelayAddress(hosts=(("localhost", DEFAULT_PORT),))
@@ -115,7 +117,7 @@ class RelayFinder:
 async def browse(timeout_s: float = BROWSE_S) -> list[RelayAddress]:
     """Return the relays that announce themselves on this machine's segments, in the order in which they answer.
 
-    MulticastError when another program has the port of multicast DNS to itself.
+    MulticastError when the system does not let us ask, as when another program has the port to itself.
     """
     # Slow to import on a small board, and not needed by those who name their relay.
     from zeroconf import IPVersion, ServiceStateChange, Zeroconf  # noqa: PLC0415
@@ -135,12 +137,11 @@ async def browse(timeout_s: float = BROWSE_S) -> list[RelayAddress]:
         except OSError as error:
             failed = error
     else:
-        if failed.errno != errno.EADDRINUSE:
+        if failed.errno in _NO_NETWORK:
             return []
         cause = await asyncio.to_thread(why_not, failed, MDNS_PORT, "udp")
-        raise MulticastError(
-            f"multicast DNS: port {MDNS_PORT}: {cause}; stop what has it, or name a relay with --relay HOST"
-        )
+        remedy = "stop what has it, or name" if failed.errno == errno.EADDRINUSE else "name"
+        raise MulticastError(f"multicast DNS: port {MDNS_PORT}: {cause}; {remedy} a relay with --relay HOST")
     found: list[RelayAddress] = []
     browser = AsyncServiceBrowser(zeroconf.zeroconf, SERVICE_TYPE, handlers=[changed])
     try:

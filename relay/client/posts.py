@@ -232,7 +232,9 @@ class PostStore:
         It replaces what is in the slot, and does not end before that would have. BulletinError.
         """
         if not (body := text.encode(errors="replace")):
-            raise BulletinError("there is nothing to post; to take something down: relay bulletin withdraw NAME SLOT")
+            raise BulletinError(
+                "there is nothing to post; to take something down: relay bulletin withdraw NAME --slot SLOT"
+            )
         return self._queue(bulletin, PostKind.TEXT, slot or self._draw_slot(), body, lifetime_days, price, now_s)
 
     def post_file(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A contact URI as a QR code on a terminal."""
+"""A contact URI as a QR code, on a terminal or to be printed."""
 
+import io
 from itertools import zip_longest
 from typing import Final
 
@@ -16,10 +17,21 @@ _HALVES: Final = {(False, False): " ", (True, False): "▀", (False, True): "▄
 
 def terminal_qr(text: str) -> str:
     """Return a QR code in half blocks, two modules above each other in one character."""
-    code = segno.make(text, error="m", micro=False)
+    code = _code(text)
     modules = [[bool(module) for module in row] for row in code.matrix_iter(border=_QUIET_MODULES)]
     lines = []
     for upper, lower in zip_longest(modules[::2], modules[1::2], fillvalue=[False] * len(modules[0])):
         halves = "".join(_HALVES[pair] for pair in zip(upper, lower, strict=True))
         lines.append(f"{_COLOURS}{halves}{_END}\n")
     return "".join(lines)
+
+
+def svg_qr(text: str) -> bytes:
+    """Return a QR code as a file of SVG 1.1, a millimetre for each module, black on white."""
+    file = io.BytesIO()
+    _code(text).save(file, kind="svg", unit="mm", border=_QUIET_MODULES, dark="#000", light="#fff")
+    return file.getvalue()
+
+
+def _code(text: str) -> segno.QRCode:
+    return segno.make(text, error="m", micro=False)

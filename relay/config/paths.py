@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +22,15 @@ LINK_SOCKET = "link.sock"
 NO_HOME = Path("/nonexistent")
 
 
-def _home(environ: Mapping[str, str]) -> Path:
+def home(environ: Mapping[str, str]) -> Path:
+    """The user's own folder: HOME, or where that is none (empty, relative), what the system says of the user."""
+    named = Path(environ.get("HOME", ""))
+    if named.is_absolute():
+        return named
     try:
-        return Path(environ["HOME"]) if environ.get("HOME") else Path.home()
-    except RuntimeError:
+        # Not Path.home(), for which an empty HOME is the root of the file system.
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
         # A dynamic user of systemd, on a system that cannot look its name up.
         return NO_HOME
 
@@ -37,7 +44,7 @@ def _from_systemd(environ: Mapping[str, str], variable: str) -> Path | None:
 def state_directory(environ: Mapping[str, str]) -> Path:
     """What survives a restart."""
     base = environ.get("XDG_STATE_HOME")
-    user = Path(base) if base else _home(environ) / ".local" / "state"
+    user = Path(base) if base else home(environ) / ".local" / "state"
     return _from_systemd(environ, "STATE_DIRECTORY") or user / NAME
 
 
@@ -51,7 +58,7 @@ def runtime_directory(environ: Mapping[str, str]) -> Path:
 def config_candidates(environ: Mapping[str, str]) -> list[Path]:
     """Where a configuration is looked for, in order."""
     base = environ.get("XDG_CONFIG_HOME")
-    user = Path(base) if base else _home(environ) / ".config"
+    user = Path(base) if base else home(environ) / ".config"
     credentials = _from_systemd(environ, "CREDENTIALS_DIRECTORY")
     found = [credentials / "relay.toml"] if credentials else []
     return [*found, user / NAME / "relay.toml", SYSTEM_CONFIG]

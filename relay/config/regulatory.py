@@ -11,7 +11,9 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from relay.config.net import frequency_of
+from relay.config import toml_lines
+from relay.config.file import Problem
+from relay.config.net import RadioConfig, frequency_of
 from relay.core.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -32,6 +34,10 @@ _RULE: Final = struct.Struct(">BBHIII")
 _BARRED: Final = 0x0D
 #: Half of a channel.
 _HALF_KHZ: Final = 10_000
+#: Those that are offered in place of one that is barred: of each band the first that radars do not share.
+_COMMON: Final = (*range(1, 14), 36, 40, 44, 48, 149)
+#: Of which nothing is written: the channel is that of every relay.
+_OWN_MESH: Final = ("appliance", "mesh_interface")
 
 
 class Regulatory:
@@ -89,16 +95,43 @@ def read_regulatory(paths: Iterable[Path] = PATHS) -> Regulatory | None:
     return None
 
 
-def barred_channels(config: Config, rules: Regulatory) -> Iterator[str]:
-    """Channels that the country does not allow: the setting, and what would work."""
+def barred_channels(config: Config, text: str, rules: Regulatory | None = None) -> list[Problem]:
+    """Channels of ``text``, which ``config`` was read from, that the country does not allow, and what would work.
+
+    ``rules``: this machine's where they are not given; without any nothing is found.
+    """
+    rules = rules or read_regulatory()
+    country = config.appliance.country or config.net.country
+    if rules is None or not country:
+        return []
+    lines = toml_lines.locate(text)
+    usable = [str(channel) for channel in _COMMON if rules.allows(country, channel)]
+    return [
+        Problem(
+            line=toml_lines.line_of(lines, key),
+            message=f"{'.'.join(key)}: channel {channel} is not allowed in {country}; {_remedy(key, usable)}",
+            key=key,
+        )
+        for key, channel in _channels(config)
+        if rules.allows(country, channel) is False
+    ]
+
+
+def _channels(config: Config) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Each channel that is to be used, and the setting that says so."""
     appliance, net = config.appliance, config.net
-    country = appliance.country or net.country
-    asked = {f"radio {name}: channel": radio.channel for name, radio in net.radios.items()}
+    for name, radio in net.radios.items():
+        yield ("net", "radios", name, "channel"), radio.channel
+    if appliance.country and appliance.joins_mesh and not net.radios:
+        yield _OWN_MESH, RadioConfig().channel
     if net.access_point:
-        asked["net.access_point_channel"] = net.access_point_channel
-    if appliance.serves_phones or (country and appliance.access_point):
-        asked["access_point_channel"] = appliance.access_point_channel
-    for setting, channel in asked.items():
-        if country and rules.allows(country, channel) is False:
-            usable = [str(other) for other in (*range(1, 14), 36, 40, 44, 48, 149) if rules.allows(country, other)]
-            yield f"{setting} {channel} is not allowed in {country}: choose one of {', '.join(usable) or 'none'}"
+        yield ("net", "access_point_channel"), net.access_point_channel
+    if appliance.access_point and appliance.access_point_interface:
+        yield ("appliance", "access_point_channel"), appliance.access_point_channel
+
+
+def _remedy(key: tuple[str, ...], usable: list[str]) -> str:
+    choice = f"choose one of {', '.join(usable)}" if usable else "none is that this program knows: use no Wi-Fi there"
+    if key != _OWN_MESH:
+        return choice
+    return f'set mesh_interface = "", or describe the radio yourself below [net.radios.NAME], and {choice}'

@@ -27,7 +27,7 @@ MAX_FILE_BYTES = 64 * 1024
 class NoticeCode(enum.StrEnum):
     """What a notice is about; the light shows some of them."""
 
-    CONFIG = "config"  # relay.toml is not used as it stands
+    CONFIG = "config"  # relay.toml, or something in it, is not used as it stands
     SECRET = "secret"  # noqa: S105 - what it says is no secret
     NO_COUNTRY = "no_country"  # so no Wi-Fi
     HINT = "hint"  # worth knowing, nothing is wrong

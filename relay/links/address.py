@@ -75,9 +75,13 @@ def parse_address(text: str) -> RelayAddress:
 
 
 def _split(text: str) -> tuple[str, int]:
-    if text.count(":") > 1 and not text.startswith("["):
+    if text.count(":") > 1 and "://" not in text and not text.startswith("["):
         return text, DEFAULT_PORT
     match = _BRACKETED.fullmatch(text) or _PLAIN.fullmatch(text)
+    if "://" in text:
+        raise AddressError(
+            f"{text!r} is the address of a page; write the HOST in it alone, as relays have another port"
+        )
     if match is None:
         raise AddressError(f"{text!r} is no address; write HOST, HOST:PORT or [IPV6%INTERFACE]:PORT")
     return match[1], DEFAULT_PORT if match[2] is None else int(match[2])

@@ -67,6 +67,17 @@ _UNHEARD: Final = (
 )
 
 
+#: For what the kernel says when a socket of multicast DNS cannot be had, or not used as it has to be.
+_REMEDIES: Final = {
+    errno.EADDRINUSE: "stop what has it",
+    errno.EACCES: "allow this program to use it (a sandbox or SELinux forbids it)",
+    errno.EPERM: "allow this program to use it (a sandbox or a packet filter forbids it)",
+    errno.EMFILE: "allow this program more open files (LimitNOFILE= of its unit)",
+    errno.ENFILE: "close other programs, as this machine has no more files to open",
+    errno.ENETDOWN: "set this network interface up",
+}
+
+
 class Discovery:
     """Announces and browses on every served interface."""
 
@@ -120,22 +131,24 @@ class Discovery:
         host.link_state(LinkKind.DNSSD, interface.name, up=None)
 
     async def _serve(self, host: Host, interface: Interface, port: int) -> None:
-        """Announce and browse on one interface until cancelled."""
+        """Announce and browse on one interface until cancelled; raise OperatorError where the system forbids it."""
+        try:
+            await self._announce(host, interface, port)
+        except OSError as error:
+            cause = await asyncio.to_thread(why_not, error, MDNS_PORT, "udp")
+            remedy = _REMEDIES.get(error.errno or 0, "look at this network interface")
+            raise OperatorError(f"port {MDNS_PORT}: {cause}; {remedy}, {_WITHOUT}") from error
+
+    async def _announce(self, host: Host, interface: Interface, port: int) -> None:
         name = f"{self._random_bytes(_NAME_BYTES).hex()}.{SERVICE_TYPE}"
         self._own_names.append(name)
         addresses = sorted(interface.addresses)
         v4 = [address for address in addresses if ipaddress.ip_address(address).version == 4]
         has_v6 = len(v4) < len(addresses)
-        try:
-            zeroconf = AsyncZeroconf(
-                interfaces=[*v4, *([interface.index] if has_v6 else [])],
-                ip_version=IPVersion.All if v4 and has_v6 else IPVersion.V6Only if has_v6 else IPVersion.V4Only,
-            )
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            cause = await asyncio.to_thread(why_not, error, MDNS_PORT, "udp")
-            raise OperatorError(f"port {MDNS_PORT}: {cause}; stop what has it, {_WITHOUT}") from error
+        zeroconf = AsyncZeroconf(
+            interfaces=[*v4, *([interface.index] if has_v6 else [])],
+            ip_version=IPVersion.All if v4 and has_v6 else IPVersion.V6Only if has_v6 else IPVersion.V4Only,
+        )
         try:
             await _confine(zeroconf, interface.name)
             if not zeroconf.zeroconf.engine.senders:

@@ -680,7 +680,7 @@ def test_commands_over_a_real_relay(tmp_path, monkeypatch, capsys):
         assert (ben.inbox / "map.txt").read_text() == "to the lake"
         assert "No new messages" in run(ben, "receive", "--dir", str(ben.inbox))
         run(ana, "bulletin", "post", "camp", "at ten", "--slot", "gate")
-        run(ana, "bulletin", "withdraw", "camp", "x")
+        run(ana, "bulletin", "withdraw", "camp", "--slot", "x")
         received = run(ben, "receive", "--dir", str(ben.inbox))
         assert "): at ten\n" in received
         assert "[x]" in received

@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`relay identity` and `relay contact` as a user runs them."""
 
+import fcntl
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
+import termios
+from pathlib import Path
 
 import pytest
 
+from relay.cli import main
 from relay.client.card import Card
 from relay.client.identity import Identity
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -34,6 +40,19 @@ def test_without_the_package_for_bluetooth_the_end_is_at_once_and_says_what_to_d
         ended = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=30)
         assert ended.returncode == 1
         assert "dbus-next is missing; install it with: " in ended.stderr
+
+
+@pytest.mark.timeout(60)
+def test_a_text_without_an_end_is_refused(relay, tmp_path):
+    """It took all memory that there is."""
+    assert relay("contact", "add", GOOD, "--name", "z").returncode == 0
+    environ = os.environ | {"HOME": str(tmp_path / "home"), "MESH_RELAY": "localhost:1"}
+    environ.pop("XDG_CONFIG_HOME", None)
+    command = [sys.executable, "-m", "relay", "send", "z"]
+    with Path("/dev/zero").open("rb") as endless:
+        ended = subprocess.run(command, env=environ, stdin=endless, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "at most 1048576 bytes; send what is longer with --file -" in ended.stderr
 
 
 GOOD = Card.of(Identity.generate(random.Random(1).randbytes)).to_uri()
@@ -108,3 +127,60 @@ def test_mistakes_are_told_in_one_line_with_a_remedy(relay):
         assert remedy in result.stderr
         assert result.stderr.count("\n") == 1
         assert result.stdout == ""
+
+
+def test_what_cannot_be_sent_or_saved_as_asked_is_told_with_a_remedy(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "MESH_RELAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["identity"]) == 0
+    assert main(["contact", "add", GOOD, "--name", "z"]) == 0
+    for arguments, remedy in (
+        (("send", "z", "--file", ""), "write its path after it"),
+        (("send", "z", "--file", "/usr/lib"), "pack it, and send that: tar -czf FILE.tar.gz /usr/lib"),
+        (("send", "z", "--file", "/nonexistent"), "ls -a"),
+        (("send", "z", "--file", "see you at the gate " * 20), "is that the text?"),
+        (("send", "z", "hi", "--relay", "http://127.0.0.1:9470/"), "write the HOST in it alone"),
+        (("receive", "--dir", "/etc/passwd"), "is no folder; name one with --dir"),
+        (("receive", "--dir", "/no such"), "mkdir -p '/no such'"),
+        (("send", "z", ""), "or name a file with --file PATH"),
+    ):
+        capsys.readouterr()
+        assert main(list(arguments)) == 1
+        said = capsys.readouterr()
+        assert remedy in said.err
+        assert said.err.count("\n") == 1
+        assert said.out == ""
+
+
+def begun(tmp_path, *arguments, **streams):
+    environ = os.environ | {"HOME": str(tmp_path / "home"), "MESH_RELAY": "localhost:1"}
+    environ.pop("XDG_CONFIG_HOME", None)
+    command = [sys.executable, "-m", "relay", *arguments]
+    return subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True, **streams)
+
+
+def test_ctrl_c_ends_a_text_that_is_being_written(relay, tmp_path):
+    """The first one was swallowed, and what was written until Ctrl-D lost."""
+    assert relay("contact", "add", GOOD, "--name", "z").returncode == 0
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb", buffering=0) as pipe, os.fdopen(reading, "rb") as stdin:
+        writes = begun(tmp_path, "send", "z", stdin=stdin)
+        pipe.write(b"half a")
+        wait_until("it reads", lambda: fcntl.ioctl(stdin, termios.FIONREAD, bytes(4)) == bytes(4), 30)
+        writes.send_signal(signal.SIGINT)
+        _, said = writes.communicate(timeout=30)
+    assert (writes.returncode, said) == (130, "")
+
+
+def test_streams_that_are_closed_or_full_are_told(relay, tmp_path):
+    assert relay("contact", "add", GOOD, "--name", "z").returncode == 0
+    for arguments in (("send", "z"), ("send", "z", "--file", "-"), ("contact", "add", "-")):
+        ended = begun(tmp_path, *arguments, preexec_fn=lambda: os.close(0))
+        assert "there is no standard input to read" in ended.communicate(timeout=30)[1]
+        assert ended.returncode == 1
+    with Path("/dev/full").open("w") as full:
+        ended = begun(tmp_path, "contact", "list", stdout=full)
+        said = ended.communicate(timeout=30)[1]
+    assert (ended.returncode, said.count("\n")) == (1, 1)
+    assert said.startswith("cannot write: No space left on device; free some space")

@@ -19,11 +19,14 @@ import pytest
 from relay.cli import messages as command
 from relay.client import finding
 from relay.client.body import file_body, text_body
+from relay.client.bulletin import Bulletin
+from relay.client.bulletin_book import BulletinBook
 from relay.client.database import Database
 from relay.client.errors import TakenError
 from relay.client.finding import NoRelayError
 from relay.client.inbox import Inbox
 from relay.client.outbox import Outbox
+from relay.client.posts import PostStore
 from relay.client.saving import save
 from relay.links.address import parse_address
 from tests.client.online import Dripping, Holding, User
@@ -117,29 +120,40 @@ def test_commands_beside_each_other_do_all_that_each_would_alone(alice, tmp_path
     (carol.config / "identity.json").unlink()
     carol.config.rmdir()
     cards = {name: User(tmp_path, name).card.to_uri() for name in ("ann", "ben")}
+    boards = {name: Bulletin.generate(random.Random(name).randbytes) for name in ("lake", "wood")}
     commands = [
         ("identity",),
         ("sent",),
         ("receive",),
         *(("contact", "add", uri, "--name", name) for name, uri in cards.items()),
+        ("bulletin", "create", "camp"),
+        *(("bulletin", "follow", one.for_readers.to_uri(), "--name", name) for name, one in boards.items()),
     ]
     running = [(one, carol.start(*one, relays=[NOWHERE])) for one in commands for _ in range(2)]
     # Only the first of two finds the name free.
     outcomes = [(one[:2], process.communicate(timeout=90), process.returncode) for one, process in running]
+    once = {("contact", "add"), ("receive",), ("bulletin", "create"), ("bulletin", "follow")}
     for one, (_, errors), status in outcomes:
-        assert status in ({0, 1} if one in {("contact", "add"), ("receive",)} else {0}), errors
+        assert status in ({0, 1} if one in once else {0}), errors
         assert "Traceback" not in errors
         assert "locked" not in errors
     shown = {out.splitlines()[0] for one, (out, _), _ in outcomes if one == ("identity",)}
     assert len(shown) == 1
     assert [line.split("\t")[0] for line in carol.run("contact", "list").stdout.splitlines()] == ["ann", "ben"]
+    assert [line.split("\t")[:2] for line in carol.run("bulletin", "list").stdout.splitlines()] == [
+        ["camp", "read and post"],
+        ["lake", "read"],
+        ["wood", "read"],
+    ]
 
     deliver(alice, carol_as_she_is(carol), *(text_body(f"hello {number}") for number in range(20)))
     deliver_file = random.Random(2).randbytes(6_000_000)
     with file_of(tmp_path, deliver_file, "large.bin").file as file:
         deliver(alice, carol_as_she_is(carol), file_body(file, "large.bin"))
+    pin(alice, carol_as_she_is(carol), boards["lake"], "soup")
+    assert carol.run("bulletin", "post", "camp", "to go", "--slot", "old", relays=[NOWHERE]).returncode == 1
     assert carol.run("send", "ann", "to be purged", relays=[NOWHERE]).returncode == 1
-    purged = carol.run("sent").stdout.split()[0]
+    (purged,) = (line.split()[0] for line in carol.run("sent").stdout.splitlines() if " ann: " in line)
     commands = [
         ("receive", "--dir", str(carol.inbox)),
         ("send", "ann", "one"),
@@ -147,6 +161,10 @@ def test_commands_beside_each_other_do_all_that_each_would_alone(alice, tmp_path
         ("purge", purged),
         ("contact", "group", "both", "ann", "ben"),
         ("sent",),
+        ("bulletin", "post", "camp", "new", "--slot", "gate"),
+        ("bulletin", "withdraw", "camp", "--slot", "old"),
+        ("bulletin", "show"),
+        ("bulletin", "leave", "wood"),
     ]
     running = [(one, carol.start(*one, relays=[NOWHERE])) for one in commands for _ in range(2)]
     outcomes = [(one[0], *process.communicate(timeout=90)) for one, process in running]
@@ -154,6 +172,9 @@ def test_commands_beside_each_other_do_all_that_each_would_alone(alice, tmp_path
         assert "Traceback" not in errors
         assert "locked" not in errors
     received = [text for one, out, _ in outcomes if one == "receive" for text in texts_in(out)]
+    # It hangs there for whoever looks, and is new to one of them at most.
+    assert received.count("soup") <= 1
+    received = [text for text in received if text != "soup"]
     assert sorted(received) == sorted(
         [f"hello {number}" for number in range(20)] + [f"large.bin, 5.7 MiB, saved as {carol.inbox / 'large.bin'}"]
     )
@@ -162,9 +183,34 @@ def test_commands_beside_each_other_do_all_that_each_would_alone(alice, tmp_path
     purges = [out for one, out, _ in outcomes if one == "purge"]
     assert sorted(out.startswith("1 purge is ready") for out in purges) == [False, True]
     sent = carol.run("sent").stdout
-    assert len(sent.splitlines()) == 5
+    posts = [line for line in sent.splitlines() if "bulletin camp" in line]
+    assert len(sent.splitlines()) - len(posts) == 5
     assert sent.count("purged") == 1
+    # Each is the newest in its slot for a moment; what was replaced is not sent.
+    assert sum("not on a relay yet" in line for line in posts) == 2
+    assert any("bulletin camp: taken down;" in line for line in posts)
+    shown = carol.run("bulletin", "show").stdout
+    assert sorted(texts_in(shown)) == ["new", "soup"]
+    listed = carol.run("bulletin", "list").stdout
+    assert [line.split("\t")[0] for line in listed.splitlines()] == ["camp", "lake"]
     assert "both\tgroup of ann, ben" in carol.run("contact", "list").stdout
+
+
+def pin(sender, reader, bulletin, text):
+    """Have a post on a notice board arrive, without any relay."""
+    with Database(sender.home / "elsewhere") as database:
+        book = BulletinBook(sender.config)
+        book.add(bulletin, "theirs")
+        outbox = Outbox(database, sender.identity)
+        known = {one.id for one in outbox.pending(time.time())}
+        PostStore(database, book, outbox, os.urandom).post_text(
+            bulletin, text, "", lifetime_days=3, price=4, now_s=time.time()
+        )
+        (sent,) = (one.envelope for one in outbox.pending(time.time()) if one.id not in known)
+    with Database(reader.data) as database:
+        outbox = Outbox(database, reader.identity)
+        posts = PostStore(database, BulletinBook(reader.config), outbox, os.urandom)
+        posts.accept([posts.reader(int(time.time() // 3600))(sent)], time.time())
 
 
 def carol_as_she_is(carol):

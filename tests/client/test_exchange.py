@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """From one person's outbox to another's inbox and back, over envelopes that come in any order, or not at all."""
 
+import errno
 import io
+import os
 import random
+import resource
 import tempfile
 import threading
 from array import array
@@ -505,6 +508,60 @@ def test_a_pipe_is_sent_like_a_file_and_leaves_nothing_behind(alice, bob, tmp_pa
         alice.outbox.queue_message([bob.card], file_body(file, "x"), lifetime_days=1, price=PRICE, now_s=NOW_S)
     bob.receive(alice.envelopes())
     assert bob.inbox_contents() == [("x", content)]
+
+
+@pytest.mark.timeout(20)
+def test_of_a_pipe_no_byte_beyond_the_limit_is_waited_for_or_kept(tmp_path):
+    """It filled the disk with up to 256 KiB more, and waited for these."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb", buffering=0) as pipe, os.fdopen(reading, "rb") as stream:
+        pipe.write(bytes(1000))
+        pipe.write(b"x")
+        # The other end stays open, and says nothing more.
+        with pytest.raises(SendError, match="at most 4 GiB"):
+            spool(stream, tmp_path, 1000)
+        pipe.write(bytes(1000))
+        pipe.close()
+        with spool(stream, tmp_path, 1000) as file:
+            assert file.tell() == 1000
+
+
+def test_a_pipe_that_the_disk_does_not_hold_is_told(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
+    try:
+        with pytest.raises(SendError, match=f"cannot keep what comes in {tmp_path}: File too large; nothing of it"):
+            spool(io.BytesIO(bytes(1 << 20)), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+class Failing(io.BytesIO):
+    """A file on a stick that fails: what comes after so many reads cannot be had."""
+
+    def __init__(self, content, reads):
+        super().__init__(content)
+        self.reads = reads
+
+    def read(self, size=-1):
+        self.reads -= 1
+        if self.reads < 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().read(size)
+
+
+@pytest.mark.parametrize("reads", [0, 1, 3, 5])
+def test_a_file_that_cannot_be_read_to_its_end_is_told_and_nothing_of_it_is_sent(alice, bob, reads):
+    """It ended the command with a traceback."""
+    with pytest.raises(SendError, match="cannot read it: Input/output error; copy it"):
+        alice.outbox.queue_message(
+            [bob.card],
+            file_body(Failing(bytes(100_000), reads), "f"),
+            lifetime_days=1,
+            price=PRICE,
+            now_s=NOW_S,
+        )
+    assert alice.envelopes() == []
 
 
 class Unread(io.FileIO):

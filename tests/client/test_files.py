@@ -3,8 +3,10 @@
 
 import json
 import os
+import pwd
 import secrets
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from relay.client import files
 from relay.client.errors import PrivateFileError
 from relay.client.files import config_folder, create_private, data_folder, read_private, replace_private
 from relay.client.identity import Identity
+from relay.config.paths import state_directory
 
 
 def mode_of(path):
@@ -27,6 +30,11 @@ def test_folders_follow_the_xdg_variables_and_ignore_relative_ones(tmp_path):
         "mesh-relay",
     )
     assert data_folder({"HOME": "/home/z"}).parts[-3:] == (".local", "share", "mesh-relay")
+    # An empty HOME was the root of the file system, and a relative one wherever the command was called.
+    own = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    for odd in ({}, {"HOME": ""}, {"HOME": "here"}):
+        assert data_folder(odd) == own / ".local" / "share" / "mesh-relay"
+        assert state_directory(odd) == own / ".local" / "state" / "mesh-relay"
 
 
 def test_an_identity_is_saved_for_the_user_alone_and_comes_back(tmp_path):

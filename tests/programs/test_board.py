@@ -2,6 +2,7 @@
 """`relay board` as a whole, with a /sys and a machine made of files."""
 
 import asyncio
+import html
 import inspect
 import socket
 import stat
@@ -20,10 +21,20 @@ from relay.board.board_client import BoardError, ask
 from relay.board.verbs import Verb
 from relay.config.board import BoardConfig
 from relay.config.file import default_config
+from relay.config.net import NetConfig, RadioConfig
 from relay.control.notices import Notice, NoticeCode, encode_notices, read_notices
+from relay.control.status import ComponentStatus
+from relay.net import net_report
+from relay.net.access_point import AccessPoint
+from relay.net.bridge import Bridge
+from relay.net.errors import ForeignStateError, UnsuitableError
+from relay.net.machine import Machine as NetMachine
+from relay.net.net_report import Reporting
+from relay.net.radio import RadioTask
 from relay.process.link_socket import decode_preamble
 from relay.process.notify import Notifier
 from relay.process.reports import Component, Idle, decode_report
+from tests.programs.test_web import get
 from tests.waiting import wait_until
 
 #: Longer than any wait below on a busy machine.
@@ -159,6 +170,58 @@ def test_what_is_wrong_with_the_file_is_on_light_and_card_once(place, run):
     until(lambda: machine.texts)
     assert "MISTAKE: line 3: no" in machine.texts[0]
     assert "started and works" in machine.texts[0]
+
+
+def told_of(complain):
+    """What an operator hears once `relay net` has complained so for a while: its own report, as it is sent."""
+
+    async def work():
+        told = Reporting(ports=2)
+        radio = RadioConfig(interface="wlan0")
+        config = NetConfig(bridge=("eth0", "eth1"), radios={"air": radio}, access_point="wlan1")
+        machine = NetMachine(config, links=None, radios=None, record=None, runtime=Path(), reporting=told)
+        complain(machine)
+        await asyncio.sleep(0.05)
+        told.reporter.connected()
+        return decode_report(Component.NET, told.reporter.line(0.0)[:-1])
+
+    report = asyncio.run(work())
+    return ComponentStatus(name="net", connected=True, up=report.up, troubles=list(report.troubles))
+
+
+_BARRED = UnsuitableError("wlan0: channel 13 is not allowed here: choose one of 1-11")
+
+
+@pytest.mark.parametrize(
+    ("complain", "said"),
+    [
+        (lambda machine: AccessPoint(machine)._complain(_BARRED), f"The access point for phones is off: {_BARRED}."),
+        (
+            lambda machine: RadioTask("air", machine.config.radios["air"], machine)._complain(_BARRED),
+            f"Wi-Fi between relays is off: {_BARRED}.",
+        ),
+        (
+            lambda machine: Bridge(machine)._tell({"eth0"}),
+            "The LAN bridge lacks a port: there is no eth1: plug it in, or name another.",
+        ),
+        (
+            lambda machine: Bridge(machine)._failed(ForeignStateError("another program has made an interface br-mesh")),
+            "The LAN bridge does not work: another program has made an interface br-mesh.",
+        ),
+    ],
+    ids=["access point", "mesh", "port of the bridge", "bridge"],
+)
+def test_what_of_the_network_does_not_come_up_is_on_light_card_and_page(
+    place, run, engine, monkeypatch, complain, said
+):
+    monkeypatch.setattr(net_report, "GRACE_S", 0.0)
+    engine.changes = {"components": [told_of(complain)]}
+    machine = Machine()
+    run(machine)
+    until(lambda: place.status()["light"] == "network")
+    until(lambda: machine.texts)
+    assert f"NETWORK: {said}" in " ".join(machine.texts[0].split())
+    assert said in html.unescape(get(engine, "/")[2])
 
 
 def alarm(place, number):

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 import asyncio
 import json
+import random
 import re
 import socket
+from contextlib import AsyncExitStack, suppress
 from html.parser import HTMLParser
 
 import aiohttp
@@ -250,14 +252,25 @@ def test_a_reason_appears_on_the_page_only_once_it_happened(engine):
 
 
 def test_it_can_listen_on_every_address_of_both_families(engine):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-
     async def run():
-        config = HttpConfig(listen=Address("::", port))
-        async with StatusServer(engine, config, History(Clock())), aiohttp.ClientSession() as session:
+        server, port = await listening()
+        async with server, aiohttp.ClientSession() as session:
             for host in ("127.0.0.1", "[::1]"):
                 async with session.get(f"http://{host}:{port}/healthz") as response:
                     assert response.status == 200
+
+    async def listening():
+        """A server, on a port that is free for both: a number for one family says nothing of the other.
+
+        The kernel gives a number of its own to each. One of those that it gives to whoever calls out may be taken at
+        any moment, so it is one below them.
+        """
+        for port in random.sample(range(20_000, 30_000), 20):
+            context = AsyncExitStack()
+            with suppress(HttpError):
+                config = HttpConfig(listen=Address("::", port))
+                await context.enter_async_context(StatusServer(engine, config, History(Clock())))
+                return context, port
+        raise AssertionError("twenty ports are taken")
 
     asyncio.run(run())

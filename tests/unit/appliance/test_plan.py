@@ -22,6 +22,7 @@ from relay.appliance.effective import sae_secret
 from relay.appliance.network import draw_segment
 from relay.appliance.plan import Facts, make_plan
 from relay.board.status_file import status_text
+from relay.cli import main
 from relay.config.appliance import EXAMPLE
 from relay.config.credentials import MESH_SECRET, WIFI_SECRET, resolve
 from relay.config.file import MAX_CONFIG_BYTES, parse_config
@@ -52,6 +53,11 @@ def boot(card, tmp_path):
         return root
 
     return apply_it
+
+
+def test_a_folder_that_is_none_is_told(tmp_path, capsys):
+    assert main(["appliance", "apply", "--folder", str(tmp_path / "none"), "--root", str(tmp_path)]) == 1
+    assert "none is no folder; name the one in which relay.toml lies" in capsys.readouterr().err
 
 
 def effective(root):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from relay.cli import main
 from relay.config.file import parse_config
 from relay.config.regulatory import Regulatory, barred_channels, read_regulatory
+from relay.control.notices import NoticeCode, decode_notices
 from relay.core.errors import DecodeError
 
 
@@ -34,12 +35,23 @@ RULES = {
     "DE": [(2_400_000, 2_483_500, 0), (5_150_000, 5_250_000, 0), (5_250_000, 5_350_000, 4)],
     "US": [(2_400_000, 2_472_000, 0), (5_150_000, 5_250_000, 0), (5_730_000, 5_850_000, 0)],
     "BO": [(2_400_000, 2_483_500, 8)],
+    "TG": [(2_400_000, 2_483_500, 8), (5_150_000, 5_250_000, 0)],
 }
 DATABASE = Regulatory(database(RULES))
 
 
 def problems(text):
-    return list(barred_channels(parse_config(text.encode(), Path("relay.toml"), {"HOME": "/"}), DATABASE))
+    found = barred_channels(parse_config(text.encode(), Path("relay.toml"), {"HOME": "/"}), text, DATABASE)
+    return [(problem.line, problem.message) for problem in found]
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """The database is on the machine; returns where, so that it can go."""
+    where = tmp_path / "regulatory.db"
+    where.write_bytes(database(RULES))
+    monkeypatch.setattr(read_regulatory, "__defaults__", ((where,),))
+    return where
 
 
 @pytest.mark.parametrize(
@@ -65,27 +77,75 @@ def test_channels_of_a_country(country, channel, allowed):
 def test_a_channel_that_the_country_bars_is_told_with_those_that_work():
     """The access point ended, and nobody was told: the file had "no problem"."""
     text = "[appliance]\ncountry = 'US'\naccess_point = true\n"
-    (said,) = problems(text + "access_point_channel = 13\n")
-    assert said.startswith("access_point_channel 13 is not allowed in US: choose one of 1, 2, 3,")
+    ((line, said),) = problems(text + "access_point_channel = 13\n")
+    assert line == 4
+    assert said.startswith(
+        "appliance.access_point_channel: channel 13 is not allowed in US; choose one of 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, "
+        "11, 36"
+    )
     assert problems(text + "access_point_channel = 48\n") == []
-    (said,) = problems("[net]\ncountry = 'US'\n[net.radios.air]\nchannel = 13\n")
-    assert "radio air: channel 13" in said
+    ((line, said),) = problems("[net]\ncountry = 'US'\n[net.radios.air]\nmode = 'mesh'\nchannel = 13\n")
+    assert (line, said.partition(";")[0]) == (5, "net.radios.air.channel: channel 13 is not allowed in US")
+    ((line, said),) = problems("[net]\ncountry = 'US'\naccess_point = 'wlan0'\naccess_point_channel = 13\n")
+    assert (line, said.partition(":")[0]) == (4, "net.access_point_channel")
     # Of whom nothing is known, and who wants no Wi-Fi, nothing is said.
     assert problems(text.replace("US", "FR") + "access_point_channel = 13\n") == []
     assert problems("[appliance]\ncountry = 'US'\naccess_point_channel = 13\n") == []
 
 
-def test_the_check_of_a_configuration_says_it(tmp_path, monkeypatch, capsys):
+def test_the_channel_of_a_mesh_that_nobody_wrote_down_is_looked_at():
+    text = "[appliance]\ncountry = 'TG'\n"
+    ((line, said),) = problems(text)
+    assert line == 1
+    assert "channel 1 is not allowed in TG; set mesh_interface" in said
+    assert said.endswith("choose one of 36, 40, 44, 48")
+    assert problems(text + "mesh_interface = ''\n") == []
+    assert problems(text + "[net.radios.air]\nchannel = 36\n") == []
+    ((_, said),) = problems(text.replace("TG", "BO"))
+    assert "none is that this program knows" in said
+
+
+def test_the_check_of_a_configuration_says_it(tmp_path, machine, capsys):
     path = tmp_path / "relay.toml"
     path.write_text("[appliance]\ncountry = 'US'\naccess_point = true\naccess_point_channel = 13\n")
-    where = tmp_path / "regulatory.db"
-    where.write_bytes(database(RULES))
-    monkeypatch.setattr(read_regulatory, "__defaults__", ((where,),))
     assert main(["check-config", "--config", str(path)]) == 78
-    assert "access_point_channel 13 is not allowed in US" in capsys.readouterr().err
-    where.unlink()
+    assert f"{path}:4: appliance.access_point_channel: channel 13 is not allowed in US" in capsys.readouterr().err
+    machine.unlink()
     assert main(["check-config", "--config", str(path)]) == 0
     assert "not checked" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_card_with_a_channel_that_the_country_bars_is_used_and_says_it(tmp_path, capsys):
+    """Without a word of it, the relay was up and its access point never."""
+    card, root = tmp_path / "card", tmp_path / "root"
+    card.mkdir()
+    path = card / "relay.toml"
+    path.write_bytes(
+        b"[appliance]\r\ncountry = 'US'\r\naccess_point = true\r\naccess_point_channel = 13\r\n"
+        b"mesh_secret = '3f9a02c7e1b84d56908a7b6c5d4e3f21a1b2c3d4e5f60718293a4b5c6d7e8f90'\r\n"
+    )
+    apply = ["appliance", "apply", "--folder", str(card), "--root", str(root)]
+    assert main(apply) == 0
+    assert "config: line 4: appliance.access_point_channel: channel 13 is" in capsys.readouterr().err
+    (notice,) = decode_notices((root / "run/mesh-relay-config/notices.json").read_bytes())
+    assert notice.code is NoticeCode.CONFIG
+    assert "choose one of 1, 2" in notice.text
+    # All else is as the file says.
+    assert (root / "run/mesh-relay-config/hostapd.conf").exists()
+    path.write_bytes(path.read_bytes().replace(b"13", b"11"))
+    assert main(apply) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("machine")
+def test_cards_say_what_the_country_bars(tmp_path, capsys):
+    for country, said in (("US", ""), ("TG", "channel 1 is not allowed in TG")):
+        assert main(["appliance", "cards", "--count", "2", "--country", country, str(tmp_path / country)]) == 0
+        error = capsys.readouterr().err
+        assert said in error
+        assert bool(error) is bool(said)
+        assert (tmp_path / country / "2" / "relay.toml").exists()
 
 
 @given(st.binary(max_size=200), st.integers(0, 200))

@@ -2,6 +2,8 @@
 """Where relays cannot be found by multicast at all, that is said, and taken back once they can."""
 
 import asyncio
+import os
+import resource
 
 from relay.core.stats import LinkKind
 from relay.links.discovery import Discovery
@@ -19,6 +21,11 @@ class Heard:
 
     def __init__(self):
         self.faults = {}
+        self.failed = asyncio.Event()
+
+    def link_failed(self, kind, interface):
+        assert (kind, interface) == (LinkKind.DNSSD, "eth0")
+        self.failed.set()
 
     def link_state(self, kind, interface, *, up, fault=""):
         assert kind is LinkKind.DNSSD
@@ -59,3 +66,30 @@ def test_an_interface_without_it_among_others_is_nothing_to_be_mended():
 
 def test_without_addresses_and_without_a_network_nothing_is_wrong():
     assert faults_after([BARE]) == faults_after([]) == faults_after([TUNNEL], []) == {}
+
+
+def test_what_the_system_refuses_is_told_with_a_remedy():
+    """Of all but a port that is taken no more was told than that it does not work."""
+    heard = Heard()
+    discovery = Discovery(random_bytes=bytes, random=lambda: 0.5, dial=None)
+
+    async def run():
+        async with asyncio.timeout(10), TaskGroup() as tasks:
+            # Threads, and what they take, are there on a relay that runs.
+            await asyncio.to_thread(int)
+            lowest = os.dup(0)
+            os.close(lowest)
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+            try:
+                discovery.update(tasks, heard, [CABLE], 4270)
+                await heard.failed.wait()
+                faults = dict(heard.faults)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            discovery.end(heard)
+            return faults
+
+    (fault,) = asyncio.run(run()).values()
+    assert fault.startswith("port 5353: Too many open files; allow this program more open files (LimitNOFILE=")
+    assert "name relays in peers" in fault
