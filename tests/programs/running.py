@@ -51,6 +51,8 @@ async def running(folder, *, max_connections=64, max_connections_per_address=32)
             read_bodies=store.read_bodies,
             interfaces=store.interfaces(),
         )
+        node.log.load(store.load())
+        node.log.reserve(store.last_seq)
         engine = Engine(
             node=node,
             store=store,
