@@ -190,3 +190,17 @@ def test_a_process_that_hangs_counts_as_gone(tmp_path, monkeypatch):
                 await until(lambda: not engine.status().components[0].connected)
 
     asyncio.run(run())
+
+
+def test_no_stream_takes_the_name_and_with_it_the_share_of_a_network_interface(tmp_path):
+    async def run():
+        async with running(tmp_path, own_interfaces=["usb0"]) as (engine, path):
+            for name in ("lo", "usb0"):
+                with closing(await connect(path, GOOD | {"interface": name})) as sock:
+                    assert "network interface" in json.loads(await line_of(sock))["error"]
+            assert engine.stats.get(HandshakeFailure.BAD_PREAMBLE) == 2
+            assert engine.status().links == []
+            with closing(await Phone.open(path, slow=False)):
+                assert [row.interface for row in engine.status().links] == ["hci0"]
+
+    asyncio.run(run())
