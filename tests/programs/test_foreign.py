@@ -161,7 +161,13 @@ def test_a_process_that_does_not_read_gets_the_latest_only(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", [b"nonsense\n", b'{"up":true,"counters":{"x":1},"gauges":{}}\n', b" " * MAX_REPORT_BYTES]
+    "line",
+    [
+        b"nonsense\n",
+        Reporter(Component.NET).line(0.0) * 17,
+        b'{"up":true,"counters":{"x":1},"gauges":{}}\n',
+        b" " * MAX_REPORT_BYTES,
+    ],
 )
 def test_a_report_that_is_none_ends_the_connection_with_a_word_and_is_counted(tmp_path, line):
     async def run():
