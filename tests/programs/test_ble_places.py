@@ -15,7 +15,7 @@ from relay.bluetooth.slots import Slot
 from relay.bluetooth.stream import SlotStream
 from relay.core.messages import Hello, Role
 from relay.core.session import Session, State
-from relay.process.reporting import report_forever
+from relay.process.report_connection import report_forever
 from relay.process.reports import Component, Reporter
 from tests.heard import Heard
 from tests.programs.running import envelope, running
