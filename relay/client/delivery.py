@@ -18,7 +18,7 @@ from relay.links.client_session import Connection, Incoming
 PAYABLE: Final = frozenset({Refusal.UNDERPAID, Refusal.FULL})
 """Refusals that more work can turn."""
 PASSING: Final = frozenset({Refusal.STORAGE})
-"""Refusals that time can turn."""
+"""Refusals that time can turn, of a relay that has taken something: one that takes nothing says so at once."""
 MAX_PAUSES: Final = 4
 FIRST_PAUSE_S: Final = 2.0
 """2, 4, 8 and 16 s: a relay that cannot write by then needs its operator."""
@@ -141,7 +141,7 @@ class Delivery:
         for pending, reason, price in refused:
             if reason in PAYABLE:
                 await self._pay(pending, price, reason)
-            elif reason in PASSING and self._pauses < MAX_PAUSES:
+            elif reason in PASSING and self._pauses < MAX_PAUSES and self.result.acknowledged:
                 self._later.append(pending.id)
             else:
                 self.result.refused[reason] += 1

@@ -47,7 +47,8 @@ class ClockStatus:
 class StoreStatus:
     """``admitted`` counts the IDs not taken again, present or gone; ``price_bits`` is by interface label.
 
-    ``unreadable_bodies`` counts bodies found damaged when read since the start.
+    ``unreadable_bodies`` counts bodies found damaged when read since the start, and those lost with a part of the log
+    before it; ``log_damaged``: it was, at the start.
     """
 
     envelopes: int = 0
@@ -59,6 +60,7 @@ class StoreStatus:
     durable: bool = True
     writable: bool = True
     unreadable_bodies: int = 0
+    log_damaged: bool = False
     price_bits: dict[str, int] = field(default_factory=dict)
 
 
@@ -168,6 +170,8 @@ class Status:
             found.append("the store cannot be written: nothing new is accepted; free space on its disk or replace it")
         if self.store.unreadable_bodies:
             found.append("the store is damaged: some envelopes cannot be read; replace the card or disk")
+        elif self.store.log_damaged:
+            found.append("the store was damaged, and what could be seen of it is mended; replace the card or disk")
         found += [f"task {task.name} makes no progress" for task in self.tasks if task.stalled]
         components = {component.name for component in self.components}
         down: dict[tuple[str, str], list[str]] = {}

@@ -254,7 +254,9 @@ class Session:
         self._secret_required = secret_required and secret is not None
         self._random_bytes = random_bytes
         self._static = static or KeyPair.generate(random_bytes)
+        #: Bytes of records, and how many of them are done with: moving those that follow costs more than they do.
         self._inbound = bytearray()
+        self._done_bytes = 0
         self._outbound: deque[bytes] = deque()
         self._events: list[Event] = []
         self._reader = FrameReader()
@@ -306,40 +308,50 @@ class Session:
         """Whether :meth:`take_turn` has something to work on."""
         if self._is_over():
             return False
-        buffer = self._inbound
-        if self._reader.left_bytes:
-            return True
-        if len(buffer) < _LENGTH_BYTES:
-            return False
-        size = buffer[0] << 8 | buffer[1]
-        return len(buffer) - _LENGTH_BYTES >= size or (self.state is State.HANDSHAKE and size > _MAX_HANDSHAKE_BYTES)
+        return self._reader.left_bytes > 0 or self._next_record_bytes() is not None
+
+    def _next_record_bytes(self) -> int | None:
+        """Return the length of the next record, if it is all there, or too long for what it is."""
+        buffer, at = self._inbound, self._done_bytes
+        left_bytes = len(buffer) - at - _LENGTH_BYTES
+        if left_bytes < 0:
+            return None
+        size = buffer[at] << 8 | buffer[at + 1]
+        if left_bytes >= size or (self.state is State.HANDSHAKE and size > _MAX_HANDSHAKE_BYTES):
+            return size
+        return None
 
     @property
     def input_bytes(self) -> int:
-        """Bytes received of which nothing was made yet."""
+        """Bytes kept of what was received: nothing was made of them yet, or not of all that came with them."""
         return len(self._inbound) + self._reader.held_bytes
 
     def take_turn(self) -> list[Event]:
         """Work on what was received, so much that others need not wait long; return what it means."""
         work = taken_bytes = 0
-        while work < TURN_FRAMES and taken_bytes < TURN_BYTES and self.has_input:
+        while work < TURN_FRAMES and taken_bytes < TURN_BYTES and not self._is_over():
             if left_bytes := self._reader.left_bytes:
                 work += self._receive_frames(TURN_FRAMES - work, TURN_BYTES - taken_bytes)
                 taken_bytes += left_bytes - self._reader.left_bytes
                 continue
-            buffer = self._inbound
-            size = buffer[0] << 8 | buffer[1]
+            size = self._next_record_bytes()
+            # A record that would not be through in this turn is begun in the next: by two halves it costs more.
+            if size is None or (work and taken_bytes + size > TURN_BYTES):
+                break
             if self.state is State.HANDSHAKE and size > _MAX_HANDSHAKE_BYTES:
                 self._fail(HandshakeFailure.OVERSIZED, None)
                 break
-            end = _LENGTH_BYTES + size
-            record = bytes(memoryview(buffer)[_LENGTH_BYTES:end])
-            del buffer[:end]
+            start = self._done_bytes + _LENGTH_BYTES
+            self._done_bytes = start + size
+            record = bytes(memoryview(self._inbound)[start : self._done_bytes])
             work += RECORD_FRAMES
             if self.state is State.HANDSHAKE:
                 self._receive_handshake(record)
             else:
                 self._receive_record(record)
+        if self._done_bytes and self._next_record_bytes() is None:
+            del self._inbound[: self._done_bytes]
+            self._done_bytes = 0
         return self._take_events()
 
     def _is_over(self) -> bool:
@@ -705,7 +717,7 @@ class Session:
 
     def _close(self, reason: Reason, goodbye: Goodbye | None) -> None:
         self.state = State.CLOSED
-        self._inbound, self._reader = bytearray(), FrameReader()
+        self._inbound, self._done_bytes, self._reader = bytearray(), 0, FrameReader()
         self._events.append(Closed(reason, goodbye))
 
     def next_deadline(self) -> float | None:

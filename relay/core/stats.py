@@ -67,7 +67,7 @@ class Evicted(Reason):
 
     PRICE = "price"
     LIMIT = "limit"  # the operator lowered the limits
-    DAMAGED = "damaged"  # its body, when read, was not there or was another
+    DAMAGED = "damaged"  # its body, when read, was not there or was another; or lost with a part of the store's log
 
 
 class HandshakeFailure(Reason):

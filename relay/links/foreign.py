@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from typing import TYPE_CHECKING, Final, cast
 
 from relay.core.errors import DecodeError
@@ -19,6 +20,7 @@ from relay.process.reports import Component
 from relay.process.unix_sockets import listen_unix
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from relay.links import Host
@@ -32,27 +34,40 @@ class ForeignLink:
 
     name = "unix"
 
-    def __init__(self, *, path: Path, mode: int) -> None:
-        """``mode``: permission bits of the socket at ``path``."""
+    def __init__(self, *, path: Path, mode: int, own_interfaces: Sequence[str] = ()) -> None:
+        """``mode``: permission bits of the socket at ``path``; ``own_interfaces``: those that the operator named."""
         self._path = path
         self._mode = mode
+        self._network = set(own_interfaces)
 
     async def run(self, host: Host) -> None:
         """Serve until cancelled."""
         listener = listen_unix(self._path, self._mode, BACKLOG)
         try:
-            server = await asyncio.get_running_loop().create_unix_server(lambda: _Preamble(host), sock=listener.sock)
+            server = await asyncio.get_running_loop().create_unix_server(
+                lambda: _Preamble(host, self._require_foreign), sock=listener.sock
+            )
             async with server:
                 await server.serve_forever()
         finally:
             listener.close()
 
+    def _require_foreign(self, interface: str) -> None:
+        """Raise DecodeError for the name of a network interface that is here, or was: its share is not for others.
+
+        Whoever may open the socket, or has taken over a process that may, would use it up, and displace what is in it.
+        """
+        self._network.update(name for _, name in socket.if_nameindex())
+        if interface in self._network:
+            raise DecodeError(f"{interface} is a network interface of this machine; streams need a name of their own")
+
 
 class _Preamble(asyncio.Protocol):
     """Reads the first line, then hands the transport to a session."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, require_foreign: Callable[[str], None]) -> None:
         self._host = host
+        self._require_foreign = require_foreign
         self._line = bytearray()
         self._transport: asyncio.Transport | None = None
         self._timeout: asyncio.TimerHandle | None = None
@@ -85,6 +100,8 @@ class _Preamble(asyncio.Protocol):
         self._stop_timeout()
         try:
             brought = decode_preamble(line)
+            if not isinstance(brought, Component):
+                self._require_foreign(brought.interface)
         except DecodeError as error:
             self._host.preamble_refused()
             transport.write(json.dumps({"error": str(error)}).encode() + b"\n")

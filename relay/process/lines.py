@@ -6,8 +6,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections import deque
 from typing import TYPE_CHECKING, Self, cast
 
+from relay.process.pacer import Pacer
 from relay.process.unix_sockets import UnixListener, listen_unix
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class LineServer:
     oldest, so that connections which were left open lock nobody out and need no timer. A request of more than
     ``max_request_bytes`` ends its connection, of which ``on_too_long`` hears; so does asking on while more than
     ``max_unread_bytes`` of answers wait to be read. With asyncio's 256 KiB that a connection reads at once these bound
-    the memory.
+    the memory. Answers are made in turn, one of each connection, and paced (relay.process.pacer).
     """
 
     def __init__(
@@ -68,16 +70,22 @@ class LineServer:
         self._server: asyncio.Server | None = None
         #: In order of arrival; a dict for its order.
         self._connections: dict[_Connection, None] = {}
+        #: Those that have asked, in turn.
+        self._asking: dict[_Connection, None] = {}
+        self._next: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
         """Listen; raise SocketInUseError or OSError."""
         self._listener = listen_unix(self._path, self._mode, self._max_connections)
         loop = asyncio.get_running_loop()
+        self._pacer = Pacer(loop.time)
         self._server = await loop.create_unix_server(lambda: _Connection(self), sock=self._listener.sock)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Stop listening, remove the socket, drop who is connected."""
+        if self._next is not None:
+            self._next.cancel()
         server, self._server = self._server, None
         if server is not None and self._listener is not None:
             server.close()
@@ -98,6 +106,28 @@ class LineServer:
     def closed(self, connection: _Connection) -> None:
         """Forget a connection."""
         self._connections.pop(connection, None)
+        self._asking.pop(connection, None)
+
+    def asks(self, connection: _Connection) -> None:
+        """Let a connection have its next answer in its turn."""
+        self._asking[connection] = None
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._next is None and self._asking:
+            self._next = asyncio.get_running_loop().call_later(self._pacer.delay_s, self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._next = None
+        if not self._asking:
+            return
+        connection = next(iter(self._asking))
+        del self._asking[connection]
+        self._pacer.begin()
+        if connection.answer_next():
+            self._asking[connection] = None
+        self._pacer.end()
+        self._go_on()
 
 
 class _Connection(asyncio.Protocol):
@@ -106,6 +136,8 @@ class _Connection(asyncio.Protocol):
     def __init__(self, server: LineServer) -> None:
         self._server = server
         self._lines = Lines()
+        self._asked: deque[bytes] = deque()
+        self._is_ending = False
         self._transport: asyncio.Transport | None = None
         self._user = -1
 
@@ -128,12 +160,29 @@ class _Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None:  # pragma: no cover - asyncio connects before it reads
             return
-        for line in self._lines.receive(data):
-            # Asks without reading the answers.
-            if transport.get_write_buffer_size() > self._server.max_unread_bytes:
-                self.drop()
-                return
-            transport.write(self._server.answer(line, self._user))
+        self._asked.extend(self._lines.receive(data))
+        if self._asked:
+            # It is read on when all of this has its answer.
+            transport.pause_reading()
+            self._server.asks(self)
         if len(self._lines.rest) > self._server.max_request_bytes:
             self._server.on_too_long()
+            self._is_ending = True
+            if not self._asked:
+                self.drop()
+
+    def answer_next(self) -> bool:
+        """Answer one request; tell whether there are more."""
+        transport = self._transport
+        if transport is None:  # pragma: no cover - who is closed asks no more
+            return False
+        # Asks without reading the answers.
+        if transport.get_write_buffer_size() > self._server.max_unread_bytes:
             self.drop()
+            return False
+        transport.write(self._server.answer(self._asked.popleft(), self._user))
+        if not self._asked and self._is_ending:
+            self.drop()
+        elif not self._asked and not transport.is_closing():
+            transport.resume_reading()
+        return bool(self._asked)

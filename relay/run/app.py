@@ -187,5 +187,6 @@ def _make_links(config: Config, on_listening: Callable[[int], None]) -> Sequence
             )
         )
     if config.unix.enabled:
-        links.append((ForeignLink(path=config.unix.path, mode=config.unix.mode), LinkKind.UNIX))
+        foreign = ForeignLink(path=config.unix.path, mode=config.unix.mode, own_interfaces=config.tcp.interfaces)
+        links.append((foreign, LinkKind.UNIX))
     return links

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from relay.core.errors import RelayError
-from relay.core.stats import Dropped, HandshakeFailure, LinkKind
+from relay.core.stats import Dropped, Evicted, HandshakeFailure, LinkKind
 from relay.process.reports import Component, NewsForBle
 from relay.run.connections import Connections
 from relay.run.overview import ALL, Overview
@@ -86,7 +86,10 @@ class Engine:
             progress=progress,
             components=self._components,
             link_states=self._link_states,
+            log_damaged=store.log_damage is not None,
         )
+        if store.log_damage is not None:
+            self.stats.add(Evicted.DAMAGED, store.log_damage.lost)
 
     @property
     def stats(self) -> Stats:

@@ -214,8 +214,11 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("store_oldest_age_seconds", "Age of the oldest envelope held", lambda status: status.store.oldest_age_s),
     _counter(
         "store_unreadable_bodies",
-        "Envelopes found damaged in the store when they were read",
+        "Envelopes found damaged in the store when they were read, or lost with a part of its log",
         lambda _, status: {(): status.store.unreadable_bodies},
+    ),
+    _gauge(
+        "store_log_damaged", "Whether the store's log was damaged at the start", lambda status: status.store.log_damaged
     ),
     _gauge("store_writable", "Whether the store can be written", lambda status: status.store.writable),
     _gauge(

@@ -48,13 +48,18 @@ class Overview:
         progress: Progress,
         components: Components,
         link_states: Mapping[tuple[LinkKind, str], tuple[bool, str]],
+        log_damaged: bool,
     ) -> None:
-        """``link_states``: which links and parts of them work, where that is known, and what an operator can do."""
+        """``link_states``: which links and parts of them work, where that is known, and what an operator can do.
+
+        ``log_damaged``: the store's was, at the start.
+        """
         self._node = node
         self._committer = committer
         self._progress = progress
         self._components = components
         self._link_states = link_states
+        self._log_damaged = log_damaged
         self._notices: list[NoticeStatus] = []
 
     def read_notices(self) -> None:
@@ -98,6 +103,7 @@ class Overview:
             durable=node.config.durable,
             writable=not node.storage_failed,
             unreadable_bodies=node.stats.get(Evicted.DAMAGED),
+            log_damaged=self._log_damaged,
             price_bits={
                 interface_label(node.interface_name(number)): node.admission.price(number)
                 for number in node.log.held_by_interface

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from relay.control.status import ComponentStatus
 from relay.core.errors import DecodeError
@@ -22,6 +22,9 @@ from relay.process.reports import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+#: Reports that are taken in at once: who sends on change, and a pause of the loop, give a few. More are no report.
+MAX_REPORTS: Final = 16
 
 
 class Components:
@@ -96,6 +99,12 @@ class Components:
         if state.up is not was_up:
             self._on_state(connection.component, state.up)
 
+    def require_few(self, reports: int) -> None:
+        """Raise DecodeError, which is counted, for more reports at once than any process has to make."""
+        if reports > MAX_REPORTS:
+            self._on_refused()
+            raise DecodeError(f"more than {MAX_REPORTS} reports at once")
+
     def closed(self, connection: _Connection) -> None:
         """Note that a connection ended, unless another one has taken its place."""
         component = connection.component
@@ -140,6 +149,7 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         lines = self._lines.receive(data)
         try:
+            self._components.require_few(len(lines))
             for line in lines:
                 self._components.received(self, line)
             if len(self._lines.rest) >= MAX_REPORT_BYTES:

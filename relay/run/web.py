@@ -7,11 +7,12 @@ import asyncio
 import errno
 import ipaddress
 import socket
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 from aiohttp import web
 
 from relay.core.errors import RelayError
+from relay.process.pacer import Pacer
 from relay.process.ports import why_not
 from relay.run.metrics import Metrics
 from relay.run.page import Page
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 MAX_CONNECTIONS = 32
 KEEPALIVE_S = 75.0
 SHUTDOWN_S = 1.0
+#: What the kernel takes in of a connection, and the server of it at a time: some hundred questions, 10 ms of
+#: reading them. Linux doubles it.
+RECEIVE_BYTES = 8 << 10
 _MAX_REQUEST_LINE = 2048
 
 
@@ -46,6 +50,7 @@ class StatusServer:
         self._history = history
         self._metrics = Metrics(engine)
         self._page = Page()
+        self._pacer = Pacer(asyncio.get_running_loop().time)
         own = socket.gethostname().lower().partition(".")[0]
         self._hosts = {"localhost", own, f"{own}.local", *config.hosts}
         app = web.Application(middlewares=[self._guard])
@@ -63,6 +68,8 @@ class StatusServer:
             handle_signals=False,
             keepalive_timeout=KEEPALIVE_S,
             shutdown_timeout=SHUTDOWN_S,
+            # Who has gone does not keep its turn.
+            handler_cancellation=True,
             max_line_size=_MAX_REQUEST_LINE,
         )
         self._server: asyncio.Server | None = None
@@ -81,6 +88,8 @@ class StatusServer:
             cause = await asyncio.to_thread(why_not, error, listen.port, "tcp")
             stop = "stop what has it, or " if error.errno == errno.EADDRINUSE else ""
             raise HttpError(f"cannot listen on {listen}: {cause}; {stop}set another listen in [http]") from error
+        for sock in self._server.sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -94,8 +103,12 @@ class StatusServer:
         server = self._runner.server
         if server is None:
             raise RuntimeError("not set up")
-        if len(server.connections) >= MAX_CONNECTIONS:
-            server.connections[0].force_close()
+        # One that is only closed waits until its peer has read, perhaps for ever; and many come at once.
+        held = [one for one in server.connections if one.transport is not None]
+        for oldest in held[: len(held) + 1 - MAX_CONNECTIONS] if len(held) >= MAX_CONNECTIONS else ():
+            transport = cast("asyncio.Transport", oldest.transport)
+            oldest.force_close()
+            transport.abort()
         return server()
 
     @web.middleware
@@ -104,7 +117,7 @@ class StatusServer:
         if not self._ours(request.host):
             return web.Response(status=421, text="Call this relay by its address, or add the name to http.hosts.\n")
         try:
-            response = await handler(request)
+            response = await self._in_turn(handler, request)
         except web.HTTPException as error:
             # No detail: the framework's text names its version.
             response = web.Response(status=error.status, text=f"{error.reason}\n")
@@ -119,6 +132,17 @@ class StatusServer:
             }
         )
         return response
+
+    async def _in_turn(self, handler: Handler, request: web.Request) -> web.StreamResponse:
+        """Answer when others have been answered and the loop has had its time, however much is asked."""
+        while (delay_s := self._pacer.delay_s) > 0:  # noqa: ASYNC110 - whoever comes first moves it on for all
+            await asyncio.sleep(delay_s)
+        self._pacer.begin()
+        try:
+            # Handlers do not wait for anything.
+            return await handler(request)
+        finally:
+            self._pacer.end()
 
     def _ours(self, host: str) -> bool:
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() and not host.endswith("]") else host

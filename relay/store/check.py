@@ -11,12 +11,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from relay.core.envelope import HEADER_BYTES, decode_envelope, envelope_id
-from relay.core.errors import DecodeError
+from relay.core.envelope import HEADER_BYTES
 from relay.store import schema
-from relay.store.database import is_admitted_shape, lock_file, log_files, require_readable
+from relay.store.database import lock_file, log_files, require_readable
 from relay.store.errors import StoreError, StoreRunningError, from_sqlite, store_errors
 from relay.store.pages import Pages
+from relay.store.rows import is_admitted_shape, is_envelope
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -166,9 +166,9 @@ def _pages(path: Path) -> Pages | None:
 
 def _check_log(pages: Pages | None) -> list[str]:
     """Say so if the log is damaged in the middle: SQLite takes it for ended there, and drops what follows."""
-    lost = 0 if pages is None else pages.commits_after_damage
-    # One may be of the last commit, half of which a power cut left; nobody was told that it was there.
-    return [f"the log is damaged: {lost} commits after that are not seen"] if lost > 1 else []
+    if pages is None or not pages.log_is_damaged:
+        return []
+    return [f"the log is damaged: {pages.commits_after_damage} commits after that are not seen"]
 
 
 def _check_admitted(connection: sqlite3.Connection, counts: Counter[str]) -> None:
@@ -192,14 +192,3 @@ def _check_bodies(connection: sqlite3.Connection, counts: Counter[str]) -> None:
 def _check_gone(connection: sqlite3.Connection, counts: Counter[str]) -> None:
     (counts["missing"],) = connection.execute(_BODILESS).fetchone()
     (counts["stray"],) = connection.execute(_STRAY_GONE).fetchone()
-
-
-def is_envelope(data: object, identity: object) -> bool:
-    """Tell whether ``data`` is an envelope, and the one that ``identity`` names."""
-    if not isinstance(data, bytes) or envelope_id(data) != identity:
-        return False
-    try:
-        decode_envelope(data)
-    except DecodeError:
-        return False
-    return True

@@ -11,9 +11,8 @@ import sqlite3
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relay.core.bodies import UNREAD, is_body
-from relay.core.envelope import decode_header
-from relay.core.errors import DecodeError
-from relay.store import schema
+from relay.core.envelope import HEADER_BYTES
+from relay.store import replay, schema
 from relay.store.errors import (
     StoreDamagedError,
     StoreForeignError,
@@ -21,6 +20,7 @@ from relay.store.errors import (
     StoreNewerError,
     store_errors,
 )
+from relay.store.rows import is_admitted_shape, is_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from relay.core.batch import Batch
     from relay.core.bodies import Unread
+    from relay.store.replay import LogDamage
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +36,6 @@ logger = logging.getLogger(__name__)
 _READ_ERRORS = (sqlite3.DatabaseError, MemoryError)
 #: Rows fetched at a time by load(): 1,024 of about 300 bytes.
 _LOAD_ROWS = 1024
-_ID_BYTES = 32
-_HEADER_BYTES = 24
-#: Version, type, class and a zero: all of a header that can be wrong. Those that are right, five, are remembered.
-_KIND_BYTES = 4
-_KINDS: set[bytes] = set()
 
 
 class AdmittedRow(NamedTuple):
@@ -73,21 +69,33 @@ class Store:
             undo.callback(os.close, lock_fd)
             if not path.exists() or not path.stat().st_size:
                 create(path)
+            unseen = _set_aside_unseen(path)
+            rows = replay.read(path, aside_file(path)) if aside_file(path).exists() else None
             # The reader comes first and goes last: a connection that may write would
             # move the log into the database when it is closed, damaged or not.
-            reader = schema.connect(path, "mode=ro")
+            reader = _connect_reader(path)
             undo.callback(reader.close)
-            schema.tune_reader(reader)
-            require_readable(path, reader)
-            last_seq = _last_seq(reader)
             writer = schema.connect(path, "mode=rw")
             undo.callback(writer.close)
             schema.tune_writer(writer, durable=durable)
             # Says now, and not at the first envelope, that writing is not possible.
             with _transaction(writer):
                 _upgrade(writer)
+                damage = rows.write(writer, _last_seq(writer)) if rows else None
+            if unseen:
+                # What a commit that was broken off left is not to be taken for damage one day. A full disk may wait.
+                with contextlib.suppress(sqlite3.OperationalError):
+                    writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            if damage is not None:
+                aside_file(path).unlink()
+                logger.warning(
+                    "the store's log was damaged: %d envelopes behind that are saved, %d are lost; replace the card",
+                    damage.saved,
+                    damage.lost,
+                )
+            last_seq = _last_seq(reader)
             undo.pop_all()
-        return cls(path, lock_fd=lock_fd, reader=reader, writer=writer, last_seq=last_seq)
+        return cls(path, lock_fd=lock_fd, reader=reader, writer=writer, last_seq=last_seq, log_damage=damage)
 
     def __init__(
         self,
@@ -97,8 +105,11 @@ class Store:
         reader: sqlite3.Connection,
         writer: sqlite3.Connection,
         last_seq: int,
+        log_damage: LogDamage | None = None,
     ) -> None:
         """Take over what open() opened."""
+        #: What the damage of a log that was damaged at start cost; None where it was not.
+        self.log_damage = log_damage
         self.path = path
         self._lock_fd = lock_fd
         self._reader = reader
@@ -142,7 +153,7 @@ class Store:
     def _header_of_body(self, seq: int, identity: bytes) -> bytes | None:
         logger.warning("row %d of admitted is damaged; look with `relay store check`", seq)
         body = self._read_body(seq)
-        return body[:_HEADER_BYTES] if is_body(body, identity) else None
+        return body[:HEADER_BYTES] if is_body(body, identity) else None
 
     def read_bodies(self, seqs: Sequence[int]) -> list[bytes | Unread | None]:
         """Return the envelopes of ``seqs``, in that order; None where there is none.
@@ -247,7 +258,7 @@ class Store:
 def create(path: Path) -> None:
     """Write an empty store to ``path``, which appears complete or not at all."""
     new = path.with_name(path.name + ".new")
-    for leftover in (new, *log_files(new), *log_files(path)):
+    for leftover in (new, *log_files(new), *log_files(path), aside_file(path)):
         leftover.unlink(missing_ok=True)
     os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     with contextlib.closing(schema.connect(new, "mode=rw")) as connection:
@@ -263,6 +274,11 @@ def create(path: Path) -> None:
 def log_files(path: Path) -> tuple[Path, Path]:
     """Return the paths of SQLite's write-ahead log of ``path`` and of the log's index."""
     return path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
+
+
+def aside_file(path: Path) -> Path:
+    """Return the path of the copy of a damaged log of ``path``, there until it is replayed."""
+    return path.with_name(path.name + "-wal.damaged")
 
 
 def lock_file(path: Path) -> Path:
@@ -285,26 +301,6 @@ def require_readable(path: Path, connection: sqlite3.Connection) -> None:
     names = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
     if missing := set(schema.TABLES) - names:
         raise StoreDamagedError(path, f"lacks {', '.join(sorted(missing))}")
-
-
-def is_header(header: bytes) -> bool:
-    """Tell whether bytes are a header, whatever it says."""
-    if header[:_KIND_BYTES] in _KINDS:
-        return True
-    try:
-        decode_header(header)
-    except DecodeError:
-        return False
-    _KINDS.add(header[:_KIND_BYTES])
-    return True
-
-
-def is_admitted_shape(values: Sequence[object]) -> bool:
-    """Tell whether ``values`` can be (id, header, interface, arrived_s)."""
-    match values:
-        case (bytes(identity), bytes(header), int(), int()):
-            return len(identity) == _ID_BYTES and len(header) == _HEADER_BYTES
-    return False
 
 
 def _lock(path: Path) -> int:
@@ -335,6 +331,30 @@ def _upgrade(connection: sqlite3.Connection) -> None:
     if connection.execute("PRAGMA user_version").fetchone() == (1,):
         connection.execute(schema.UPGRADE_FROM_1)
         connection.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
+
+
+def _connect_reader(path: Path) -> sqlite3.Connection:
+    reader = schema.connect(path, "mode=ro")
+    try:
+        schema.tune_reader(reader)
+        require_readable(path, reader)
+    except BaseException:
+        reader.close()
+        raise
+    return reader
+
+
+def _set_aside_unseen(path: Path) -> bool:
+    """Keep what a damaged log has that SQLite does not see; tell whether it has anything, damaged or not.
+
+    With a connection of its own: whoever closes a file that SQLite has open in this process drops its locks.
+    """
+    log, index = log_files(path)
+    with contextlib.closing(_connect_reader(path)):
+        has_unseen = replay.has_unseen(log, index)
+    if has_unseen:
+        replay.set_aside(path, log, aside_file(path))
+    return has_unseen
 
 
 @contextlib.contextmanager

@@ -22,13 +22,18 @@ from relay.core.envelope import MAX_ENVELOPE_BYTES
 from relay.store.schema import PAGE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _TABLE_LEAF = 13
 _INDEX_LEAF = 10
 _HEADER_BYTES = 100
 _LOG_HEADER = struct.Struct(">8I")
 _FRAME_HEADER = struct.Struct(">6I")
+#: Of the log: its header, a frame, and where in each of them the salts of the log's present use stand.
+LOG_HEADER_BYTES = _LOG_HEADER.size
+FRAME_BYTES = _FRAME_HEADER.size + PAGE_BYTES
+LOG_SALTS = slice(16, 24)
+FRAME_SALTS = slice(8, 16)
 _LOG_MAGIC = 0x377F0682
 _U32 = struct.Struct(">I")
 _U16 = struct.Struct(">H")
@@ -61,13 +66,30 @@ class Pages:
         self._in_log: dict[int, int] = {}
         #: Commits in the log before the first damage in it, and after that, which SQLite does not see.
         self.commits_seen = self.commits_after_damage = 0
+        #: Whether what is damaged was committed for sure: the log's header, or the end of a commit.
+        self._committed_damage = False
         if log_fd is not None:
             self._read_log(log_fd)
         self._free = self._free_pages()
 
+    @property
+    def log_is_damaged(self) -> bool:
+        """Whether commits of which somebody was told are not seen by SQLite.
+
+        One commit behind the damage may be the last, of which a power cut left half.
+        """
+        return self.commits_after_damage > (0 if self._committed_damage else 1)
+
     def rows(self) -> Iterator[Row]:
         """Yield every row of every leaf page that is in use, in the order of the file."""
-        for number in range(1, self.count + 1):
+        return self._rows(range(1, self.count + 1))
+
+    def rows_in_log(self) -> Iterator[Row]:
+        """Yield the rows of those of its pages that the log has."""
+        return self._rows(sorted(number for number in self._in_log if number <= self.count))
+
+    def _rows(self, numbers: Iterable[int]) -> Iterator[Row]:
+        for number in numbers:
             if self._free[number]:
                 # What was deleted stays deleted.
                 continue
@@ -103,6 +125,7 @@ class Pages:
         if not is_sound:
             # What stood there, each frame repeats; but for the order of the bytes, which is the machine's.
             byte_order = "<" if sys.byteorder == "little" else ">"
+            self._committed_damage = True
             _, _, salt1, salt2, _, _ = _FRAME_HEADER.unpack(first_frame)
         words = struct.Struct(f"{byte_order}{PAGE_BYTES // 4 + 2}I")
         since_commit: dict[int, int] = {}
@@ -115,9 +138,9 @@ class Pages:
             if len(frame) < _FRAME_HEADER.size + PAGE_BYTES:
                 return
             number, pages_after, *salts, sum1, sum2 = _FRAME_HEADER.unpack_from(frame)
-            sums = _checksum(sums, words.unpack(frame[:8] + frame[_FRAME_HEADER.size :]))
             # Of another salt is what an earlier use of the file left.
-            if salts == [salt1, salt2] and sums == (sum1, sum2):
+            is_ours = salts == [salt1, salt2]
+            if is_ours and _checksum(sums, words.unpack(frame[:8] + frame[_FRAME_HEADER.size :])) == (sum1, sum2):
                 since_commit[number] = offset + _FRAME_HEADER.size
                 if pages_after:
                     self._in_log.update(since_commit)
@@ -127,6 +150,7 @@ class Pages:
                     self.commits_after_damage += not is_sound
             else:
                 is_sound = False
+                self._committed_damage |= is_ours and pages_after > 0
             # The sum goes on from frame to frame. Where it is wrong, the next is judged by what stands in this one.
             sums = (sum1, sum2)
             offset += len(frame)

@@ -8,19 +8,13 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from relay.core.envelope import (
-    HEADER_BYTES,
-    SIZES,
-    decode_envelope,
-    envelope_id,
-    price_paid,
-)
-from relay.core.errors import DecodeError
+from relay.core.envelope import HEADER_BYTES, SIZES
 from relay.store import schema
-from relay.store.check import held, is_envelope
-from relay.store.database import create, is_admitted_shape, is_header, log_files
+from relay.store.check import held
+from relay.store.database import aside_file, create, log_files
 from relay.store.errors import StoreError, store_errors
 from relay.store.pages import Pages
+from relay.store.rows import MAX_SEQ, admit_alone, is_admitted_shape, is_envelope, is_header
 
 if TYPE_CHECKING:
     import sqlite3
@@ -29,8 +23,6 @@ if TYPE_CHECKING:
 
 #: Rows to a transaction of the new store: at most 16 MiB of dirty pages at once.
 _GROUP_ROWS = 1024
-#: Above any seq that a relay can reach; a damaged rowid must not use up the range.
-_MAX_SEQ = 1 << 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +58,8 @@ def salvage(source: Path, destination: Path) -> SalvageReport:
             undo.callback(os.close, file_fd)
             log_fd = None
             with contextlib.suppress(FileNotFoundError):
-                log_fd = os.open(log_files(source)[0], os.O_RDONLY)
+                aside = aside_file(source)
+                log_fd = os.open(aside if aside.exists() else log_files(source)[0], os.O_RDONLY)
                 undo.callback(os.close, log_fd)
         with store_errors(destination):
             if destination.exists():
@@ -147,7 +140,7 @@ class _Salvage:
                     execute(schema.PUT_INTERFACE, (seq, name))
                 case (None, int(displaced)) if seq is not None:
                     execute("INSERT OR IGNORE INTO gone VALUES (?,?)", (seq, displaced))
-                case (None, *rest) if seq is not None and 0 < seq < _MAX_SEQ and is_admitted_shape(rest):
+                case (None, *rest) if seq is not None and 0 < seq < MAX_SEQ and is_admitted_shape(rest):
                     execute("INSERT OR REPLACE INTO admitted VALUES (?,?,?,?,?)", (seq, *rest))
                 case _:
                     continue
@@ -157,7 +150,7 @@ class _Salvage:
         execute = self._connection.execute
         for seq, values in self._pages.rows():
             match values:
-                case (None, bytes(envelope)) if seq is not None and 0 < seq < _MAX_SEQ and len(envelope) in SIZES:
+                case (None, bytes(envelope)) if seq is not None and 0 < seq < MAX_SEQ and len(envelope) in SIZES:
                     pass
                 case _:
                     continue
@@ -165,7 +158,7 @@ class _Salvage:
                 continue
             known = execute("SELECT id, header FROM admitted WHERE seq = ?", (seq,)).fetchone()
             if known is None:
-                if not self._admit(seq, envelope):
+                if not admit_alone(self._connection, seq, envelope):
                     continue
                 self._without_row += 1
             elif not is_envelope(envelope, known[0]):
@@ -176,28 +169,6 @@ class _Salvage:
                 execute("UPDATE admitted SET header = ? WHERE seq = ?", (envelope[:HEADER_BYTES], seq))
             execute("INSERT OR REPLACE INTO body VALUES (?,?)", (seq, envelope))
             yield
-
-    def _admit(self, seq: int, envelope: bytes) -> bool:
-        """Make up the lost admitted row of a body; False if the body cannot be an envelope."""
-        identity = envelope_id(envelope)
-        try:
-            header = decode_envelope(envelope)
-        except DecodeError:
-            return False
-        if price_paid(identity, header.size_class) < 0:
-            return False
-        # Rows are in the order of arrival: the neighbour came at about the same time.
-        neighbour = (0, 0)
-        for nearest in ("< ?1 ORDER BY seq DESC", "> ?1 ORDER BY seq"):
-            select = f"SELECT interface, arrived_s FROM admitted WHERE seq {nearest} LIMIT 1"  # noqa: S608
-            if row := self._connection.execute(select, (seq,)).fetchone():
-                neighbour = row
-                break
-        self._connection.execute(
-            "INSERT INTO admitted VALUES (?,?,?,?,?)",
-            (seq, identity, envelope[:HEADER_BYTES], *neighbour),
-        )
-        return True
 
 
 def _sync(path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from relay.client import collection, patience
+from relay.client import collection, delivery, patience
 from relay.client.body import text_body
 from relay.client.database import Database
 from relay.client.outbox import Outbox
@@ -237,6 +237,34 @@ def test_no_word_of_a_relay_makes_a_sender_give_up_elsewhere(alice, bob):  # noq
         send(alice, refusing, f"{number}")
         outcome, _ = send(alice, honest)
         assert (outcome.delivered.durable, len(honest.held)) == (1, number), reason
+
+
+def test_a_relay_that_cannot_write_is_waited_for_only_if_it_could_before(alice, bob, monkeypatch):  # noqa: ARG001
+    monkeypatch.setattr(delivery, "FIRST_PAUSE_S", 0.2)
+    pauses = 0.2 * (2**delivery.MAX_PAUSES - 1)
+
+    class Full(Holding):
+        room = 0
+
+        def take(self, session, number, envelope):
+            if len(self.held) < self.room:
+                super().take(session, number, envelope)
+            else:
+                session.refuse(number, Refusal.STORAGE, price=0)
+
+    def sent(relay, text):
+        began = time.monotonic()
+        outcome, _ = send(alice, relay, text)
+        return outcome.delivered, time.monotonic() - began
+
+    delivered, took_s = sent(Full(), "1")
+    assert (delivered.refused, delivered.acknowledged) == ({Refusal.STORAGE: 1}, 0)
+    assert took_s < pauses / 2
+    filling = Full()
+    filling.room = 1
+    delivered, took_s = sent(filling, "2")
+    assert (delivered.refused, delivered.acknowledged) == ({Refusal.STORAGE: 1}, 1)
+    assert took_s > pauses
 
 
 def test_other_bytes_than_were_offered_are_not_kept_and_the_relay_is_left(alice, bob):

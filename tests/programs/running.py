@@ -37,7 +37,7 @@ def envelope(rng, size_class=0):
 
 
 @asynccontextmanager
-async def running(folder, *, max_connections=64, max_connections_per_address=32):
+async def running(folder, *, max_connections=64, max_connections_per_address=32, own_interfaces=()):
     """An engine that serves `folder`/link.sock; yields it and the path."""
     loop = asyncio.get_running_loop()
     with contextlib.closing(Store.open(folder / "relay.db", durable=True)) as store:
@@ -51,6 +51,8 @@ async def running(folder, *, max_connections=64, max_connections_per_address=32)
             read_bodies=store.read_bodies,
             interfaces=store.interfaces(),
         )
+        node.log.load(store.load())
+        node.log.reserve(store.last_seq)
         engine = Engine(
             node=node,
             store=store,
@@ -61,7 +63,7 @@ async def running(folder, *, max_connections=64, max_connections_per_address=32)
             max_connections_per_address=max_connections_per_address,
         )
         path = folder / "link.sock"
-        link = asyncio.create_task(ForeignLink(path=path, mode=0o600).run(engine))
+        link = asyncio.create_task(ForeignLink(path=path, mode=0o600, own_interfaces=own_interfaces).run(engine))
         while not path.exists():  # noqa: ASYNC110 - a file says nothing when it appears
             await asyncio.sleep(0.005)
         try:

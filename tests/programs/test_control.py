@@ -99,7 +99,7 @@ def test_connections_left_open_lock_nobody_out(control):
 def test_who_asks_and_never_reads_is_dropped_and_others_are_served(control):
     with socket.socket(socket.AF_UNIX) as greedy:
         greedy.connect(str(control))
-        greedy.settimeout(5)
+        greedy.settimeout(60)  # answers are paced
         with pytest.raises(ConnectionError):
             greedy.sendall(b'{"v":1,"op":"status"}\n' * 100_000)
         with ControlClient(control) as client:

@@ -161,7 +161,13 @@ def test_a_process_that_does_not_read_gets_the_latest_only(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", [b"nonsense\n", b'{"up":true,"counters":{"x":1},"gauges":{}}\n', b" " * MAX_REPORT_BYTES]
+    "line",
+    [
+        b"nonsense\n",
+        Reporter(Component.NET).line(0.0) * 17,
+        b'{"up":true,"counters":{"x":1},"gauges":{}}\n',
+        b" " * MAX_REPORT_BYTES,
+    ],
 )
 def test_a_report_that_is_none_ends_the_connection_with_a_word_and_is_counted(tmp_path, line):
     async def run():
@@ -188,5 +194,19 @@ def test_a_process_that_hangs_counts_as_gone(tmp_path, monkeypatch):
                 assert engine.status().components[0].connected
                 assert await line_of(sock) == b""
                 await until(lambda: not engine.status().components[0].connected)
+
+    asyncio.run(run())
+
+
+def test_no_stream_takes_the_name_and_with_it_the_share_of_a_network_interface(tmp_path):
+    async def run():
+        async with running(tmp_path, own_interfaces=["usb0"]) as (engine, path):
+            for name in ("lo", "usb0"):
+                with closing(await connect(path, GOOD | {"interface": name})) as sock:
+                    assert "network interface" in json.loads(await line_of(sock))["error"]
+            assert engine.stats.get(HandshakeFailure.BAD_PREAMBLE) == 2
+            assert engine.status().links == []
+            with closing(await Phone.open(path, slow=False)):
+                assert [row.interface for row in engine.status().links] == ["hci0"]
 
     asyncio.run(run())

@@ -274,3 +274,28 @@ def test_it_can_listen_on_every_address_of_both_families(engine):
         raise AssertionError("twenty ports are taken")
 
     asyncio.run(run())
+
+
+def test_who_asks_much_and_reads_nothing_holds_up_neither_the_loop_nor_the_page(engine):
+    async def use(base, session, server):
+        questions = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 300
+        floods = []
+        for _ in range(3 * MAX_CONNECTIONS):
+            _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(questions)
+            floods.append(writer)
+        loop = asyncio.get_running_loop()
+        lags = []
+        for _ in range(100):
+            began = loop.time()
+            await asyncio.sleep(0.005)
+            lags.append(loop.time() - began)
+        print("lags", sorted(lags)[50], max(lags))
+        assert sorted(lags)[50] < 0.05
+        async with session.get(base + "/healthz") as response:
+            assert response.status == 200
+        assert len(server._runner.server.connections) <= MAX_CONNECTIONS + 1
+        for writer in floods:
+            writer.transport.abort()
+
+    serve(engine, use)
