@@ -42,6 +42,7 @@ class ForeignLink:
 
     async def run(self, host: Host) -> None:
         """Serve until cancelled."""
+        self._note_interfaces()
         listener = listen_unix(self._path, self._mode, BACKLOG)
         try:
             server = await asyncio.get_running_loop().create_unix_server(
@@ -53,13 +54,17 @@ class ForeignLink:
             listener.close()
 
     def _require_foreign(self, interface: str) -> None:
-        """Raise DecodeError for the name of a network interface that is here, or was: its share is not for others.
+        """Raise DecodeError for the name of a network interface: its share is not for others.
 
-        Whoever may open the socket, or has taken over a process that may, would use it up, and displace what is in it.
+        That is one which is here, or was when :meth:`run` began or a stream came. Whoever may open the socket, or has
+        taken over a process that may, would use its share up, and displace what is in it.
         """
-        self._network.update(name for _, name in socket.if_nameindex())
+        self._note_interfaces()
         if interface in self._network:
             raise DecodeError(f"{interface} is a network interface of this machine; streams need a name of their own")
+
+    def _note_interfaces(self) -> None:
+        self._network.update(name for _, name in socket.if_nameindex())
 
 
 class _Preamble(asyncio.Protocol):
