@@ -126,7 +126,5 @@ class Identity:
         """Return an announce for those to whom we are linked: neither neighbours nor a place are in it."""
         payload = Announce(nickname=nickname, noise_key=self.noise.public, signing_key=self.signing_public).encode()
         return self.sign(
-            make_packet(
-                PacketType.ANNOUNCE, payload, sender=self.peer_id, timestamp_ms=timestamp_ms, ttl=ORIGIN_TTL
-            )
+            make_packet(PacketType.ANNOUNCE, payload, sender=self.peer_id, timestamp_ms=timestamp_ms, ttl=ORIGIN_TTL)
         )

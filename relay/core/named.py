@@ -3,8 +3,8 @@
 
 Other systems address what they keep for somebody by a name that several people know or can reckon: a tag of the day,
 a topic. From such a name follow the bucket, the tag and the key of envelopes that look like all others. Whoever
-knows the name can find, count and open them, and make more of them; nobody can purge them. Wrapping is deterministic: the
-same content under the same name is the same envelopes, whoever wraps it.
+knows the name can find, count and open them, and make more of them; nobody can purge them. Wrapping is deterministic:
+the same content under the same name is the same envelopes, whoever wraps it.
 """
 
 from __future__ import annotations
