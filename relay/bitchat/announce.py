@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 _NICKNAME, _NOISE_KEY, _SIGNING_KEY, _NEIGHBOURS, _CAPABILITIES, _GEOHASH = 1, 2, 3, 4, 5, 6
 
+RELAY_MARK: Final = 0xF0
+"""A value without content by which relays know each other's announces, so as not to carry them from island to island.
+
+Phones skip it, as every value that they do not know. Who marks his own announce so is not carried; no one can mark
+another's, as it is signed."""
 MAX_NICKNAME_BYTES: Final = 255
 """Its length has one byte."""
 NEUTRAL_NICKNAME: Final = "relay"
@@ -44,6 +49,7 @@ class Announce:
     neighbours: tuple[bytes, ...] = ()
     capabilities: bytes | None = None
     geohash: bytes | None = None
+    is_relay: bool = False
 
     def encode(self) -> bytes:
         """Return the payload; ValueError for a nickname longer than 255 bytes."""
@@ -58,6 +64,8 @@ class Announce:
             values.append((_CAPABILITIES, self.capabilities))
         if self.geohash is not None:
             values.append((_GEOHASH, self.geohash))
+        if self.is_relay:
+            values.append((RELAY_MARK, b""))
         return encode_tlvs(values, 1)
 
 
@@ -81,6 +89,7 @@ def decode_announce(payload: bytes) -> Announce:
         neighbours=tuple(near[at : at + PEER_ID_BYTES] for at in range(0, len(near), PEER_ID_BYTES)),
         capabilities=values.get(_CAPABILITIES),
         geohash=values.get(_GEOHASH),
+        is_relay=RELAY_MARK in values,
     )
 
 
@@ -122,9 +131,11 @@ class Identity:
         """Return a packet of ours, signed."""
         return packet.signed(self.signing_secret)
 
-    def announce(self, nickname: str, timestamp_ms: int) -> Packet:
+    def announce(self, nickname: str, timestamp_ms: int, *, is_relay: bool = False) -> Packet:
         """Return an announce for those to whom we are linked: neither neighbours nor a place are in it."""
-        payload = Announce(nickname=nickname, noise_key=self.noise.public, signing_key=self.signing_public).encode()
+        payload = Announce(
+            nickname=nickname, noise_key=self.noise.public, signing_key=self.signing_public, is_relay=is_relay
+        ).encode()
         return self.sign(
             make_packet(PacketType.ANNOUNCE, payload, sender=self.peer_id, timestamp_ms=timestamp_ms, ttl=ORIGIN_TTL)
         )

@@ -125,7 +125,7 @@ class Reassembly:
         return sum(waiting.held_bytes for waiting in self._sets.values())
 
     def take(self, link: Hashable, packet: Packet, now: float) -> Packet | None:
-        """Take a fragment and return the packet that it completes, if it does.
+        """Take a fragment and return the packet that it completes, if it does, with TTL 0: its pieces go on.
 
         Raises DecodeError for a fragment of a set that is too large, or does not fit its set; the set is over then. The
         packet is not checked: it may be of any type, and anybody's.
@@ -149,7 +149,7 @@ class Reassembly:
         if len(waiting.pieces) < waiting.count:
             return None
         del self._sets[name]
-        return decode_packet(b"".join(waiting.pieces[index] for index in range(waiting.count)))
+        return decode_packet(b"".join(waiting.pieces[index] for index in range(waiting.count))).with_ttl(0)
 
     def expire(self, now: float) -> int:
         """Forget sets that were not completed in time; return how many."""

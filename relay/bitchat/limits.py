@@ -25,6 +25,8 @@ ANSWERS: Final = Rate(per_s=8 / 30, burst=8.0)
 """Requests of one phone that are answered: as many as iPhones answer."""
 HANDSHAKES: Final = Rate(per_s=1 / 6, burst=5.0)
 """Handshakes of one phone with us: iPhones allow ten a minute."""
+WELCOMES: Final = Rate(per_s=1 / 60, burst=2.0)
+"""How often one link is told who is there, as a phone may become another one at any time."""
 LETTERS_OF_PHONE: Final = Rate(per_s=8 / 3600, burst=8.0)
 """Letters that one phone gives us to keep, each of which becomes envelopes in the store of every relay."""
 LETTERS: Final = Rate(per_s=120 / 3600, burst=60.0)

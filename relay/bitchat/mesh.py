@@ -17,7 +17,7 @@ from relay.bitchat.answers import ANSWER_S, Planned, plan_answer
 from relay.bitchat.clock import MeshClock
 from relay.bitchat.couriers import Couriers, Handover, Outcome
 from relay.bitchat.fragments import MAX_SET_PIECES, Reassembly, decode_piece, split
-from relay.bitchat.limits import ANSWERS, BYTES_IN, HANDSHAKES, PACKETS_IN, UNCHECKED_LIVE, Bucket
+from relay.bitchat.limits import ANSWERS, BYTES_IN, HANDSHAKES, PACKETS_IN, UNCHECKED_LIVE, WELCOMES, Bucket
 from relay.bitchat.memory import Memory
 from relay.bitchat.outbox import Group, Lane, Outbox, lane_of
 from relay.bitchat.packet import (
@@ -116,6 +116,7 @@ class _Link:
     bytes_in: Bucket
     answers: Bucket
     handshakes: Bucket
+    welcomes: Bucket
     announce_at: float
     kind: Kind = Kind.UNKNOWN
     peer: bytes | None = None
@@ -180,7 +181,7 @@ class Mesh:
     # Links
 
     def open_link(self, number: int, now: float, *, frame_bytes: int, takes_long: bool = False) -> None:
-        """A phone is connected. It takes frames of so many bytes; or any, as a stream of notifications: ``takes_long``."""
+        """A phone is connected. It takes frames of so many bytes; ``takes_long``: any, as a stream of notifications."""
         self._links[number] = _Link(
             number=number,
             frame_bytes=frame_bytes,
@@ -190,6 +191,7 @@ class Mesh:
             bytes_in=Bucket(BYTES_IN, now),
             answers=Bucket(ANSWERS, now),
             handshakes=Bucket(HANDSHAKES, now),
+            welcomes=Bucket(WELCOMES, now),
             announce_at=now,
         )
 
@@ -247,7 +249,10 @@ class Mesh:
         return happened
 
     def next_s(self, now: float) -> float:
-        """When `take_due` or `frames_to_send` is to be called again at the latest (monotonic seconds)."""
+        """When `take_due`, and `frames_to_send` of every link that can be written to, are to be called at the latest.
+
+        Monotonic seconds. What may go already is not waited for: whoever can write asks.
+        """
         times = [self._housekeeping_at]
         if self._turns:
             times.append(self._turns[0][0])
@@ -256,7 +261,7 @@ class Mesh:
                 times.append(link.announce_at)
             if link.plan:
                 times.append(link.plan[0].at)
-            if (at := link.outbox.next_s(now)) is not None:
+            if (at := link.outbox.next_s(now)) is not None and at > now:
                 times.append(at)
         return min(times)
 
@@ -298,9 +303,11 @@ class Mesh:
             return self._request(packet, link, now)
         name = packet.flood_id
         if name in self._seen:
-            if (pending := self._pending.get(name)) is not None:
-                pending.targets.discard(origin)
-            return self._count(packet, "known")
+            pending = self._pending.get(name)
+            if pending is None or origin not in pending.targets:
+                return self._count(packet, "known")
+            pending.targets.discard(origin)
+            return self._count(packet, "heard_there")
         if packet.ttl == 0:
             return self._count(packet, "no_ttl")
         announce: Announce | None = None
@@ -309,16 +316,25 @@ class Mesh:
                 announce = read_announce(packet)
             except DecodeError:
                 return self._count(packet, "forged")
+            if announce.is_relay:
+                return self._count(packet, "relay")
         reason = self._why_not(packet, announce, origin, link, now)
         if reason is not None:
             return self._count(packet, reason)
-        self._seen.put(name, None, origin=origin, now=now)
         if packet.recipient == self.identity.peer_id:
+            # What comes by the link of another is not remembered: he cannot make us deaf to the one whose it is.
+            if link is not None and packet.sender == link.peer:
+                self._seen.put(name, None, origin=origin, now=now)
             return self._for_us(packet, link, now)
-        self._remember(packet, announce, origin, link, now)
+        self._seen.put(name, None, origin=origin, now=now)
+        if announce is not None and link is not None and packet.ttl == ORIGIN_TTL:
+            self._bind(link, packet, announce, now)
+        # Its TTL is lowered by the relay that heard it from a phone, and by no other relay.
+        onward = packet if link is None else packet.with_ttl(packet.ttl - 1)
+        self._remember(onward, announce, origin, link, now)
         if self._is_late(packet, link, now):
             return self._count(packet, "late")
-        return self._spread(packet, origin, now)
+        return self._spread(onward, origin, now)
 
     def _is_late(self, packet: Packet, link: _Link | None, now: float) -> bool:
         """Whether a packet is a replay, or history: Androids would show it again, as they do not look at its age."""
@@ -359,14 +375,21 @@ class Mesh:
         elif packet.type == PacketType.FRAGMENT:
             self._piece(packet, origin, link, now)
 
+    def _bind(self, link: _Link, packet: Packet, announce: Announce, now: float) -> None:
+        """A link is that peer: it is told who we are and, once, who else is there, as nothing can be checked before."""
+        is_new = link.peer != packet.sender
+        link.peer, link.peer_key = packet.sender, announce.signing_key
+        self.clock.hear(link.number, packet.sender, packet.timestamp_ms, now)
+        if not link.has_announce:
+            self._announce(link, now)
+        if is_new and link.welcomes.take(1, now):
+            for known in self.memory.announces_now():
+                if known.ttl and known.sender != link.peer:
+                    self._send(link, known, now, until=now + LIVE_WAIT_S)
+
     def _met(self, packet: Packet, announce: Announce, origin: Hashable, link: _Link | None, now: float) -> None:
         self.memory.keep_announce(packet, announce, origin=origin, now=now)
         if link is not None:
-            if packet.ttl == ORIGIN_TTL:
-                link.peer, link.peer_key = packet.sender, announce.signing_key
-                self.clock.hear(link.number, packet.sender, packet.timestamp_ms, now)
-                if not link.has_announce:
-                    link.announce_at = now
             names = self.couriers.heard(
                 packet.sender, announce.noise_key, packet.timestamp_ms, link=link.number, now=now
             )
@@ -403,12 +426,8 @@ class Mesh:
     # Passing on
 
     def _spread(self, packet: Packet, origin: Hashable, now: float) -> None:
-        """Let a packet wait for its turn at all links but the one by which it came; heard there, it is not sent.
-
-        Its TTL is lowered by the relay that heard it from a phone, and by no other relay.
-        """
-        onward = packet if origin == RELAYS else packet.with_ttl(packet.ttl - 1)
-        if onward.ttl == 0:
+        """Let a packet wait for its turn at all links but the one by which it came; heard there, it is not sent."""
+        if packet.ttl == 0:
             return self._count(packet, "ends_here")
         if len(self._pending) >= MAX_PENDING:
             return self._count(packet, "crowded")
@@ -422,7 +441,7 @@ class Mesh:
         if not targets:
             return None
         name = packet.flood_id
-        self._pending[name] = _Pending(onward, set(targets))
+        self._pending[name] = _Pending(packet, set(targets))
         for target, (least, most) in targets.items():
             self._turn_number += 1
             at = now + least + self._draw() * (most - least)
@@ -449,15 +468,14 @@ class Mesh:
 
     def _pass_on(self, name: bytes, target: Hashable, now: float) -> None:
         pending = self._pending.get(name)
-        if pending is None or target not in pending.targets:
-            if pending is not None:
-                self._count(pending.packet, "heard_there")
-                if not pending.targets:
-                    del self._pending[name]
+        if pending is None:
             return
+        is_due = target in pending.targets
         pending.targets.discard(target)
         if not pending.targets:
             del self._pending[name]
+        if not is_due:
+            return
         packet = pending.packet
         if target == RELAYS:
             self._count(packet, "to_relays")
@@ -510,7 +528,7 @@ class Mesh:
         if time_ms is None:
             link.announce_at = now + 1.0
             return
-        packet = self.identity.announce(self._nickname, time_ms)
+        packet = self.identity.announce(self._nickname, time_ms, is_relay=True)
         link.outbox.put(Lane.ANNOUNCE, Group(self._frames(link, packet), now + LIVE_WAIT_S))
         link.has_announce = True
         self._count(packet, "announced")
