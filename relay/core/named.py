@@ -69,7 +69,7 @@ class Name:
 
     @classmethod
     def of(cls, use: bytes, value: bytes) -> Name:
-        """Return the name that ``value`` is for one ``use`` (a text that says for what), so that two uses never meet."""
+        """Return the name that ``value`` is for one ``use``, a text that says for what, so that two uses never meet."""
         return cls(hashlib.sha256(b"mesh-relay/1 name" + len(use).to_bytes(1, "big") + use + value).digest())
 
     @property

@@ -57,9 +57,10 @@ class Phone:
         reason = self.why_not(packet, now, pieces)
         if reason is not None:
             self.refused.append((reason, packet))
-            return None
+            return
         if packet.type == PacketType.FRAGMENT:
-            return self.piece(packet, now)
+            self.piece(packet, now)
+            return
         if packet.type == PacketType.ANNOUNCE:
             said = read_announce(packet)
             self.keys[packet.sender] = said.signing_key
@@ -68,7 +69,7 @@ class Phone:
         elif packet.type == PacketType.MESSAGE:
             if not packet.is_signed_by(self.keys.get(packet.sender, b"")):
                 self.strangers.append(packet)
-                return None
+                return
             self.shown.append(packet.payload.decode())
         elif packet.type == PacketType.COURIER:
             self.letters.append(decode_letter(packet.payload))

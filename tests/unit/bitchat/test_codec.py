@@ -306,8 +306,10 @@ def test_a_set_that_is_too_large_or_does_not_agree_is_over():
     waiting.take("eve", piece_of(b"a" * 8, index=0, count=2), now=0.0)
     with pytest.raises(DecodeError):
         waiting.take("eve", piece_of(b"a" * 8, index=1, count=3), now=0.0)
+    most = MAX_SET_BYTES // 1000
+    for index in range(most):
+        waiting.take("eve", piece_of(b"b" * 8, index=index, count=64, data=bytes(1000)), now=0.0)
     with pytest.raises(DecodeError):
-        for index in range(64):
-            waiting.take("eve", piece_of(b"b" * 8, index=index, count=64, data=bytes(1000)), now=0.0)
+        waiting.take("eve", piece_of(b"b" * 8, index=most, count=64, data=bytes(1000)), now=0.0)
     assert len(waiting) == 0
     assert MAX_SET_BYTES > MAX_CIPHERTEXT_BYTES

@@ -126,7 +126,7 @@ def test_of_two_relays_of_one_island_one_sends_to_the_others_and_a_phone_gets_it
     streets.run(1)
     message = ana.say("once", streets.now)
     streets.send(ana, message)
-    # The live packet of the first relay arrives before the second one has its turn to send what a phone passed on to it.
+    # The live packet of the first relay arrives before the second has its turn to send what a phone passed on to it.
     streets.send(bridge, message.with_ttl(6))
     streets.meshes[1].receive_live(message.with_ttl(6).encode(), streets.now)
     streets.run(2)
