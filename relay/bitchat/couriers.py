@@ -22,7 +22,7 @@ from relay.bitchat.courier import (
 from relay.bitchat.limits import LETTERS, LETTERS_OF_PHONE, Bucket
 from relay.bitchat.pool import Pool
 from relay.core.clock import HOUR_S
-from relay.core.envelope import decode_header
+from relay.core.envelope import EXPIRY_STEP_HOURS, decode_header
 from relay.core.errors import DecodeError
 from relay.core.named import MAX_PIECES, Name, NamedPiece, join, unwrap, wrap
 
@@ -33,8 +33,6 @@ USE: Final = b"bitchat courier"
 PRICE: Final = 8
 """Work in each envelope: a step of the ladder of all senders, half a second for a full one on the slowest board. It is
 fixed, as two relays have to come to the same envelopes."""
-EXPIRY_STEP_HOURS: Final = 6
-"""Expiries of all senders are rounded down to this (docs/protocol.md section 3); others would say what these are."""
 MAX_WANTED: Final = 1_000
 """Recipients who are near and whose letters are looked for."""
 WANTED_S: Final = 900.0

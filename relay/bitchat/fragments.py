@@ -34,6 +34,8 @@ MAX_SET_BYTES: Final = 32 << 10
 MAX_SETS: Final = 64
 MAX_SETS_OF_LINK: Final = 8
 """So that one phone does not take the places of all."""
+MAX_SETS_OF_RELAYS: Final = 32
+"""All other islands come by one link."""
 _SET_CONTEXT: Final = b"fragments"
 
 
@@ -124,11 +126,11 @@ class Reassembly:
         """Bytes of all pieces that wait."""
         return sum(waiting.held_bytes for waiting in self._sets.values())
 
-    def take(self, link: Hashable, packet: Packet, now: float) -> Packet | None:
+    def take(self, link: Hashable, packet: Packet, now: float, *, most: int = MAX_SETS_OF_LINK) -> Packet | None:
         """Take a fragment and return the packet that it completes, if it does, with TTL 0: its pieces go on.
 
-        Raises DecodeError for a fragment of a set that is too large, or does not fit its set; the set is over then. The
-        packet is not checked: it may be of any type, and anybody's.
+        ``most``: how many sets this link may have begun. Raises DecodeError for a fragment of a set that is too large,
+        or does not fit its set; the set is over then. The packet is not checked: it may be of any type, and anybody's.
         """
         piece = decode_piece(packet.payload)
         if piece.count > MAX_SET_PIECES:
@@ -137,7 +139,7 @@ class Reassembly:
         name = (packet.sender, piece.set_id)
         waiting = self._sets.get(name)
         if waiting is None:
-            self._make_room(link)
+            self._make_room(link, most)
             waiting = self._sets[name] = _Set(link, piece.count, now + LIFETIME_S)
         if piece.index in waiting.pieces:
             return None
@@ -162,13 +164,13 @@ class Reassembly:
         """A link is gone, and with it what it began."""
         self._sets = {name: waiting for name, waiting in self._sets.items() if waiting.link != link}
 
-    def _make_room(self, link: Hashable) -> None:
+    def _make_room(self, link: Hashable, most: int) -> None:
         """Let the oldest set of this link go if it has too many, else the oldest of whoever has the most."""
         counts: dict[Hashable, int] = {}
         for waiting in self._sets.values():
             counts[waiting.link] = counts.get(waiting.link, 0) + 1
         loser = link
-        if counts.get(link, 0) < MAX_SETS_OF_LINK:
+        if counts.get(link, 0) < most:
             if len(self._sets) < MAX_SETS:
                 return
             loser = max(counts, key=counts.__getitem__)

@@ -27,6 +27,8 @@ HANDSHAKES: Final = Rate(per_s=1 / 6, burst=5.0)
 """Handshakes of one phone with us: iPhones allow ten a minute."""
 WELCOMES: Final = Rate(per_s=1 / 60, burst=2.0)
 """How often one link is told who is there, as a phone may become another one at any time."""
+OTHER_KEYS: Final = Rate(per_s=1 / 30, burst=2.0)
+"""Announces by one link under another signing key than those known of a peer. His own key comes every 15 to 30 s."""
 LETTERS_OF_PHONE: Final = Rate(per_s=8 / 3600, burst=8.0)
 """Letters that one phone gives us to keep, each of which becomes envelopes in the store of every relay."""
 LETTERS: Final = Rate(per_s=120 / 3600, burst=60.0)

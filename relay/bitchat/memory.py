@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -19,9 +20,9 @@ ANNOUNCE_LIFE_S: Final = IPHONE.announce_age_ms / 1000
 """As long as any phone takes an announce."""
 MAX_PEERS: Final = 1_000
 """Announces with their keys, half a kilobyte each."""
-MAX_KEYS_OF_PEER: Final = 4
-"""Signing keys under one Noise key. The Noise key is public, so anybody can announce it beside a key of his own: of
-such announces the newest are kept, and the phone's own, which comes again and again, is among them."""
+MAX_KEYS_OF_PEER: Final = 8
+"""Signing keys under one Noise key. That is public, so anybody can announce it beside keys of his own. Of more, the
+oldest goes of the link that brought the most."""
 
 MESSAGE_LIFE_S: Final = 21_600.0
 """As long as iPhones take a public message."""
@@ -46,7 +47,8 @@ class Memory:
         self._peers: Pool[tuple[bytes, bytes], Peer] = Pool(
             most=MAX_PEERS, most_bytes=MAX_PEERS * 1024, life_s=ANNOUNCE_LIFE_S
         )
-        self._keys: dict[bytes, dict[bytes, None]] = {}
+        #: By peer ID, the links by which its keys came, the newest key last.
+        self._keys: dict[bytes, dict[bytes, Hashable]] = {}
         self._messages: Pool[bytes, Packet] = Pool(
             most=MAX_MESSAGES, most_bytes=MAX_MESSAGE_BYTES, life_s=MESSAGE_LIFE_S
         )
@@ -71,11 +73,12 @@ class Memory:
         key = announce.signing_key
         keys = self._keys.setdefault(packet.sender, {})
         keys.pop(key, None)
-        keys[key] = None
-        while len(keys) > MAX_KEYS_OF_PEER:
-            oldest = next(iter(keys))
-            del keys[oldest]
-            self._peers.pop((packet.sender, oldest))
+        keys[key] = origin
+        if len(keys) > MAX_KEYS_OF_PEER:
+            counts = Counter(keys.values())
+            loser = max(keys, key=lambda known: counts[keys[known]])
+            del keys[loser]
+            self._peers.pop((packet.sender, loser))
         self._peers.put(
             (packet.sender, key),
             Peer(packet=packet, announce=announce),
@@ -85,10 +88,11 @@ class Memory:
         )
         self._tidy_keys()
 
-    def keys_of(self, peer_id: bytes) -> tuple[bytes, ...]:
-        """Return the signing keys under which a peer is known, the newest first."""
-        keys = reversed(self._keys.get(peer_id, {}))
-        return tuple(key for key in keys if (peer_id, key) in self._peers)
+    def keys_of(self, peer_id: bytes, origin: Hashable = None) -> tuple[bytes, ...]:
+        """Return the signing keys under which a peer is known: those by this link first, and the newest first."""
+        keys = self._keys.get(peer_id, {})
+        newest = [key for key in reversed(keys) if (peer_id, key) in self._peers]
+        return tuple(sorted(newest, key=lambda key: keys[key] != origin))
 
     def leave(self, peer_id: bytes, key: bytes) -> None:
         """Somebody says that he goes: he is no longer announced. What he said stays."""
@@ -126,5 +130,5 @@ class Memory:
             self._keys = {
                 peer_id: kept
                 for peer_id, keys in self._keys.items()
-                if (kept := {key: None for key in keys if (peer_id, key) in self._peers})
+                if (kept := {key: by for key, by in keys.items() if (peer_id, key) in self._peers})
             }

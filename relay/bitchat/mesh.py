@@ -16,8 +16,15 @@ from relay.bitchat.announce import NEUTRAL_NICKNAME, Identity, read_announce
 from relay.bitchat.answers import ANSWER_S, Planned, plan_answer
 from relay.bitchat.clock import MeshClock
 from relay.bitchat.couriers import Couriers, Handover, Outcome
-from relay.bitchat.fragments import MAX_SET_PIECES, Reassembly, decode_piece, split
-from relay.bitchat.limits import ANSWERS, BYTES_IN, HANDSHAKES, PACKETS_IN, UNCHECKED_LIVE, WELCOMES, Bucket
+from relay.bitchat.fragments import (
+    MAX_SET_PIECES,
+    MAX_SETS_OF_LINK,
+    MAX_SETS_OF_RELAYS,
+    Reassembly,
+    decode_piece,
+    split,
+)
+from relay.bitchat.limits import ANSWERS, BYTES_IN, HANDSHAKES, OTHER_KEYS, PACKETS_IN, UNCHECKED_LIVE, WELCOMES, Bucket
 from relay.bitchat.memory import Memory
 from relay.bitchat.outbox import Group, Lane, Outbox, lane_of
 from relay.bitchat.packet import (
@@ -110,13 +117,14 @@ class LookFor:
 class _Link:
     number: int
     frame_bytes: int
-    takes_long: bool
+    can_stream: bool
     outbox: Outbox
     packets: Bucket
     bytes_in: Bucket
     answers: Bucket
     handshakes: Bucket
     welcomes: Bucket
+    other_keys: Bucket
     announce_at: float
     kind: Kind = Kind.UNKNOWN
     peer: bytes | None = None
@@ -125,6 +133,12 @@ class _Link:
     has_announce: bool = False
     """Whether it was told who we are."""
     asked_at: float | None = None
+
+    @property
+    def takes_long(self) -> bool:
+        """Whether it is known to put a packet together from several notifications, which only iPhones do."""
+        return self.can_stream and self.kind is Kind.IPHONE
+
     plan: deque[Planned] = field(default_factory=deque)
     session: NoiseSession | None = None
     letters: deque[Handover] = field(default_factory=lambda: deque(maxlen=MAX_LETTERS_HELD))
@@ -180,18 +194,22 @@ class Mesh:
 
     # Links
 
-    def open_link(self, number: int, now: float, *, frame_bytes: int, takes_long: bool = False) -> None:
-        """A phone is connected. It takes frames of so many bytes; ``takes_long``: any, as a stream of notifications."""
+    def open_link(self, number: int, now: float, *, frame_bytes: int, can_stream: bool = False) -> None:
+        """A phone is connected. It takes frames of so many bytes.
+
+        ``can_stream``: if it is an iPhone, it takes longer ones too, as a stream of notifications.
+        """
         self._links[number] = _Link(
             number=number,
             frame_bytes=frame_bytes,
-            takes_long=takes_long,
+            can_stream=can_stream,
             outbox=Outbox(now),
             packets=Bucket(PACKETS_IN, now),
             bytes_in=Bucket(BYTES_IN, now),
             answers=Bucket(ANSWERS, now),
             handshakes=Bucket(HANDSHAKES, now),
             welcomes=Bucket(WELCOMES, now),
+            other_keys=Bucket(OTHER_KEYS, now),
             announce_at=now,
         )
 
@@ -348,12 +366,17 @@ class Mesh:
         if announce is not None:
             if self._is_late(packet, link, now):
                 return "late"
-            return None if self.memory.is_news(packet, announce) else "old"
+            if not self.memory.is_news(packet, announce):
+                return "old"
+            known = self.memory.keys_of(packet.sender)
+            if link is None or not known or announce.signing_key in known:
+                return None
+            return None if link.other_keys.take(1, now) else "keys"
         if packet.type in _MUST_BE_SIGNED and packet.signature is None:
             return "unsigned"
         if packet.signature is None or packet.type in UNSIGNED_TYPES:
             return None
-        keys = self.memory.keys_of(packet.sender)
+        keys = self.memory.keys_of(packet.sender, origin)
         if any(packet.is_signed_by(key) for key in keys):
             return None
         if keys:
@@ -408,7 +431,8 @@ class Mesh:
         try:
             if not for_us and decode_piece(packet.payload).whole_type != PacketType.MESSAGE:
                 return None
-            whole = self._reassembly.take(origin, packet, now)
+            most = MAX_SETS_OF_RELAYS if origin == RELAYS else MAX_SETS_OF_LINK
+            whole = self._reassembly.take(origin, packet, now, most=most)
         except DecodeError:
             return self._count(packet, "malformed")
         if whole is None or whole.type in {PacketType.FRAGMENT, PacketType.ANNOUNCE}:

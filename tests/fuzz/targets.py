@@ -630,7 +630,7 @@ def bitchat_mesh(data):
     if data[:1] >= b"\x80":
         mesh.clock.trust(1_780_000_000_000, 0.0)
     mesh.open_link(1, 0.0, frame_bytes=512)
-    mesh.open_link(2, 0.0, frame_bytes=20_000, takes_long=True)
+    mesh.open_link(2, 0.0, frame_bytes=20_000, can_stream=True)
     now, offset = 0.0, 1
     while offset + 3 <= len(data):
         who, size = data[offset], int.from_bytes(data[offset + 1 : offset + 3], "big")

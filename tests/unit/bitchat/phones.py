@@ -153,7 +153,7 @@ class Town:
     def join(self, at, phone, number=None, *, announces=True):
         number = len(self.links[at]) + 1 if number is None else number
         self.links[at][number] = phone
-        self.meshes[at].open_link(number, self.now, frame_bytes=phone.frame_bytes, takes_long=phone.takes_long)
+        self.meshes[at].open_link(number, self.now, frame_bytes=phone.frame_bytes, can_stream=phone.takes_long)
         if announces:
             self.send(phone, phone.announce(self.now))
         return number

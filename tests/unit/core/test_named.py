@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Envelopes that are found by a name: deterministic, like all others to whoever does not know it, purged by nobody."""
 
+import hashlib
+import hmac
 import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nacl.bindings import crypto_aead_chacha20poly1305_ietf_encrypt, crypto_scalarmult_base
 
 from relay.core.envelope import (
     HEADER_BYTES,
@@ -18,6 +21,7 @@ from relay.core.envelope import (
     price_paid,
 )
 from relay.core.named import MAX_CONTENT_BYTES, MAX_PIECES, PIECE_BYTES, Name, NamedPiece, join, unwrap, wrap
+from tests.vectors.make import pattern
 
 NAME = Name.of(b"test", b"topic of the day")
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "named.json").read_text())
@@ -105,11 +109,36 @@ def test_the_payload_begins_as_all_others_do():
     assert len({envelope[8:24] for envelope in envelopes}) == 64
 
 
+def by_the_text(name, plaintext, size, expiry_hour, nonce):
+    """An envelope as docs/protocol.md section 12.9 says, without our code but for its nonce."""
+
+    def f(use, data=b""):
+        return hmac.digest(name, b"mesh-relay/1 named " + use + data, "sha256")
+
+    size_class = [256, 1024, 4096, 16384].index(size)
+    clear = bytes([1, 0, size_class, 0]) + expiry_hour.to_bytes(4, "big")
+    padded = (plaintext + b"\x80").ljust(size - 24 - 8 - 48, b"\0")
+    e = crypto_scalarmult_base(f(b"once", clear + padded))
+    tag = f(b"tag", e)[:16]
+    header = clear + bytes([f(b"bucket")[0] & 0xF8 | tag[0] & 0x07]) + tag[1:]
+    sealed = crypto_aead_chacha20poly1305_ietf_encrypt(padded, header, bytes(12), f(b"seal", e))
+    first = int.from_bytes(f(b"work", header)[:8], "big")
+    assert (int.from_bytes(nonce, "big") - first) % 2**64 < 2**22
+    return header + e + sealed + nonce
+
+
 @pytest.mark.parametrize("vector", VECTORS["envelopes"], ids=lambda vector: vector["name"])
-def test_vectors(vector):
-    name = Name.of(bytes.fromhex(vector["use"]), bytes.fromhex(vector["value"]))
-    content = bytes.fromhex(vector["content"]) * vector["times"]
-    assert (name.secret.hex(), name.bucket) == (vector["secret"], vector["bucket"])
-    envelopes = wrap(content, name, expiry_hour=vector["expiry_hour"], price=vector["price"])
-    assert [envelope_id(envelope).hex() for envelope in envelopes] == vector["identities"]
-    assert envelopes[-1].hex() == vector["last"]
+def test_vectors_are_what_the_text_says(vector):
+    use, value = bytes.fromhex(vector["use"]), bytes.fromhex(vector["value"])
+    content = bytes.fromhex(vector["content"]) if "content" in vector else pattern(vector["pattern_bytes"])
+    secret = hashlib.sha256(b"mesh-relay/1 name" + bytes([len(use)]) + use + value).digest()
+    assert secret.hex() == vector["secret"]
+    assert hmac.digest(secret, b"mesh-relay/1 named bucket", "sha256")[0] >> 3 == vector["bucket"]
+    envelopes = wrap(content, Name.of(use, value), expiry_hour=vector["expiry_hour"], price=vector["price"])
+    assert [hashlib.sha256(envelope).hexdigest() for envelope in envelopes] == vector["identities"]
+    assert envelopes[-1].hex() == vector["last_envelope"]
+    digest = hashlib.sha256(content).digest()[:16]
+    for index, envelope in enumerate(envelopes):
+        plaintext = bytes([1, index, len(envelopes)]) + digest + content[16_284 * index :][:16_284]
+        again = by_the_text(secret, plaintext, len(envelope), vector["expiry_hour"], envelope[-8:])
+        assert again == envelope
