@@ -66,7 +66,7 @@ def decode_letter(payload: bytes) -> Letter:
     """Return the letter; DecodeError for what an iPhone would not read either."""
     values: dict[int, bytes] = {}
     unknown = []
-    for kind, value in decode_tlvs(payload, 2):
+    for kind, value in decode_tlvs(payload, 2, strict=True):
         if kind in {_TAG, _EXPIRY, _CIPHERTEXT, _COPIES, _PREKEY}:
             values[kind] = value
         else:

@@ -27,6 +27,8 @@ HANDSHAKES: Final = Rate(per_s=1 / 6, burst=5.0)
 """Handshakes of one phone with us: iPhones allow ten a minute."""
 WELCOMES: Final = Rate(per_s=1 / 60, burst=2.0)
 """How often one link is told who is there, as a phone may become another one at any time."""
+NEW_PEERS: Final = Rate(per_s=5.0, burst=256.0)
+"""Peers that one link makes known: a whole island that comes by it at once, and then those who join."""
 OTHER_KEYS: Final = Rate(per_s=1 / 30, burst=2.0)
 """Announces by one link under another signing key than those known of a peer. His own key comes every 15 to 30 s."""
 LETTERS_OF_PHONE: Final = Rate(per_s=8 / 3600, burst=8.0)

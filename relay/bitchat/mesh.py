@@ -24,7 +24,17 @@ from relay.bitchat.fragments import (
     decode_piece,
     split,
 )
-from relay.bitchat.limits import ANSWERS, BYTES_IN, HANDSHAKES, OTHER_KEYS, PACKETS_IN, UNCHECKED_LIVE, WELCOMES, Bucket
+from relay.bitchat.limits import (
+    ANSWERS,
+    BYTES_IN,
+    HANDSHAKES,
+    NEW_PEERS,
+    OTHER_KEYS,
+    PACKETS_IN,
+    UNCHECKED_LIVE,
+    WELCOMES,
+    Bucket,
+)
 from relay.bitchat.memory import Memory
 from relay.bitchat.outbox import Group, Lane, Outbox, lane_of
 from relay.bitchat.packet import (
@@ -55,8 +65,8 @@ FRESH_MS: Final = 600_000
 """Nothing older, or further ahead, is passed on live; Androids take announces for so long."""
 SEEN_S: Final = 2 * FRESH_MS / 1000 + 60
 """How long a packet is known again: what is ten minutes ahead is fresh for twenty."""
-MAX_SEEN: Final = 20_000
-"""Packets that are known again: 15 a second for all that time."""
+MAX_SEEN: Final = 10_000
+"""Packets that are known again: 8 a second for all that time, in 4 MiB."""
 MAX_PENDING: Final = 1_000
 """Packets that wait for their turn to be passed on."""
 MAX_STRANGERS: Final = 64
@@ -124,6 +134,7 @@ class _Link:
     answers: Bucket
     handshakes: Bucket
     welcomes: Bucket
+    new_peers: Bucket
     other_keys: Bucket
     announce_at: float
     kind: Kind = Kind.UNKNOWN
@@ -209,6 +220,7 @@ class Mesh:
             answers=Bucket(ANSWERS, now),
             handshakes=Bucket(HANDSHAKES, now),
             welcomes=Bucket(WELCOMES, now),
+            new_peers=Bucket(NEW_PEERS, now),
             other_keys=Bucket(OTHER_KEYS, now),
             announce_at=now,
         )
@@ -369,8 +381,10 @@ class Mesh:
             if not self.memory.is_news(packet, announce):
                 return "old"
             known = self.memory.keys_of(packet.sender)
-            if link is None or not known or announce.signing_key in known:
+            if link is None or announce.signing_key in known:
                 return None
+            if not known:
+                return None if link.new_peers.take(1, now) else "identities"
             return None if link.other_keys.take(1, now) else "keys"
         if packet.type in _MUST_BE_SIGNED and packet.signature is None:
             return "unsigned"

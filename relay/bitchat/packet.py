@@ -190,6 +190,7 @@ def make_packet(
     if any(len(name) != PEER_ID_BYTES for name in (sender, *route, *([] if recipient is None else [recipient]))):
         raise ValueError(f"a peer ID has {PEER_ID_BYTES} bytes")
     body = payload
+    compress = compress and bool(payload)
     if compress:
         deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
         body = len(payload).to_bytes(_length_bytes(version), "big") + deflate.compress(payload) + deflate.flush()
@@ -262,8 +263,8 @@ def _inflate(body: bytes, length_bytes: int) -> bytes:
     """Decompress into exactly as many bytes as the body says."""
     reader = Reader(body)
     size = int.from_bytes(reader.bytes(length_bytes), "big")
-    if size > MAX_PAYLOAD_BYTES:
-        raise DecodeError(f"payload of {size} bytes once it is decompressed, at most {MAX_PAYLOAD_BYTES}")
+    if not 1 <= size <= MAX_PAYLOAD_BYTES:
+        raise DecodeError(f"payload of {size} bytes once it is decompressed, 1 to {MAX_PAYLOAD_BYTES}")
     try:
         payload = zlib.decompressobj(wbits=-zlib.MAX_WBITS).decompress(reader.rest(), size + 1)
     except zlib.error:

@@ -11,10 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def decode_tlvs(data: bytes, length_bytes: int) -> list[tuple[int, bytes]]:
-    """Return (type, value) in order, lengths being of 1 or 2 bytes; DecodeError where a value is cut off."""
+def decode_tlvs(data: bytes, length_bytes: int, *, strict: bool = False) -> list[tuple[int, bytes]]:
+    """Return (type, value) in order, lengths being of 1 or 2 bytes; DecodeError where a value is cut off.
+
+    Bytes at the end that are too few for type and length are ignored, as the apps do; where they are ``strict``,
+    DecodeError.
+    """
     reader, found = Reader(data), []
-    while reader.remaining:
+    while reader.remaining > (0 if strict else length_bytes):
         kind = reader.u8()
         found.append((kind, reader.bytes(reader.u8() if length_bytes == 1 else reader.u16())))
     return found

@@ -145,6 +145,7 @@ def test_an_announce_comes_back_as_it_was(nickname, noise_key, signing_key, near
     )
     assert decode_announce(announce.encode()) == announce
     assert decode_announce(announce.encode() + b"\x77\3new") == announce
+    assert decode_announce(announce.encode() + b"\1") == announce
 
 
 @settings(max_examples=40)
@@ -225,7 +226,15 @@ def compressed(data, says):
 def test_what_is_compressed_takes_no_more_memory_than_it_says_and_never_more_than_a_payload():
     small, bomb = deflated(2000), deflated(20 << 20)
     assert decode_packet(compressed(small, 2000)).payload == bytes(2000)
-    lies = ((bomb, 1000), (bomb, MAX_PAYLOAD_BYTES), (bomb, 0xFFFF_FFFF), (small, 2001), (small, 1999), (b"no", 9))
+    lies = (
+        (bomb, 1000),
+        (bomb, MAX_PAYLOAD_BYTES),
+        (bomb, 0xFFFF_FFFF),
+        (small, 2001),
+        (small, 1999),
+        (b"no", 9),
+        (b"\3\0", 0),
+    )
     for data, says in lies:
         lie = compressed(data, says)
         tracemalloc.start()
