@@ -289,12 +289,13 @@ def test_replays_go_nowhere():
     streets.send(ana, message)
     streets.run(1)
     for later in (10, 700, 2000):
-        streets.run(later)
+        streets.run(later, announcing=[ana])
         streets.send(eve, eve.announce(streets.now))
         streets.send(eve, message)
         streets.send(eve, announce)
         streets.run(2)
     assert ben.shown == ["now"]
+    assert streets.meshes[0].counts["message", "late"] == 1
     [_] = [packet for packet in ben.accepted if packet.sync_id == decode_packet(announce).sync_id]
     streets.nothing_refused()
 
