@@ -17,6 +17,7 @@ from nacl.bindings import sodium_pad, sodium_unpad
 from relay.client.card import Card
 from relay.client.identity import Identity
 from relay.core.envelope import (
+    EXPIRY_STEP_HOURS,
     HEADER_BYTES,
     NONCE_BYTES,
     SIZES,
@@ -35,8 +36,6 @@ from relay.core.noise import TAG_BYTES as AEAD_BYTES
 
 LIFETIMES_DAYS: Final = (1, 3, 7)
 """Few, so that a lifetime says little about who chose it; the longest is what relays accept."""
-EXPIRY_STEP_HOURS: Final = 6
-"""Expiries are rounded down to this, so that they tell the time of sending to six hours only."""
 PRICE_LADDER: Final = (4, 8, 12, 16)
 """Prices that are paid, so that the work put into an envelope does not tell which relay it was meant for.
 

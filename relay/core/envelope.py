@@ -31,6 +31,8 @@ ID_BYTES = 32
 PURGE_KEY_BYTES = 32
 #: Longest time between sealing and expiry that a relay with a clock accepts.
 MAX_LIFETIME_HOURS = 168
+#: Expiries are rounded down to so many hours, so that they tell the time of sending to six hours only.
+EXPIRY_STEP_HOURS = 6
 #: What stands of the recipient in every envelope: 32 buckets. No fewer bits than a client may be asked for, as the
 #: mail of a full store would be more to fetch; no more, because the rest would only name the recipient
 #: (docs/threat-model.md section 2 has the table of crowds against bytes).

@@ -202,15 +202,23 @@ class CipherState:
         counter = self._counter
         if counter >= MAX_NONCE:
             raise NonceExhaustedError
+        plaintext = self.decrypt_at(counter, ciphertext, ad)
+        self._counter = counter + 1
+        return plaintext
+
+    def decrypt_at(self, counter: int, ciphertext: Bytes, ad: bytes = b"") -> bytes:
+        """Return the plaintext of record `counter`, for transports that may lose and reorder (section 11.4).
+
+        The caller sees to it that no record is taken twice. Raises DecryptError for any other record.
+        """
         size = len(ciphertext)
-        if not TAG_BYTES <= size <= MAX_MESSAGE_BYTES:
+        if not TAG_BYTES <= size <= MAX_MESSAGE_BYTES or not 0 <= counter < MAX_NONCE:
             raise DecryptError
         out = _new(_OUTPUT, size - TAG_BYTES)
         if _aead_decrypt(
             out, _NULL, _NULL, _from_buffer(ciphertext), size, ad, len(ad), _pack_nonce(counter), self._key
         ):
             raise DecryptError
-        self._counter = counter + 1
         return _buffer(out)[:]  # type: ignore[no-any-return]
 
 

@@ -9,6 +9,15 @@ from array import array
 from dataclasses import dataclass
 from hashlib import sha256
 
+from relay.bitchat.announce import Identity, decode_announce
+from relay.bitchat.courier import decode_letter
+from relay.bitchat.fragments import MAX_SET_BYTES, MAX_SETS, decode_piece
+from relay.bitchat.gcs import decode_filter
+from relay.bitchat.mesh import MAX_PENDING, Mesh
+from relay.bitchat.outbox import MAX_WAITING_BYTES
+from relay.bitchat.packet import MAX_PAYLOAD_BYTES, decode_packet
+from relay.bitchat.private import decode_private_message
+from relay.bitchat.sync import decode_request_sync
 from relay.client.bulletin import CARD_PREFIX, POSTING_PREFIX, Bulletin, parse_bulletin_uri
 from relay.client.card import parse_uri
 from relay.client.errors import ClientError
@@ -21,6 +30,7 @@ from relay.core.envelope import HEADER_BYTES, SIZES, EnvelopeType, Header, decod
 from relay.core.errors import DecodeError, RelayError
 from relay.core.frames import LANES, MAX_MESSAGE_BYTES, FrameReader
 from relay.core.messages import Hello, Role
+from relay.core.named import Name, _wrap, join, unwrap
 from relay.core.noise import XX, HandshakeState, KeyPair
 from relay.core.reconcile import AdmittedColumns, Reconciler, Scope
 from relay.core.reconcile_wire import (
@@ -566,6 +576,98 @@ def news(data):
         return
 
 
+def bitchat_packet(data):
+    """A packet of a phone: padded or not, compressed or not, what is carried further is the same one."""
+    try:
+        value = decode_packet(data)
+    except DecodeError:
+        return
+    check(len(value.payload) <= MAX_PAYLOAD_BYTES, "a payload without bound")
+    for padded in (False, True):
+        check(decode_packet(value.encode(padded=padded)) == value, "round trip")
+    value.is_signed_by(bytes(32))
+
+
+def bitchat_payload(data):
+    """What is in a packet; the first byte says which decoder. Those that have one encoding give it back."""
+    if not data:
+        return
+    decoder = BITCHAT_DECODERS[data[0] % len(BITCHAT_DECODERS)]
+    try:
+        value = decoder(data[1:])
+    except DecodeError:
+        return
+    if hasattr(value, "encode"):
+        check(decoder(value.encode()) == value, "round trip")
+
+
+BITCHAT_DECODERS = (decode_announce, decode_letter, decode_piece, decode_private_message, decode_request_sync)
+
+
+def bitchat_filter(data):
+    """A filter of a phone: its parameters, then its bits."""
+    if len(data) < 5:
+        return
+    modulus = int.from_bytes(data[1:5], "big")
+    try:
+        held = decode_filter(data[0], modulus, data[5:])
+    except DecodeError:
+        return
+    check(all(0 < number < modulus for number in held.numbers), "numbers out of range")
+    held.may_have(bytes(16))
+
+
+def bitchat_mesh(data):
+    """Frames of two phones and live packets, each after a byte that says whose and two for its length."""
+    mesh = Mesh(
+        # That of the relay in the vectors, to which some of the corpus is addressed.
+        Identity.from_seeds(bytes(range(0x21, 0x41)), bytes(range(0x61, 0x81))),
+        now=0.0,
+        earliest_ms=1_700_000_000_000,
+        draw=lambda: 0.5,
+        random_bytes=lambda count: bytes(range(1, count + 1)),
+    )
+    if data[:1] >= b"\x80":
+        mesh.clock.trust(1_780_000_000_000, 0.0)
+    mesh.open_link(1, 0.0, frame_bytes=512)
+    mesh.open_link(2, 0.0, frame_bytes=20_000, can_stream=True)
+    now, offset = 0.0, 1
+    while offset + 3 <= len(data):
+        who, size = data[offset], int.from_bytes(data[offset + 1 : offset + 3], "big")
+        frame = data[offset + 3 : offset + 3 + size]
+        offset += 3 + size
+        if who % 3:
+            mesh.receive(who % 3, frame, now)
+        else:
+            mesh.receive_live(frame, now)
+        now += (who >> 4) / 10
+        mesh.take_due(now)
+        for number, most in ((1, 512), (2, 1 << 21)):
+            for sent in mesh.frames_to_send(number, now):
+                check(len(sent) <= most, "a frame that does not fit")
+                decode_packet(sent)
+        for event in mesh.events():
+            if hasattr(event, "data"):
+                check(decode_packet(event.data).ttl <= 6, "a TTL that would take a link")
+        check(mesh.next_s(now) > now - 1, "never due")
+    check(len(mesh._pending) <= MAX_PENDING, "pending without bound")
+    check(mesh._reassembly.held_bytes <= MAX_SETS * MAX_SET_BYTES, "pieces without bound")
+    check(all(link.outbox.held_bytes <= MAX_WAITING_BYTES for link in mesh._links.values()), "waits without bound")
+
+
+def named(data):
+    """An envelope under a name that whoever made it knows: its plaintext is the input."""
+    envelope = _wrap(data or b"\0", NAMED, expiry_hour=5, price=-6) if len(data) < 16_000 else data
+    piece = unwrap(envelope, NAMED)
+    check(unwrap(data, NAMED) is None, "an envelope out of nothing")
+    if piece is not None:
+        check(piece.index < piece.count, "a piece of no content")
+        join([piece])
+
+
+NAMED = Name.of(b"fuzz", b"name")
+
+
 def planted(data):
     """A decoder with a bug of the kind that is looked for; only to prove that it would be found."""
     try:
@@ -609,5 +711,10 @@ TARGETS = {
     "preamble": Target(run=preamble, weight=6, max_bytes=600),
     "report": Target(run=report, weight=4, max_bytes=600),
     "news": Target(run=news, weight=2, max_bytes=600),
+    "bitchat_packet": Target(run=bitchat_packet, weight=6, max_bytes=1_400),
+    "bitchat_payload": Target(run=bitchat_payload, weight=6, max_bytes=600),
+    "bitchat_filter": Target(run=bitchat_filter, weight=3, max_bytes=300),
+    "bitchat_mesh": Target(run=bitchat_mesh, weight=2, max_bytes=6_000),
+    "named": Target(run=named, weight=2, max_bytes=400),
 }
 """By name; the planted one is not among them."""

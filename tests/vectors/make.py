@@ -30,6 +30,7 @@ from relay.core.envelope import (
 )
 from relay.core.frames import LANES, MAX_MESSAGE_BYTES, FrameReader, FrameWriter
 from relay.core.messages import Ack, Hello, MessageType, Offer, Refusal, Refused, Role, Subscribe, Window
+from relay.core.named import Name, wrap
 from relay.core.noise import XX, HandshakeState, KeyPair
 from relay.core.session import PATTERN_XX, PROTOCOL_VERSION, SLOW_FRAGMENT_BYTES, SLOW_RECORD_BYTES, Session
 
@@ -625,6 +626,37 @@ def cards():
     }
 
 
+def named():
+    """Envelopes that are found by a name."""
+    tag, letter = pattern(16), b"sealed letter"
+    cases = [
+        ("short", b"bitchat courier", tag, letter, 8),
+        ("two envelopes", b"bitchat courier", tag, pattern(16_315), 4),
+        ("another use", b"topic", tag, letter, 8),
+    ]
+    return {
+        "about": "pattern_bytes: the content is the bytes 0 to 250 over and over, so many of them.",
+        "envelopes": [named_case(*case) for case in cases],
+    }
+
+
+def named_case(title, use, value, content, price):
+    name = Name.of(use, value)
+    made = wrap(content, name, expiry_hour=494_430, price=price)
+    return {
+        "name": title,
+        "use": use.hex(),
+        "value": value.hex(),
+        **({"content": content.hex()} if len(content) < 100 else {"pattern_bytes": len(content)}),
+        "expiry_hour": 494_430,
+        "price": price,
+        "secret": name.secret.hex(),
+        "bucket": name.bucket,
+        "identities": [envelope_id(envelope).hex() for envelope in made],
+        "last_envelope": made[-1].hex(),
+    }
+
+
 def with_checksum(body):
     return body + hashlib.sha256(b"mesh-relay/1 card" + body).digest()[:4]
 
@@ -641,6 +673,7 @@ MAKERS = {
     "messages.json": messages,
     "session.json": session,
     "card.json": cards,
+    "named.json": named,
 }
 
 

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Letters for those who are away: taken from phones, kept in the store as envelopes like all others, handed over.
+
+What is kept says nothing of bitchat: bucket, tag and key follow from the letter's own tag (relay.core.named). Handing
+over removes nothing; copies end with the letter.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from relay.bitchat.courier import (
+    EXPIRY_SLACK_MS,
+    MAX_LIFETIME_MS,
+    Letter,
+    candidate_tags,
+    decode_letter,
+)
+from relay.bitchat.limits import LETTERS, LETTERS_OF_PHONE, Bucket
+from relay.bitchat.pool import Pool
+from relay.core.clock import HOUR_S
+from relay.core.envelope import EXPIRY_STEP_HOURS, decode_header
+from relay.core.errors import DecodeError
+from relay.core.named import MAX_PIECES, Name, NamedPiece, join, unwrap, wrap
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+USE: Final = b"bitchat courier"
+PRICE: Final = 8
+"""Work in each envelope: a step of the ladder of all senders, half a second for a full one on the slowest board. It is
+fixed, as two relays have to come to the same envelopes."""
+MAX_WANTED: Final = 1_000
+"""Recipients who are near and whose letters are looked for."""
+WANTED_S: Final = 900.0
+"""How long after an announce."""
+AGAIN_S: Final = 3_600.0
+"""A letter is not handed to the same recipient again before this: nobody acknowledges one."""
+MAX_HANDED: Final = 2_000
+MAX_PARTS: Final = 128
+"""Envelopes of letters that are not whole yet, 16 KiB each at most."""
+MAX_PARTS_BYTES: Final = 1 << 20
+PARTS_S: Final = 600.0
+MAX_BRIEF: Final = 64
+"""Letters that end too soon for an envelope, so that this relay alone keeps them, in RAM."""
+MAX_BRIEF_BYTES: Final = 256 << 10
+
+
+class Outcome(enum.StrEnum):
+    """What became of a letter that a phone gave us."""
+
+    TAKEN = "taken"
+    KNOWN = "known"
+    EXPIRED = "expired"
+    LIFETIME = "lifetime"
+    """It would live longer than a letter does."""
+    BRIEF = "brief"
+    """Taken, but it ends before the next of the hours at which envelopes end: no other relay gets it."""
+    LIMIT = "limit"
+    MALFORMED = "malformed"
+    NO_CLOCK = "no_clock"
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    tags: tuple[bytes, ...]
+    names: tuple[tuple[int, bytes, Name], ...]
+    """Bucket, tag and name of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """A letter for somebody who is near (their peer ID)."""
+
+    recipient: bytes
+    letter: Letter
+
+
+def name_of(tag: bytes) -> Name:
+    """Return the name under which letters with a tag are kept."""
+    return Name.of(USE, tag)
+
+
+def expiry_hour(letter: Letter) -> int:
+    """Return the hour at which its envelopes end: up to six hours before the letter does."""
+    hour = letter.expiry_ms // (1000 * HOUR_S)
+    return hour - hour % EXPIRY_STEP_HOURS
+
+
+def to_envelopes(letter: Letter) -> tuple[bytes, ...]:
+    """Return the envelopes that keep a letter: the same for all copies of it, whoever had them and has wrapped them."""
+    return wrap(letter.to_deliver().encode(), name_of(letter.tag), expiry_hour=expiry_hour(letter), price=PRICE)
+
+
+class Couriers:
+    """Which letters are taken, and what is handed over to whom."""
+
+    def __init__(self, now: float) -> None:
+        self._all = Bucket(LETTERS, now)
+        self._of_phone: Pool[bytes, Bucket] = Pool(most=MAX_WANTED, most_bytes=1, life_s=HOUR_S)
+        self._taken: Pool[bytes, None] = Pool(most=MAX_HANDED, most_bytes=1, life_s=MAX_LIFETIME_MS / 1000)
+        self._wanted: Pool[bytes, _Wanted] = Pool(most=MAX_WANTED, most_bytes=1, life_s=WANTED_S)
+        self._parts: Pool[tuple[bytes, bytes, int], NamedPiece] = Pool(
+            most=MAX_PARTS, most_bytes=MAX_PARTS_BYTES, life_s=PARTS_S
+        )
+        self._brief: Pool[bytes, Letter] = Pool(
+            most=MAX_BRIEF, most_bytes=MAX_BRIEF_BYTES, life_s=EXPIRY_STEP_HOURS * HOUR_S
+        )
+        self._handed: Pool[bytes, None] = Pool(most=MAX_HANDED, most_bytes=1, life_s=AGAIN_S)
+
+    def take(
+        self, payload: bytes, *, depositor: bytes, link: Hashable, time_ms: int | None, now: float
+    ) -> tuple[Outcome, Letter | None]:
+        """Decide about a letter that a verified peer on its own link gives us; with TAKEN comes what to keep.
+
+        :func:`to_envelopes` makes the envelopes of it, which is work for a thread.
+        """
+        try:
+            letter = decode_letter(payload)
+        except DecodeError:
+            return Outcome.MALFORMED, None
+        if time_ms is None:
+            return Outcome.NO_CLOCK, None
+        if letter.expiry_ms <= time_ms:
+            return Outcome.EXPIRED, None
+        if letter.expiry_ms > time_ms + MAX_LIFETIME_MS + EXPIRY_SLACK_MS:
+            return Outcome.LIFETIME, None
+        digest = _digest(letter)
+        if digest in self._taken:
+            return Outcome.KNOWN, None
+        bucket = self._of_phone.get(depositor)
+        if bucket is None:
+            bucket = Bucket(LETTERS_OF_PHONE, now)
+            self._of_phone.put(depositor, bucket, origin=link, now=now)
+        if not bucket.take(1, now) or not self._all.take(1, now):
+            return Outcome.LIMIT, None
+        self._taken.put(digest, None, origin=link, now=now)
+        if expiry_hour(letter) * 1000 * HOUR_S <= time_ms:
+            self._brief.put(digest, letter.to_deliver(), origin=link, now=now, size=len(letter.ciphertext))
+            return Outcome.BRIEF, None
+        return Outcome.TAKEN, letter.to_deliver()
+
+    def heard(
+        self, recipient: bytes, noise_key: bytes, timestamp_ms: int, *, link: Hashable, now: float
+    ) -> tuple[Name, ...]:
+        """Somebody is near; return the names to look for in the store, or none if that is being done already.
+
+        The day is that of the announce, which was checked against the clock where there is one.
+        """
+        tags = candidate_tags(noise_key, timestamp_ms)
+        known = self._wanted.get(recipient)
+        if known is not None and known.tags == tags:
+            return ()
+        names = tuple((name.bucket, tag, name) for tag in tags for name in [name_of(tag)])
+        self._wanted.put(recipient, _Wanted(tags, names), origin=link, now=now)
+        return tuple(name for _, _, name in names)
+
+    def names(self) -> frozenset[Name]:
+        """All names that are looked for now."""
+        return frozenset(name for _, wanted in self._wanted.items() for _, _, name in wanted.names)
+
+    def waiting(self, recipient: bytes, *, time_ms: int | None, now: float) -> list[Handover]:
+        """Return the letters in RAM for somebody who is near."""
+        wanted = self._wanted.get(recipient)
+        tags = () if wanted is None else wanted.tags
+        found = [letter for _, letter in self._brief.items() if letter.tag in tags]
+        return [ready for letter in found for ready in self._hand(recipient, letter, time_ms=time_ms, now=now)]
+
+    def found(self, envelope: bytes, *, time_ms: int | None, now: float) -> list[Handover]:
+        """Take an envelope of the store and return the letters that are whole with it, for who is near."""
+        try:
+            bucket = decode_header(envelope).bucket
+        except DecodeError:
+            return []
+        ready = []
+        for recipient, wanted in self._wanted.items():
+            for at, tag, name in wanted.names:
+                if at == bucket and (piece := unwrap(envelope, name)) is not None:
+                    letter = self._whole(tag, piece, now)
+                    if letter is not None:
+                        ready += self._hand(recipient, letter, time_ms=time_ms, now=now)
+        return ready
+
+    def _hand(self, recipient: bytes, letter: Letter, *, time_ms: int | None, now: float) -> list[Handover]:
+        """Hand a letter over unless it is over or was lately; without a time, it is not known to be over."""
+        handed = hashlib.sha256(recipient + _digest(letter)).digest()
+        if (time_ms is not None and letter.expiry_ms <= time_ms) or handed in self._handed:
+            return []
+        self._handed.put(handed, None, origin=recipient, now=now)
+        return [Handover(recipient, letter)]
+
+    def expire(self, now: float) -> None:
+        """Forget what is over."""
+        for pool in (self._of_phone, self._taken, self._wanted, self._parts, self._brief, self._handed):
+            pool.expire(now)
+
+    def close_link(self, link: Hashable) -> None:
+        """What a link brought is one part with that of other closed links."""
+        self._of_phone.leave(link)
+        self._taken.leave(link)
+        self._wanted.leave(link)
+        self._brief.leave(link)
+
+    def _whole(self, tag: bytes, piece: NamedPiece, now: float) -> Letter | None:
+        """Return the letter that a piece completes; None while it does not, or what it makes is none with this tag."""
+        name = (tag, piece.digest)
+        pieces = [found for index in range(MAX_PIECES) if (found := self._parts.get((*name, index))) is not None]
+        content = join([*pieces, piece])
+        if content is None:
+            self._parts.put((*name, piece.index), piece, origin=tag, now=now, size=len(piece.data))
+            return None
+        try:
+            letter = decode_letter(content)
+        except DecodeError:
+            return None
+        return letter if letter.tag == tag else None
+
+
+def _digest(letter: Letter) -> bytes:
+    return hashlib.sha256(letter.to_deliver().encode()).digest()

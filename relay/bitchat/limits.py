@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How much one phone may say, and how much of the air it gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """So much a second, and so much at once."""
+
+    per_s: float
+    burst: float
+
+
+PACKETS_IN: Final = Rate(per_s=40.0, burst=200.0)
+"""Packets from one phone. iPhones send a fragment every 25 ms; a phone that joins passes on what it has."""
+BYTES_IN: Final = Rate(per_s=20_000.0, burst=128_000.0)
+"""Bytes from one phone: about what a link of a crowded adapter carries."""
+BYTES_OUT: Final = Rate(per_s=16_000.0, burst=16_000.0)
+"""Bytes to one phone: its part of the airtime, and a letter of a courier at once."""
+ANSWERS: Final = Rate(per_s=8 / 30, burst=8.0)
+"""Requests of one phone that are answered: as many as iPhones answer."""
+HANDSHAKES: Final = Rate(per_s=1 / 6, burst=5.0)
+"""Handshakes of one phone with us: iPhones allow ten a minute."""
+WELCOMES: Final = Rate(per_s=1 / 60, burst=2.0)
+"""How often one link is told who is there, as a phone may become another one at any time."""
+NEW_PEERS: Final = Rate(per_s=5.0, burst=256.0)
+"""Peers that one link makes known: a whole island that comes by it at once, and then those who join."""
+OTHER_KEYS: Final = Rate(per_s=1 / 30, burst=2.0)
+"""Announces by one link under another signing key than those known of a peer. His own key comes every 15 to 30 s."""
+LETTERS_OF_PHONE: Final = Rate(per_s=8 / 3600, burst=8.0)
+"""Letters that one phone gives us to keep, each of which becomes envelopes in the store of every relay."""
+LETTERS: Final = Rate(per_s=120 / 3600, burst=60.0)
+"""Letters that all phones together give us."""
+UNCHECKED_LIVE: Final = Rate(per_s=60.0, burst=240.0)
+"""Packets that nobody can check (Noise, fragments), which all phones of an island together send to other islands."""
+
+
+class Bucket:
+    """What is left of a rate."""
+
+    __slots__ = ("_at", "_left", "_rate")
+
+    def __init__(self, rate: Rate, now: float) -> None:
+        self._rate = rate
+        self._left = rate.burst
+        self._at = now
+
+    def take(self, cost: float, now: float) -> bool:
+        """Take ``cost`` if there is so much."""
+        self._fill(now)
+        if cost > self._left:
+            return False
+        self._left -= cost
+        return True
+
+    def spend(self, cost: float, now: float) -> None:
+        """Take ``cost`` even if there is less: what is one piece goes out whole, and the next one waits longer."""
+        self._fill(now)
+        self._left -= cost
+
+    def open_at(self, now: float) -> float:
+        """When there is anything left (monotonic seconds); not later than ``now`` if there is."""
+        self._fill(now)
+        return now if self._left > 0 else now - self._left / self._rate.per_s + 1e-6
+
+    def _fill(self, now: float) -> None:
+        if now > self._at:
+            self._left = min(self._rate.burst, self._left + (now - self._at) * self._rate.per_s)
+            self._at = now

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Letters: taken from whom, kept as what, found by whom, handed over when; and phones that give and get them."""
+
+from dataclasses import replace
+
+import pytest
+
+from relay.bitchat.courier import DAY_MS, MAX_CIPHERTEXT_BYTES, Letter, recipient_tag
+from relay.bitchat.couriers import (
+    AGAIN_S,
+    Couriers,
+    Outcome,
+    expiry_hour,
+    name_of,
+    to_envelopes,
+)
+from relay.bitchat.fragments import split
+from relay.bitchat.limits import LETTERS_OF_PHONE
+from relay.bitchat.mesh import KeepLetter, LookFor
+from relay.bitchat.packet import PacketType
+from relay.client import seal
+from relay.core.envelope import SIZES, decode_header, envelope_id, price_paid
+from relay.core.named import unwrap, wrap
+from tests.unit.bitchat.phones import Android, Iphone
+from tests.unit.bitchat.test_mesh import WALL_MS, phones, town
+from tests.unit.bitchat.vectors import VECTORS, secret
+
+HOUR_MS = 3_600_000
+ANA_KEY = secret("ana", "noise_static_public")
+ANA = secret("ana", "peer_id")
+
+
+def letter(text=b"sealed", *, key=ANA_KEY, hours=24.0, at_ms=WALL_MS, copies=4):
+    return Letter(
+        tag=recipient_tag(key, at_ms // DAY_MS),
+        expiry_ms=at_ms + int(hours * HOUR_MS),
+        ciphertext=text,
+        copies=copies,
+    )
+
+
+def take(couriers, given, *, time_ms=WALL_MS, now=0.0, depositor=b"ben"):
+    payload = given if isinstance(given, bytes) else given.encode()
+    return couriers.take(payload, depositor=depositor, link=1, time_ms=time_ms, now=now)
+
+
+def test_the_letter_of_the_vectors_is_taken_without_its_copies_and_handed_over_as_it_is_then():
+    couriers = Couriers(0.0)
+    outcome, kept = take(couriers, bytes.fromhex(VECTORS["ios"]["courier"]["payload"]))
+    assert outcome is Outcome.TAKEN
+    assert kept.copies == 1
+    names = couriers.heard(ANA, ANA_KEY, WALL_MS, link=1, now=1.0)
+    [envelope] = to_envelopes(kept)
+    [name] = [name for name in names if name.bucket == decode_header(envelope).bucket and unwrap(envelope, name)]
+    assert name == name_of(kept.tag)
+    [handover] = couriers.found(envelope, time_ms=WALL_MS, now=2.0)
+    assert (handover.recipient, handover.letter) == (ANA, kept)
+
+
+def test_all_copies_of_a_letter_whoever_had_them_are_the_same_envelopes():
+    envelopes = {to_envelopes(letter(copies=copies)) for copies in (1, 2, 4, 8)}
+    assert len(envelopes) == 1
+    assert to_envelopes(letter(b"other")) not in envelopes
+
+
+@pytest.mark.parametrize("size", [1, 100, 900, 4000, 16_000, MAX_CIPHERTEXT_BYTES])
+def test_envelopes_look_like_all_others_and_say_nothing_of_the_letter(size):
+    kept = letter(bytes(size))
+    whole = b"".join(to_envelopes(kept))
+    assert kept.tag not in whole
+    assert bytes(40) not in whole
+    for envelope in to_envelopes(kept):
+        header = decode_header(envelope)
+        assert len(envelope) in SIZES
+        assert header.expiry_hour % 6 == 0
+        assert price_paid(envelope_id(envelope), header.size_class) >= 8
+    assert 8 in seal.PRICE_LADDER
+
+
+def test_the_longest_letter_is_two_envelopes_and_comes_back_in_any_order():
+    kept = letter(bytes(range(256)) * 64).to_deliver()
+    envelopes = to_envelopes(kept)
+    assert len(envelopes) == 2
+    for order in (envelopes, envelopes[::-1]):
+        couriers = Couriers(0.0)
+        couriers.heard(ANA, ANA_KEY, WALL_MS, link=1, now=0.0)
+        assert couriers.found(order[0], time_ms=WALL_MS, now=1.0) == []
+        assert couriers.found(order[0], time_ms=WALL_MS, now=1.0) == []
+        [handover] = couriers.found(order[1], time_ms=WALL_MS, now=1.0)
+        assert handover.letter == kept
+
+
+def test_copies_end_with_the_letter():
+    kept = letter()
+    assert kept.expiry_ms - 6 * HOUR_MS < expiry_hour(kept) * HOUR_MS <= kept.expiry_ms
+    couriers = Couriers(0.0)
+    couriers.heard(ANA, ANA_KEY, WALL_MS, link=1, now=0.0)
+    [envelope] = to_envelopes(kept)
+    assert couriers.found(envelope, time_ms=kept.expiry_ms, now=1.0) == []
+    assert len(couriers.found(envelope, time_ms=kept.expiry_ms - 1, now=1.0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "time_ms", "outcome"),
+    [
+        (letter(), WALL_MS, Outcome.TAKEN),
+        (letter(hours=25), WALL_MS, Outcome.TAKEN),
+        (letter(hours=25.1), WALL_MS, Outcome.LIFETIME),
+        (replace(letter(), expiry_ms=2**64 - 1), WALL_MS, Outcome.LIFETIME),
+        (letter(hours=0), WALL_MS, Outcome.EXPIRED),
+        (letter(), None, Outcome.NO_CLOCK),
+        (b"junk", WALL_MS, Outcome.MALFORMED),
+    ],
+)
+def test_what_is_taken(given, time_ms, outcome):
+    assert take(Couriers(0.0), given, time_ms=time_ms)[0] is outcome
+
+
+def test_a_letter_that_ends_too_soon_for_an_envelope_is_kept_by_this_relay_alone():
+    couriers, at_ms = Couriers(0.0), WALL_MS - WALL_MS % (6 * HOUR_MS)
+    brief = letter(hours=5, at_ms=at_ms)
+    assert take(couriers, brief, time_ms=at_ms) == (Outcome.BRIEF, None)
+    couriers.heard(ANA, ANA_KEY, at_ms, link=1, now=1.0)
+    [handover] = couriers.waiting(ANA, time_ms=at_ms, now=1.0)
+    assert handover.letter == brief.to_deliver()
+    assert couriers.waiting(ANA, time_ms=at_ms, now=2.0) == []
+    assert couriers.waiting(ANA, time_ms=at_ms + 5 * HOUR_MS, now=2 + AGAIN_S) == []
+
+
+def test_one_phone_gives_so_many_and_the_same_letter_counts_once():
+    couriers = Couriers(0.0)
+    assert take(couriers, letter())[0] is Outcome.TAKEN
+    for copies in (1, 2, 4):
+        assert take(couriers, letter(copies=copies), depositor=b"cleo")[0] is Outcome.KNOWN
+    outcomes = [take(couriers, letter(b"%d" % number))[0] for number in range(100)]
+    assert outcomes.count(Outcome.TAKEN) == LETTERS_OF_PHONE.burst - 1
+    assert set(outcomes) == {Outcome.TAKEN, Outcome.LIMIT}
+    assert take(couriers, letter(b"mine"), depositor=b"dora")[0] is Outcome.TAKEN
+    many = [take(couriers, letter(b"x%d" % n), depositor=b"%d" % n)[0] for n in range(500)]
+    assert many.count(Outcome.TAKEN) < 60
+
+
+def test_it_is_found_by_who_knows_the_public_key_and_by_nobody_else_and_not_twice_in_a_row():
+    [envelope] = to_envelopes(letter())
+    couriers = Couriers(0.0)
+    couriers.heard(b"ben", secret("ben", "noise_static_public"), WALL_MS, link=1, now=0.0)
+    assert couriers.found(envelope, time_ms=WALL_MS, now=1.0) == []
+    couriers.heard(ANA, ANA_KEY, WALL_MS + DAY_MS, link=1, now=1.0)
+    assert len(couriers.found(envelope, time_ms=WALL_MS, now=1.0)) == 1
+    assert couriers.found(envelope, time_ms=WALL_MS, now=2.0) == []
+    couriers.expire(AGAIN_S + 2)
+    assert couriers.heard(ANA, ANA_KEY, WALL_MS, link=1, now=AGAIN_S + 2)
+    assert len(couriers.found(envelope, time_ms=WALL_MS, now=AGAIN_S + 3)) == 1
+
+
+def test_junk_under_a_name_that_its_maker_knows_is_bounded_and_hides_no_letter():
+    couriers, kept = Couriers(0.0), letter().to_deliver()
+    couriers.heard(ANA, ANA_KEY, WALL_MS, link=1, now=0.0)
+    name = name_of(kept.tag)
+    for number in range(40):
+        junk = wrap(number.to_bytes(2, "big") + bytes(17_000), name, expiry_hour=9, price=0)[0]
+        assert couriers.found(junk, time_ms=WALL_MS, now=1.0) == []
+    assert couriers.found(wrap(b"no letter", name, expiry_hour=9, price=0)[0], time_ms=WALL_MS, now=1.0) == []
+    other = letter(key=b"o" * 32).to_deliver().encode()
+    assert couriers.found(wrap(other, name, expiry_hour=9, price=0)[0], time_ms=WALL_MS, now=1.0) == []
+    assert couriers._parts.held_bytes <= 1 << 20
+    [envelope] = to_envelopes(kept)
+    assert len(couriers.found(envelope, time_ms=WALL_MS, now=1.0)) == 1
+
+
+# With phones
+
+
+def test_a_letter_given_at_one_island_is_handed_over_at_another_six_hours_later():
+    """The store between the two relays is this test: it keeps envelopes, and shows those in the buckets asked for."""
+    streets, (ben,) = town(2), phones("i-ben")
+    ana = Iphone("i-ana", WALL_MS)
+    streets.join(0, ben)
+    streets.run(1)
+    given = letter(b"for you alone", key=ana.identity.noise.public)
+    streets.send(
+        ben,
+        ben.identity.sign(
+            ben.packet(PacketType.COURIER, given.encode(), streets.now, recipient=streets.meshes[0].identity.peer_id)
+        ),
+    )
+    streets.run(1)
+    [kept] = [event.letter for event in streets.happened[0] if isinstance(event, KeepLetter)]
+    store = to_envelopes(kept)
+    streets.part(ben)
+    streets.run(6 * 3600)
+    streets.join(1, ana)
+    streets.run(1)
+    [asked] = [event for event in streets.happened[1] if isinstance(event, LookFor)]
+    buckets = {name.bucket for name in asked.names}
+    for envelope in store:
+        assert decode_header(envelope).bucket in buckets
+        streets.meshes[1].found(envelope, streets.now)
+    streets.run(1)
+    assert ana.letters == []
+    streets.send(ana, ana.sync(streets.now))
+    streets.run(1)
+    assert ana.letters == [given.to_deliver()]
+    [packet] = [packet for packet in ana.accepted if packet.type == PacketType.COURIER]
+    assert packet.recipient == ana.id
+    assert packet.is_signed_by(streets.meshes[1].identity.signing_public)
+    streets.nothing_refused()
+
+
+def test_an_android_gets_no_letter_which_it_does_not_know():
+    streets, ana = town(1), Android("a-ana", WALL_MS)
+    streets.join(0, ana)
+    streets.run(1)
+    [envelope] = to_envelopes(letter(key=ana.identity.noise.public))
+    streets.meshes[0].found(envelope, streets.now)
+    streets.send(ana, ana.sync(streets.now))
+    streets.run(1)
+    assert ana.letters == []
+    assert streets.meshes[0].counts["courier", "refused_type"] == 1
+    streets.nothing_refused()
+
+
+def test_letters_are_taken_only_from_the_phone_of_the_link_and_with_its_signature():
+    streets, (ben, eve) = town(1), phones("i-ben", "i-eve")
+    streets.join(0, ben)
+    streets.join(0, eve)
+    streets.run(1)
+    relay = streets.meshes[0].identity.peer_id
+    packet = ben.packet(PacketType.COURIER, letter().encode(), streets.now, recipient=relay)
+    streets.send(eve, ben.identity.sign(packet))
+    unsigned = ben.packet(PacketType.COURIER, letter(b"other").encode(), streets.now, recipient=relay)
+    streets.send(ben, unsigned)
+    streets.run(1)
+    assert not [event for event in streets.happened[0] if isinstance(event, KeepLetter)]
+    assert streets.meshes[0].counts["courier", "forged"] == 2
+    # That another gave it first does not keep his own from being taken.
+    streets.send(ben, ben.identity.sign(packet))
+    streets.run(1)
+    assert len([event for event in streets.happened[0] if isinstance(event, KeepLetter)]) == 1
+
+
+def test_a_letter_in_pieces_is_taken_too():
+    streets, (ben,) = town(1), phones("i-ben")
+    streets.join(0, ben)
+    streets.run(1)
+    relay = streets.meshes[0].identity.peer_id
+    given = letter(bytes(5000))
+    packet = ben.identity.sign(ben.packet(PacketType.COURIER, given.encode(), streets.now, recipient=relay))
+    for piece in split(packet, 512):
+        streets.send(ben, piece)
+    streets.run(1)
+    [event] = [event for event in streets.happened[0] if isinstance(event, KeepLetter)]
+    assert event.letter == given.to_deliver()
