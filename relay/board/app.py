@@ -334,9 +334,11 @@ class Board:
 def _told(status: Status) -> list[Notice]:
     """What the relay itself says for relay-status.txt: what of its conditions is no notice already."""
     return [
-        Notice(code=_NOTICE_OF.get(one.name, NoticeCode.HEALTH), text=one.text)
+        Notice(code=_NOTICE_OF.get(one.name, NoticeCode.HEALTH), text=text)
         for one in status.conditions
         if one.is_problem and one.name not in _OTHERWISE_SAID
+        # Of radios the details are whole sentences.
+        for text in (one.details if one.name in {"net_down", "ble_down"} else [one.text])
     ]
 
 
