@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import shutil
+import statistics
 import tempfile
 import threading
 import time
@@ -46,14 +48,26 @@ def measure_idle(folder: Path) -> dict[str, float]:
 
 
 def measure_full(folder: Path) -> dict[str, float]:
-    """Memory with 100,000 envelopes and ten relays that hold the same, and the time to start."""
+    """Memory with 100,000 envelopes and ten relays that hold the same, the time to start, and to be scraped."""
     with relay(folder / "full") as first:
         put_all(BareClient(first.port), make_envelopes(STORED))
     with relay(folder / "full", discovery=True, http=True) as full, _peers(folder, full) as peers:
         full.wait(lambda status: sum(link["relays"] for link in status["links"]) == PEERS)
         full.wait(lambda status: status["totals"]["total"]["reconciled"] >= PEERS)
         assert not any(peer.node.wanted() for peer in peers)
-        return {"rss_100k_mib": full.rss_mib(), "start_100k_s": full.start_s}
+        return {"rss_100k_mib": full.rss_mib(), "start_100k_s": full.start_s, **_scrape(full)}
+
+
+def _scrape(process: RelayProcess) -> dict[str, float]:
+    """How long Prometheus waits for the metrics (median of 21), and how many bytes they are."""
+    times: list[float] = []
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", process.http_port)) as connection:
+        for _ in range(21):
+            began = time.perf_counter()
+            connection.request("GET", "/metrics")
+            body = connection.getresponse().read()
+            times.append(time.perf_counter() - began)
+    return {"scrape_ms": 1000 * statistics.median(times), "scrape_bytes": len(body)}
 
 
 @contextlib.contextmanager

@@ -46,6 +46,7 @@ class RelayProcess:
     ) -> None:
         self.folder = folder
         self.port = free_port()
+        self.http_port = free_port()
         folder.mkdir(parents=True, exist_ok=True)
         self._config = folder / "relay.toml"
         self._config.write_text(
@@ -63,7 +64,7 @@ path = "{folder}/link.sock"
 [control]
 path = "{folder}/control.sock"
 """
-            + _HTTP.format(http=str(http).lower(), http_port=free_port())
+            + _HTTP.format(http=str(http).lower(), http_port=self.http_port)
         )
         self.process = subprocess.Popen(
             [sys.executable, "-m", "relay", "run", "--config", str(self._config)],

@@ -17,7 +17,7 @@ from relay.board.button import Button, Press
 from relay.board.inputs import Inputs
 from relay.board.light import PATTERNS, Code, codes_of, foremost
 from relay.board.status_file import Writing, status_text
-from relay.board.sysfs import SYS, Led, find_led, is_undervoltage
+from relay.board.sysfs import SYS, Led, find_led, is_undervoltage, read_sensors
 from relay.board.verbs import Request, Verb
 from relay.control.control_client import ask_status, give_clock
 from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices, read_notices
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from relay.board.evdev import KeyEvent
     from relay.board.machine import Machine
     from relay.config.file import Config
+    from relay.control.status import Status
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,26 @@ _UNDERVOLTAGE = Notice(
     code=NoticeCode.UNDERVOLTAGE,
     text="The voltage was too low since the start: use another power supply or a shorter, thicker cable. "
     "A weak supply damages cards.",
+)
+
+
+#: Under which heading of relay-status.txt a condition stands.
+_NOTICE_OF: Final = {"net_down": NoticeCode.NETWORK, "ble_down": NoticeCode.NETWORK, "card_worn": NoticeCode.STORAGE}
+#: What the board says by notices of its own, and what is over before somebody reads the file.
+_OTHERWISE_SAID: Final = frozenset(
+    {
+        "starting",
+        "undervoltage",
+        "config_mistake",
+        "secret_mistake",
+        "card_trouble",
+        "board_trouble",
+        "network_trouble",
+        "board_down",
+        "alone",
+        "store_evicting",
+        "store_refusing",
+    }
 )
 
 
@@ -248,6 +269,8 @@ class Board:
             notifier.watchdog()
             if inputs is not None:
                 inputs.scan()
+            for name, value in read_sensors(self._sys).items():
+                self._reporter.measured(name, value)
             notices = self._notices()
             codes = {notice.code for notice in notices}
             if told is None and NoticeCode.CONFIG in codes:
@@ -261,11 +284,7 @@ class Board:
             status = await ask_status(self._config.control.path)
             self._relay_codes = codes_of(status)
             if status is not None:
-                notices += [
-                    Notice(code=NoticeCode.NETWORK, text=text)
-                    for component in status.components
-                    for text in component.troubles
-                ]
+                notices += _told(status)
             if self._code() is not before:
                 self._changed.set()
             works = Code.STARTING not in self._relay_codes
@@ -275,13 +294,21 @@ class Board:
             await asyncio.sleep(TICK_S if works else STARTING_TICK_S)
 
     async def _watch_voltage(self) -> None:
-        """Notice the first dip of the supply; that there was one is said until the next start."""
-        while not is_undervoltage(self._sys):  # noqa: ASYNC110 - a file of the kernel's
-            await asyncio.sleep(VOLTAGE_TICK_S)
-        self._undervoltage = True
-        self._reporter.count("undervoltage")
-        logger.warning("the supply voltage was too low")
-        self._say(Code.VOLTAGE, on=True)
+        """Tell how the supply is, and count its dips; that there was one is said until the next start."""
+        was_low = False
+        while True:
+            is_low = is_undervoltage(self._sys)
+            if is_low is not None:
+                self._reporter.gauge("undervoltage", int(is_low))
+                self._reporter.gauge("undervoltage_seen", int(is_low or self._undervoltage))
+            if is_low and not was_low:
+                self._reporter.count("undervoltage")
+            if is_low and not self._undervoltage:
+                self._undervoltage = True
+                logger.warning("the supply voltage was too low")
+                self._say(Code.VOLTAGE, on=True)
+            was_low = bool(is_low)
+            await asyncio.sleep(TICK_S if is_low is None else VOLTAGE_TICK_S)
 
     def _tell(self, own: list[Notice]) -> None:
         """Leave the board's own notices for the status page."""
@@ -302,6 +329,17 @@ class Board:
             logger.warning("the boot partition cannot be written (%s)", type(error).__name__)
             wrote = False
         self._writing.done(text, now, wrote=wrote)
+
+
+def _told(status: Status) -> list[Notice]:
+    """What the relay itself says for relay-status.txt: what of its conditions is no notice already."""
+    return [
+        Notice(code=_NOTICE_OF.get(one.name, NoticeCode.HEALTH), text=text)
+        for one in status.conditions
+        if one.is_problem and one.name not in _OTHERWISE_SAID
+        # Of radios the details are whole sentences.
+        for text in (one.details if one.name in {"net_down", "ble_down"} else [one.text])
+    ]
 
 
 async def serve(board: Board) -> None:

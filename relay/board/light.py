@@ -10,8 +10,9 @@ identify    on, with short gaps, for ten seconds                  "this one here
 starting    half a second on, half a second off                   the relay is not at work (yet)
 config      four flashes, a pause                                 relay.toml has a mistake
 voltage     five flashes, a pause                                 the power supply or its cable is too weak
-full        three flashes, a pause                                the store is full, or cannot be written
-network     six flashes, a pause                                  access point, mesh or bridge do not come up
+card        two long flashes, a pause                             the card is slow, damaged, worn or takes nothing
+full        three flashes, a pause                                the store is full
+network     six flashes, a pause                                  Bluetooth, access point, mesh or bridge do not work
 no_country  two flashes, a pause                                  works; no Wi-Fi, for no country is set
 clock       one long flash, a pause                               works; has no clock to go by
 working     one short flash, a pause                              works
@@ -22,6 +23,8 @@ from __future__ import annotations
 
 import enum
 from typing import TYPE_CHECKING, Final
+
+from relay.control.conditions import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,8 +38,6 @@ _FLASH_S: Final = 0.15
 _GAP_S: Final = 0.35
 #: Long enough that the flashes of one turn can be told from those of the next.
 _PAUSE_S: Final = 2.85
-#: From this part on there is next to nothing left for a newcomer that pays nothing.
-FULL: Final = 0.99
 
 
 class Code(enum.Enum):
@@ -49,6 +50,7 @@ class Code(enum.Enum):
     STARTING = "starting"
     CONFIG = "config"
     VOLTAGE = "voltage"
+    CARD = "card"
     FULL = "full"
     NETWORK = "network"
     NO_COUNTRY = "no_country"
@@ -68,6 +70,7 @@ PATTERNS: Final[dict[Code, Pattern]] = {
     Code.IDENTIFY: (0.9, 0.1),
     Code.STARTING: (0.5, 0.5),
     Code.CONFIG: _flashes(4),
+    Code.CARD: (1.0, _GAP_S, 1.0, _PAUSE_S),
     Code.FULL: _flashes(3),
     Code.VOLTAGE: _flashes(5),
     Code.NETWORK: _flashes(6),
@@ -85,17 +88,29 @@ def foremost(codes: Iterable[Code], *, dark: bool = False) -> Code | None:
     return next((code for code in Code if code in held and (not dark or code in ALWAYS_SAID)), None)
 
 
+#: What conditions (relay.control.conditions) the light shows, and how.
+_CODES: Final = {
+    "store_unwritable": Code.CARD,
+    "store_damaged": Code.CARD,
+    "card_slow": Code.CARD,
+    "card_worn": Code.CARD,
+    "disk_full": Code.FULL,
+    "net_down": Code.NETWORK,
+    "ble_down": Code.NETWORK,
+    "no_link": Code.NETWORK,
+    "undervoltage": Code.VOLTAGE,
+    "clock_untrusted": Code.CLOCK,
+    "clock_refused": Code.CLOCK,
+    "clock_wrong": Code.CLOCK,
+}
+
+
 def codes_of(status: Status | None) -> set[Code]:
     """What the light has to say of a relay; None: it does not answer."""
     if status is None or not status.ready:
         return {Code.STARTING}
-    store = status.store
-    part = max(store.bytes / max(store.max_bytes, 1), store.envelopes / max(store.max_envelopes, 1))
-    codes = {Code.WORKING}
-    if part >= FULL or not store.writable:
+    holding = {one.name for one in status.conditions}
+    codes = {Code.WORKING} | {code for name, code in _CODES.items() if name in holding}
+    if status.store.part >= FULL:
         codes.add(Code.FULL)
-    if any(component.troubles for component in status.components):
-        codes.add(Code.NETWORK)
-    if not status.clock.trusted:
-        codes.add(Code.CLOCK)
     return codes

@@ -30,6 +30,7 @@ _HEADINGS: Final = {
     NoticeCode.BOARD: "BOARD",
     NoticeCode.STORAGE: "CARD",
     NoticeCode.NETWORK: "NETWORK",
+    NoticeCode.HEALTH: "RELAY",
 }
 
 

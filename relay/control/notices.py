@@ -34,6 +34,7 @@ class NoticeCode(enum.StrEnum):
     UNDERVOLTAGE = "undervoltage"
     BOARD = "board"  # light, button or boot partition do not work
     STORAGE = "storage"  # the card does not keep what it should
+    HEALTH = "health"  # another condition of the relay (relay.control.conditions)
     NETWORK = "network"  # access point, mesh or bridge are set up and do not work
 
     @property

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay.config.settings import DEFAULT_PORT
+from relay.control.coarse import PEOPLE
 from relay.core.stats import LinkKind
+from relay.process.reports import MEMORY
 
 if TYPE_CHECKING:
     from relay.config.file import Config
@@ -45,8 +47,15 @@ def plural(count: int, singular: str) -> str:
     return f"{count} {singular}" if count == 1 else f"{count} {singular}s"
 
 
+def people_text(count: int) -> str:
+    """A coarse number of people (relay.control.coarse)."""
+    return f"{count} or more" if count else f"under {PEOPLE[1]}"
+
+
 def clock_text(clock: ClockStatus) -> str:
     """What the relay goes by."""
+    if clock.wanted and not clock.trusted:
+        return "the system's cannot be right; envelopes leave after a bounded stay (`relay clock set` gives the time)"
     if not clock.trusted:
         return "not trusted; envelopes leave after a bounded stay (`relay clock set` gives the time)"
     return "the operator's word" if clock.source == "operator" else f"trusted ({clock.source})"
@@ -54,15 +63,17 @@ def clock_text(clock: ClockStatus) -> str:
 
 def store_text(store: StoreStatus) -> str:
     """How full the store is."""
-    part = max(store.bytes / max(store.max_bytes, 1), store.envelopes / max(store.max_envelopes, 1))
-    text = f"{plural(store.envelopes, 'envelope')}, {human_bytes(store.bytes)} of {human_bytes(store.max_bytes)}"
+    of = f" of {store.max_envelopes:,}" if store.max_envelopes else ""
+    bound = f"{plural(store.envelopes, 'envelope')}{of}, {human_bytes(store.bytes)} of {human_bytes(store.max_bytes)}"
     price = max(store.price_bits.values(), default=0)
-    notes = [f"{part:.0%} full", "durable" if store.durable else "volatile"]
+    notes = [f"{store.part:.0%} full", "durable" if store.durable else "volatile"]
     if price:
         notes.append(f"price {price} bits")
     if store.oldest_age_s >= 1:
         notes.append(f"oldest {human_duration(store.oldest_age_s)}")
-    return f"{text} ({', '.join(notes)})"
+    if store.free_bytes is not None:
+        notes.append(f"{human_bytes(store.free_bytes)} free on its disk")
+    return f"{bound} ({', '.join(notes)})"
 
 
 #: What each component is about.
@@ -81,10 +92,17 @@ def idle_text(component: ComponentStatus) -> str:
     return IDLE.get(component.idle, component.idle.replace("_", " ")).format(name=component.name)
 
 
+def gauge_text(name: str, value: int) -> str:
+    """A gauge of a component in words; bytes as such."""
+    if name == MEMORY:
+        return f"{human_bytes(value)} of memory"
+    return f"{value} {name.replace('_', ' ')}"
+
+
 def component_text(component: ComponentStatus) -> str:
     """How another process of the relay is: its gauges in words, then what it counted."""
-    state = "works" if component.up else "does not work" if component.connected else "gone"
-    gauges = [f"{count} {name.replace('_', ' ')}" for name, count in component.gauges.items()]
+    state = {"up": "works", "failing": "does not work", "dead": "gone"}.get(component.state, "")
+    gauges = [gauge_text(name, count) for name, count in component.gauges.items()]
     counted = [f"{count} {name.replace('_', ' ')}" for name, count in component.counters.items()]
     parts = [idle_text(component) or ", ".join([state, *gauges])] + ([", ".join(counted)] if counted else [])
     return "; ".join(parts)
@@ -93,11 +111,11 @@ def component_text(component: ComponentStatus) -> str:
 def link_text(link: LinkStatus) -> str:
     """Who is connected by a link, and how much it carried."""
     if link.kind == str(LinkKind.DNSSD):
-        return "finds relays" if link.up else "down"
+        return "finds relays" if link.up else str(link.state)
     peers = f"{plural(link.relays, 'relay')}, {plural(link.clients, 'client')}"
     errors = [f"{count} {reason.replace('_', ' ')}" for reason, count in link.errors.items()]
     traffic = f"{human_bytes(link.bytes_in)} in, {human_bytes(link.bytes_out)} out"
-    return "; ".join([peers if link.up else "down", traffic, *([", ".join(errors)] if errors else [])])
+    return "; ".join([peers if link.up else str(link.state), traffic, *([", ".join(errors)] if errors else [])])
 
 
 def status_text(status: Status) -> str:
@@ -105,7 +123,8 @@ def status_text(status: Status) -> str:
     problems = status.problems()
     rows = [
         ("relay", f"{status.version}, up {human_duration(status.uptime_s)}"),
-        ("health", "; ".join(problems) if problems else "all well"),
+        ("health", problems[0] if problems else "all well"),
+        *(("", problem) for problem in problems[1:]),
         ("store", store_text(status.store)),
         ("clock", clock_text(status.clock)),
         ("near", plural(status.relays, "relay")),

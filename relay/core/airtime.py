@@ -35,12 +35,14 @@ class Airtime:
         """Whether a link may be read from; one that may not waits for its turn as if it had something to send."""
         return self._open_at <= now + AHEAD_S or self.admits(link, now)
 
-    def spent(self, link: int, count: int, now: float) -> None:
-        """Take account of bytes sent, those that could not wait included, or received."""
+    def spent(self, link: int, count: int, now: float) -> float:
+        """Take account of bytes sent, those that could not wait included, or received; return the seconds they take."""
+        taken_s = count / self._bytes_per_s
         if count:
-            self._open_at = max(self._open_at, now - BURST_S) + count / self._bytes_per_s
+            self._open_at = max(self._open_at, now - BURST_S) + taken_s
             self._links.pop(link, None)
             self._links[link] = None
+        return taken_s
 
     @property
     def next_s(self) -> float | None:

@@ -39,6 +39,8 @@ class Bodies:
         self._read_bodies = read_bodies
         #: What is held by the log and was not there, or was something else.
         self.damaged: list[int] = []
+        #: How often the medium failed to read one.
+        self.failed_reads = 0
         self._period = 1
         #: In which period one could not be read first.
         self._unread: dict[int, int] = {}
@@ -79,6 +81,7 @@ class Bodies:
         [reread] = self._read_bodies([seq])
         if self._is_sound(reread, seq, identity, again=again):
             return reread
+        self.failed_reads += reread is UNREAD
         if reread is not UNREAD or self._is_given_up(seq):
             self._note_read([seq], [None])
             self.damaged.append(seq)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from relay.core.clock import HOUR_S, LAST_HOUR
 from relay.core.envelope import SIZES
 from relay.core.messages import MAX_OFFERS, OFFER_WINDOW, Hello, Offer, Refusal
+from relay.core.once import Once
 from relay.core.returns import FIRST_ASKED, MAX_ASKED
 from relay.core.stats import Dropped, Rejected
 
@@ -494,6 +495,7 @@ class Requests:
         self._returns = returns
         self._stats = stats
         self._by_id: dict[bytes, Request] = {}
+        self._refused_once = Once()
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -526,7 +528,9 @@ class Requests:
                 now=now,
             )
             if refusal is not None:
-                self._stats.add(REJECTED[refusal])
+                # Every neighbour offers it, and again in each session: no more is refused by that.
+                if self._refused_once.is_new(identity):
+                    self._stats.add(REJECTED[refusal])
                 exchange.refuse(identity, refusal)
                 return False
             request = Request(identity, offer.size_class)

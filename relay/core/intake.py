@@ -26,7 +26,7 @@ from relay.core.exchange import REJECTED
 from relay.core.link import Link
 from relay.core.log import EntryState
 from relay.core.messages import Refusal
-from relay.core.stats import Evicted, Total
+from relay.core.stats import Evicted, Histogram, Total, Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -174,6 +174,7 @@ class Intake:
             return Refusal.PURGED
         if decision.victims:
             for victim in decision.victims:
+                self._note_residence(victim, arrived_s)
                 self._log.displace(victim)
             pending.batch.displace.extend(decision.victims)
             self._stats.add(Evicted.PRICE, len(decision.victims))
@@ -181,6 +182,10 @@ class Intake:
         if header.type is EnvelopeType.PURGE:
             pending.purges[header.tag] = max(header.expiry_hour, pending.purges.get(header.tag, 0))
         return None
+
+    def _note_residence(self, seq: int, residence_s: float) -> None:
+        """Say of what leaves before its time how long it was here."""
+        self._stats.observe(Histogram.RESIDENCE_S, residence_s - self._log.arrived_s(seq))
 
     def _waiter(self, link: Link, number: int | None, size: int) -> Waiter:
         link.pending_bytes += size
@@ -252,6 +257,8 @@ class Intake:
 
     def drop_damaged(self) -> None:
         """Hold no more what was read and is damaged, and forget it, so that it is taken from whoever has it."""
+        self._stats.add(Trouble.READ_FAILED, self._bodies.failed_reads)
+        self._bodies.failed_reads = 0
         damaged, self._bodies.damaged = self._bodies.damaged, []
         for seq in damaged:
             if self._log.is_held(seq):
@@ -259,10 +266,11 @@ class Intake:
                 self.pending.batch.forget.append(seq)
                 self._stats.add(Evicted.DAMAGED)
 
-    def _apply_purges(self, pending: PendingBatch) -> None:
+    def _apply_purges(self, pending: PendingBatch, residence_s: float) -> None:
         if pending.purges:
             removed = self._log.purged_by(pending.purges)
             for seq in removed:
+                self._note_residence(seq, residence_s)
                 self._log.drop_body(seq)
             self._stats.add(Total.PURGED, len(removed))
             pending.batch.drop_bodies.extend(removed)
@@ -273,7 +281,7 @@ class Intake:
         if not self.pending.batch:
             return None
         pending, self.pending = self.pending, PendingBatch()
-        self._apply_purges(pending)
+        self._apply_purges(pending, self._clock.residence_s(pending.since))
         pending.batch.interfaces |= self._unsaved_interfaces
         self._unsaved_interfaces = {}
         self._in_flight += 1
@@ -318,6 +326,10 @@ class Intake:
         self._stats.add(REJECTED[Refusal.STORAGE], len(waiting))
         return waiting
 
+    def may_try(self, now: float) -> bool:
+        """Whether to see if the store takes something again: after a failed commit, some time later."""
+        return self.storage_failed and not self._stale and not self._in_flight and now >= self._storage_retry_at
+
     @property
     def needs_reload(self) -> bool:
         """Whether memory must be read from the store again after a failed commit."""
@@ -347,6 +359,7 @@ class Intake:
         dropped, forgotten = self._retention.retire(now)
         excess = self._admission.excess()
         for seq in excess:
+            self._note_residence(seq, self._clock.residence_s(now))
             self._log.displace(seq)
         self._stats.add(Evicted.LIMIT, len(excess))
         batch.drop_bodies.extend(dropped)

@@ -60,6 +60,7 @@ _PURGE_FLAG: Final = 0x80
 _CLASS_MASK: Final = 0x0F
 _CLASS_OF_KIND: Final = bytes(kind & _CLASS_MASK for kind in range(256))
 _IS_HELD: Final = bytes(state == _HELD for state in range(256))
+_IS_ZERO: Final = bytes(taken == 0 for taken in range(256))
 #: Forgotten entries are squeezed out when they are this many and half of all.
 COMPACT_AT_LEAST: Final = 4096
 
@@ -117,6 +118,8 @@ class AdmittedLog:
         self._state = bytearray()
         #: In which of some periods the body was found to be what it should be; 0 for none.
         self._checked = bytearray()
+        #: Whether anybody took it since the start of this process: its operator sees the age of the oldest left.
+        self._taken = bytearray()
         self._by_id: dict[bytes, int] = {}
         #: When what was displaced and came again arrived first: its time counts from then.
         self._first_arrived: dict[int, float] = {}
@@ -135,6 +138,8 @@ class AdmittedLog:
         self.committed_seq = 0
         #: Held and pending envelopes by size class, in all and per interface.
         self.held = [0] * len(SIZES)
+        #: Of these, those that are not committed yet.
+        self.pending = [0] * len(SIZES)
         self.held_by_interface: dict[int, list[int]] = {}
         #: Held and pending entries by expiry hour, per interface.
         self.hours: dict[int, dict[int, int]] = {}
@@ -181,7 +186,9 @@ class AdmittedLog:
         self._arrived.append(arrived_s)
         self._state.append(state)
         self._checked.append(0)
+        self._taken.append(0)
         self._by_id[identity] = seq
+        self.pending[header.size_class] += state == _PENDING
         if state not in _LEFT:
             self._account(interface, header.expiry_hour, header.size_class, 1)
             if purge:
@@ -260,6 +267,7 @@ class AdmittedLog:
         for position in range(self._position(first_seq), self._position(last_seq + 1)):
             if self._state[position] == _PENDING:
                 self._state[position] = _HELD
+                self.pending[self._kind[position] & _CLASS_MASK] -= 1
                 self._rank(position)
         self.committed_seq = max(self.committed_seq, last_seq)
         self.version += 1
@@ -295,6 +303,8 @@ class AdmittedLog:
         self._account(interface, expiry_hour, kind & _CLASS_MASK, -1)
         if self._state[position] == _HELD:
             self.ranks[interface].remove(self._price[position], expiry_hour, self._seq[position])
+        elif self._state[position] == _PENDING:
+            self.pending[kind & _CLASS_MASK] -= 1
         if kind & _PURGE_FLAG:
             self._forget_purge(self._tag(position), expiry_hour)
 
@@ -310,6 +320,7 @@ class AdmittedLog:
         self._interface = bytearray(self._interface[p] for p in keep)
         self._state = bytearray(self._state[p] for p in keep)
         self._checked = bytearray(self._checked[p] for p in keep)
+        self._taken = bytearray(self._taken[p] for p in keep)
         self._forgotten = 0
 
     # -- questions --------------------------------------------------------
@@ -323,6 +334,36 @@ class AdmittedLog:
     def held_bytes(self) -> int:
         """Bytes of the envelopes held or about to be."""
         return sum(count * size for count, size in zip(self.held, SIZES, strict=True))
+
+    @property
+    def committed_count(self) -> int:
+        """Envelopes held, of those that are committed."""
+        return self.held_count - sum(self.pending)
+
+    @property
+    def committed_bytes(self) -> int:
+        """Bytes of the envelopes held that are committed."""
+        return self.held_bytes - sum(count * size for count, size in zip(self.pending, SIZES, strict=True))
+
+    def oldest_held_arrived_s(self) -> float | None:
+        """Return the residence time at which the oldest of what is held arrived, None if nothing is."""
+        position = self._state.find(_HELD)
+        return None if position < 0 else self._arrived[position]
+
+    def oldest_untaken_arrived_s(self) -> float | None:
+        """Return when the oldest of what is held arrived that nobody took since the start, None if there is none."""
+        held = int.from_bytes(self._state.translate(_IS_HELD)) & int.from_bytes(self._taken.translate(_IS_ZERO))
+        position = held.to_bytes(len(self._state)).find(1)
+        return None if position < 0 else self._arrived[position]
+
+    def note_taken(self, seqs: Sequence[int]) -> None:
+        """Remember that somebody took these."""
+        positions = self._positions(seqs)
+        if isinstance(positions, range):
+            self._taken[positions.start : positions.stop] = b"\1" * len(positions)
+            return
+        for position in positions:
+            self._taken[position] = 1
 
     def _position(self, seq: int) -> int:
         return bisect_left(self._seq, seq)

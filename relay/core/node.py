@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -26,7 +25,7 @@ from relay.core.errors import RelayError
 from relay.core.exchange import REJECTED, Exchange, Requests
 from relay.core.intake import MAX_PENDING_BYTES, Intake, PendingBatch
 from relay.core.link import Link
-from relay.core.log import AdmittedLog, EntryState
+from relay.core.log import AdmittedLog
 from relay.core.meetings import Meetings, TooManyError
 from relay.core.messages import (
     MAX_OFFERS,
@@ -49,6 +48,7 @@ from relay.core.retention import Retention
 from relay.core.returns import MAX_ASKED, Returns
 from relay.core.serving import Serving
 from relay.core.session import Session, State
+from relay.core.sight import Sight
 from relay.core.stats import (
     HandshakeFailure,
     LinkKind,
@@ -62,7 +62,6 @@ if TYPE_CHECKING:
 
     from relay.core.bodies import ReadBodies
     from relay.core.clock import Clock
-    from relay.core.log import Entry
     from relay.core.noise import KeyPair
 
 #: What waits in a session before more is produced: two records of a fast link, so
@@ -172,6 +171,7 @@ class Node:
         )
         self._requests = Requests(self.log, self.admission, stats, returns)
         self._neighbours = Neighbours()
+        self.sight = Sight(self.log, clock, self.links, self._neighbours)
         #: Of relays, by whether we dialled them.
         self._places = {
             False: Places(MAX_ACCEPTED_RELAYS, config.shares),
@@ -255,6 +255,8 @@ class Node:
         )
         link.price_told = price
         link.airtime = self._airtimes.get(interface)
+        if link.airtime is not None:
+            link.kind_stats.airtime_s = link.kind_stats.airtime_s or 0.0
         self._next_link += 1
         self.links[link.number] = link
         self._schedule(link)
@@ -273,7 +275,7 @@ class Node:
         link.kind_stats.bytes_in += len(data)
         link.session.feed(data, now)
         if link.airtime is not None:
-            link.airtime.spent(link.number, len(data), now)
+            link.kind_stats.use_airtime(link.airtime.spent(link.number, len(data), now))
             # Whoever is not read from has to stop sending.
             link.paused = not link.airtime.admits_more(link.number, now)
 
@@ -325,7 +327,7 @@ class Node:
         link.paused = link.paused and link.held
         data = session.data_to_send(max_bytes, urgent_only=link.held)
         if airtime is not None:
-            airtime.spent(link.number, len(data), now)
+            link.kind_stats.use_airtime(airtime.spent(link.number, len(data), now))
         link.kind_stats.frames_out += session.frames_out - before
         link.kind_stats.bytes_out += len(data)
         return data
@@ -505,6 +507,7 @@ class Node:
             self._violation(link, SessionError.PROTOCOL, Goodbye.PROTOCOL, now)
             return
         link.ready = True
+        link.serving.is_there_from(self.log.committed_seq)
         for sibling in self._neighbours.recognise(link, macs):
             # A neighbour that moved to another address left a dead session behind.
             sibling.session.probe(now)
@@ -654,6 +657,10 @@ class Node:
         """Whether the last commit failed, so that nothing is admitted for a while."""
         return self.intake.storage_failed
 
+    def may_try_storage(self, now: float) -> bool:
+        """Whether it is time to see if the store takes something again, after a commit that failed."""
+        return self.intake.may_try(now)
+
     @property
     def needs_reload(self) -> bool:
         """Whether memory must be read from the store again after a failed commit."""
@@ -777,26 +784,6 @@ class Node:
 
     # -- what people see --------------------------------------------------
 
-    def peers(self) -> Counter[tuple[LinkKind, str, Role]]:
-        """Count who is connected, by kind of link, interface and role: a relay once on each, however many sessions."""
-        relays = {
-            (link.kind_stats.kind, link.kind_stats.interface, relay)
-            for relay, sessions in enumerate(self._neighbours.relays())
-            for link in sessions
-        }
-        peers = Counter((kind, interface, Role.RELAY) for kind, interface, _ in relays)
-        peers.update(
-            (link.kind_stats.kind, link.kind_stats.interface, Role.CLIENT)
-            for link in self.links.values()
-            if link.role is Role.CLIENT
-        )
-        return peers
-
-    @property
-    def relays_near(self) -> int:
-        """How many relays are connected, each counted once."""
-        return len(self._neighbours.relays())
-
     @property
     def max_pending_rows(self) -> int:
         """Most envelopes that can wait for the store."""
@@ -810,8 +797,3 @@ class Node:
     def wanted(self) -> int:
         """Envelopes asked for or about to be."""
         return len(self._requests)
-
-    def oldest_age_s(self, now: float) -> float:
-        """Residence of the envelope that is here longest, in seconds."""
-        oldest: Entry | None = next(self.log.entries(EntryState.HELD), None)
-        return self.clock.residence_s(now) - oldest.arrived_s if oldest else 0.0

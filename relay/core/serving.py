@@ -37,8 +37,6 @@ SCAN_ENTRIES: Final = 4096
 #: An identity with its place in a queue; a number in an array.
 _FETCH_BYTES: Final = 90
 _MATCH_BYTES: Final = 8
-#: What counts as forwarding; later deliveries are storage (the histogram's last bound).
-FORWARD_WITHIN_S: Final = 60.0
 
 
 class Serving:
@@ -65,6 +63,12 @@ class Serving:
         self._backlog_bytes = SIZES[0]
         self._arrived = array("Q")
         self._departures = 0
+        #: What comes after this one came while the peer was there: the rest was kept for it, and not forwarded.
+        self._there_from_seq: int | None = None
+
+    def is_there_from(self, seq: int) -> None:
+        """Note that the peer is there, and hears of all that comes after a sequence number at once."""
+        self._there_from_seq = seq
 
     def fetch(self, identities: Sequence[bytes]) -> bool:
         """Queue identities that the peer wants; False when it asks for more than the bound."""
@@ -79,7 +83,7 @@ class Serving:
         """Start or replace the peer's subscription."""
         self._subscription = subscription
         self._first_seq = self._log.seq_arrived_since(arrived_after_s)
-        self._subscribed_at = self._seen_seq = self._log.committed_seq
+        self._subscribed_at = self._seen_seq = self._there_from_seq = self._log.committed_seq
         self._classes = list(range(len(SIZES)))
         self._end_seq = self._subscribed_at + 1
         self._is_catching_up = True
@@ -135,10 +139,7 @@ class Serving:
                 room -= entry.size_bytes
         bodies = self._bodies.read([entry.seq for entry in wanted])
         missing += [entry.identity for entry, body in zip(wanted, bodies, strict=True) if body is None]
-        self._send(session, bodies)
-        for entry in wanted:
-            if residence_s - entry.arrived_s < FORWARD_WITHIN_S:
-                self._stats.observe(Histogram.FORWARD_LATENCY_S, residence_s - entry.arrived_s)
+        self._send(session, [entry.seq for entry in wanted], bodies, residence_s)
         if missing:
             session.send_missing(missing)
 
@@ -173,10 +174,10 @@ class Serving:
             session.offer(offers if is_new else offers[::-1])
         else:
             bodies = self._bodies.read(seqs)
-            self._send(session, bodies if is_new else bodies[::-1])
-            # Before the subscription it was stored, not forwarded.
-            for seq in seqs if is_new else ():
-                self._stats.observe(Histogram.FORWARD_LATENCY_S, residence_s - self._log.arrived_s(seq))
+            if is_new:
+                self._send(session, seqs, bodies, residence_s)
+            else:
+                self._send(session, seqs[::-1], bodies[::-1], residence_s)
         return may_go_on
 
     def _has_to_look(self, subscription: Subscribe) -> bool:
@@ -228,7 +229,17 @@ class Serving:
             self._subscription = None
         return True
 
-    def _send(self, session: Session, bodies: Sequence[bytes | None]) -> None:
+    def _send(self, session: Session, seqs: Sequence[int], bodies: Sequence[bytes | None], residence_s: float) -> None:
         present = [body for body in bodies if body is not None]
         session.send_envelopes(present)
         self._stats.add(Total.FORWARDED, len(present))
+        if len(present) < len(seqs):
+            seqs = [seq for seq, body in zip(seqs, bodies, strict=True) if body is not None]
+        if not seqs:
+            return
+        self._log.note_taken(seqs)
+        there_from = self._there_from_seq
+        if there_from is not None and max(seqs) > there_from:
+            for seq in seqs:
+                if seq > there_from:
+                    self._stats.observe(Histogram.FORWARD_LATENCY_S, residence_s - self._log.arrived_s(seq))

@@ -70,6 +70,13 @@ class Evicted(Reason):
     DAMAGED = "damaged"  # its body, when read, was not there or was another; or lost with a part of the store's log
 
 
+class Trouble(Reason):
+    """What the medium did, beside refusing a commit."""
+
+    READ_FAILED = "read_failed"  # a body could not be read this time; it may well be there
+    HEADER_DAMAGED = "header_damaged"  # found at the start: a row that is left out, as its header is none
+
+
 class HandshakeFailure(Reason):
     """Why a connection never became a session."""
 
@@ -106,11 +113,21 @@ class SessionError(Reason):
     GOODBYE = "goodbye"
 
 
-#: Of these, how sessions end where all is well: people say goodbye, walk away or switch off. The others are errors,
-#: at which an operator should look.
+#: Of these, how sessions end where all is well: people say goodbye, walk away (also in the midst of giving what they
+#: offered) or switch off.
 ENDS: frozenset[SessionError] = frozenset(
-    {SessionError.GOODBYE, SessionError.CONNECTION_LOST, SessionError.TIMEOUT_IDLE, SessionError.SLOW_READER}
+    {
+        SessionError.GOODBYE,
+        SessionError.CONNECTION_LOST,
+        SessionError.TIMEOUT_IDLE,
+        SessionError.SLOW_READER,
+        SessionError.STALLED,
+    }
 )
+#: What happens all day where all is well and ends no session: a neighbour that is switched off is dialled, and two
+#: give the same. The rest are errors, at which an operator should look.
+USUAL: frozenset[SessionError] = frozenset({SessionError.CONNECT_FAILED, SessionError.UNWANTED_ENVELOPE})
+ERRORS: frozenset[SessionError] = frozenset(SessionError) - ENDS - USUAL
 
 
 class Dropped(Reason):
@@ -133,20 +150,22 @@ class LinkKind(Reason):
 class Histogram(Reason):
     """The distributions kept; :data:`BOUNDS` has the buckets."""
 
-    FORWARD_LATENCY_S = "forward_latency_seconds"  # arrival to hand-over, per envelope
+    FORWARD_LATENCY_S = "forward_latency_seconds"  # arrival to hand-over to who was there when it came
     RESIDENCE_S = "residence_seconds"  # arrival to departure, whatever the cause
+    COMMIT_S = "commit_seconds"  # of one transaction, its sync included
 
 
-#: Upper bounds in seconds: forwarding from a millisecond (a hop takes 10) to a
-#: minute (a slow radio); residence from an hour to the longest lifetime.
+#: Upper bounds in seconds: forwarding from a millisecond (a hop takes 10) to hours (a radio that is full); residence
+#: from a minute to the longest lifetime; a commit from a fast disk to a card that is dying.
 BOUNDS: dict[Histogram, tuple[float, ...]] = {
-    Histogram.FORWARD_LATENCY_S: (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0),
+    Histogram.FORWARD_LATENCY_S: (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 600.0, 3600.0, 14400.0),
     Histogram.RESIDENCE_S: (60.0, 600.0, 3600.0, 21600.0, 86400.0, 259200.0, 432000.0, 604800.0),
+    Histogram.COMMIT_S: (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0),
 }
 
 #: The enums whose members :meth:`Stats.add` takes. A new reason is a new member of
 #: one, and appears in status and metrics by itself.
-FAMILIES: tuple[type[Reason], ...] = (Total, Rejected, Evicted, HandshakeFailure, Dropped)
+FAMILIES: tuple[type[Reason], ...] = (Total, Rejected, Evicted, Trouble, HandshakeFailure, Dropped)
 
 
 class Distribution:
@@ -165,11 +184,25 @@ class Distribution:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
+    def above(self, bound: float) -> int:
+        """How many were above one of the bounds."""
+        return sum(self.counts[self.bounds.index(bound) + 1 :])
+
 
 class LinkStats:
     """Counts of one kind of link on one interface; sessions hold it and add to its attributes."""
 
-    __slots__ = ("bytes_in", "bytes_out", "errors", "frames_in", "frames_out", "interface", "kind", "restarts")
+    __slots__ = (
+        "airtime_s",
+        "bytes_in",
+        "bytes_out",
+        "errors",
+        "frames_in",
+        "frames_out",
+        "interface",
+        "kind",
+        "restarts",
+    )
 
     def __init__(self, kind: LinkKind, interface: str) -> None:
         self.kind = kind
@@ -179,11 +212,17 @@ class LinkStats:
         self.frames_in = 0
         self.frames_out = 0
         self.restarts = 0
+        #: Of the time that the operator gave this interface, what was used; None where it has no bound.
+        self.airtime_s: float | None = None
         self.errors: dict[SessionError, int] = dict.fromkeys(SessionError, 0)
 
     def error(self, reason: SessionError) -> None:
         """Count the end of a session, or what a peer did wrong in it."""
         self.errors[reason] += 1
+
+    def use_airtime(self, seconds: float) -> None:
+        """Add to what was used."""
+        self.airtime_s = (self.airtime_s or 0.0) + seconds
 
 
 class Stats:
@@ -214,6 +253,7 @@ class Stats:
             "total": self.by_label(Total),
             "rejected": self.by_label(Rejected),
             "evicted": self.by_label(Evicted),
+            "medium": self.by_label(Trouble),
             "handshake_failures": self.by_label(HandshakeFailure),
             "dropped": self.by_label(Dropped),
         }

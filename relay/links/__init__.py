@@ -73,8 +73,13 @@ class Host(Protocol):
     def link_failed(self, kind: LinkKind, interface: str) -> None:
         """Count that part of a link failed and is started again."""
 
-    def link_state(self, kind: LinkKind, interface: str, *, up: bool | None, fault: str = "") -> None:
-        """Note whether a part of a link works, and if not what an operator can do; None: it is there no more."""
+    def link_state(
+        self, kind: LinkKind, interface: str, *, up: bool | None, fault: str = "", unplugged: bool = False
+    ) -> None:
+        """Note whether a part of a link works, and if not what an operator can do; None: it is there no more.
+
+        ``unplugged``: it does not, as nothing is plugged in, which is a fault only where something was.
+        """
 
     def link_stats(self, kind: LinkKind, interface: str) -> LinkStats:
         """Counters of a kind of link on an interface."""

@@ -18,6 +18,7 @@ _GROUPS: Final = 0x1 | 0x10 | 0x100
 _CHANGES: Final = frozenset({"RTM_NEWLINK", "RTM_DELLINK", "RTM_NEWADDR", "RTM_DELADDR"})
 _TENTATIVE: Final = 0x40  # IFA_F_TENTATIVE: not usable until duplicate detection is over
 _UP: Final = 0x1  # IFF_UP
+_CARRIER: Final = 0x10000  # IFF_LOWER_UP: there is somebody at the other end of the cable, or on the air
 _MULTICAST: Final = 0x1000  # IFF_MULTICAST
 #: Changes come in bursts (link up, three addresses): look once they are over.
 SETTLE_S: Final = 0.3
@@ -46,9 +47,10 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The interfaces that are up, by name."""
+    """The interfaces that are up, by name; ``unplugged``: the names of those of them that have no carrier."""
 
     interfaces: dict[str, Interface] = field(default_factory=dict)
+    unplugged: frozenset[str] = frozenset()
 
     def name_of(self, address: str, scope_id: int) -> str | None:
         """Return the interface that has ``address``; link-local ones are told apart by ``scope_id``."""
@@ -132,5 +134,6 @@ async def _read() -> Snapshot:
                 networks=frozenset(networks[index]),
             )
             for index, link in links.items()
-        }
+        },
+        frozenset(link.get("IFLA_IFNAME") for link in links.values() if not link["flags"] & _CARRIER),
     )

@@ -9,7 +9,7 @@ import functools
 import socket
 from typing import TYPE_CHECKING, Final
 
-from relay.core.stats import HandshakeFailure, LinkKind, SessionError
+from relay.core.stats import OTHER, HandshakeFailure, LinkKind, SessionError
 from relay.links import StreamInfo
 from relay.links.discovery import Discovery
 from relay.links.interfaces import Snapshot, plain, watch
@@ -35,6 +35,10 @@ HOPELESS_RETRY_S: Final = 600.0
 LINKED_RECHECK_S: Final = 10.0
 HOPELESS: Final = frozenset({HandshakeFailure.SELF, HandshakeFailure.SECRET_REQUIRED, HandshakeFailure.WRONG_KEY})
 LOOPBACK: Final = "lo"
+_UNPLUGGED: Final = "nothing is plugged in, or the other end is switched off: look at both ends of the cable"
+_NO_INTERFACE: Final = (
+    "there is no interface of this name that is switched on: look at interfaces in [tcp], and plug it in"
+)
 
 
 class TcpLink:
@@ -69,6 +73,8 @@ class TcpLink:
         self._servers: dict[tuple[str, int], asyncio.Server] = {}
         #: Addresses that a task is dialling or has connected to.
         self._dialled: set[tuple[str, int]] = set()
+        #: Interfaces whose state was told.
+        self._told: set[str] = set()
 
     async def run(self, host: Host) -> None:
         """Serve until cancelled."""
@@ -84,7 +90,12 @@ class TcpLink:
                     host.addresses_gone(frozenset(address for _, address in gone))
                     await self._listen(host)
                     if self._has_discovery:
-                        served = [i for i in snapshot.interfaces.values() if self._serves(i.name) and not i.is_loopback]
+                        # Where there is no carrier nobody hears, and that is no fault of discovery.
+                        served = [
+                            i
+                            for i in snapshot.interfaces.values()
+                            if self._serves(i.name) and not i.is_loopback and i.name not in snapshot.unplugged
+                        ]
                         discovery.update(tasks, host, served, self._port)
                     while undialled:
                         tasks.create_task(self.keep_connected(host, undialled.pop()))
@@ -92,10 +103,26 @@ class TcpLink:
             for server in self._servers.values():
                 server.close()
             self._servers.clear()
+            for name in self._told:
+                host.link_state(LinkKind.TCP, name, up=None)
+            self._told.clear()
             discovery.end(host)
 
     def _serves(self, interface: str) -> bool:
         return not self._only or interface in self._only or interface == LOOPBACK
+
+    def _tell_states(self, host: Host) -> None:
+        """Say of each interface that is served, or should be, how it is."""
+        # Loopback leads to nobody; it is spoken of where the operator chose it.
+        there = {name for name in self._snapshot.interfaces if self._serves(name)} - ({LOOPBACK} - self._only)
+        for name in self._told - there - self._only:
+            host.link_state(LinkKind.TCP, name, up=None)
+        for name in there:
+            out = name in self._snapshot.unplugged
+            host.link_state(LinkKind.TCP, name, up=not out, fault=_UNPLUGGED if out else "", unplugged=out)
+        for name in self._only - there:
+            host.link_state(LinkKind.TCP, name, up=False, fault=_NO_INTERFACE, unplugged=True)
+        self._told = there | self._only
 
     # -- listening --------------------------------------------------------
 
@@ -126,6 +153,7 @@ class TcpLink:
             )
             # asyncio takes the one number for how many wait as well.
             sock.listen(BACKLOG)
+        self._tell_states(host)
         self._on_listening(self._port)
 
     def _describe(
@@ -140,7 +168,7 @@ class TcpLink:
             return None
         return StreamInfo(
             kind=LinkKind.TCP,
-            interface=interface or "other",
+            interface=interface or OTHER,
             initiator=target is not None,
             local=address,
             peer=plain(remote[0]),
@@ -192,7 +220,7 @@ class TcpLink:
                 else:
                     transport, _ = await loop.create_connection(protocol, address, port)
         except OSError:  # a timeout is one, too
-            host.link_stats(LinkKind.TCP, "all").error(SessionError.CONNECT_FAILED)
+            host.link_stats(LinkKind.TCP, target.interface or OTHER).error(SessionError.CONNECT_FAILED)
             return SessionError.CONNECT_FAILED
         try:
             return await closed

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from relay.core.errors import DecodeError
 from relay.process.link_socket import component_preamble
-from relay.process.reports import MAX_NEWS_LINE_BYTES
+from relay.process.memory import memory_bytes
+from relay.process.reports import MAX_NEWS_LINE_BYTES, MEMORY
 from relay.process.supervisor import keep_trying
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ async def report(
         reporter.connected()
         while not listening.done():
             changed.clear()
+            if reporter.is_due(loop.time()):
+                reporter.measured(MEMORY, memory_bytes())
             if (line := reporter.line(loop.time())) is not None:
                 writer.write(line)
                 await writer.drain()

@@ -38,6 +38,10 @@ MAX_NUMBER: Final = 1 << 53
 _VALUE: Final = re.compile(rf"[0-9a-f]{{{2 * NEWS_BYTES}}}")
 
 
+#: The gauge that every process has: what its memory takes, in bytes (relay.process.memory).
+MEMORY: Final = "memory_bytes"
+
+
 class Component(enum.Enum):
     """A process of the relay beside `relay run`; the value is the label in metrics and status."""
 
@@ -123,9 +127,9 @@ EVENTS: Final[dict[Component, tuple[str, ...]]] = {
     ),
     Component.BOARD: ("button_pressed", "panics", "config_refused", "verbs_refused", "undervoltage"),
 }
-#: What each measures.
+#: What each measures; of what is among SENSORS only where it is there.
 GAUGES: Final[dict[Component, tuple[str, ...]]] = {
-    Component.BLE: ("adapters", "adapters_up", "clients", "neighbours", "slots_used", "relays_heard"),
+    Component.BLE: ("adapters", "adapters_up", "clients", "neighbours", "slots_used", "relays_heard", MEMORY),
     Component.NET: (
         "radios",
         "radios_up",
@@ -135,9 +139,21 @@ GAUGES: Final[dict[Component, tuple[str, ...]]] = {
         "access_points_up",
         "phones",
         "phones_most",
+        MEMORY,
     ),
-    Component.BOARD: (),
+    Component.BOARD: (
+        "temperature_celsius",
+        "undervoltage",
+        "undervoltage_seen",
+        "card_life_used_percent",
+        "card_worn",
+        "power_percent",
+        "power_external",
+        MEMORY,
+    ),
 }
+#: A machine may have none of these, and then its value is not 0 but not there.
+SENSORS: Final = frozenset({*GAUGES[Component.BOARD], MEMORY})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,6 +258,10 @@ def _value(text: object) -> bytes:
     return bytes.fromhex(text)
 
 
+def _zeros(component: Component) -> dict[str, int]:
+    return {name: 0 for name in GAUGES[component] if name not in SENSORS}
+
+
 def _nothing() -> None:
     """Tell nobody."""
 
@@ -258,7 +278,7 @@ class Reporter:
         self._idle: Idle | None = None
         self._troubles: tuple[str, ...] = ()
         self._counters = dict.fromkeys(EVENTS[component], 0)
-        self._gauges = dict.fromkeys(GAUGES[component], 0)
+        self._gauges = _zeros(component)
         self._is_changed = True
         self._reported_s: float | None = None
 
@@ -308,9 +328,20 @@ class Reporter:
 
     def gauge(self, name: str, value: int) -> None:
         """Note a value of :data:`GAUGES`; KeyError on any other."""
-        if self._gauges[name] != value:
+        if name not in GAUGES[self.component]:
+            raise KeyError(name)
+        if self._gauges.get(name) != value:
             self._gauges[name] = value
             self._changed()
+
+    def measured(self, name: str, value: int | None) -> None:
+        """Note what one of :data:`SENSORS` says, None if it is not there: told with the next report, and no sooner."""
+        if name not in GAUGES[self.component] or name not in SENSORS:
+            raise KeyError(name)
+        if value is None:
+            self._gauges.pop(name, None)
+        else:
+            self._gauges[name] = max(value, 0)
 
     def _changed(self) -> None:
         self._is_changed = True
@@ -326,10 +357,14 @@ class Reporter:
             return None
         return self._reported_s + (REPORT_LEAST_S if self._is_changed else REPORT_INTERVAL_S)
 
+    def is_due(self, now: float) -> bool:
+        """Whether :meth:`line` has something to say now (monotonic seconds)."""
+        due = self.next_s()
+        return due is None or now >= due
+
     def line(self, now: float) -> bytes | None:
         """Return the report to send now (monotonic seconds), None while none is due."""
-        due = self.next_s()
-        if due is not None and now < due:
+        if not self.is_due(now):
             return None
         self._reported_s = now
         self._is_changed = False
@@ -360,7 +395,7 @@ class ComponentState:
         self.idle: Idle | None = None
         self.troubles: tuple[str, ...] = ()
         self.counters = dict.fromkeys(EVENTS[component], 0)
-        self.gauges = dict.fromkeys(GAUGES[component], 0)
+        self.gauges = _zeros(component)
         self._totals = dict.fromkeys(EVENTS[component], 0)
 
     def opened(self) -> None:
@@ -373,7 +408,8 @@ class ComponentState:
         self.up = report.up
         self.idle = report.idle
         self.troubles = report.troubles
-        self.gauges |= report.gauges
+        kept = {name: value for name, value in self.gauges.items() if name not in SENSORS}
+        self.gauges = kept | report.gauges
         # One total that went back shows that the process began anew, with all of them at zero.
         if any(total < self._totals[name] for name, total in report.counters.items()):
             self._totals = dict.fromkeys(self._totals, 0)
@@ -387,4 +423,4 @@ class ComponentState:
         if self.idle is not Idle.STOPPED:
             self.idle = None
         self.troubles = ()
-        self.gauges = dict.fromkeys(self.gauges, 0)
+        self.gauges = _zeros(self.component)

@@ -21,7 +21,7 @@ from relay.core.clock import Clock
 from relay.core.envelope import CLASS_OF_SIZE
 from relay.core.node import Node, NodeConfig
 from relay.core.secret import mesh_secret
-from relay.core.stats import LinkKind, Stats
+from relay.core.stats import Histogram, LinkKind, Stats, Trouble
 from relay.links.foreign import ForeignLink
 from relay.links.targets import Target
 from relay.links.tcp import TcpLink
@@ -76,11 +76,12 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
     notifier = Notifier(environ)
     async with contextlib.AsyncExitStack() as stack:
         store = stack.enter_context(contextlib.closing(Store.open(config.store.database, durable=config.store.durable)))
-        committer = Committer(store, loop=loop)
+        stats = Stats()
+        committer = Committer(store, loop=loop, on_commit=lambda took_s: stats.observe(Histogram.COMMIT_S, took_s))
         stack.push_async_callback(committer.close)
         progress = Progress(loop.time)
         engine = Engine(
-            node=_make_node(config, store, loop.time()),
+            node=_make_node(config, store, stats, loop.time()),
             store=store,
             committer=committer,
             progress=progress,
@@ -128,7 +129,7 @@ async def _supervised(link: LinkPlugin, kind: LinkKind, engine: Engine) -> None:
     await supervise(link.name, lambda: link.run(engine), random=random.random, on_state=on_state)
 
 
-def _make_node(config: Config, store: Store, now: float) -> Node:
+def _make_node(config: Config, store: Store, stats: Stats, now: float) -> Node:
     state = store.state()
     interfaces = store.interfaces()
     node = Node(
@@ -153,7 +154,7 @@ def _make_node(config: Config, store: Store, now: float) -> Node:
             build_hour=build_hour(),
             residence_s=float(state.get("residence_s", 0)),
         ),
-        stats=Stats(),
+        stats=stats,
         random_bytes=secrets.token_bytes,
         read_bodies=store.read_bodies,
         interfaces=interfaces,
@@ -162,6 +163,7 @@ def _make_node(config: Config, store: Store, now: float) -> Node:
         {node.interface_number(name): fraction for name, fraction in config.store.shares.items()}
     )
     node.log.load(store.load())
+    stats.add(Trouble.HEADER_DAMAGED, store.left_out)
     node.log.reserve(store.last_seq)
     return node
 

@@ -16,7 +16,7 @@ from relay.core.errors import RelayError
 from relay.core.stats import Dropped, Evicted, HandshakeFailure, LinkKind
 from relay.process.reports import Component, NewsForBle
 from relay.run.connections import Connections
-from relay.run.overview import ALL, Overview
+from relay.run.overview import ALL, LinkReport, Overview
 from relay.run.siblings import Components
 from relay.run.timekeeper import Timekeeper
 
@@ -70,7 +70,7 @@ class Engine:
             max_per_address=max_connections_per_address,
             wake=self.wake,
         )
-        self._link_states: dict[tuple[LinkKind, str], tuple[bool, str]] = {}
+        self._link_states: dict[tuple[LinkKind, str], LinkReport] = {}
         self._components = Components(on_state=self._component_state, on_refused=self.preamble_refused)
         self._wake_scheduled = False
         self._slice_scheduled = False
@@ -82,7 +82,9 @@ class Engine:
         self._commits = progress.register("store", pending=lambda: committer.pending_rows > 0)
         self._overview = Overview(
             node=node,
+            store=store,
             committer=committer,
+            now=self._started,
             progress=progress,
             components=self._components,
             link_states=self._link_states,
@@ -139,12 +141,20 @@ class Engine:
         """Count that a link, or a part of it, failed and is started again."""
         self.link_stats(kind, interface).restarts += 1
 
-    def link_state(self, kind: LinkKind, interface: str = ALL, *, up: bool | None, fault: str = "") -> None:
+    def link_state(
+        self,
+        kind: LinkKind,
+        interface: str = ALL,
+        *,
+        up: bool | None,
+        fault: str = "",
+        unplugged: bool = False,
+    ) -> None:
         """Note whether a link, or a part of it, works; see relay.links.Host."""
         if up is None:
             self._link_states.pop((kind, interface), None)
         else:
-            self._link_states[kind, interface] = (up, fault)
+            self._link_states[kind, interface] = LinkReport(up, fault, unplugged)
 
     # -- the loop ---------------------------------------------------------
 
@@ -197,6 +207,7 @@ class Engine:
             self.node.committed(pending, now)
         else:
             logger.error("the store refused a commit (%s): nothing of it was acknowledged", type(error).__name__)
+            self._overview.commit_failed(error)
             self.node.commit_failed(pending, now)
         self._reload()
         self.wake()
@@ -213,12 +224,16 @@ class Engine:
     # -- time -------------------------------------------------------------
 
     def tick(self) -> None:
-        """Do what is due rarely: read clock and notices, retire envelopes, save the residence clock."""
+        """Do what is due rarely: read clock, notices and disk, retire envelopes, save the residence clock."""
         now = self._loop.time()
         self._timekeeper.observe(now)
         self._connections.rest()
-        self._overview.read_notices()
+        self._overview.look(now)
         self._reload()
+        if self.node.may_try_storage(now):
+            # A commit tells whether the disk takes writes again; nobody needs to bring an envelope for that.
+            self.node.retire(now, save_clock=True)
+            self.wake()
         if now < self._next_retire:
             return
         self._next_retire = now + RETIRE_INTERVAL_S
@@ -257,5 +272,5 @@ class Engine:
     def status(self) -> Status:
         """Return a fresh picture."""
         return self._overview.status(
-            self._loop.time(), started=self._started, ready=self.ready, clock_source=self._timekeeper.source
+            self._loop.time(), started=self._started, ready=self.ready, timekeeper=self._timekeeper
         )

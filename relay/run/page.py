@@ -9,8 +9,16 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relay.control.text import COMPONENTS, clock_text, human_bytes, human_duration, idle_text, plural
-from relay.core.stats import LinkKind
+from relay.control.text import (
+    COMPONENTS,
+    clock_text,
+    gauge_text,
+    human_bytes,
+    human_duration,
+    idle_text,
+    people_text,
+    plural,
+)
 from relay.run import pictures
 
 if TYPE_CHECKING:
@@ -56,8 +64,8 @@ def _section(title: str, body: str, classes: str = "") -> str:
 def _health(status: Status) -> str:
     problems = status.problems()
     if not problems:
-        in_use = any(link.kind != str(LinkKind.DNSSD) for link in status.links)
-        text = "Takes, keeps and passes on envelopes." if in_use else "Takes envelopes; no link is in use yet."
+        in_use = "up" in status.link_states.values()
+        text = "Takes, keeps and passes on envelopes." if in_use else "Takes envelopes; nobody is connected yet."
         return f'<section class="wide health"><strong>All well</strong><div>{text}</div></section>'
     items = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
     return f'<section class="wide health bad"><strong>Needs a look</strong><ul>{items}</ul></section>'
@@ -78,7 +86,7 @@ def _figures(status: Status) -> str:
         ("Accepted", f"{totals.get('accepted', 0):,}"),
         ("Forwarded", f"{totals.get('forwarded', 0):,}"),
         ("Relays near", f"{status.relays:,}"),
-        ("Clients", f"{sum(link.clients for link in status.links):,}"),
+        ("Clients", people_text(sum(link.clients for link in status.links))),
         ("Price", plural(max(store.price_bits.values(), default=0), "bit")),
     ]
     body = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
@@ -97,7 +105,8 @@ def _store(status: Status, samples: list[Sample]) -> str:
     store = status.store
     kind = "durable" if store.durable else "volatile"
     text = (
-        f'<p class="soft">{human_bytes(store.bytes)} of {human_bytes(store.max_bytes)}, {kind}'
+        f'<p class="soft">{store.part:.0%} full: {store.envelopes:,} of {store.max_envelopes:,} envelopes, '
+        f"{human_bytes(store.bytes)} of {human_bytes(store.max_bytes)}, {kind}"
         + (f"; the oldest has been here for {human_duration(store.oldest_age_s)}" if store.envelopes else "")
         + "</p>"
     )
@@ -115,12 +124,12 @@ def _links(status: Status) -> str:
 
 
 def _link_row(link: LinkStatus) -> str:
-    state = "up" if link.up else '<span class="down">down</span>'
+    state = f'<span class="down">{link.state}</span>' if link.state == "down" or link.missed else str(link.state)
     cells = (
         f'{escape(link.interface)} <span class="soft">{escape(link.kind)}</span>',
         state,
         f"{link.relays}",
-        f"{link.clients}",
+        people_text(link.clients),
         human_bytes(link.bytes_in),
         human_bytes(link.bytes_out),
         f"{link.restarts}",
@@ -134,7 +143,7 @@ def _components(status: Status) -> str:
         return ""
     rows = "".join(
         f"<tr><td>{escape(COMPONENTS.get(row.name, row.name))}</td><td>{_state(row)}</td>"
-        f"<td>{', '.join(f'{_words(name)} {count:,}' for name, count in row.gauges.items())}</td></tr>"
+        f"<td>{escape(', '.join(gauge_text(name, count) for name, count in row.gauges.items()))}</td></tr>"
         for row in status.components
     )
     head = "<tr><th>Part</th><th>State</th><th>Now</th></tr>"
@@ -144,7 +153,7 @@ def _components(status: Status) -> str:
 def _state(component: ComponentStatus) -> str:
     if component.idle:
         return f'<span class="soft">{_words(component.idle)}</span>'
-    return "up" if component.up else '<span class="down">down</span>'
+    return "up" if component.up else f'<span class="down">{component.state}</span>'
 
 
 def _events(status: Status) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from relay.control.text import human_duration, plural
+from relay.control.text import human_duration, people_text, plural
 from relay.core.stats import LinkKind
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _peers(row: Segment) -> str:
     if not row.up:
         return "down"
     found = [plural(row.relays, "relay")] if row.relays else []
-    found += [plural(row.clients, "client")] if row.clients else []
+    found += [f"{people_text(row.clients)} clients"] if row.clients else []
     return ", ".join(found) or "nobody"
 
 

@@ -32,6 +32,11 @@ class Timekeeper:
             return "operator"
         return "system" if self._trust_system_clock else "none"
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the relay is to go by a clock, if that can be right."""
+        return self._operator_offset_s is not None or self._trust_system_clock
+
     def observe(self, now: float) -> None:
         """Take a reading at ``now`` (monotonic seconds)."""
         if self._operator_offset_s is not None:

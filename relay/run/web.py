@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self, cast
 
 from aiohttp import web
 
+from relay.control.coarse import coarse
 from relay.core.errors import RelayError
 from relay.process.pacer import Pacer
 from relay.process.ports import why_not
@@ -156,17 +157,17 @@ class StatusServer:
         return True
 
     async def _get_page(self, _: web.Request) -> web.Response:
-        status = self._engine.status()
+        status = coarse(self._engine.status())
         page = self._page.render(status, self._history.until_now(status))
         return web.Response(text=page, content_type="text/html")
 
     async def _get_status(self, _: web.Request) -> web.Response:
-        return web.json_response(self._engine.status().as_dict())
+        return web.json_response(coarse(self._engine.status()).as_dict())
 
     async def _get_metrics(self, request: web.Request) -> web.Response:
         body, content_type = self._metrics.render(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _get_health(self, _: web.Request) -> web.Response:
-        problems = self._engine.status().problems()
-        return web.Response(status=503 if problems else 200, text="\n".join(problems or ["ok"]) + "\n")
+        lines = [f"{one.name}: {one.text}" for one in self._engine.status().conditions if one.is_problem]
+        return web.Response(status=503 if lines else 200, text="\n".join(lines or ["ok"]) + "\n")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
+from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
@@ -50,10 +52,17 @@ class Committer:
         loop: asyncio.AbstractEventLoop,
         max_group_rows: int = MAX_GROUP_ROWS,
         max_group_bytes: int = MAX_GROUP_BYTES,
+        on_commit: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """Start the thread. ``store`` remains the caller's, to close after this."""
+        """Start the thread. ``store`` remains the caller's, to close after this.
+
+        ``on_commit`` hears how many seconds each transaction took, its sync included.
+        """
         self._store = store
         self._loop = loop
+        self._on_commit = on_commit
+        #: When what is pending was submitted, in order.
+        self._submitted: deque[float] = deque()
         self._max_group_rows = max_group_rows
         self._max_group_bytes = max_group_bytes
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -79,6 +88,11 @@ class Committer:
         return self._pending_bytes
 
     @property
+    def wait_s(self) -> float:
+        """For how long the batch that waits longest has been waiting, in seconds; 0 if none does."""
+        return self._loop.time() - self._submitted[0] if self._submitted else 0.0
+
+    @property
     def groups(self) -> int:
         """Transactions called back so far, failed ones too."""
         return self._groups
@@ -96,6 +110,7 @@ class Committer:
         rows = len(batch.inserts) + len(batch.drop_bodies) + len(batch.displace) + len(batch.forget) + len(batch.state)
         body_bytes = sum([len(row[5]) for row in batch.inserts if row[5] is not None])
         job = _Job(batch, on_done, rows, body_bytes)
+        self._submitted.append(self._loop.time())
         self._pending_rows += job.rows
         self._pending_bytes += job.body_bytes
         self._pending_batches += 1
@@ -123,12 +138,13 @@ class Committer:
         while (first := held.pop() if held else self._jobs.get()) is not None:
             group = self._collect(first, held)
             error: BaseException | None = None
+            began = time.monotonic()
             try:
                 self._store.commit(*[job.batch for job in group])
             except Exception as caught:  # noqa: BLE001 - whatever it is, nobody may be told "stored"
                 error = caught
             try:
-                self._loop.call_soon_threadsafe(self._deliver, group, error)
+                self._loop.call_soon_threadsafe(self._deliver, group, error, time.monotonic() - began)
             except RuntimeError:
                 return  # the loop is closed: nobody is left to tell
 
@@ -151,9 +167,11 @@ class Committer:
                 return group
             group.append(job)
 
-    def _deliver(self, group: list[_Job], error: BaseException | None) -> None:
+    def _deliver(self, group: list[_Job], error: BaseException | None, took_s: float) -> None:
         self._groups += 1
+        self._on_commit(took_s)
         for job in group:
+            self._submitted.popleft()
             self._pending_rows -= job.rows
             self._pending_bytes -= job.body_bytes
             self._pending_batches -= 1

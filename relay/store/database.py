@@ -116,6 +116,8 @@ class Store:
         self._writer = writer
         self._last_seq = last_seq
         self._has_written = False
+        #: Rows that the last :meth:`load` left out, as their headers are none.
+        self.left_out = 0
 
     @property
     def last_seq(self) -> int:
@@ -140,6 +142,7 @@ class Store:
         that is none is taken from the body, if that is sound; else the row is left out, and
         its envelope taken anew from whoever has it: one bit must not keep all others away.
         """
+        self.left_out = 0
         with store_errors(self.path), contextlib.closing(self._reader.cursor()) as cursor:
             cursor.execute(schema.SELECT_ADMITTED)
             while rows := cursor.fetchmany(_LOAD_ROWS):
@@ -153,7 +156,10 @@ class Store:
     def _header_of_body(self, seq: int, identity: bytes) -> bytes | None:
         logger.warning("row %d of admitted is damaged; look with `relay store check`", seq)
         body = self._read_body(seq)
-        return body[:HEADER_BYTES] if is_body(body, identity) else None
+        if is_body(body, identity):
+            return body[:HEADER_BYTES]
+        self.left_out += 1
+        return None
 
     def read_bodies(self, seqs: Sequence[int]) -> list[bytes | Unread | None]:
         """Return the envelopes of ``seqs``, in that order; None where there is none.

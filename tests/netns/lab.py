@@ -220,14 +220,15 @@ class Box:
         self._processes.append(process)
         return process
 
-    def python(self, *arguments, **options):
-        """Start Python with the project's packages here, in an environment of the box's own."""
+    def python(self, *arguments, environ=None, **options):
+        """Start Python with the project's packages here, in an environment of the box's own, and ``environ``."""
         environment = {
             "HOME": str(self.folder),
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(PROJECT),
             "PYTHONDONTWRITEBYTECODE": "1",
             "LANG": "C.UTF-8",
+            **(environ or {}),
         }
         return self.start(sys.executable, *arguments, cwd=self.folder, env=environment, **options)
 

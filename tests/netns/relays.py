@@ -34,6 +34,8 @@ class Relay:
         self._log = self.folder / "output.txt"
         self._config = self.folder / "relay.toml"
         self.process = None
+        #: Of its next process, beside what every one has.
+        self.environ = {}
         self._last_status = {}
         own = {
             "store": {"path": str(self.folder / "store")},
@@ -57,7 +59,7 @@ class Relay:
         """Start without waiting."""
         with self._log.open("ab") as log:
             self.process = self.box.python(
-                "-m", "relay", "run", "--config", str(self._config), stdout=log, stderr=log
+                "-m", "relay", "run", "--config", str(self._config), environ=self.environ, stdout=log, stderr=log
             )  # fmt: skip
 
     def start(self):

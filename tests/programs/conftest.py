@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from relay.control.conditions import with_conditions
 from relay.control.status import (
     ClockRefusedError,
     ClockStatus,
+    LinkState,
     LinkStatus,
     QueueName,
     QueueStatus,
@@ -47,19 +49,28 @@ class StandInEngine:
                 price_bits={"eth0": 0, "mesh0": 3},
             ),
             relays=2,
+            link_states={"tcp": "up", "dnssd": "discovering", "unix": "up"},
             links=[
-                LinkStatus(kind="tcp", interface="eth0", relays=2, clients=3, bytes_in=1 << 20, bytes_out=4096),
+                LinkStatus(
+                    kind="tcp",
+                    interface="eth0",
+                    state=LinkState.UP,
+                    relays=2,
+                    clients=7,
+                    bytes_in=1 << 20,
+                    bytes_out=4096,
+                ),
                 LinkStatus(
                     kind="tcp", interface="mesh0", relays=1, ended={"goodbye": 18}, errors={"replay": 2}, restarts=1
                 ),
-                LinkStatus(kind="dnssd", interface="eth0"),
+                LinkStatus(kind="dnssd", interface="eth0", state=LinkState.DISCOVERING),
                 LinkStatus(kind="unix", interface="other", clients=1),
             ],
             queues=[QueueStatus(name=QueueName.COMMIT, length=3, capacity=1024)],
             totals=self.stats.totals(),
             tasks=[TaskStatus(name="store", idle_s=0.5)],
         )
-        return replace(status, **self.changes)
+        return with_conditions(replace(status, **self.changes))
 
     def set_clock(self, unix_s):
         if unix_s < BUILD_S:
@@ -75,7 +86,7 @@ def engine():
     link = made.stats.link(LinkKind.TCP, "eth0")
     link.bytes_in += 1 << 20
     link.error(SessionError.GARBAGE_FRAME)
-    for reason in (SessionError.GOODBYE, SessionError.CONNECTION_LOST, SessionError.TIMEOUT_IDLE):
+    for reason in (*[SessionError.GOODBYE] * 14, SessionError.CONNECTION_LOST, SessionError.CONNECT_FAILED):
         link.error(reason)
     made.stats.link(LinkKind.TCP, "mesh0").bytes_in += 1
     return made

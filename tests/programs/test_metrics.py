@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+import json
 import re
 import shutil
 import subprocess
 from dataclasses import replace
-from itertools import product
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from relay import __version__
-from relay.control.status import ComponentStatus, LinkStatus, interface_label
+from relay.control.coarse import coarse
+from relay.control.conditions import TABLE
+from relay.control.status import ComponentStatus, LinkState, LinkStatus, NoticeStatus, ProcessState, interface_label
 from relay.core.stats import (
     MAX_LINK_ROWS,
     OTHER,
@@ -23,7 +26,9 @@ from relay.core.stats import (
     Stats,
 )
 from relay.process.reports import EVENTS
+from relay.run import metrics_doc
 from relay.run.metrics import FAMILIES, Metrics
+from relay.run.metrics_doc import most_series
 
 #: Everything that a label may be called, and what it may say; a new label is a decision, not an accident.
 WORDS = {
@@ -34,6 +39,11 @@ WORDS = {
     "queue": {"commit", "send", "offers", "requests"},
     "le": None,
     "component": {"ble", "net", "board"},
+    "process": {"run", "ble", "net", "board"},
+    "source": {"none", "system", "operator"},
+    "state": {*map(str, LinkState), *map(str, ProcessState)},
+    "severity": {"critical", "warning", "info"},
+    "condition": {condition.name for condition in TABLE},
     "event": {event for events in EVENTS.values() for event in events},
     "reason": {
         str(reason) for family in (Rejected, Evicted, HandshakeFailure, Dropped, SessionError) for reason in family
@@ -67,21 +77,21 @@ def test_what_happened_is_counted_under_its_name(engine):
     assert found["relay_errors_total", ("link", "tcp"), ("reason", "garbage_frame")] == 1
     # Who leaves is no error, and stands under no label of one.
     assert sum(count for key, count in found.items() if key[0] == "relay_errors_total") == 1
-    assert found["relay_sessions_ended_total", ("link", "tcp"), ("reason", "goodbye")] == 1
-    assert sum(count for key, count in found.items() if key[0] == "relay_sessions_ended_total") == 3
+    assert found["relay_sessions_ended_total", ("link", "tcp"), ("reason", "goodbye")] == 10
+    assert sum(count for key, count in found.items() if key[0] == "relay_sessions_ended_total") == 10
+    assert found["relay_dials_failed_total", ("link", "tcp")] == 1
     assert found["relay_link_peers", ("link", "tcp"), ("peer", "relay")] == 3
     assert found["relay_neighbours",] == 2
-    assert found["relay_link_peers", ("link", "tcp"), ("peer", "client")] == 3
-    assert found["relay_link_up", ("link", "tcp")] == found["relay_link_up", ("link", "dnssd")] == 1
-    # One that is down is not hidden by another.
-    links = [LinkStatus(kind="dnssd", interface=name, up=name == "eth1") for name in ("eth0", "eth1")]
-    engine.changes["links"] = links
-    assert samples(engine)["relay_link_up", ("link", "dnssd")] == 0
+    assert found["relay_link_peers", ("link", "tcp"), ("peer", "client")] == 5
+    for link, state in (("tcp", "up"), ("dnssd", "discovering"), ("unix", "up"), ("ble", "off")):
+        assert [s for s in LinkState if found["relay_link_state", ("link", link), ("state", str(s))]] == [state]
+    assert found["relay_condition", ("condition", "store_damaged"), ("severity", "critical")] == 1
+    assert found["relay_condition", ("condition", "link_down"), ("severity", "warning")] == 0
     assert found["relay_store_bytes",] == 5_000_000
     assert found["relay_store_price",] == 3
     assert found["relay_queue_length", ("queue", "commit")] == 3
     assert found["relay_clock_trusted",] == 0
-    assert found["relay_forward_latency_seconds_bucket", ("le", "0.0025")] == 0
+    assert found["relay_forward_latency_seconds_bucket", ("le", "0.001")] == 0
     assert found["relay_forward_latency_seconds_bucket", ("le", "0.005")] == 1
     assert found["relay_forward_latency_seconds_bucket", ("le", "+Inf")] == 2
     assert found["relay_forward_latency_seconds_count",] == 2
@@ -89,14 +99,25 @@ def test_what_happened_is_counted_under_its_name(engine):
 
 
 def test_what_another_process_reports_is_counted_under_its_name(engine):
-    report = {"counters": {"dials": 7}, "gauges": {"clients": 2, "adapters": 1}}
-    engine.changes = {"components": [ComponentStatus(name="ble", connected=True, up=True, **report)]}
+    report = {"counters": {"dials": 7}, "gauges": {"clients": 7, "adapters": 1}}
+    engine.changes = {
+        "components": [
+            ComponentStatus(name="ble", connected=True, up=True, **report),
+            ComponentStatus(name="net", gauges={"memory_bytes": 5}),
+        ]
+    }
     found = samples(engine)
-    assert found["relay_component_up", ("component", "ble")] == 1
-    assert found["relay_component_up", ("component", "net")] == 0
+    for component, state in (("ble", "up"), ("net", "dead"), ("board", "never_started")):
+        states = [
+            s for s in ProcessState if found["relay_component_state", ("component", component), ("state", str(s))]
+        ]
+        assert states == [state]
     assert found["relay_ble_events_total", ("event", "dials")] == 7
     assert found["relay_ble_events_total", ("event", "rotations")] == 0
-    assert found["relay_ble_clients",] == 2
+    assert found["relay_ble_clients",] == 5
+    assert found["relay_process_memory_bytes", ("process", "net")] == 5
+    # What no sensor tells is not 0 but not there.
+    assert not {key for key in found if "temperature" in key[0] or ("process", "ble") in key}
     assert found["relay_net_radios",] == 0
 
 
@@ -105,13 +126,16 @@ def test_every_series_is_there_before_its_first_event(engine):
     engine.changes = {"links": [], "queues": []}
     found = {key for key in samples(engine) if key[0].startswith("relay_")}
     for family in FAMILIES:
-        for values in product(*family.labels.values()):
+        for values in () if family.sparse else family.series():
             assert (family.name, *sorted(zip(family.labels, values, strict=True))) in found
 
 
 def test_no_label_can_name_a_peer_an_address_a_tag_or_a_key(engine):
     marker = "fe80--1-marker"
-    engine.changes = {"links": [LinkStatus(kind=marker, interface=marker, errors={marker: 1})]}
+    engine.changes = {
+        "links": [LinkStatus(kind=marker, interface=marker, fault=marker, state=LinkState.DOWN, errors={marker: 1})],
+        "notices": [NoticeStatus(code="config", text=marker, serious=True)],
+    }
     engine.stats.link(LinkKind.TCP, marker).bytes_in += 1
     text = scrape(engine)
     assert marker not in text
@@ -131,6 +155,52 @@ def test_prometheus_own_linter_has_no_complaint(engine):
         ["promtool", "check", "metrics"], input=scrape(engine), capture_output=True, text=True, check=False, timeout=30
     )
     assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+
+
+def test_a_thousand_peers_of_every_kind_make_no_more_series_than_none(engine):
+    none = samples(engine)
+    for number in range(1000):
+        link = engine.stats.link(list(LinkKind)[number % 4], f"usb{number}")
+        for reason in SessionError:
+            link.error(reason)
+    engine.changes = {
+        "relays": 1000,
+        "links": [LinkStatus(kind="tcp", interface=f"usb{n}", relays=1, clients=9, state="up") for n in range(1000)],
+        "components": [
+            ComponentStatus(name=name, gauges={"clients": 1000, "phones": 1000, f"new{name}": 1}, counters={name: 1})
+            for name in ("ble", "net", "board", *(f"strange{n}" for n in range(1000)))
+        ],
+    }
+    crowd = samples(engine)
+    assert {key for key in crowd if key[0].startswith("relay_")} == {k for k in none if k[0].startswith("relay_")}
+    assert len([key for key in crowd if key[0].startswith("relay_")]) <= most_series()
+    assert len(scrape(engine)) < 200_000
+
+
+def test_nobody_who_comes_or_goes_alone_is_seen_in_a_count_of_people_or_visits(engine):
+    seen = set()
+    for clients in range(5):
+        engine.stats = Stats()
+        for _ in range(clients):
+            engine.stats.link(LinkKind.UNIX, "other").error(SessionError.GOODBYE)
+        engine.changes = {
+            "links": [LinkStatus(kind="ble", interface="hci0", clients=clients, ended={"goodbye": clients})],
+            "components": [
+                ComponentStatus(
+                    name="ble", connected=True, up=True, gauges={"clients": clients}, counters={"connections": clients}
+                ),
+                ComponentStatus(name="net", connected=True, up=True, gauges={"phones": clients}),
+            ],
+        }
+        status = coarse(engine.status()).as_dict()
+        seen.add((json.dumps([status["links"], status["components"]]), re.sub(r"(?m)^process_.*", "", scrape(engine))))
+    assert len(seen) == 1
+
+
+def test_the_document_is_what_the_code_says():
+    document = Path(__file__).parents[2] / "docs" / "metrics.md"
+    assert document.read_text() == metrics_doc.document(), "python -m relay.run.metrics_doc > docs/metrics.md"
+    assert all(family.help[0].isupper() and not family.help.endswith(".") for family in FAMILIES)
 
 
 def test_a_scraper_that_asks_for_openmetrics_gets_it(engine):

@@ -27,9 +27,9 @@ def status(control, engine):
 
 
 def test_a_mistake_is_a_problem_and_a_hint_is_none(status):
-    assert status.problems() == [MISTAKE.text]
+    assert status.problems() == [f"relay.toml has a mistake: {MISTAKE.text}; correct it as it says"]
     text = status_text(status)
-    assert "health     line 3: <b>no</b>" in text
+    assert "health     relay.toml has a mistake: line 3: <b>no</b>" in text
     assert "note       Wi-Fi is off" in text
 
 

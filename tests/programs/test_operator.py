@@ -19,7 +19,7 @@ from relay.cli.operator import UsageError, parse_time
 from relay.config import paths
 from relay.config.file import EXAMPLE, ConfigError, load_config, parse_config
 from relay.control.control_client import ControlClient
-from relay.control.status import LinkStatus, StoreStatus, TaskStatus, read_status
+from relay.control.status import LinkState, LinkStatus, StoreStatus, TaskStatus, read_status
 from relay.control.text import human_bytes, human_duration, startup_summary, status_text
 from relay.process.logs import PrivateFormatter, setup
 from relay.process.ports import holders
@@ -85,7 +85,7 @@ def test_a_port_that_another_has_is_told_with_a_remedy(tmp_path):
         "stop what has it, or set another port in [tcp]"
     )
     assert fault in said
-    assert f"link tcp on all is down: {fault}" in status.problems()
+    assert f"a link is down: tcp on all: {fault}" in status.problems()
 
 
 def test_of_a_program_that_may_not_be_looked_into_the_user_is_told():
@@ -118,8 +118,8 @@ def test_status_for_people(control, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "relay      0.1.0, up 1 d 2 h"
     assert lines[1] == "health     all well"
-    assert "1234 envelopes, 4.8 MiB of 1.0 GiB (1% full, durable, price 3 bits, oldest 2 h 0 min)" in lines[2]
-    assert "link       tcp on eth0: 2 relays, 3 clients; 1.0 MiB in, 4.0 KiB out" in lines
+    assert "1234 envelopes of 100,000, 4.8 MiB of 1.0 GiB (1% full, durable, price 3 bits, oldest 2 h" in lines[2]
+    assert "link       tcp on eth0: 2 relays, 7 clients; 1.0 MiB in, 4.0 KiB out" in lines
     assert "rejected   7 underpaid" in lines
 
 
@@ -154,12 +154,13 @@ def test_what_is_wrong_is_told_in_words(engine):
     engine.changes = {
         "ready": False,
         "store": StoreStatus(writable=False),
-        "links": [LinkStatus(kind="tcp", interface="eth0", up=False)],
+        "links": [LinkStatus(kind="tcp", interface="eth0", state=LinkState.DOWN)],
         "tasks": [TaskStatus(name="store", idle_s=99.0, stalled=True)],
     }
     text = status_text(engine.status())
-    assert "still starting; the store cannot be written" in text
-    assert "task store makes no progress" in text
+    assert "health     the store cannot be written" in text
+    assert "           still starting" in text
+    assert "a part of the relay makes no progress: store" in text
     assert "tcp on eth0: down" in text
 
 

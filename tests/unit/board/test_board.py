@@ -10,8 +10,9 @@ from relay.board.erase import OVERWRITE_S, erase_files, erase_folders
 from relay.board.evdev import KeyEvent, decode_keys
 from relay.board.light import PATTERNS, Code, codes_of, foremost
 from relay.board.status_file import LEAST_INTERVAL_S, MAX_WRITES, Writing, status_text
-from relay.board.sysfs import Led, find_led, is_undervoltage
+from relay.board.sysfs import Led, find_led, is_undervoltage, read_sensors
 from relay.board.verbs import Request, Verb, decode_request, encode_request
+from relay.control.conditions import with_conditions
 from relay.control.notices import Notice, NoticeCode
 from relay.control.status import ClockStatus, ComponentStatus, Status, StoreStatus
 from relay.core.errors import DecodeError
@@ -50,16 +51,16 @@ def test_every_code_can_be_told_from_every_other():
         (Status(version="1"), Code.STARTING),
         (Status(version="1", ready=True), Code.CLOCK),
         (Status(version="1", ready=True, clock=ClockStatus(trusted=True)), Code.WORKING),
-        (Status(version="1", ready=True, store=StoreStatus(writable=False)), Code.FULL),
+        (Status(version="1", ready=True, store=StoreStatus(writable=False)), Code.CARD),
         (Status(version="1", ready=True, store=StoreStatus(bytes=999, max_bytes=1000)), Code.FULL),
         (Status(version="1", ready=True, store=StoreStatus(envelopes=5, max_envelopes=5)), Code.FULL),
         (Status(version="1", ready=True, store=StoreStatus(bytes=500, max_bytes=1000)), Code.CLOCK),
         (Status(version="1", ready=True, components=[ComponentStatus(name="net", troubles=["x"])]), Code.NETWORK),
-        (Status(version="1", ready=True, components=[ComponentStatus(name="net")]), Code.CLOCK),
+        (Status(version="1", ready=True, components=[ComponentStatus(name="net", idle="stopped")]), Code.CLOCK),
     ],
 )
 def test_the_relays_status_is_on_the_light(status, code):
-    assert foremost(codes_of(status)) is code
+    assert foremost(codes_of(status and with_conditions(status))) is code
 
 
 # Button
@@ -254,6 +255,40 @@ def test_the_boards_light_is_found_and_taken_over(tmp_path):
     assert (folder / "trigger").read_text() == "none"
     led.switch(on=True)
     assert (folder / "brightness").read_text() == "255"
+
+
+def test_sensors_that_are_not_there_say_nothing_and_the_others_what_they_read(tmp_path):
+    assert set(read_sensors(tmp_path).values()) == {None}
+    assert is_undervoltage(tmp_path) is None
+    files = {
+        "class/thermal/thermal_zone0/temp": "47800\n",
+        "class/thermal/thermal_zone1/temp": "61000\n",
+        "class/thermal/thermal_zone2/temp": "who knows",
+        "class/power_supply/keyboard/type": "Battery",
+        "class/power_supply/keyboard/scope": "Device",
+        "class/power_supply/keyboard/capacity": "3",
+        "class/power_supply/bank/type": "Battery",
+        "class/power_supply/bank/capacity": "72",
+        "class/power_supply/usb/type": "USB",
+        "class/power_supply/usb/online": "0",
+        "block/mmcblk0/device/life_time": "0x03 0x0b\n",
+        "block/mmcblk0/device/pre_eol_info": "0x02\n",
+        # An SD card beside it, which tells nothing, and one that says that it does not know.
+        "block/mmcblk1/device/type": "SD",
+        "block/mmcblk2/device/life_time": "0x00 0x00",
+        "block/mmcblk2/device/pre_eol_info": "0x00",
+    }
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert read_sensors(tmp_path) == {
+        "temperature_celsius": 61,
+        "card_life_used_percent": 110,
+        "card_worn": 1,
+        "power_percent": 72,
+        "power_external": 0,
+    }
 
 
 def test_undervoltage_is_what_the_firmware_says(tmp_path):

@@ -509,6 +509,19 @@ def test_offers_that_would_be_refused_are_settled_without_a_fetch():
     assert [relay.count(r) for r in (Rejected.UNDERPAID, Rejected.CLASS, Rejected.BELOW_FLOOR)] == [1, 1, 1]
 
 
+def test_what_neighbours_offer_again_and_again_is_refused_once_in_the_counts():
+    relay = Relay(policy=Policy(max_bytes=1 << 20, max_envelopes=100, min_price=200))
+    rng = random.Random(11)
+    offers = [Offer(rng.randbytes(32), 0, HOUR) for _ in range(50)]
+    for seed in range(5):
+        peer, wire = neighbour(relay, seed=seed)
+        for _ in range(3):
+            peer.session.offer(offers)
+            settle(wire)
+        wire.lose()
+    assert relay.count(Rejected.UNDERPAID) == len(offers)
+
+
 def test_offers_beyond_the_window_end_the_session():
     relay = Relay()
     peer, wire = neighbour(relay)

@@ -55,18 +55,21 @@ def test_a_relay_is_counted_once_however_many_sessions_lead_to_it():
     wires = [Wire(*ends, interface=name) for ends in ((a, b), (b, a)) for name in ("eth0", "eth1")]
     settle(*wires)
     assert len(a.node.links) == 4
-    assert a.node.relays_near == b.node.relays_near == 1
+    assert a.node.sight.relays_near == b.node.sight.relays_near == 1
     once = {(LinkKind.TCP, name, Role.RELAY): 1 for name in ("eth0", "eth1")}
-    assert a.node.peers() == b.node.peers() == once
+    assert a.node.sight.peers() == b.node.sight.peers() == once
     c, visitor = Relay(3), Peer(4)
     wires += [Wire(c, a, interface="eth1"), Wire(a, visitor, interface="eth1")]
     settle(*wires)
-    assert a.node.relays_near == 2
-    assert a.node.peers() == once | {(LinkKind.TCP, "eth1", Role.RELAY): 2, (LinkKind.TCP, "eth1", Role.CLIENT): 1}
+    assert a.node.sight.relays_near == 2
+    assert a.node.sight.peers() == once | {
+        (LinkKind.TCP, "eth1", Role.RELAY): 2,
+        (LinkKind.TCP, "eth1", Role.CLIENT): 1,
+    }
     for wire in wires[:4]:
         wire.lose()
     settle(*wires[4:])
-    assert (a.node.relays_near, b.node.relays_near) == (1, 0)
+    assert (a.node.sight.relays_near, b.node.sight.relays_near) == (1, 0)
 
 
 def test_a_primary_that_is_only_idle_is_not_doubted():

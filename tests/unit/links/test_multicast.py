@@ -27,7 +27,7 @@ class Heard:
         assert (kind, interface) == (LinkKind.DNSSD, "eth0")
         self.failed.set()
 
-    def link_state(self, kind, interface, *, up, fault=""):
+    def link_state(self, kind, interface, *, up, fault="", unplugged=False):  # noqa: ARG002 - of discovery nothing is
         assert kind is LinkKind.DNSSD
         self.faults.pop(interface, None)
         if up is False:

@@ -3,7 +3,8 @@ import asyncio
 from pathlib import Path
 
 from relay.config.net import NetConfig, RadioConfig
-from relay.control.status import ComponentStatus
+from relay.control.conditions import with_conditions
+from relay.control.status import ComponentStatus, Status
 from relay.net import net_report
 from relay.net.bridge import Bridge
 from relay.net.errors import NotThereError
@@ -80,10 +81,14 @@ def test_an_access_point_is_up_full_and_lost():
 
 
 def test_an_operator_reads_what_it_says_and_of_the_phone_too_many():
-    silent = ComponentStatus(name="net", connected=True)
-    assert silent.problems() == ["relay net does not work; see its log"]
-    assert ComponentStatus(name="net", connected=True, troubles=["channel 13"]).problems() == ["channel 13"]
+    def said(**values):
+        row = ComponentStatus(name="net", connected=True, **values)
+        return with_conditions(Status(version="1", ready=True, components=[row])).problems()
+
+    [silent] = said()
+    assert "relay net runs and cannot work" in silent
+    assert said(troubles=["channel 13"]) == ["Wi-Fi, mesh or bridge do not work: channel 13"]
     for phones, problems in ((6, 0), (7, 1), (9, 1)):
-        full = ComponentStatus(name="net", connected=True, up=True, gauges={"phones": phones, "phones_most": 7})
-        assert len(full.problems()) == problems
-    assert "the next one cannot join" in full.problems()[0]
+        found = said(up=True, gauges={"phones": phones, "phones_most": 7})
+        assert len(found) == problems
+    assert "the next one cannot join" in found[0]

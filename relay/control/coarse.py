@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Counts of who is there, made coarse for whoever reads them from afar: a graph must not show how many stood there.
+
+What leaves the machine (metrics, status page, status.json) goes through here; the control socket, for whoever is on the
+machine, has the exact numbers.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from relay.control.status import ComponentStatus, LinkStatus, Status
+
+#: People are rounded down to one of these, so that nobody who comes or goes alone is seen in them: 0 is "fewer than 5".
+PEOPLE: Final = (0, 5, 10, 20, 50, 100, 200, 500, 1000)
+#: Relays are boxes that an operator put up and counts; of many he needs no more than this.
+RELAYS: Final = (0, 1, 2, 3, 4, 8, 16, 32, 64, 128)
+#: What other processes count: phones, connections of phones, and what they take up.
+_PEOPLE_GAUGES: Final = frozenset({"clients", "phones", "slots_used"})
+_RELAY_GAUGES: Final = frozenset({"neighbours", "relays_heard", "mesh_peers"})
+#: Events that happen once for each that comes or goes are told in steps of this: counts rise by it or not at all.
+EVENT_STEP: Final = 10
+_PEOPLE_EVENTS: Final = frozenset(
+    {"connections", "clients_accepted", "idle_ended", "slots_given", "slot_unused", "channel_lost", "slow_reader"}
+)
+
+
+def people(count: int) -> int:
+    """Round a number of people, or of their phones and connections, down to a step of PEOPLE."""
+    return _down(PEOPLE, count)
+
+
+def relays(count: int) -> int:
+    """Round a number of relays down to a step of RELAYS."""
+    return _down(RELAYS, count)
+
+
+def events(count: float) -> int:
+    """Round what is counted once for each visit down to EVENT_STEP."""
+    return int(count) // EVENT_STEP * EVENT_STEP
+
+
+def coarse(status: Status) -> Status:
+    """Return the status with coarse counts; what it says of the relay's health is by the exact ones."""
+    return replace(
+        status,
+        relays=relays(status.relays),
+        links=[_link(link) for link in status.links],
+        components=[_component(row) for row in status.components],
+    )
+
+
+def _link(link: LinkStatus) -> LinkStatus:
+    ended = {reason: told for reason, count in link.ended.items() if (told := events(count))}
+    return replace(link, relays=relays(link.relays), clients=people(link.clients), ended=ended)
+
+
+def _component(row: ComponentStatus) -> ComponentStatus:
+    steps = dict.fromkeys(_PEOPLE_GAUGES, people) | dict.fromkeys(_RELAY_GAUGES, relays)
+    return replace(
+        row,
+        gauges={name: steps[name](count) if name in steps else count for name, count in row.gauges.items()},
+        counters={
+            name: told
+            for name, count in row.counters.items()
+            if (told := events(count) if name in _PEOPLE_EVENTS else count)
+        },
+    )
+
+
+def _down(steps: Sequence[int], count: int) -> int:
+    return steps[bisect_right(steps, count) - 1]
