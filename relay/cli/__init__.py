@@ -79,7 +79,7 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     # Only arguments; their work is imported later still.
-    from relay.cli import appliance, bulletin, contact, messages, operator, radios, scan, sniff  # noqa: PLC0415
+    from relay.cli import appliance, bulletin, contact, messages, operator, radios, scan, sniff, targets  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(prog="relay", description="Stores and forwards encrypted messages.")
     parser.add_argument("--version", action="version", version=f"relay {__version__}")
@@ -90,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     messages.add_parsers(commands)
     bulletin.add_parsers(commands)
     scan.add_parser(commands)
+    targets.add_parser(commands)
     appliance.add_parsers(commands)
     sniff.add_parsers(commands)
     radios.add_parsers(commands)

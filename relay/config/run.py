@@ -110,11 +110,12 @@ class LimitsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpConfig:
-    """Metrics and status page; ``hosts``: further names by which browsers may call it."""
+    """Metrics and status page; ``hosts``: further names by which it may be called; ``label``: whoever reads it sees."""
 
     enabled: bool = setting(True, settings.boolean)
     listen: Address = setting(DEFAULT_LISTEN, settings.listen)
     hosts: tuple[str, ...] = setting((), settings.host_names)
+    label: str = setting("", settings.watch_label)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,9 @@ MIN_DIFFERENT_CHARS = 5
 #: others wait for an answer.
 LEAST_BYTES_PER_S = 1_000
 
+#: Read in tables and on graphs, where more has no room; a label of a host name (RFC 1123) could have 63.
+MAX_LABEL_CHARS = 32
+_WATCH_LABEL = re.compile(rf"[a-z0-9]([a-z0-9-]{{0,{MAX_LABEL_CHARS - 2}}}[a-z0-9])?")
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
 _KEY = re.compile(rf"[0-9a-fA-F]{{{2 * KEY_BYTES}}}")
 #: The kernel takes more (dev_valid_name: all but spaces, "/", ":", "." and ".."), also what nft, systemd and
@@ -216,6 +219,15 @@ def host_names(value: object) -> tuple[str, ...]:
         if not _HOST_NAME.fullmatch(name):
             raise BadValueError(f'"{name}" is no host name; write it without scheme and port')
     return tuple(name.lower() for name in names)
+
+
+def watch_label(value: object) -> str:
+    """The operator's own name for a relay, or "" for none: one label of a host name, in lower case."""
+    if not isinstance(value, str) or not (value == "" or _WATCH_LABEL.fullmatch(value.lower())):
+        raise BadValueError(
+            f'write letters, digits and hyphens, at most {MAX_LABEL_CHARS}, such as "gate-2"; "" is none'
+        )
+    return value.lower()
 
 
 def classes(value: object) -> tuple[int, ...]:

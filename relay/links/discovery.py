@@ -28,7 +28,7 @@ from relay.process.supervisor import OperatorError, supervise
 from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, MutableSet, Sequence
 
     from zeroconf import RecordUpdate, Zeroconf
 
@@ -87,11 +87,16 @@ class Discovery:
         random_bytes: Callable[[int], bytes],
         random: Callable[[], float],
         dial: Callable[[Host, Target], Awaitable[None]],
+        own_hosts: MutableSet[str],
     ) -> None:
-        """``dial`` keeps a connection to a target until it is cancelled."""
+        """``dial`` keeps a connection to a target until it is cancelled.
+
+        ``own_hosts`` has the host names that are announced, without `.local`, while they are.
+        """
         self._random_bytes = random_bytes
         self._random = random
         self._dial = dial
+        self._own_hosts = own_hosts
         #: Names before an interface changed too: others' caches still tell of them.
         self._own_names: deque[str] = deque(maxlen=MAX_OWN_NAMES)
         self._segments: dict[Interface, asyncio.Task[None]] = {}
@@ -142,6 +147,7 @@ class Discovery:
     async def _announce(self, host: Host, interface: Interface, port: int) -> None:
         name = f"{self._random_bytes(_NAME_BYTES).hex()}.{SERVICE_TYPE}"
         self._own_names.append(name)
+        server = self._random_bytes(_NAME_BYTES).hex()
         addresses = sorted(interface.addresses)
         v4 = [address for address in addresses if ipaddress.ip_address(address).version == 4]
         has_v6 = len(v4) < len(addresses)
@@ -161,9 +167,10 @@ class Discovery:
                     SERVICE_TYPE,
                     name,
                     port=port,
-                    server=f"{self._random_bytes(_NAME_BYTES).hex()}.local.",
+                    server=f"{server}.local.",
                     parsed_addresses=addresses,
                 )
+                self._own_hosts.add(server)
                 await zeroconf.async_register_service(info)
                 AsyncServiceBrowser(zeroconf.zeroconf, SERVICE_TYPE, handlers=[browser.changed])
                 host.link_state(LinkKind.DNSSD, interface.name, up=True)
@@ -179,6 +186,7 @@ class Discovery:
                     await asyncio.sleep(jittered(ANNOUNCE_S, self._random(), spread=0.25))
                     unheard = 0 if echo.is_heard else unheard + 1
         finally:
+            self._own_hosts.discard(server)
             await zeroconf.async_close()
 
     def is_own(self, name: str) -> bool:

@@ -18,7 +18,7 @@ from relay.process.supervisor import OperatorError, keep_trying
 from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, MutableSet, Sequence
 
     from relay.core.stats import Reason
     from relay.links import Host
@@ -56,10 +56,12 @@ class TcpLink:
         random: Callable[[], float],
         random_bytes: Callable[[int], bytes],
         on_listening: Callable[[int], None],
+        announced: MutableSet[str],
     ) -> None:
         """``interfaces``: names to serve, all when empty; loopback is always served.
 
-        ``port`` 0 takes any free one. ``on_listening`` hears the port.
+        ``port`` 0 takes any free one. ``on_listening`` hears the port. ``announced`` has the host
+        names of discovery, without `.local`.
         """
         self._port = port
         self._only = frozenset(interfaces)
@@ -68,6 +70,7 @@ class TcpLink:
         self._random = random
         self._random_bytes = random_bytes
         self._on_listening = on_listening
+        self._announced = announced
         self._snapshot = Snapshot()
         #: By name and index, since an interface that comes again under its name is another one.
         self._servers: dict[tuple[str, int], asyncio.Server] = {}
@@ -79,7 +82,12 @@ class TcpLink:
     async def run(self, host: Host) -> None:
         """Serve until cancelled."""
         # Of this run: its tasks end with it, whatever ends it.
-        discovery = Discovery(random_bytes=self._random_bytes, dial=self.keep_connected, random=self._random)
+        discovery = Discovery(
+            random_bytes=self._random_bytes,
+            dial=self.keep_connected,
+            random=self._random,
+            own_hosts=self._announced,
+        )
         try:
             async with TaskGroup() as tasks:
                 # Dialled once the interfaces are known: a session belongs to one of them.

@@ -91,9 +91,10 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
         )
         engine.tick()
         history = History(loop.time)
+        announced: set[str] = set()
         await stack.enter_async_context(ControlServer(engine, config.control.path, config.control.mode))
         if config.http.enabled:
-            await stack.enter_async_context(StatusServer(engine, config.http, history))
+            await stack.enter_async_context(StatusServer(engine, config.http, history, announced))
 
         def on_tick() -> None:
             engine.tick()
@@ -105,7 +106,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
                 notifier.ready("running")
                 print(startup_summary(engine.status(), config, program_name(sys.argv[0]), port), flush=True)  # noqa: T201 - a person reads it
 
-        links = _make_links(config, on_listening)
+        links = _make_links(config, on_listening, announced)
         if not config.tcp.enabled:
             on_listening(config.tcp.port)
 
@@ -168,7 +169,9 @@ def _make_node(config: Config, store: Store, stats: Stats, now: float) -> Node:
     return node
 
 
-def _make_links(config: Config, on_listening: Callable[[int], None]) -> Sequence[tuple[LinkPlugin, LinkKind]]:
+def _make_links(
+    config: Config, on_listening: Callable[[int], None], announced: set[str]
+) -> Sequence[tuple[LinkPlugin, LinkKind]]:
     links: list[tuple[LinkPlugin, LinkKind]] = []
     if config.tcp.enabled:
         links.append(
@@ -184,6 +187,7 @@ def _make_links(config: Config, on_listening: Callable[[int], None]) -> Sequence
                     random=random.random,
                     random_bytes=secrets.token_bytes,
                     on_listening=on_listening,
+                    announced=announced,
                 ),
                 LinkKind.TCP,
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
+import secrets
 import socket
 from typing import TYPE_CHECKING, Self, cast
 
@@ -13,13 +13,14 @@ from aiohttp import web
 
 from relay.control.coarse import coarse
 from relay.core.errors import RelayError
+from relay.process.http_hosts import host_name, is_called_rightly
 from relay.process.pacer import Pacer
 from relay.process.ports import why_not
 from relay.run.metrics import Metrics
 from relay.run.page import Page
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Container
 
     from relay.config.run import HttpConfig
     from relay.control.status import Engine
@@ -36,6 +37,8 @@ SHUTDOWN_S = 1.0
 #: reading them. Linux doubles it.
 RECEIVE_BYTES = 8 << 10
 _MAX_REQUEST_LINE = 2048
+#: Of the value by which two addresses are known to be one relay until it starts again.
+_RUN_BYTES = 8
 
 
 class HttpError(RelayError):
@@ -45,15 +48,23 @@ class HttpError(RelayError):
 class StatusServer:
     """Serves ``engine`` at ``config.listen``; `async with` listens and stops."""
 
-    def __init__(self, engine: Engine, config: HttpConfig, history: History) -> None:
+    def __init__(
+        self, engine: Engine, config: HttpConfig, history: History, announced: Container[str] = frozenset()
+    ) -> None:
+        """``announced``: the names under which the relay announces itself at this moment, without `.local`."""
         self._engine = engine
+        self._announced = announced
+        #: What `relay targets` reads (docs/watching.md).
+        self._target = {"run": secrets.token_hex(_RUN_BYTES)} | ({"label": config.label} if config.label else {})
         self._config = config
         self._history = history
         self._metrics = Metrics(engine)
         self._page = Page()
         self._pacer = Pacer(asyncio.get_running_loop().time)
         own = socket.gethostname().lower().partition(".")[0]
-        self._hosts = {"localhost", own, f"{own}.local", *config.hosts}
+        self._hosts = {"localhost", *config.hosts}
+        for name in filter(None, (own, config.label)):
+            self._hosts |= {name, f"{name}.local"}
         app = web.Application(middlewares=[self._guard])
         app.add_routes(
             [
@@ -61,6 +72,7 @@ class StatusServer:
                 web.get("/status.json", self._get_status),
                 web.get("/metrics", self._get_metrics),
                 web.get("/healthz", self._get_health),
+                web.get("/target.json", self._get_target),
             ]
         )
         self._runner = web.AppRunner(
@@ -146,15 +158,7 @@ class StatusServer:
             self._pacer.end()
 
     def _ours(self, host: str) -> bool:
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() and not host.endswith("]") else host
-        name = name.lower().rstrip(".")
-        if name in self._hosts:
-            return True
-        try:
-            ipaddress.ip_address(name.strip("[]"))
-        except ValueError:
-            return False
-        return True
+        return is_called_rightly(host, self._hosts) or host_name(host).removesuffix(".local") in self._announced
 
     async def _get_page(self, _: web.Request) -> web.Response:
         status = coarse(self._engine.status())
@@ -171,3 +175,6 @@ class StatusServer:
     async def _get_health(self, _: web.Request) -> web.Response:
         lines = [f"{one.name}: {one.text}" for one in self._engine.status().conditions if one.is_problem]
         return web.Response(status=503 if lines else 200, text="\n".join(lines or ["ok"]) + "\n")
+
+    async def _get_target(self, _: web.Request) -> web.Response:
+        return web.json_response(self._target)

@@ -43,7 +43,14 @@ class Relay:
             "control": {"path": str(self._control)},
             "log": {"level": "info"},
         }
-        self.configure({name: own.get(name, {}) | sections.get(name, {}) for name in own | sections})
+        self._sections = {name: own.get(name, {}) | sections.get(name, {}) for name in own | sections}
+        self.configure(self._sections)
+
+    def configure_again(self, **sections):
+        """Change these settings; takes effect at the next start."""
+        for name, settings in sections.items():
+            self._sections[name] = self._sections.get(name, {}) | settings
+        self.configure(self._sections)
 
     def configure(self, sections):
         """Write relay.toml; takes effect at the next start."""
@@ -65,7 +72,11 @@ class Relay:
     def start(self):
         """Start, and wait until it serves."""
         self.spawn()
-        self.wait("it is ready", lambda status: status["ready"], START_TIMEOUT_S)
+        self.wait_ready()
+
+    def wait_ready(self, timeout_s=START_TIMEOUT_S):
+        """Wait until it serves."""
+        self.wait("it is ready", lambda status: status["ready"], timeout_s)
 
     def kill(self):
         """End as by `kill -9`: what a power cut leaves of a process."""

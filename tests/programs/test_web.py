@@ -28,13 +28,13 @@ class Clock:
         return self.now
 
 
-def serve(engine, use, history=None, **settings):
+def serve(engine, use, history=None, announced=frozenset(), **settings):
     """Run `use(base URL, session, server)` against a server on a free port."""
 
     async def run():
         config = HttpConfig(listen=Address("127.0.0.1", 0), **settings)
         async with (
-            StatusServer(engine, config, history or History(Clock())) as server,
+            StatusServer(engine, config, history or History(Clock()), announced) as server,
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
         ):
             return await use(f"http://127.0.0.1:{server.port}", session, server)
@@ -192,6 +192,36 @@ def test_a_web_site_elsewhere_cannot_read_the_page_through_a_browser_here(engine
     for host in ("localhost:9470", "[::1]:9470", "192.0.2.1", socket.gethostname()):
         assert get(engine, "/status.json", headers={"Host": host})[0] == 200
     assert get(engine, "/", headers={"Host": "relay.example"}, hosts=("relay.example",))[0] == 200
+
+
+def test_whoever_calls_it_by_a_name_that_it_has_is_answered(engine):
+    def status(host, **settings):
+        return get(engine, "/metrics", headers={"Host": host}, **settings)[0]
+
+    for host in ("gate", "gate:9470", "Gate.local:9470", "gate.local."):
+        assert status(host) == 421
+        assert status(host, label="gate") == 200
+    assert status("gate.attacker.example", label="gate") == 421
+
+    announced = set()
+
+    async def use(base, session, _):
+        async with session.get(base + "/metrics", headers={"Host": "00ff00ff00ff00ff.local:9470"}) as response:
+            return response.status
+
+    assert serve(engine, use, announced=announced) == 421
+    announced.add("00ff00ff00ff00ff")
+    assert serve(engine, use, announced=announced) == 200
+
+
+def test_it_tells_its_label_where_the_operator_gave_one_and_nowhere_else(engine):
+    first, again = (json.loads(get(engine, "/target.json")[2]) for _ in range(2))
+    assert first.keys() == again.keys() == {"run"}
+    # Drawn at each start.
+    assert first != again
+    assert json.loads(get(engine, "/target.json", label="gate-2")[2])["label"] == "gate-2"
+    for path in ("/", "/metrics", "/status.json", "/healthz"):
+        assert "gate-2" not in get(engine, path, label="gate-2")[2]
 
 
 def test_what_is_not_there_is_refused_without_naming_the_software(engine):

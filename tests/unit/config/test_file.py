@@ -193,6 +193,8 @@ def test_the_error_reads_as_file_line_remedy():
         ("[http]\nlisten = 'localhost:9470'\n", 2, "IP address and a port"),
         ("[http]\nlisten = '127.0.0.1'\n", 2, "lacks the port"),
         ("[http]\nhosts = ['http://x']\n", 2, "without scheme"),
+        ("[http]\nlabel = 'at the gate'\n", 2, "letters, digits and hyphens, at most 32"),
+        ("[http]\nlabel = 'ana@example'\n", 2, "letters, digits and hyphens, at most 32"),
         ("[tcp]\npeers = ['relay#']\n", 2, "64 hexadecimal digits"),
         (f"[tcp]\npeers = ['relay#{'0' * 63}']\n", 2, "64 hexadecimal digits.*`relay key`"),
         (f"[tcp]\npeers = ['relay#{'0' * 65}']\n", 2, "64 hexadecimal digits"),

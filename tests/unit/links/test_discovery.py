@@ -40,7 +40,9 @@ def discovery(dialled):
     async def dial(_, target):
         dialled.append(target)
 
-    return Discovery(random_bytes=random.Random(1).randbytes, random=random.Random(1).random, dial=dial)
+    return Discovery(
+        random_bytes=random.Random(1).randbytes, random=random.Random(1).random, dial=dial, own_hosts=set()
+    )
 
 
 def test_of_an_announcement_only_addresses_of_its_own_segment_are_dialled():

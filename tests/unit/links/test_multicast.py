@@ -36,7 +36,7 @@ class Heard:
 
 def faults_after(*updates):
     heard = Heard()
-    discovery = Discovery(random_bytes=bytes, random=lambda: 0.5, dial=None)
+    discovery = Discovery(random_bytes=bytes, random=lambda: 0.5, dial=None, own_hosts=set())
 
     async def run():
         async with TaskGroup() as tasks:
@@ -71,7 +71,7 @@ def test_without_addresses_and_without_a_network_nothing_is_wrong():
 def test_what_the_system_refuses_is_told_with_a_remedy():
     """Of all but a port that is taken no more was told than that it does not work."""
     heard = Heard()
-    discovery = Discovery(random_bytes=bytes, random=lambda: 0.5, dial=None)
+    discovery = Discovery(random_bytes=bytes, random=lambda: 0.5, dial=None, own_hosts=set())
 
     async def run():
         async with asyncio.timeout(10), TaskGroup() as tasks:
