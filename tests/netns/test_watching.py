@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from relay.control.conditions import SLOW_COMMITS
 
 from docs.prometheus import dashboard
+from relay.control.conditions import SLOW_COMMITS
 from relay.control.control_client import ControlClient
 from tests.netns.lab import PROJECT, command
 from tests.netns.prometheus import Watcher

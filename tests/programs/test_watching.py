@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from relay.control.conditions import TABLE
 
 from docs.prometheus import dashboard
+from relay.control.conditions import TABLE
 from relay.run.metrics import FAMILIES, HISTOGRAMS
 
 FOLDER = Path(__file__).parents[2] / "docs" / "prometheus"
