@@ -20,7 +20,7 @@ SIM_RELAYS ?= 1000
 # Assigned inside recipes, so that a failed set-up stops them.
 in_dev = venv=$$(.ci/venv dev); export PATH="$$venv/bin:$$PATH"
 
-.PHONY: help run test lint unit netns test-radio other-python bench bench-radio bench-radio-short fuzz fuzz-short soak sim fresh lock clean distclean image image-amd64 test-image test-image-arm64 deploy
+.PHONY: help run test lint unit pages netns test-radio other-python bench bench-radio bench-radio-short fuzz fuzz-short soak sim fresh lock catalogues picture clean distclean image image-amd64 test-image test-image-arm64 deploy
 
 help: ## this list
 	@sed -nE 's/^([a-z0-9-]+):.*## /\1\t/p' Makefile | expand -t 18
@@ -29,14 +29,17 @@ run: ## start a relay; ARGS="--help" shows what else it takes
 	@venv=$$(.ci/venv run); [[ $$(readlink .venv) != "$$venv" ]] || venv=.venv; exec "$$venv/bin/relay" run $(ARGS)
 
 test: ## all that has to pass before a change goes in
-	@.ci/stages lint unit netns other-python
+	@.ci/stages lint unit pages netns other-python
 
 lint: ## ruff, its formatter in check mode, mypy, and who imports whom
 	@$(in_dev); ruff check . && ruff format --check . && mypy && lint-imports --no-cache
 
 unit: ## every test that needs no root; TESTS=tests/unit/test_x.py for some
 	@$(in_dev); tools=$$(.ci/tools); PATH="$$PATH:$$tools:/usr/sbin:/sbin" \
-		python -m pytest -n 2 --dist loadfile -m "not netns and not radio and not image" $(TESTS)
+		python -m pytest -n 2 --dist loadfile -m "not netns and not radio and not image and not pages" $(TESTS)
+
+pages: ## the pages in a real browser: languages, sizes, accessibility; screenshots in build/pages
+	@$(in_dev); .ci/tools browser >/dev/null; mkdir -p build/pages; python -m pytest -p no:cacheprovider -m pages tests/pages $(ARGS)
 
 netns: ## the tests on real networks, in namespaces
 	@$(in_dev); tools=$$(.ci/tools); .ci/guest-tree >/dev/null; PATH="$$PATH:$$tools" \
@@ -75,6 +78,12 @@ sim: ## SIM_RELAYS relays in one process; report and picture in build/
 
 fresh: ## what a newcomer sees: make run on fresh Debians, as root and as a user with sudo
 	@.ci/fresh bookworm user; .ci/fresh trixie root
+
+picture: ## draw the picture of the operator's page for the README
+	@$(in_dev); .ci/tools browser >/dev/null; python -m tests.pages.picture
+
+catalogues: ## bring the pages' translations up to date with templates and code
+	@$(in_dev); python -m tests.pages.catalogues
 
 lock: ## resolve pyproject.toml anew; UPGRADE=1 takes the newest versions
 	@.ci/lock

@@ -20,6 +20,8 @@ CLOSED_MARK = Path("appliance/closed")
 SEGMENT_SETTINGS = (OUTPUT / "segment-cable", OUTPUT / "segment-bridge")
 
 BOARD_SOCKET = Path("/run/mesh-relay-board/board.sock")
+#: One word of relay.pages.participant.Works, left by `relay board` for the page on the access point.
+WORKS = BOARD_SOCKET.with_name("works")
 
 #: The same on every relay, so that it can stand on a printed card. So it must never be
 #: seen beyond the own access point; see firewall.py. Phones get addresses of the rest of this network

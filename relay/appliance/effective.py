@@ -74,6 +74,9 @@ def effective(checked: Checked, *, data_bytes: int | None = None) -> dict[str, A
         # The packet filter says from where; see firewall.py.
         names = dict.fromkeys(("relay.local", f"{appliance.hostname}.local"))
         default("http", listen="[::]:9470", hosts=list(names))
+        if appliance.status_page == "ethernet":
+            # With a token the page can be had on the access point, too, by whoever knows it.
+            default("http", strangers=[appliance.access_point_interface] if appliance.access_point_interface else [])
     return document
 
 

@@ -80,7 +80,7 @@ def _inet(appliance: ApplianceConfig, config: Config) -> str:
         yield from _chain("everywhere", everywhere)
         yield from _chain("cable", _cable(appliance, config, serving))
         if appliance.serves_phones:
-            yield from _chain("phones", [*serving, *_portal(f"ip daddr {_FIXED} ")])
+            yield from _chain("phones", [*serving, *_portal(f"ip daddr {_FIXED} "), *_page_by_token(appliance, config)])
         # Else whoever has an address is "established" by asking once, and is let past the bounds.
         yield from _chain(
             "untracked", ["udp dport 67 notrack"], "type filter hook prerouting priority raw; policy accept;"
@@ -100,6 +100,16 @@ def _inet(appliance: ApplianceConfig, config: Config) -> str:
 def _portal(to: str) -> list[str]:
     """Port 80. Nobody answers on 443, and a phone that asks there, too, learns it at once."""
     return [f"{to}tcp dport {PORTAL_PORT} accept", f"{to}tcp dport 443 reject with tcp reset"]
+
+
+def _page_by_token(appliance: ApplianceConfig, config: Config) -> list[str]:
+    """The operator's page for phones: where there is a token, which `relay run` then asks of them ([http] strangers).
+
+    In a bridge it cannot tell by the interface who comes from where, so there the page stays on the cable.
+    """
+    if appliance.lan_bridge or not config.http.token or appliance.status_page != "ethernet":
+        return []
+    return [f"ip daddr {_FIXED} tcp dport {config.http.listen.port} accept"]
 
 
 def _addresses() -> Iterator[str]:

@@ -14,7 +14,7 @@ from relay.appliance.effective import LEAST_BYTES, effective, fitting_bytes
 from relay.appliance.firewall import firewall
 from relay.appliance.network import networkd_files
 from relay.appliance.phones import hostapd, phones_dnsmasq, segment_dnsmasq
-from relay.config.credentials import MESH_SECRET, WIFI_SECRET
+from relay.config.credentials import HTTP_TOKEN, MESH_SECRET, WIFI_SECRET
 from relay.config.settings import CREDENTIAL
 from relay.config.toml_write import write_toml
 from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices
@@ -157,7 +157,9 @@ def _files(checked: Checked, facts: Facts, notices: tuple[Notice, ...]) -> Itera
         if not appliance.lan_bridge:
             yield _text("phones.conf", phones_dnsmasq(appliance))
     if appliance.serves_phones or (appliance.lan_bridge and appliance.hands_out):
-        yield _text("portal", "")
+        # Who stands there may show it to others; nobody but the portal is given it.
+        phones = {"name": appliance.access_point_name, "password": appliance.access_point_password}
+        yield _text("portal", json.dumps(phones) if appliance.serves_phones else "", _PRIVATE)
     if appliance.ssh_keys:
         yield _text("authorized_keys", "".join(f"{key}\n" for key in appliance.ssh_keys))
 
@@ -168,6 +170,10 @@ def _secrets(checked: Checked, document: dict[str, Any]) -> Iterator[File]:
     if mesh.get("secret"):
         yield _text(MESH_SECRET, f"{mesh['secret']}\n", _PRIVATE)
         mesh["secret"] = CREDENTIAL
+    http = document.get("http", {})
+    if http.get("token"):
+        yield _text(HTTP_TOKEN, f"{http['token']}\n", _PRIVATE)
+        http["token"] = CREDENTIAL
     # A secret that the operator gave a radio of his own stays with it.
     radios = document["net"].get("radios", {})
     if checked.appliance.mesh_secret and radios and "radios" not in checked.document.get("net", {}):

@@ -12,6 +12,7 @@ Android asks over HTTPS as well, which nobody but its maker can answer, and then
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from relay.appliance.checks import Answer
@@ -25,12 +26,6 @@ MAX_REQUEST_BYTES: Final = 8192
 #: By these NetworkManager and ConnMan know that they are through, whatever else the answer is: so computers whose
 #: maker's host is in no table open no login window, either (nm-connectivity.c, connman's wispr.c).
 _ONLINE: Final = {"X-NetworkManager-Status": "online", "X-ConnMan-Status": "online"}
-_PAGE: Final = Answer(
-    type="text/html",
-    body=b'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    b"<title>Mesh relay</title><h1>Mesh relay</h1><p>This box keeps and passes on encrypted messages, without the"
-    b" internet. Use it with an app that speaks to mesh relays; there is nothing to log in to.</p></html>\n",
-)
 _LOST: Final = Answer(
     status=404,
     body=f"There is no internet here. http://{ACCESS_POINT_ADDRESS.ip}/ says what this is.\n".encode(),
@@ -41,23 +36,45 @@ _REASONS: Final = {
     400: "Bad Request",
     404: "Not Found",
     405: "Method Not Allowed",
+    503: "Service Unavailable",
 }
 
 
-def answer(request: bytes, checks: Checks) -> bytes:
-    """The whole answer to a request's head (up to its empty line); any bytes get one, and the connection ends."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageRequest:
+    """Somebody typed the relay's address. ``language``: of the query, "" for none; ``head``: no body is wanted."""
+
+    host: str
+    language: str
+    accept_language: str
+    head: bool
+
+
+def answer(request: bytes, checks: Checks) -> bytes | PageRequest:
+    """The whole answer to a request's head (up to its empty line); any bytes get one, and the connection ends.
+
+    The page for people is made by whoever calls this (relay.appliance.portal_page): it takes longer than a phone's
+    check may.
+    """
     first, *headers = request.split(b"\r\n")
     words = first.split(b" ")
     if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
-        return _response(Answer(status=400))
+        return respond(Answer(status=400))
     if words[0] not in {b"GET", b"HEAD"}:
-        return _response(Answer(status=405))
+        return respond(Answer(status=405))
     # A proxy's form (RFC 9112 section 3.2.2) names the host before the path.
     target = words[1].decode("latin-1")
     named, path = _split(target) if target.lower().startswith("http://") else (_host(headers), target)
-    path = path.partition("?")[0]
-    found = _PAGE if path == "/" and _is_ours(named) else checks.find(named, path) or _LOST
-    return _response(found, head=words[0] == b"HEAD")
+    path, _, query = path.partition("?")
+    is_head = words[0] == b"HEAD"
+    if path == "/" and _is_ours(named):
+        return PageRequest(
+            host=named,
+            language=query.partition("lang=")[2].partition("&")[0][:8],
+            accept_language=_header(headers, b"accept-language"),
+            head=is_head,
+        )
+    return respond(checks.find(named, path) or _LOST, head=is_head)
 
 
 def _split(target: str) -> tuple[str, str]:
@@ -67,10 +84,14 @@ def _split(target: str) -> tuple[str, str]:
 
 def _host(headers: list[bytes]) -> str:
     """The host that was asked for, "" if the request does not say."""
+    return _bare(_header(headers, b"host"))
+
+
+def _header(headers: list[bytes], wanted: bytes) -> str:
     for line in headers:
         name, _, value = line.partition(b":")
-        if name.strip().lower() == b"host":
-            return _bare(value.decode("latin-1"))
+        if name.strip().lower() == wanted:
+            return value.decode("latin-1").strip()
     return ""
 
 
@@ -84,7 +105,8 @@ def _is_ours(host: str) -> bool:
     return "." not in host or host.endswith(".local") or host.rpartition(".")[2].isdigit()
 
 
-def _response(found: Answer, *, head: bool = False) -> bytes:
+def respond(found: Answer, *, head: bool = False) -> bytes:
+    """The bytes of an answer; ``head``: without its body."""
     headers = {"Cache-Control": "no-store", "Connection": "close", **_ONLINE, **found.headers}
     if found.status != 204:
         headers |= {"Content-Type": found.type, "Content-Length": str(len(found.body))}

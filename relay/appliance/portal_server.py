@@ -6,22 +6,29 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
-from relay.appliance.checks import read_checks
-from relay.appliance.portal import MAX_REQUEST_BYTES, answer
+from relay.appliance.checks import Answer, read_checks
+from relay.appliance.portal import MAX_REQUEST_BYTES, PageRequest, answer, respond
+from relay.appliance.portal_page import read_portal_page
 from relay.core.errors import RelayError
+from relay.process.crowd import Places
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from relay.appliance.checks import Checks
+    from relay.appliance.portal_page import PortalPage
 
 #: SD_LISTEN_FDS_START of sd_listen_fds(3).
 _FIRST_FD: Final = 3
 #: From connecting to having the answer. A phone's request comes in one piece, right after it has connected.
 REQUEST_TIMEOUT_S: Final = 5.0
+#: From the answer to its end: a page has 40 kB, and a phone at the edge of the network's reach takes seconds for that.
+REPLY_TIMEOUT_S: Final = 20.0
+#: Pages that wait to be made. The first of a language takes a second on a Raspberry Pi, all others none.
+MAX_WAITING: Final = 32
 #: Phones ask when they join and now and then; systemd starts us again.
 IDLE_S: Final = 120.0
 #: A phone asks for two or three pages at once.
@@ -30,6 +37,7 @@ MAX_CONNECTIONS_PER_ADDRESS: Final = 8
 #: than are accepted in one turn of the loop, so that newcomers take the place of the silent and not of each other.
 MAX_CONNECTIONS: Final = 256
 BACKLOG: Final = 128
+_BUSY: Final = Answer(status=503, body=b"Try again in a moment.\n")
 _END_OF_HEAD: Final = b"\r\n\r\n"
 
 
@@ -41,47 +49,43 @@ def run(environ: Mapping[str, str]) -> int:
     """Answer until idle; return the exit status. Raise NoSocketError."""
     if environ.get("LISTEN_PID") != str(os.getpid()) or environ.get("LISTEN_FDS") != "1":
         raise NoSocketError("there is no socket to answer on; systemd starts this, through relay-portal.socket")
-    asyncio.run(serve(socket.socket(fileno=_FIRST_FD), idle_s=IDLE_S))
+    asyncio.run(serve(socket.socket(fileno=_FIRST_FD), read_portal_page(environ), idle_s=IDLE_S))
     return 0
 
 
-class Visitors:
-    """Who is connected. Nobody waits for a place: the newest gets that of the oldest who has said nothing whole yet.
+class PageMaker:
+    """Makes pages in a thread, one after the other, so that no phone's check waits for one."""
 
-    A probe's request is there as soon as its connection is, so it has its answer before
-    anybody can take its place; who connects and is silent has it taken.
-    """
+    def __init__(self, page: PortalPage, thread: ThreadPoolExecutor) -> None:
+        self._page = page
+        self._thread = thread
+        self._waiting = 0
 
-    def __init__(self) -> None:
-        #: In order of arrival; a dict for its order.
-        self._connections: dict[_Connection, None] = {}
+    def make(self, request: PageRequest, reply: Callable[[bytes], None]) -> None:
+        """Call ``reply`` with the answer, later."""
+        if self._waiting >= MAX_WAITING:
+            reply(respond(_BUSY))
+            return
+        self._waiting += 1
+        made = asyncio.get_running_loop().run_in_executor(self._thread, self._page.answer, request)
+        made.add_done_callback(lambda _: self._done(made, reply))
 
-    def __len__(self) -> int:
-        return len(self._connections)
-
-    def enter(self, newcomer: _Connection) -> None:
-        """Give a place: at the expense of its own address, if that has too many, else of the one with the most."""
-        counts = Counter(connection.address for connection in self._connections)
-        address = newcomer.address
-        if counts[address] < MAX_CONNECTIONS_PER_ADDRESS:
-            address = max(counts, key=counts.__getitem__) if len(self) >= MAX_CONNECTIONS else ""
-        if address:
-            next(connection for connection in self._connections if connection.address == address).drop()
-        self._connections[newcomer] = None
-
-    def leave(self, connection: _Connection) -> None:
-        """Give the place back, if it still has it."""
-        self._connections.pop(connection, None)
+    def _done(self, made: asyncio.Future[bytes], reply: Callable[[bytes], None]) -> None:
+        self._waiting -= 1
+        if not made.cancelled():
+            reply(made.result())
 
 
 class _Connection(asyncio.Protocol):
     """One request and its answer. ``asked``: set by each, so that the process knows that it is needed."""
 
-    def __init__(self, checks: Checks, visitors: Visitors, asked: asyncio.Event) -> None:
+    def __init__(self, checks: Checks, maker: PageMaker, places: Places, asked: asyncio.Event) -> None:
         self._checks = checks
-        self._visitors = visitors
+        self._maker = maker
+        self._places = places
         self._asked = asked
         self._received = b""
+        self._is_asked = False
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.address = ""
@@ -93,44 +97,63 @@ class _Connection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         # Who has gone already has none.
         self.address = str(peer[0]) if peer else "gone"
-        self._visitors.enter(self)
+        self._places.enter(self)
         self._asked.set()
         self._timer = asyncio.get_running_loop().call_later(REQUEST_TIMEOUT_S, self.drop)
 
     def connection_lost(self, _: Exception | None) -> None:
-        self._visitors.leave(self)
+        self._places.leave(self)
         if self._timer is not None:
             self._timer.cancel()
 
     def data_received(self, data: bytes) -> None:
         self._received += data
         head, end, _ = self._received.partition(_END_OF_HEAD)
+        if self._is_asked:
+            return
         if end and len(head) <= MAX_REQUEST_BYTES and self._transport is not None:
-            # A few hundred bytes, which the kernel takes at once; if not, the timer ends it.
-            self._transport.write(answer(head + end, self._checks))
-            self._transport.close()
+            self._is_asked = True
+            found = answer(head + end, self._checks)
+            if isinstance(found, PageRequest):
+                self._maker.make(found, self._reply)
+            else:
+                self._reply(found)
         elif end or len(self._received) > MAX_REQUEST_BYTES:
             self.drop()
 
+    def _reply(self, found: bytes) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        # A check's few hundred bytes the kernel takes at once, and of a page the most; if not, the timer ends it.
+        self._transport.write(found)
+        self._transport.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(REPLY_TIMEOUT_S, self.drop)
+
     def drop(self) -> None:
         """Close at once."""
-        self._visitors.leave(self)
+        self._places.leave(self)
         if self._transport is not None:
             self._transport.abort()
 
 
-async def serve(listening: socket.socket, *, idle_s: float) -> None:
+async def serve(listening: socket.socket, page: PortalPage, *, idle_s: float) -> None:
     """Answer on ``listening`` until nobody has asked for ``idle_s`` seconds."""
     asked = asyncio.Event()
-    visitors = Visitors()
+    places = Places(most=MAX_CONNECTIONS, per_address=MAX_CONNECTIONS_PER_ADDRESS)
     checks = read_checks()
     listening.setblocking(False)
     loop = asyncio.get_running_loop()
-    async with await loop.create_server(lambda: _Connection(checks, visitors, asked), sock=listening, backlog=BACKLOG):
-        while True:
-            asked.clear()
-            try:
-                async with asyncio.timeout(idle_s):
-                    await asked.wait()
-            except TimeoutError:
-                return
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        maker = PageMaker(page, thread)
+        async with await loop.create_server(
+            lambda: _Connection(checks, maker, places, asked), sock=listening, backlog=BACKLOG
+        ):
+            while True:
+                asked.clear()
+                try:
+                    async with asyncio.timeout(idle_s):
+                        await asked.wait()
+                except TimeoutError:
+                    return

@@ -12,6 +12,7 @@ import secrets
 from typing import TYPE_CHECKING, Final
 
 from relay.appliance.apply import BootPartitionError
+from relay.appliance.constants import WORKS
 from relay.board.board_server import board_server
 from relay.board.button import Button, Press
 from relay.board.inputs import Inputs
@@ -22,6 +23,7 @@ from relay.board.verbs import Request, Verb
 from relay.control.control_client import ask_status, give_clock
 from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices, read_notices
 from relay.core.secret import SECRET_DIGITS
+from relay.pages.participant import Works
 from relay.process import logs
 from relay.process.notify import Notifier
 from relay.process.report_connection import report_forever
@@ -283,6 +285,10 @@ class Board:
             before = self._code()
             status = await ask_status(self._config.control.path)
             self._relay_codes = codes_of(status)
+            works_now = Works.of(
+                ready=status is not None and status.ready, well=status is None or not status.problems()
+            )
+            _leave(self._socket.with_name(WORKS.name), f"{works_now}\n".encode())
             if status is not None:
                 notices += _told(status)
             if self._code() is not before:
@@ -312,10 +318,7 @@ class Board:
 
     def _tell(self, own: list[Notice]) -> None:
         """Leave the board's own notices for the status page."""
-        fresh = self._own_notices_file.with_suffix(".new")
-        fresh.write_bytes(encode_notices(own))
-        fresh.chmod(0o644)
-        fresh.replace(self._own_notices_file)
+        _leave(self._own_notices_file, encode_notices(own))
 
     async def _write(self, text: bytes) -> None:
         now = asyncio.get_running_loop().time()
@@ -329,6 +332,14 @@ class Board:
             logger.warning("the boot partition cannot be written (%s)", type(error).__name__)
             wrote = False
         self._writing.done(text, now, wrote=wrote)
+
+
+def _leave(file: Path, content: bytes) -> None:
+    """Put ``content`` where every process of the appliance may read it."""
+    fresh = file.with_suffix(".new")
+    fresh.write_bytes(content)
+    fresh.chmod(0o644)
+    fresh.replace(file)
 
 
 def _told(status: Status) -> list[Notice]:

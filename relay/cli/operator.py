@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 _CLOCK_TRIES = 20
 _CLOCK_PAUSE_S = 0.25
 _WATCH_INTERVAL_S = 2.0
-#: Cursor home and erase below: what is printed next replaces what stands there.
-_CLEAR = "\x1b[H\x1b[J"
 
 
 class UsageError(RelayError):
@@ -136,10 +134,13 @@ def _status(arguments: argparse.Namespace) -> int:
     from relay.control.text import status_text
 
     with _connect(arguments) as client:
+        if arguments.watch and not arguments.json and sys.stdout.isatty():
+            from relay.cli.watching import watch
+
+            watch(client.read_status, _WATCH_INTERVAL_S)
         while True:
             text = json.dumps(client.status()) if arguments.json else status_text(client.read_status())
-            clear = _CLEAR if arguments.watch and not arguments.json and sys.stdout.isatty() else ""
-            print(clear + text, flush=True)
+            print(text, flush=True)
             if not arguments.watch:
                 return 0
             time.sleep(_WATCH_INTERVAL_S)

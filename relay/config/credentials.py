@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: The secret of the mesh, for `relay run`; that of the Wi-Fi, for `relay net`.
+#: The secret of the mesh and the token of the pages, for `relay run`; the secret of the Wi-Fi, for `relay net`.
 MESH_SECRET: Final = "mesh-secret"  # noqa: S105 - a file's name
 WIFI_SECRET: Final = "wifi-secret"  # noqa: S105 - a file's name
+HTTP_TOKEN: Final = "http-token"  # noqa: S105 - a file's name
 _MAX_BYTES: Final = 1024
 
 

@@ -110,12 +110,18 @@ class LimitsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpConfig:
-    """Metrics and status page; ``hosts``: further names by which it may be called; ``label``: whoever reads it sees."""
+    """Metrics and pages; ``hosts``: further names by which browsers may call it.
+
+    ``label``: whoever reads it sees; ``token``: lets in from beyond the own segments and from ``strangers``
+    (interfaces), and sets the clock.
+    """
 
     enabled: bool = setting(True, settings.boolean)
     listen: Address = setting(DEFAULT_LISTEN, settings.listen)
     hosts: tuple[str, ...] = setting((), settings.host_names)
     label: str = setting("", settings.watch_label)
+    token: str = setting("", settings.token, secret=True)
+    strangers: tuple[str, ...] = setting((), settings.interfaces)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,6 +41,8 @@ LEAST_BYTES_PER_S = 1_000
 #: Read in tables and on graphs, where more has no room; a label of a host name (RFC 1123) could have 63.
 MAX_LABEL_CHARS = 32
 _WATCH_LABEL = re.compile(rf"[a-z0-9]([a-z0-9-]{{0,{MAX_LABEL_CHARS - 2}}}[a-z0-9])?")
+#: Of the pages' token. Guesses are bounded (relay.run.access), so 12 characters that nobody knows are enough.
+TOKEN_CHARS = range(12, 129)
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
 _KEY = re.compile(rf"[0-9a-fA-F]{{{2 * KEY_BYTES}}}")
 #: The kernel takes more (dev_valid_name: all but spaces, "/", ":", "." and ".."), also what nft, systemd and
@@ -154,6 +156,18 @@ def drawn_secret(value: object) -> str:
         mesh_secret(value)
     except SecretError as error:
         raise BadValueError(f'{error}; "" leaves the mesh open') from error
+    return value
+
+
+def token(value: object) -> str:
+    """What whoever may change something types in a browser: "" for nobody, CREDENTIAL, or a token."""
+    if not isinstance(value, str) or not (value in {"", CREDENTIAL} or len(value) in TOKEN_CHARS):
+        raise BadValueError(
+            f"write {TOKEN_CHARS[0]} to {TOKEN_CHARS[-1]} characters in quotes, such as five words drawn at random; "
+            '"" lets nobody change anything'
+        )
+    if value and is_trivial(value):
+        raise BadValueError('that is among the first that anybody tries; write another; "" lets nobody change anything')
     return value
 
 

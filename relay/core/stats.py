@@ -138,6 +138,18 @@ class Dropped(Reason):
     ADMITTED_FULL = "admitted_full"  # the identity of what has left, forgotten before its time
 
 
+class HttpRefused(Reason):
+    """Why a request to the pages was turned away, or its connection closed."""
+
+    BAD_REQUEST = "bad_request"  # not HTTP, or beyond the bounds of its parts
+    HOST = "host"  # a name that is not ours: a web site elsewhere may have sent the browser here
+    PLACE = "place"  # the oldest connection of the address with the most gave way to a newcomer
+    STRANGER = "stranger"  # no token, from where one is needed
+    TOKEN = "token"  # noqa: S105 - a label; a wrong one was given
+    GUESSES = "guesses"  # so many wrong ones that none is looked at for a while
+    ORIGIN = "origin"  # a change that another site's page asked for
+
+
 class LinkKind(Reason):
     """The kinds of link; the value of the label `link`."""
 
@@ -165,7 +177,7 @@ BOUNDS: dict[Histogram, tuple[float, ...]] = {
 
 #: The enums whose members :meth:`Stats.add` takes. A new reason is a new member of
 #: one, and appears in status and metrics by itself.
-FAMILIES: tuple[type[Reason], ...] = (Total, Rejected, Evicted, Trouble, HandshakeFailure, Dropped)
+FAMILIES: tuple[type[Reason], ...] = (Total, Rejected, Evicted, Trouble, HandshakeFailure, Dropped, HttpRefused)
 
 
 class Distribution:
@@ -256,6 +268,7 @@ class Stats:
             "medium": self.by_label(Trouble),
             "handshake_failures": self.by_label(HandshakeFailure),
             "dropped": self.by_label(Dropped),
+            "http_refused": self.by_label(HttpRefused),
         }
 
     def observe(self, histogram: Histogram, value: float) -> None:

@@ -81,7 +81,7 @@ async def watch() -> AsyncIterator[Snapshot]:
         last: Snapshot | None = None
         try:
             while True:
-                snapshot = await _read()
+                snapshot = await read()
                 if snapshot != last:
                     last = snapshot
                     yield snapshot
@@ -108,7 +108,8 @@ async def _note_changes(netlink: AsyncIPRoute, changed: asyncio.Event) -> None:
                 changed.set()
 
 
-async def _read() -> Snapshot:
+async def read() -> Snapshot:
+    """The interfaces now."""
     # A socket of its own: answers to requests must not mix with notifications.
     async with AsyncIPRoute() as netlink:
         links: dict[int, Any] = {}

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""sd_notify(3): readiness, status line and watchdog, without libsystemd."""
+"""sd_notify(3): readiness, status line, watchdog and what is kept, without libsystemd."""
 
 from __future__ import annotations
 
+import array
 import asyncio
 import logging
 import os
@@ -10,7 +11,7 @@ import socket
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from relay.process.progress import Progress
 
@@ -47,13 +48,24 @@ class Notifier:
         """Feed the watchdog."""
         self._send("WATCHDOG=1")
 
-    def _send(self, message: str) -> None:
+    @property
+    def is_listened_to(self) -> bool:
+        """Whether there is a service manager."""
+        return bool(self._address)
+
+    def keep(self, name: str, fd: int) -> None:
+        """Have an open file kept for the next start of this service (FDSTORE=1)."""
+        self._send(f"FDSTORE=1\nFDNAME={name}", [fd])
+
+    def _send(self, message: str, fds: Sequence[int] = ()) -> None:
         if not self._address:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
             try:
-                sock.sendto(message.encode(), self._address)
+                # Not socket.send_fds, which leaves the address out (Python 3.11).
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+                sock.sendmsg([message.encode()], rights, 0, self._address)
             except OSError as error:
                 # Worth a line, not a crash: a manager that does not listen restarts us by its own rules.
                 logger.warning("the service manager takes no notice: %s", error.strerror)

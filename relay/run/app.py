@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 import relay
-from relay.config.credentials import MESH_SECRET, resolve
+from relay.config.credentials import HTTP_TOKEN, MESH_SECRET, resolve
 from relay.control.text import program_name, startup_summary
 from relay.core.admission import Policy
 from relay.core.clock import Clock
@@ -33,6 +33,7 @@ from relay.process.supervisor import supervise
 from relay.run.control_server import ControlServer
 from relay.run.engine import Engine
 from relay.run.history import History
+from relay.run.kept import open_kept
 from relay.run.keyfile import load_or_make_key
 from relay.run.web import StatusServer
 from relay.store.committer import Committer
@@ -90,11 +91,12 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
             max_connections_per_address=config.limits.max_connections_per_address,
         )
         engine.tick()
-        history = History(loop.time)
+        history = History(loop.time, open_kept(environ, notifier, config.control.path))
         announced: set[str] = set()
         await stack.enter_async_context(ControlServer(engine, config.control.path, config.control.mode))
         if config.http.enabled:
-            await stack.enter_async_context(StatusServer(engine, config.http, history, announced))
+            token = resolve(config.http.token, HTTP_TOKEN, environ)
+            await stack.enter_async_context(StatusServer(engine, config.http, history, announced, token=token))
 
         def on_tick() -> None:
             engine.tick()

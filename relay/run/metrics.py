@@ -30,6 +30,7 @@ from relay.core.stats import (
     Evicted,
     HandshakeFailure,
     Histogram,
+    HttpRefused,
     LinkKind,
     LinkStats,
     Reason,
@@ -443,6 +444,12 @@ FAMILIES: tuple[Family, ...] = (
         queue=_values(QueueName),
     ),
     _by_reason(Dropped, "queue_dropped", "Items that a bounded queue let go of"),
+    _by_reason(
+        HttpRefused,
+        "http_refused",
+        "Requests to the pages that were turned away, and connections closed",
+        "token, guesses: somebody guesses; place: a flood of connections; host: add the name to http.hosts",
+    ),
     _labelled_gauge(
         "process_memory_bytes",
         "Memory of each process of the relay (proportional set size); absent where it is not connected",

@@ -1,175 +1,234 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The status page: one HTML document, no scripts, nothing fetched from anywhere."""
+"""The operator's page: the status in words and pictures (relay/pages/templates/operator.html)."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from html import escape
-from pathlib import Path
-from typing import TYPE_CHECKING
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
-from relay.control.text import (
-    COMPONENTS,
-    clock_text,
-    gauge_text,
-    human_bytes,
-    human_duration,
-    idle_text,
-    people_text,
-    plural,
-)
-from relay.run import pictures
+from relay.control.coarse import PEOPLE, people
+from relay.core.stats import LinkKind
+from relay.pages.language import N_, Tongue
+from relay.process.reports import MEMORY
+from relay.run import pictures, words
 
 if TYPE_CHECKING:
-    from relay.control.status import ComponentStatus, LinkStatus, Status
+    from collections.abc import Callable, Iterator, Sequence
+
+    from relay.control.status import ComponentStatus, ConditionStatus, LinkStatus, Status
+    from relay.pages.language import Language
+    from relay.pages.render import Pages
     from relay.run.history import Sample
 
-#: Half a minute: soon enough to watch, rare enough for a battery.
-REFRESH_S = 30
+#: What the form for the clock answers, by the word in the address that the browser is sent to.
+SAID: Final = {
+    "clock": ("ok", N_("The relay goes by the time that you gave.")),
+    "early": ("bad", N_("That time cannot be right. Look at the year, and try again.")),
+    "time": ("bad", N_("That is no time. Write date and time, and choose your time zone.")),
+    "token": ("bad", N_("The token is not right. It stands below [http] in relay.toml.")),
+    "guesses": ("bad", N_("Too many wrong tokens. Wait some minutes, and try again.")),
+}
+#: Hours and minutes from UTC that are in use anywhere (tz database), in minutes.
+OFFSETS: Final = (
+    *range(-720, -180, 60), -570, -210, -180, -150, -120, -60, 0, 60, 120, 180, 210, 240, 270, 300, 330, 345, 360, 390,
+    420, 480, 525, 540, 570, 600, 630, 660, 720, 765, 780, 840,
+)  # fmt: skip
+#: Gauges that count people.
+_PEOPLE: Final = frozenset({"clients", "phones", "slots_used"})
+_YES_OR_NO: Final = frozenset({"undervoltage", "undervoltage_seen", "power_external"})
+_UNITS: Final = {"temperature_celsius": "°C", "card_life_used_percent": "%", "power_percent": "%"}
+_ICONS: Final = {"critical": "bad", "warning": "warn", "info": "info"}
 
 
-class Page:
-    """Renders the status; holds the style sheet and the policy that admits it alone."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A condition on the page; texts in English, to be translated where they are ours."""
 
-    def __init__(self) -> None:
-        self._style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-        digest = base64.b64encode(hashlib.sha256(self._style.encode()).digest()).decode()
-        self.content_security_policy = (
-            f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'; "
-            "frame-ancestors 'none'"
-        )
-
-    def render(self, status: Status, samples: list[Sample]) -> str:
-        """Return the document."""
-        bad = bool(status.problems())
-        return (
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width,initial-scale=1">'
-            f'<meta http-equiv="refresh" content="{REFRESH_S}"><meta name="referrer" content="no-referrer">'
-            f"<title>{'Needs a look' if bad else 'All well'} - mesh relay</title><style>{self._style}</style></head>"
-            "<body><main><header><h1>Mesh relay</h1>"
-            f'<span class="soft">{escape(status.version)}, up {human_duration(status.uptime_s)}</span></header>'
-            f"{_health(status)}{_notes(status)}{_figures(status)}{_topology(status)}{_store(status, samples)}"
-            f"{_links(status)}{_components(status)}{_events(status)}"
-            f'<footer>Anew every {REFRESH_S} s. For machines: <a href="/status.json">status.json</a>, '
-            '<a href="/metrics">metrics</a>.</footer></main></body></html>\n'
-        )
+    icon: str
+    what: str
+    do: str
+    details: tuple[str, ...]
 
 
-def _section(title: str, body: str, classes: str = "") -> str:
-    return f'<section class="{classes}"><h2>{title}</h2>{body}</section>'
+def operator_page(
+    pages: Pages,
+    language: Language,
+    status: Status,
+    samples: Sequence[Sample],
+    *,
+    can_set_clock: bool,
+    said: str = "",
+) -> str:
+    """Return the document. ``said``: a key of SAID, for whoever comes from the form."""
+    tongue = Tongue(language)
+    conditions = [_shown(condition) for condition in status.conditions]
+    notes = [row.icon for row in conditions]
+    return pages.render(
+        "operator.html",
+        language,
+        {
+            "is_live": True,
+            "status": status,
+            "verdict": "bad" if "bad" in notes else "warn" if "warn" in notes else "ok",
+            "troubles": [row for row in conditions if row.icon != "info"],
+            "remarks": [row for row in conditions if row.icon == "info"],
+            "notices": [notice.text for notice in status.notices if not notice.serious],
+            "figures": _figures(status, tongue),
+            "segments": sorted(pictures.segments(status), key=lambda row: (row.up, not (row.relays or row.people))),
+            "store": _store(status, samples, tongue),
+            "traffic": _traffic(samples, tongue),
+            "clock": _clock(status),
+            "can_set_clock": can_set_clock,
+            "said": SAID.get(said),
+            "offsets": [(minutes, _offset(minutes)) for minutes in OFFSETS],
+            "links": [_link(link, tongue) for link in status.links],
+            "components": [_component(row, tongue) for row in status.components],
+            "queues": [
+                (
+                    _QUEUES.get(str(queue.name), str(queue.name)),
+                    tongue.number(queue.length),
+                    tongue.number(queue.capacity),
+                )
+                for queue in status.queues
+            ],
+            "happened": list(_happened(status, tongue)),
+            "technical": list(_technical(status, tongue)),
+        },
+    )
 
 
-def _health(status: Status) -> str:
-    problems = status.problems()
-    if not problems:
-        in_use = "up" in status.link_states.values()
-        text = "Takes, keeps and passes on envelopes." if in_use else "Takes envelopes; nobody is connected yet."
-        return f'<section class="wide health"><strong>All well</strong><div>{text}</div></section>'
-    items = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
-    return f'<section class="wide health bad"><strong>Needs a look</strong><ul>{items}</ul></section>'
+_QUEUES: Final = {"commit": N_("Messages that wait for the card"), "requests": N_("Messages on their way here")}
 
 
-def _notes(status: Status) -> str:
-    notes = [notice.text for notice in status.notices if not notice.serious]
-    notes += [f"{COMPONENTS.get(row.name, row.name)}: {text}" for row in status.components if (text := idle_text(row))]
-    items = "".join(f"<li>{escape(note).replace('`', '')}</li>" for note in notes)
-    return _section("Worth knowing", f'<ul class="soft">{items}</ul>', "wide") if items else ""
+def _shown(condition: ConditionStatus) -> Shown:
+    said = words.CONDITIONS.get(condition.name, words.Said(condition.says, condition.remedy))
+    details = tuple(detail for detail in condition.details if detail)
+    return Shown(icon=_ICONS[condition.severity], what=said.what, do=said.do, details=details)
 
 
-def _figures(status: Status) -> str:
-    store = status.store
+def _figures(status: Status, tongue: Tongue) -> list[tuple[str, str]]:
     totals = status.totals.get("total", {})
-    figures = [
-        ("Held now", f"{store.envelopes:,}"),
-        ("Accepted", f"{totals.get('accepted', 0):,}"),
-        ("Forwarded", f"{totals.get('forwarded', 0):,}"),
-        ("Relays near", f"{status.relays:,}"),
-        ("Clients", people_text(sum(link.clients for link in status.links))),
-        ("Price", plural(max(store.price_bits.values(), default=0), "bit")),
+    return [
+        (N_("Messages kept"), tongue.number(status.store.envelopes)),
+        (N_("Taken in"), tongue.number(totals.get("accepted", 0))),
+        (N_("Handed on"), tongue.number(totals.get("forwarded", 0))),
+        (N_("Relays nearby"), tongue.number(status.relays)),
+        (N_("People connected"), _people(people(sum(link.clients for link in status.links)), tongue)),
     ]
-    body = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
-    clock = f'<p class="soft">Clock: {escape(clock_text(status.clock).replace("`", ""))}</p>'
-    return f'<section class="wide"><dl>{body}</dl>{clock}</section>'
 
 
-def _topology(status: Status) -> str:
-    segments = pictures.segments(status)
-    if not segments:
-        return _section("Around this relay", '<p class="soft">No segment yet.</p>')
-    return _section("Around this relay", pictures.topology(segments))
-
-
-def _store(status: Status, samples: list[Sample]) -> str:
+def _store(status: Status, samples: Sequence[Sample], tongue: Tongue) -> dict[str, Any]:
     store = status.store
-    kind = "durable" if store.durable else "volatile"
-    text = (
-        f'<p class="soft">{store.part:.0%} full: {store.envelopes:,} of {store.max_envelopes:,} envelopes, '
-        f"{human_bytes(store.bytes)} of {human_bytes(store.max_bytes)}, {kind}"
-        + (f"; the oldest has been here for {human_duration(store.oldest_age_s)}" if store.envelopes else "")
-        + "</p>"
-    )
-    return _section("Store", pictures.sparkline(samples) + text)
+    held = [float(sample.envelopes) for sample in samples]
+    most = max(held)
+    return {
+        "levels": [
+            _level(N_("Messages"), store.envelopes, store.max_envelopes, tongue.number),
+            _level(N_("Room"), store.bytes, store.max_bytes, tongue.size),
+        ],
+        "oldest": tongue.duration(store.oldest_age_s) if store.envelopes else "",
+        "work": max(store.price_bits.values(), default=0),
+        "durable": store.durable,
+        "curve": pictures.curve(samples, held, most),
+        "most": tongue.number(most),
+        "now": tongue.number(store.envelopes),
+        "span": tongue.duration(samples[-1].at_s - samples[0].at_s),
+    }  # fmt: skip
 
 
-def _links(status: Status) -> str:
-    if not status.links:
-        return ""
-    head = "".join(
-        f"<th>{name}</th>" for name in ("Link", "State", "Relays", "Clients", "In", "Out", "Restarts", "Errors")
-    )
-    rows = "".join(_link_row(link) for link in status.links)
-    return _section("Links", f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>', "wide")
+def _level(name: str, now: int, most: int, shown: Callable[[float], str]) -> tuple[str, str, str, float]:
+    return name, shown(now), shown(most), now / max(most, 1)
 
 
-def _link_row(link: LinkStatus) -> str:
-    state = f'<span class="down">{link.state}</span>' if link.state == "down" or link.missed else str(link.state)
+def _traffic(samples: Sequence[Sample], tongue: Tongue) -> dict[str, Any]:
+    received, sent = [float(sample.received) for sample in samples], [float(sample.sent) for sample in samples]
+    most = max(*received, *sent)
+    return {
+        "received": pictures.curve(samples, received, most),
+        "sent": pictures.curve(samples, sent, most),
+        "received_sum": tongue.size(sum(received)),
+        "sent_sum": tongue.size(sum(sent)),
+        "most": tongue.size(most),
+        "span": tongue.duration(samples[-1].at_s - samples[0].at_s),
+    }
+
+
+def _clock(status: Status) -> dict[str, Any]:
+    clock = status.clock
+    shown = time.strftime("%Y-%m-%d %H:00", time.gmtime(clock.hour * 3600)) if clock.hour is not None else ""
+    return {"trusted": clock.trusted, "source": clock.source, "hour": shown}
+
+
+def _offset(minutes: int) -> str:
+    sign = "-" if minutes < 0 else "+"
+    return f"UTC{sign}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
+
+
+def _link(link: LinkStatus, tongue: Tongue) -> dict[str, Any]:
+    state, icon = words.STATES["down" if link.missed else link.state]
+    # Who finds relays carries nothing: its cells stay empty.
+    carries = link.kind != str(LinkKind.DNSSD)
     cells = (
-        f'{escape(link.interface)} <span class="soft">{escape(link.kind)}</span>',
-        state,
-        f"{link.relays}",
-        people_text(link.clients),
-        human_bytes(link.bytes_in),
-        human_bytes(link.bytes_out),
-        f"{link.restarts}",
-        f"{sum(link.errors.values())}",
+        (N_("Relays"), tongue.number(link.relays)),
+        (N_("People"), _people(link.clients, tongue)),
+        (N_("Received"), tongue.size(link.bytes_in)),
+        (N_("Sent"), tongue.size(link.bytes_out)),
+        (N_("Started anew"), tongue.number(link.restarts)),
+        (N_("Errors"), tongue.number(sum(link.errors.values()))),
     )
-    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    return {
+        "interface": "" if link.kind == str(LinkKind.UNIX) else link.interface,
+        "kind": words.LINKS.get(link.kind, link.kind),
+        "state": state,
+        "icon": icon,
+        "cells": [(name, value if carries else "") for name, value in cells],
+    }
 
 
-def _components(status: Status) -> str:
-    if not status.components:
-        return ""
-    rows = "".join(
-        f"<tr><td>{escape(COMPONENTS.get(row.name, row.name))}</td><td>{_state(row)}</td>"
-        f"<td>{escape(', '.join(gauge_text(name, count) for name, count in row.gauges.items()))}</td></tr>"
-        for row in status.components
-    )
-    head = "<tr><th>Part</th><th>State</th><th>Now</th></tr>"
-    return _section("Radios and board", f'<div class="scroll"><table>{head}{rows}</table></div>', "wide")
+def _people(count: int, tongue: Tongue) -> str:
+    """A coarse number of people: nobody is not told from a few."""
+    if not count:
+        return tongue.text(N_("under %s")) % tongue.number(PEOPLE[1])
+    # The mark keeps the sign behind the digits where one writes from right to left.
+    return f"{tongue.number(count)}+\N{LEFT-TO-RIGHT MARK}"
 
 
-def _state(component: ComponentStatus) -> str:
-    if component.idle:
-        return f'<span class="soft">{_words(component.idle)}</span>'
-    return "up" if component.up else f'<span class="down">{component.state}</span>'
+def _component(row: ComponentStatus, tongue: Tongue) -> dict[str, Any]:
+    state, icon = words.STATES[row.state]
+    return {
+        "name": words.COMPONENTS.get(row.name, row.name),
+        "state": state,
+        "icon": icon,
+        "gauges": [(words.GAUGES.get(name, name), _gauge(name, value, tongue)) for name, value in row.gauges.items()],
+    }
 
 
-def _events(status: Status) -> str:
-    happened = {family: counts for family, counts in status.totals.items() if family != "total"}
-    happened |= {COMPONENTS.get(row.name, row.name): row.counters for row in status.components}
-    rows = "".join(
-        f"<tr><td>{_words(family)}</td><td>{_words(reason)}</td><td>{count:,}</td></tr>"
-        for family, counts in happened.items()
-        for reason, count in counts.items()
-        if count
-    )
-    if not rows:
-        return ""
-    table = f'<div class="scroll"><table><tr><th>What</th><th>Why</th><th>Times</th></tr>{rows}</table></div>'
-    return _section("Events since start", table, "wide")
+def _gauge(name: str, value: int, tongue: Tongue) -> str:
+    if name in _PEOPLE:
+        return _people(value, tongue)
+    if name == MEMORY:
+        return tongue.size(value)
+    if name in _YES_OR_NO:
+        return tongue.text(N_("yes") if value else N_("no"))
+    unit = _UNITS.get(name, "")
+    return f"{tongue.number(value)}\N{NO-BREAK SPACE}{unit}" if unit else tongue.number(value)
 
 
-def _words(label: str) -> str:
-    return escape(label.replace("_", " "))
+def _happened(status: Status, tongue: Tongue) -> Iterator[tuple[str, str, str]]:
+    for family, counts in status.totals.items():
+        for reason, count in counts.items():
+            if count and family in words.FAMILIES:
+                said = words.REASONS.get(family, {}).get(reason, reason.replace("_", " "))
+                yield words.FAMILIES[family], said, tongue.number(count)
+
+
+def _technical(status: Status, tongue: Tongue) -> Iterator[tuple[str, str, str]]:
+    """Counts with a meaning for whoever mends the program only, by their names."""
+    for link in status.links:
+        for reason, count in (link.ended | link.errors).items():
+            yield f"{link.kind} {link.interface}", reason, tongue.number(count)
+    for component in status.components:
+        for event, count in component.counters.items():
+            if count:
+                yield component.name, event, tongue.number(count)

@@ -20,6 +20,7 @@ from relay.core.stats import (
     Evicted,
     HandshakeFailure,
     Histogram,
+    HttpRefused,
     LinkKind,
     Rejected,
     SessionError,
@@ -46,7 +47,9 @@ WORDS = {
     "condition": {condition.name for condition in TABLE},
     "event": {event for events in EVENTS.values() for event in events},
     "reason": {
-        str(reason) for family in (Rejected, Evicted, HandshakeFailure, Dropped, SessionError) for reason in family
+        str(reason)
+        for family in (Rejected, Evicted, HandshakeFailure, Dropped, HttpRefused, SessionError)
+        for reason in family
     },
 }
 

@@ -13,13 +13,15 @@ from relay.appliance.apply import read_plan
 from relay.appliance.checks import read_checks
 from relay.appliance.network import draw_segment
 from relay.appliance.plan import Facts, Plan
-from relay.appliance.portal import answer
+from relay.appliance.portal import PageRequest, answer
+from relay.appliance.portal_page import PortalPage
 from relay.config.file import parse_config
 from relay.config.toml_write import write_toml
 from relay.control.notices import NoticeCode, decode_notices, encode_notices
 
 FACTS = Facts(segment=draw_segment(lambda count: bytes(range(count))), stand_in=hashlib.sha256(b"drawn").hexdigest())
 CHECKS = read_checks()
+PAGE = PortalPage()
 SECTIONS = ["appliance", "board", "net", "store", "tcp", "mesh", "http", "ble", "nonsense"]
 SETTINGS = ["country", "storage", "ssh_keys", "lan_bridge", "radios", "bridge", "ethernet", "led", "secret", "listen"]
 SCALARS = st.sampled_from(["DE", "", "volatile", "auto", True, False, 0, -1, 1e9, "wifi0", "\x00", "💡"])
@@ -75,7 +77,10 @@ def test_any_bytes_are_notices_or_none(raw):
 
 @given(st.binary(max_size=300))
 def test_any_request_gets_one_answer(raw):
-    head, _, body = answer(raw, CHECKS).partition(b"\r\n\r\n")
+    found = answer(raw, CHECKS)
+    if isinstance(found, PageRequest):
+        found = PAGE.answer(found)
+    head, _, body = found.partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
     assert lines[0].startswith(b"HTTP/1.1 ")
     length = [int(line.split(b":")[1]) for line in lines if line.startswith(b"Content-Length")]

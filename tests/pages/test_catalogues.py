@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every text of the pages is there in every language, and what is read at run time is what translators wrote."""
+
+import re
+
+import pytest
+
+from relay.control.conditions import TABLE
+from relay.control.status import LinkState, ProcessState
+from relay.core.stats import FAMILIES, LinkKind, Total
+from relay.pages.language import LANGUAGES, LOCALE, Tongue, choose, translations
+from relay.process.reports import GAUGES
+from relay.run import words
+from tests.pages.catalogues import TRANSLATED, all_of, mo, po, read, template
+
+PLACE = re.compile(r"%\(\w+\)s|%[sd]")
+languages = pytest.mark.parametrize("code", TRANSLATED)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return {message.id for message in template() if message.id}
+
+
+@languages
+def test_a_catalogue_has_every_text_and_no_other(code, texts):
+    catalogue = read(code)
+    assert {message.id for message in catalogue if message.id} == texts
+    assert [message.id for message in catalogue if message.id and (message.fuzzy or not all_of(message))] == []
+    assert not catalogue.obsolete
+
+
+@languages
+def test_what_is_filled_in_is_in_the_translation(code):
+    for message in read(code):
+        if not message.id:
+            continue
+        singular = message.id if isinstance(message.id, str) else message.id[1]
+        forms = [message.string] if isinstance(message.string, str) else message.string
+        assert any(sorted(PLACE.findall(form)) == sorted(PLACE.findall(singular)) for form in forms), message.id
+        assert all(set(PLACE.findall(form)) <= set(PLACE.findall(singular)) for form in forms), message.id
+
+
+@languages
+def test_the_files_are_as_the_tool_writes_them(code):
+    catalogue = read(code)
+    assert (LOCALE / f"{code}.po").read_bytes() == po(catalogue)
+    assert (LOCALE / f"{code}.mo").read_bytes() == mo(catalogue), "run `make catalogues`"
+
+
+@languages
+def test_numbers_take_the_forms_of_the_language(code):
+    forms = {translations(code).ngettext("%(count)s relay", "%(count)s relays", count) for count in range(200)}
+    # Of Arabic's six, one for each; others have one for one and one for many.
+    assert len(forms) == (6 if code == "ar" else 1 if code == "fr" else 2)
+
+
+def test_whatever_the_relay_can_say_has_words():
+    assert {condition.name for condition in TABLE} == words.CONDITIONS.keys()
+    assert {str(state) for kind in (LinkState, ProcessState) for state in kind} == words.STATES.keys()
+    assert {str(kind) for kind in LinkKind} == words.LINKS.keys()
+    assert {name for names in GAUGES.values() for name in names} == words.GAUGES.keys()
+    said = {(family, reason) for family, reasons in words.REASONS.items() for reason in reasons}
+    counted = [{str(member) for member in family} for family in FAMILIES if family is not Total]
+    assert sorted(map(sorted, counted)) == sorted(sorted(reasons) for reasons in words.REASONS.values())
+    assert {family for family, _ in said} == words.FAMILIES.keys()
+
+
+@pytest.mark.parametrize(
+    ("by_hand", "header", "code"),
+    [
+        ("", "", "en"),
+        ("", "ar-EG,ar;q=0.9,en;q=0.5", "ar"),
+        ("", "de-DE, de;q=0.9, fr-CH;q=0.3, es;q=0.2", "fr"),
+        ("", "de, it", "en"),
+        ("es", "fr", "es"),
+        ("xx", "fr", "fr"),
+        ("", "fr;q=0, es;q=0.1", "es"),
+        ("", "fr;q=nan, es;q=5, ar;q=x", "en"),
+        ("", "EN;Q=0.2, FR;q=1", "fr"),
+        ("", ",".join(["de"] * 1000) + ",fr", "en"),
+        ("../../etc", "*;q=0.5", "en"),
+    ],
+)
+def test_a_language_is_chosen_by_hand_or_else_by_what_the_browser_says(by_hand, header, code):
+    assert choose(by_hand, header).code == code
+
+
+def test_numbers_sizes_and_durations_are_written_as_readers_do():
+    english, french = Tongue(LANGUAGES[0]), Tongue(LANGUAGES[1])
+    assert english.number(1234567) == "1,234,567"
+    assert french.number(1234.5, 1) == "1\N{NARROW NO-BREAK SPACE}234,5"
+    assert [english.size(count) for count in (0, 999, 1000, 1_536_000, 999_600_000)] == [
+        "0 B", "999 B", "1.0 kB", "1.5 MB", "1.0 GB",
+    ]  # fmt: skip
+    assert french.size(2_500_000) == "2,5 Mo"
+    assert [english.duration(seconds) for seconds in (5, 240, 3600, 90_000)] == [
+        "5 s", "4 min", "1 h", "1 d\N{NO-BREAK SPACE}1 h",
+    ]  # fmt: skip

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whoever is hostile to the pages: bounded and counted, and what the relay is there for goes on."""
+
+import asyncio
+import contextlib
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import aiohttp
+import pytest
+
+from relay.config.run import HttpConfig
+from relay.config.settings import Address
+from relay.core.messages import Subscribe
+from relay.core.stats import HttpRefused
+from relay.run.history import History
+from relay.run.web import ANSWERS_PER_S, MAX_CONNECTIONS, StatusServer
+from tests.programs.running import Phone, envelope, running
+
+#: Of an envelope's way through the relay, at the median: what the pages may take from it at most.
+MAX_DELAY_S = 0.020
+
+
+@pytest.fixture
+def open_files():
+    """Room for both ends of a thousand connections: Debian lets a process have 1,024 files unless it asks."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, before[1]), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def serve(engine, talk):
+    async def run():
+        config = HttpConfig(listen=Address("127.0.0.1", 0))
+        async with StatusServer(engine, config, History(lambda: 1.0)) as server:
+            return await talk(server)
+
+    return asyncio.run(run())
+
+
+async def say(port, raw):
+    """Send bytes and return what comes until the end, or until nothing does; after a reset it is no answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    found = b""
+    with contextlib.suppress(OSError, TimeoutError):
+        writer.write(raw)
+        while piece := await asyncio.wait_for(reader.read(1 << 16), 1):
+            found += piece
+    writer.transport.abort()
+    return found
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"".join(b"X-%d: 1\r\n" % n for n in range(10_000)) + b"\r\n",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 1_000_000 + b"\r\n\r\n",
+        b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+        b"\x16\x03\x01\x02\x00 hello",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: attacker.example\r\n\r\n",
+        b"\r\n" * 50_000,
+    ],
+    ids=["headers", "header", "line", "tls", "version", "smuggled", "two-hosts", "empty"],
+)
+def test_what_is_no_request_is_refused_without_naming_the_software(engine, raw):
+    async def talk(server):
+        return await say(server.port, raw)
+
+    answer = serve(engine, talk)
+    assert b" 200 OK" not in answer
+    assert b"aiohttp" not in answer
+    assert b"Python" not in answer
+    assert engine.stats.get(HttpRefused.BAD_REQUEST) == (answer.split(b" ")[1:2] == [b"400"])
+    assert answer or raw.startswith((b"\r\n", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX", b"GET /x"))
+
+
+@pytest.mark.parametrize(
+    "path", ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/about/..;/", "/?lang=../../x", "/%00"]
+)
+def test_a_path_leads_nowhere_else(engine, path):
+    async def talk(server):
+        return await say(server.port, f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n".encode())
+
+    answer = serve(engine, talk)
+    assert b"root:" not in answer
+    assert answer.split(b" ")[1] in ({b"200"} if "lang" in path else {b"404", b"400"})
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "attacker.example",
+        "127.0.0.1.attacker.example",
+        "localhost.attacker.example:9470",
+        "",
+        "[::1",
+        "1.2.3.4.5",
+        "a b",
+    ],
+)
+def test_a_name_that_is_not_ours_is_refused_and_counted(engine, host):
+    async def talk(server):
+        return await say(
+            server.port, f"GET /status.json HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+        )
+
+    answer = serve(engine, talk)
+    assert answer.split(b" ")[1] in {b"421", b"400"}
+    assert engine.stats.get(HttpRefused.HOST) + engine.stats.get(HttpRefused.BAD_REQUEST) == 1
+
+
+@pytest.mark.usefixtures("open_files")
+def test_a_thousand_connections_that_dribble_lock_nobody_out(engine):
+    """Slow headers, slow forms, and answers that nobody reads, in turn."""
+    starts = (
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ",
+        (
+            b"POST /clock HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: http://127.0.0.1\r\n"
+            b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 500\r\n\r\ntime="
+        ),
+        b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 50,
+    )
+
+    async def talk(server):
+        held = []
+        for number in range(1000):
+            _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(starts[number % len(starts)])
+            held.append(writer)
+        began = time.monotonic()
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
+            session.get(f"http://127.0.0.1:{server.port}/healthz") as response,
+        ):
+            assert await response.text() == "ok\n"
+        took_s = time.monotonic() - began
+        places = len(server.places)
+        for writer in held:
+            writer.transport.abort()
+        return took_s, places
+
+    took_s, places = serve(engine, talk)
+    assert places <= MAX_CONNECTIONS
+    assert took_s < 2
+    assert engine.stats.get(HttpRefused.PLACE) >= 1000 - 2 * MAX_CONNECTIONS
+
+
+def test_answers_are_given_no_faster_than_the_relay_can_spare(engine):
+    async def talk(server):
+        url = f"http://127.0.0.1:{server.port}/healthz"
+        end = time.monotonic() + 1.0
+        counted = 0
+
+        async def ask(session):
+            nonlocal counted
+            while time.monotonic() < end:
+                async with session.get(url) as response:
+                    assert response.status == 200
+                    counted += 1
+
+        async with aiohttp.ClientSession() as session:
+            await asyncio.gather(*(ask(session) for _ in range(16)))
+        return counted
+
+    assert ANSWERS_PER_S / 4 < serve(engine, talk) < 1.5 * ANSWERS_PER_S
+
+
+FLOOD = """
+import asyncio, sys
+PORT = int(sys.argv[1])
+STARTS = (
+    b"GET / HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\n\\r\\n" * 20,
+    b"GET /metrics HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\n\\r\\n" * 20,
+    b"GET / HTTP/1.1\\r\\nHost: attacker.example\\r\\n\\r\\n" * 20,
+    b"GET / HTTP/1.1\\r\\nX: " + b"x" * 5000,
+)
+async def one(number):
+    while True:
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", PORT)
+            writer.write(STARTS[number % len(STARTS)])
+            await asyncio.wait_for(reader.read(1 << 20), 1)
+            writer.transport.abort()
+        except (OSError, TimeoutError):
+            pass
+        await asyncio.sleep(0.2)
+async def main():
+    print("ready", flush=True)
+    await asyncio.gather(*(one(number) for number in range(400)))
+asyncio.run(main())
+"""
+
+
+async def delays(sender, reader, rng, count):
+    """Seconds from a put to its coming out at who subscribed, one after the other."""
+    found = []
+    for _ in range(count):
+        had = len(reader.received)
+        began = time.monotonic()
+        sender.session.put(envelope(rng))
+        await sender.flush()
+        while len(reader.received) == had:
+            await reader.read(1 << 16)
+        found.append(time.monotonic() - began)
+        # Acknowledgements, and credit for the next ones.
+        await reader.flush()
+        await sender.read(1 << 16)
+    return found
+
+
+def test_a_flood_of_requests_delays_no_envelope(tmp_path):
+    """Of a real engine and store: what 400 hostile connections add to an envelope's way through them."""
+    rng = random.Random(4)
+
+    async def run():
+        config = HttpConfig(listen=Address("127.0.0.1", 0))
+        async with (
+            running(tmp_path) as (engine, path),
+            StatusServer(engine, config, History(lambda: 1.0)) as server,
+        ):
+            with contextlib.closing(await Phone.open(path, slow=False)) as sender:
+                reader = await Phone.open(path, slow=False)
+                reader.session.subscribe(Subscribe(prefix_bits=0, prefix=0))
+                await reader.flush()
+                await delays(sender, reader, rng, 10)
+                quiet = await delays(sender, reader, rng, 60)
+                flood = subprocess.Popen(  # noqa: ASYNC220 - its output is waited for in a thread
+                    ["nice", sys.executable, "-c", FLOOD, str(server.port)], stdout=subprocess.PIPE, text=True
+                )
+                try:
+                    await asyncio.to_thread(flood.stdout.readline)
+                    await asyncio.sleep(1)
+                    flooded = await delays(sender, reader, rng, 60)
+                finally:
+                    flood.kill()
+                    flood.wait()
+                    flood.stdout.close()
+                    reader.close()
+            return quiet, flooded, engine.stats
+
+    quiet, flooded, stats = asyncio.run(run())
+    added = statistics.median(flooded) - statistics.median(quiet)
+    print(f"median {statistics.median(quiet) * 1e3:.1f} ms, in the flood {statistics.median(flooded) * 1e3:.1f} ms")
+    assert added < MAX_DELAY_S
+    # The flood was one.
+    assert stats.get(HttpRefused.PLACE) > 100
+    assert stats.get(HttpRefused.HOST) > 0
