@@ -136,6 +136,8 @@ def parse_config(raw: bytes, path: Path, environ: Mapping[str, str]) -> Config:
         hints = (textfile.quotes_hint, textfile.blanks_hint, textfile.words_hint)
         seen = next((advice for hint in hints if (advice := hint(text, line))), "")
         message += seen or toml_lines.fault_hint(message) or remedy
+        # What tomllib says of a value tells no more than the hint does.
+        message = message.removeprefix("Invalid value; ") if seen else message
         raise ConfigError(path, [Problem(line=line, message=message)]) from error
     except RecursionError as error:
         raise ConfigError(path, [Problem(line=0, message="nested too deeply; is it a configuration?")]) from error

@@ -6,7 +6,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,8 +31,6 @@ MAX_INTERFACE_BYTES = 15
 MAX_PEERS = 64
 #: In the place of a secret that is in a file of its own (relay.config.credentials).
 CREDENTIAL = "credential"
-#: Of a password that is tried one guess at a time.
-MIN_DIFFERENT_CHARS = 5
 #: Below that a record of 64 KiB, once begun, would hold everything up for longer than
 #: others wait for an answer.
 LEAST_BYTES_PER_S = 1_000
@@ -155,13 +152,6 @@ def drawn_secret(value: object) -> str:
     except SecretError as error:
         raise BadValueError(f'{error}; "" leaves the mesh open') from error
     return value
-
-
-def is_trivial(text: str) -> bool:
-    """Whether a password is among the first that anybody tries: few letters, the same again, or letters in a row."""
-    # What repeats itself is found in the middle of itself written twice.
-    steps = {ord(after) - ord(before) for before, after in pairwise(text)}
-    return len(set(text)) < MIN_DIFFERENT_CHARS or text in (2 * text)[1:-1] or steps in ({1}, {-1})
 
 
 def interfaces(value: object) -> tuple[str, ...]:

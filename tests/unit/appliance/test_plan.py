@@ -119,6 +119,8 @@ def test_a_windows_editor_changes_nothing(boot, mark):
         ("[appliance]\ncountry = “DE”\n", 'line 2: .*type " instead'),
         ("[appliance]\naccess_point = True\n", "line 2: .*True is written true"),
         ("[appliance]\naccess_point = no # not yet\n", "line 2: .*no is written false"),
+        ("[appliance]\ncountry = DE\n", 'line 2: DE is a text.*"DE"'),
+        ("[appliance]\ncountry = 'DE'\naccess_point_password = '12 characters or more'\n", "line 3: .*example says"),
         ("[appliance]\ncountry = 'DE'\n[tcp]\nprot = 1\n", "line 4: .*did you mean port"),
         (b"{\\rtf1\\ansi [appliance]}", "word processor"),
         (b"\0" * 100, "zero bytes"),
@@ -132,6 +134,8 @@ def test_a_bad_file_starts_with_what_is_safe_and_says_where_it_is_wrong(boot, ra
     found = notices(root)
     assert found[0].code is NoticeCode.CONFIG
     assert "Wi-Fi is off" in found[0].text
+    # Nobody who wrote one is told to.
+    assert NoticeCode.NO_COUNTRY not in codes(root)
     assert any(re.search(said, notice.text) for notice in found[1:])
     document = effective(root)
     assert document["store"]["storage"] == "volatile"
