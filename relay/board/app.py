@@ -278,7 +278,7 @@ class Board:
             if told != (told := self._own_notices()):
                 self._tell(told)
             self._say(Code.CONFIG, on=NoticeCode.CONFIG in codes)
-            self._say(Code.FULL, on=NoticeCode.STORAGE in codes)
+            self._say(Code.CARD, on=bool(self._boot_error) or NoticeCode.STORAGE in codes)
             self._say(Code.NO_COUNTRY, on=NoticeCode.NO_COUNTRY in codes)
             before = self._code()
             status = await ask_status(self._config.control.path)

@@ -59,6 +59,10 @@ def _add_appliance(commands: Commands) -> None:
     cards.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder to write to")
     cards.set_defaults(func=_cards)
 
+    papers = commands.add_parser("papers", help="write handbook and card in four languages, and a blank poster")
+    papers.add_argument("folder", type=Path, metavar="FOLDER", help="the folder to write to")
+    papers.set_defaults(func=_papers)
+
     example = commands.add_parser("example", help="print the relay.toml that the card brings along")
     example.set_defaults(func=_example)
 
@@ -177,6 +181,13 @@ def _cards(arguments: argparse.Namespace) -> int:
     )
     for problem in left:
         print(f"To be changed in each, line {problem.line}: {problem.message}", file=sys.stderr)
+    return 0
+
+
+def _papers(arguments: argparse.Namespace) -> int:
+    from relay.papers.writing import write_papers
+
+    write_papers(arguments.folder)
     return 0
 
 

@@ -258,7 +258,7 @@ def test_a_card_that_cannot_be_written_is_no_end(place, run, monkeypatch):
     monkeypatch.setattr(app, "TICK_S", 0.2)
     run(Machine(broken=True))
     until(lambda: any("MESH-RELAY" in notice["text"] for notice in place.status()["notices"]))
-    until(lambda: place.status()["light"] == "clock")
+    until(lambda: place.status()["light"] == "card")
 
 
 def test_panic_erases_shows_it_and_switches_off(place, run, monkeypatch):

@@ -357,6 +357,16 @@ def test_a_mistake_does_not_open_a_closed_mesh(boot, text, secret):
     assert not any(SECRET[:32] in notice.text or FACTS.stand_in in notice.text for notice in notices(root))
 
 
+@pytest.mark.parametrize(
+    "mistake",
+    ["[appliance]\ncuntry = 'DE'\n", "[appliance]\ncountry = DE\n", "[appliance]\nstorage = 'x'\nlan_bridge = True\n"],
+)
+def test_a_mistake_elsewhere_brings_no_button_back_and_no_light(boot, mistake):
+    root = boot(f"{mistake}[board]\nled = false\npanic_button = false # no\npanic_hold_s = 99\n[tcp]\nport = 4270\n")
+    assert NoticeCode.CONFIG in codes(root)
+    assert effective(root)["board"] == {"led": False, "panic_button": False}
+
+
 def mesh_of(root):
     return effective(root).get("mesh", {})
 

@@ -52,11 +52,16 @@ def test_every_code_can_be_told_from_every_other():
         (Status(version="1", ready=True), Code.CLOCK),
         (Status(version="1", ready=True, clock=ClockStatus(trusted=True)), Code.WORKING),
         (Status(version="1", ready=True, store=StoreStatus(writable=False)), Code.CARD),
+        (Status(version="1", ready=True, store=StoreStatus(unreadable_bodies=1)), Code.CARD),
+        (Status(version="1", ready=True, store=StoreStatus(writable=False, bytes=9, max_bytes=9)), Code.CARD),
         (Status(version="1", ready=True, store=StoreStatus(bytes=999, max_bytes=1000)), Code.FULL),
         (Status(version="1", ready=True, store=StoreStatus(envelopes=5, max_envelopes=5)), Code.FULL),
         (Status(version="1", ready=True, store=StoreStatus(bytes=500, max_bytes=1000)), Code.CLOCK),
         (Status(version="1", ready=True, components=[ComponentStatus(name="net", troubles=["x"])]), Code.NETWORK),
-        (Status(version="1", ready=True, components=[ComponentStatus(name="net", idle="stopped")]), Code.CLOCK),
+        (Status(version="1", ready=True, components=[ComponentStatus(name="net")]), Code.WIFI),
+        (Status(version="1", ready=True, components=[ComponentStatus(name="ble", connected=True)]), Code.BLUETOOTH),
+        (Status(version="1", ready=True, components=[ComponentStatus(name="ble", idle="no_adapter")]), Code.CLOCK),
+        (Status(version="1", ready=True, components=[ComponentStatus(name="ble", up=True)]), Code.CLOCK),
     ],
 )
 def test_the_relays_status_is_on_the_light(status, code):
