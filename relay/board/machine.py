@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from relay.appliance.apply import BootPartitionError, mounted
 from relay.appliance.constants import BOOT_CONFIG, BOOT_STATUS, OUTPUT
 from relay.board.erase import erase_files, erase_folders
+from relay.control.report import REPORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +34,8 @@ STORES: Final = (
     Path("/data/appliance"),
 )
 _SYSTEMCTL_TIMEOUT_S: Final = 8
+#: A stick whose owner wants a report: FAT, and called so. No other is touched.
+STICK: Final = Path("/dev/disk/by-label/RELAY-REPORT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,7 @@ class Machine:
 
     boot_device: Path | None
     stores: tuple[Path, ...] = STORES
+    stick_device: Path = STICK
 
     def erase(self) -> int:
         """Stop the services and destroy store, keys and configuration; return how many files resisted."""
@@ -60,6 +64,23 @@ class Machine:
     def power_off(self, *, force: bool = False) -> None:
         """Switch off; ``force``: without waiting for services to stop."""
         _systemctl("poweroff", *(["--force"] if force else []))
+
+    def stick(self) -> tuple[int, int] | None:
+        """What tells the stick that is plugged in from one that comes later: its device and when it was made."""
+        if self.boot_device is None:
+            return None
+        try:
+            found = self.stick_device.stat()
+        except OSError:
+            return None
+        return found.st_rdev, found.st_ctime_ns
+
+    def write_report(self, text: bytes) -> None:
+        """Leave a report on the stick, in place of an earlier one; raise BootPartitionError or OSError."""
+        with mounted(self.stick_device, writable=True) as folder, (folder / REPORT).open("wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
 
     def write_status(self, text: bytes) -> bool:
         """Have ``text`` in relay-status.txt; return whether it was not there. Raise BootPartitionError or OSError."""

@@ -11,7 +11,7 @@ from segno import helpers
 from relay.papers.sheet import HEIGHT, MEAN_WIDTH, WIDTH, Sheet
 from relay.papers.texts import LANGUAGES, RIGHT_TO_LEFT, read_texts
 
-#: Of the relay's own access point, the same on every one (relay.appliance.names).
+#: Of the relay's own access point, the same on every one (relay.appliance.constants).
 ADDRESS: Final = "http://10.42.70.1/"
 _MARGIN: Final = 40.0
 _CODE: Final = 190.0

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import zxingcpp
 
-from relay.appliance.names import ACCESS_POINT_ADDRESS
+from relay.appliance.constants import ACCESS_POINT_ADDRESS
 from relay.board.light import PATTERNS, Code
 from relay.cli import main
 from relay.papers.card import ADDRESS, BAR, CODES, SHOWN_S
