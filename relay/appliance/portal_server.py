@@ -6,17 +6,23 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from relay.appliance.checks import read_checks
-from relay.appliance.portal import MAX_REQUEST_BYTES, answer
+from relay.appliance.portal import MAX_REQUEST_BYTES, answer, shelf_request
+from relay.appliance.portal_shelf import ShelfServer
 from relay.core.errors import RelayError
+from relay.process import shelf
+from relay.process.downloads import BLOCK_BYTES, SEND_BUFFER_BYTES, Downloads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from relay.appliance.checks import Checks
+    from relay.appliance.portal_shelf import ShelfRequest
 
 #: SD_LISTEN_FDS_START of sd_listen_fds(3).
 _FIRST_FD: Final = 3
@@ -77,8 +83,13 @@ class Visitors:
 class _Connection(asyncio.Protocol):
     """One request and its answer. ``asked``: set by each, so that the process knows that it is needed."""
 
-    def __init__(self, checks: Checks, visitors: Visitors, asked: asyncio.Event) -> None:
+    def __init__(self, checks: Checks, shelf_server: ShelfServer, visitors: Visitors, asked: asyncio.Event) -> None:
         self._checks = checks
+        self._shelf = shelf_server
+        #: An answer of the shelf on its way.
+        self._sending: asyncio.Task[None] | None = None
+        self._room = asyncio.Event()
+        self._room.set()
         self._visitors = visitors
         self._asked = asked
         self._received = b""
@@ -101,16 +112,59 @@ class _Connection(asyncio.Protocol):
         self._visitors.leave(self)
         if self._timer is not None:
             self._timer.cancel()
+        if self._sending is not None:
+            # It finds out by itself, and counts it.
+            self._room.set()
 
     def data_received(self, data: bytes) -> None:
+        if self._sending is not None:
+            return
         self._received += data
         head, end, _ = self._received.partition(_END_OF_HEAD)
         if end and len(head) <= MAX_REQUEST_BYTES and self._transport is not None:
+            if (wanted := shelf_request(head + end)) is not None:
+                self._start(wanted)
+                return
             # A few hundred bytes, which the kernel takes at once; if not, the timer ends it.
             self._transport.write(answer(head + end, self._checks))
             self._transport.close()
         elif end or len(self._received) > MAX_REQUEST_BYTES:
             self.drop()
+
+    def _start(self, wanted: ShelfRequest) -> None:
+        """Answer for the shelf, which takes its time; places there are its own, so that it keeps none from checks."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._transport is not None:
+            self._transport.set_write_buffer_limits(high=BLOCK_BYTES)
+            own = self._transport.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        self._sending = asyncio.create_task(self._send(wanted))
+
+    async def _send(self, wanted: ShelfRequest) -> None:
+        await self._shelf.answer(wanted, self)
+        self._asked.set()
+        if self._transport is not None:
+            # What is still with the kernel goes out; who does not take it is dropped.
+            self._transport.close()
+            self._timer = asyncio.get_running_loop().call_later(REQUEST_TIMEOUT_S, self.drop)
+
+    def write(self, data: bytes) -> None:
+        """Send to the phone."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    async def drained(self) -> None:
+        """Return once the phone took most of what was sent; raise ConnectionError when it is gone."""
+        await self._room.wait()
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionResetError
+
+    def pause_writing(self) -> None:
+        self._room.clear()
+
+    def resume_writing(self) -> None:
+        self._room.set()
 
     def drop(self) -> None:
         """Close at once."""
@@ -119,18 +173,33 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
 
-async def serve(listening: socket.socket, *, idle_s: float) -> None:
-    """Answer on ``listening`` until nobody has asked for ``idle_s`` seconds."""
+async def serve(
+    listening: socket.socket, *, idle_s: float, folder: Path = shelf.FOLDER, listing: Path = shelf.LIST
+) -> None:
+    """Answer on ``listening`` until nobody has asked for ``idle_s`` seconds; ``listing``: of the shelf's ``folder``."""
     asked = asyncio.Event()
     visitors = Visitors()
     checks = read_checks()
+    downloads = Downloads(folder)
+    shelf_server = ShelfServer(downloads, listing)
     listening.setblocking(False)
     loop = asyncio.get_running_loop()
-    async with await loop.create_server(lambda: _Connection(checks, visitors, asked), sock=listening, backlog=BACKLOG):
+    async with await loop.create_server(
+        lambda: _Connection(checks, shelf_server, visitors, asked), sock=listening, backlog=BACKLOG
+    ):
         while True:
             asked.clear()
             try:
                 async with asyncio.timeout(idle_s):
                     await asked.wait()
             except TimeoutError:
-                return
+                if not len(downloads):
+                    _log(downloads)
+                    return
+
+
+def _log(downloads: Downloads) -> None:
+    """Say how downloads ended; of numbers alone."""
+    if downloads.ended:
+        counts = ", ".join(f"{number} {reason}" for reason, number in sorted(downloads.ended.items()))
+        sys.stderr.write(f"downloads: {counts}\n")

@@ -43,13 +43,21 @@ def poster(wifi: Wifi | None) -> Sheet:
         sheet.box(_MARGIN, 220, 210, 0.8, "#111111")
     else:
         sheet.code(_MARGIN - 6, 128, _CODE, wifi.uri())
-        _fitting(sheet, _MARGIN, 336, wifi.name)
+        _fitting(sheet, _MARGIN, 334, wifi.name)
+        if wifi.password:
+            sheet.text(_MARGIN, 354, 14, wifi.password, bold=True)
     _step(sheet, WIDTH / 2 + 20, "2", ADDRESS)
     sheet.code(WIDTH / 2 + 14, 128, _CODE, ADDRESS)
     y = 372.0
     for language in LANGUAGES:
         y = _block(sheet, y, language)
     return sheet
+
+
+def poster_files(*, name: str, password: str) -> dict[str, bytes]:
+    """The poster of an access point, by file names."""
+    sheet = poster(Wifi(name=name, password=password))
+    return {"poster.svg": sheet.svg().encode(), "poster.pdf": sheet.pdf()}
 
 
 def _step(sheet: Sheet, x: float, number: str, text: str) -> None:

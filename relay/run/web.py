@@ -18,6 +18,7 @@ from relay.process.pacer import Pacer
 from relay.process.ports import why_not
 from relay.run.metrics import Metrics
 from relay.run.page import Page
+from relay.run.shelf import ShelfPages
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container
@@ -72,7 +73,7 @@ class StatusServer:
                 web.get("/status.json", self._get_status),
                 web.get("/metrics", self._get_metrics),
                 web.get("/healthz", self._get_health),
-                web.get("/target.json", self._get_target),
+                *ShelfPages().routes(),
             ]
         )
         self._runner = web.AppRunner(
@@ -134,16 +135,17 @@ class StatusServer:
         except web.HTTPException as error:
             # No detail: the framework's text names its version.
             response = web.Response(status=error.status, text=f"{error.reason}\n")
-        response.headers.update(
-            {
-                "Cache-Control": "no-store",
-                "Content-Security-Policy": self._page.content_security_policy,
-                "Cross-Origin-Resource-Policy": "same-origin",
-                "Referrer-Policy": "no-referrer",
-                "Server": "mesh-relay",
-                "X-Content-Type-Options": "nosniff",
-            }
-        )
+        always = {
+            "Cache-Control": "no-store",
+            "Content-Security-Policy": self._page.content_security_policy,
+            "Cross-Origin-Resource-Policy": "same-origin",
+            "Referrer-Policy": "no-referrer",
+            "Server": "mesh-relay",
+            "X-Content-Type-Options": "nosniff",
+        }
+        for name, value in always.items():
+            # The shelf has policies of its own, which are as strict.
+            response.headers.setdefault(name, value)
         return response
 
     async def _in_turn(self, handler: Handler, request: web.Request) -> web.StreamResponse:
