@@ -18,12 +18,11 @@ from relay.board.button import Button, Press
 from relay.board.inputs import Inputs
 from relay.board.light import PATTERNS, Code, codes_of, foremost
 from relay.board.status_file import Writing, facts, status_text
-from relay.board.board_server import board_server
 from relay.board.sysfs import SYS, Led, find_led, is_undervoltage
 from relay.board.verbs import Request, Verb
 from relay.control.control_client import ask_metrics, ask_status, give_clock
 from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices, read_notices
-from relay.control.report import report_text
+from relay.control.relay_report import report_text
 from relay.core.secret import SECRET_DIGITS
 from relay.process import logs
 from relay.process.notify import Notifier

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from relay.appliance.apply import BootPartitionError, mounted
 from relay.appliance.constants import BOOT_CONFIG, BOOT_SHELF, BOOT_STATUS, OUTPUT
 from relay.board.erase import OVERWRITE_S, SHELF_OVERWRITE_S, erase_files, erase_folders, erase_secrets
-from relay.control.report import REPORT
+from relay.control.relay_report import REPORT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

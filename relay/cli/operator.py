@@ -152,7 +152,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from relay.appliance.addresses import own_addresses
-    from relay.control.report import REPORT, report_text
+    from relay.control.relay_report import REPORT, report_text
 
     with _connect(arguments) as client:
         text = report_text(client.read_status(), client.metrics(), own_addresses())

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from relay.board.light import PATTERNS
-from relay.papers.card import CODES
+from relay.papers.organiser_card import CODES
 from relay.papers.texts import LANGUAGES, RIGHT_TO_LEFT, read_texts
 
 if TYPE_CHECKING:

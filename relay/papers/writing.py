@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from relay.papers.card import card_svg
 from relay.papers.handbook import handbook_html
+from relay.papers.organiser_card import card_svg
 from relay.papers.poster import poster
 from relay.papers.texts import LANGUAGES
 

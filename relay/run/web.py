@@ -18,7 +18,7 @@ from relay.process.pacer import Pacer
 from relay.process.ports import why_not
 from relay.run.metrics import Metrics
 from relay.run.page import Page
-from relay.run.shelf import ShelfPages
+from relay.run.shelf_routes import ShelfPages
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container

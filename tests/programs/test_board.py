@@ -272,7 +272,7 @@ def test_a_card_that_cannot_be_written_is_no_end(place, run, monkeypatch):
 
 
 def test_a_stick_that_asks_for_a_report_gets_it_once_each_time_and_the_light_says_so(place, run, monkeypatch):
-    monkeypatch.setattr(service, "TICK_S", 0.1)
+    monkeypatch.setattr(app, "TICK_S", 0.1)
     machine = Machine()
     run(machine)
     until(lambda: machine.texts)

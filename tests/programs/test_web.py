@@ -18,7 +18,7 @@ from relay.core.stats import Rejected
 from relay.process.shelf import make_list
 from relay.process.shelf_page import POLICY
 from relay.run.history import MAX_SAMPLES, SAMPLE_INTERVAL_S, History
-from relay.run.shelf import ShelfPages
+from relay.run.shelf_routes import ShelfPages
 from relay.run.web import MAX_CONNECTIONS, HttpError, StatusServer
 
 AGAIN = "start it again; if that happens again, replace the card or disk"

@@ -14,8 +14,8 @@ import zxingcpp
 from relay.appliance.constants import ACCESS_POINT_ADDRESS
 from relay.board.light import PATTERNS, Code
 from relay.cli import main
-from relay.papers.card import ADDRESS, BAR, CODES, SHOWN_S
 from relay.papers.handbook import flashes
+from relay.papers.organiser_card import ADDRESS, BAR, CODES, SHOWN_S
 from relay.papers.poster import Wifi, poster
 from relay.papers.sheet import HEIGHT, WIDTH, outlines
 from relay.papers.texts import LANGUAGES, RIGHT_TO_LEFT, read_texts
