@@ -295,7 +295,8 @@ class Board:
             # Written once a start, not first that it does not work yet and then that it does.
             if works or asyncio.get_running_loop().time() - started_s >= PATIENCE_S:
                 urgent = status_text(notices, works=works, drawn_secret=self._drawn_secret)
-                now_told = facts(status, own_addresses(self._start_notices.parent))
+                said = {notice.text for notice in notices if notice.code.serious}
+                now_told = facts(status, own_addresses(self._start_notices.parent), said)
                 text = status_text(notices, works=works, drawn_secret=self._drawn_secret, told=now_told)
                 await self._write(text, urgent)
             await self._report(status)

@@ -10,7 +10,7 @@ identify    on, with short gaps, for ten seconds                  "this one here
 starting    half a second on, half a second off                   the relay is not at work (yet)
 config      four flashes, a pause                                 relay.toml has a mistake
 voltage     five flashes, a pause                                 the power supply or its cable is too weak
-card        one long flash and three short ones, a pause          the card is worn, damaged, or cannot be written
+card        two long flashes, a pause                             the card is worn, damaged, or cannot be written
 full        three flashes, a pause                                the store is full
 network     six flashes, a pause                                  access point, mesh or bridge do not come up
 wifi        one long flash and two short ones, a pause            the program for Wi-Fi is dead or failing
@@ -77,7 +77,7 @@ PATTERNS: Final[dict[Code, Pattern]] = {
     Code.STARTING: (0.5, 0.5),
     Code.CONFIG: _flashes(4),
     Code.VOLTAGE: _flashes(5),
-    Code.CARD: _flashes(3, _LONG_S, _GAP_S),
+    Code.CARD: (_LONG_S, _GAP_S, _LONG_S, _PAUSE_S),
     Code.FULL: _flashes(3),
     Code.NETWORK: _flashes(6),
     Code.WIFI: _flashes(2, _LONG_S, _GAP_S),

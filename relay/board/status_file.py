@@ -11,7 +11,7 @@ from relay.appliance.constants import BOOT_CONFIG
 from relay.control.notices import NoticeCode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from relay.control.notices import Notice
     from relay.control.status import Status
@@ -41,8 +41,11 @@ _HEADINGS: Final = {
 }
 
 
-def facts(status: Status | None, addresses: Sequence[str]) -> list[str]:
-    """How the relay is, in steps: its address, store, neighbours and clock, and what an alert would be about."""
+def facts(status: Status | None, addresses: Sequence[str], said: Collection[str] = ()) -> list[str]:
+    """How the relay is, in steps: its address, store, neighbours and clock, and what an alert would be about.
+
+    ``said``: what stands in the file already, as notices.
+    """
     lines = [f"Page: {address}" for address in addresses] or ["Page: none can be reached (status_page, access_point)"]
     if status is None:
         return [*lines, "The relay does not answer."]
@@ -53,10 +56,10 @@ def facts(status: Status | None, addresses: Sequence[str]) -> list[str]:
         f"Relays near: {next(text for least, text in _NEAR if status.relays >= least)}",
         f"Clock: {'none' if not status.clock.trusted else status.clock.source}",
     ]
-    # Those of the card are told by their notices.
-    told = {notice.text for notice in status.notices}
-    alerts = [problem for problem in status.problems() if problem not in told]
-    return lines + ([f"Alert: {alert}" for alert in alerts] or ["Alert: none"])
+    alerts = [problem for problem in status.problems() if problem not in said]
+    if not alerts:
+        alerts = ["what is said above" if said else "none"]
+    return lines + [f"Alert: {alert}" for alert in alerts]
 
 
 def status_text(notices: Sequence[Notice], *, works: bool, drawn_secret: str, told: Sequence[str] = ()) -> bytes:

@@ -223,6 +223,8 @@ def test_it_says_address_store_neighbours_clock_and_alerts_in_steps():
     moved = replace(status, relays=9, store=replace(status.store, bytes=96), uptime_s=99.0)
     assert facts(moved, ["http://10.42.70.1/ (its access point)"]) == told
     assert facts(Status(version="1", ready=True), [])[-1] == "Alert: none"
+    # What stands there as a notice is not said twice.
+    assert facts(status, [], status.problems())[-1] == "Alert: what is said above"
     assert "does not answer" in facts(None, [])[-1]
     raw = status_text([], works=True, drawn_secret="", told=told).decode("utf-8-sig")
     assert max(map(len, raw.splitlines())) <= 76
