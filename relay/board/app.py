@@ -18,7 +18,7 @@ from relay.board.button import Button, Press
 from relay.board.inputs import Inputs
 from relay.board.light import PATTERNS, Code, codes_of, foremost
 from relay.board.status_file import Writing, facts, status_text
-from relay.board.sysfs import SYS, Led, find_led, is_undervoltage
+from relay.board.sysfs import SYS, Led, find_led, is_undervoltage, read_sensors
 from relay.board.verbs import Request, Verb
 from relay.control.control_client import ask_metrics, ask_status, give_clock
 from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices, read_notices

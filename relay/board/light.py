@@ -10,9 +10,9 @@ identify    on, with short gaps, for ten seconds                  "this one here
 starting    half a second on, half a second off                   the relay is not at work (yet)
 config      four flashes, a pause                                 relay.toml has a mistake
 voltage     five flashes, a pause                                 the power supply or its cable is too weak
-card        two long flashes, a pause                             the card is worn, damaged, or cannot be written
+card        two long flashes, a pause                             the card is slow, damaged, worn or takes nothing
 full        three flashes, a pause                                the store is full
-network     six flashes, a pause                                  access point, mesh or bridge do not come up
+network     six flashes, a pause                                  Bluetooth, access point, mesh or bridge do not work
 wifi        one long flash and two short ones, a pause            the program for Wi-Fi is dead or failing
 bluetooth   one long flash and a short one, a pause               the program for Bluetooth is dead or failing
 no_country  two flashes, a pause                                  works; no Wi-Fi, for no country is set
@@ -105,8 +105,6 @@ _CODES: Final = {
     "card_slow": Code.CARD,
     "card_worn": Code.CARD,
     "disk_full": Code.FULL,
-    "net_down": Code.NETWORK,
-    "ble_down": Code.NETWORK,
     "no_link": Code.NETWORK,
     "undervoltage": Code.VOLTAGE,
     "clock_untrusted": Code.CLOCK,
@@ -119,18 +117,13 @@ def codes_of(status: Status | None) -> set[Code]:
     """What the light has to say of a relay; None: it does not answer."""
     if status is None or not status.ready:
         return {Code.STARTING}
-    store = status.store
-    part = max(store.bytes / max(store.max_bytes, 1), store.envelopes / max(store.max_envelopes, 1))
-    codes = {Code.WORKING}
-    if not store.writable or store.unreadable_bodies:
-        codes.add(Code.CARD)
-    if part >= FULL:
+    holding = {one.name for one in status.conditions}
+    codes = {Code.WORKING} | {code for name, code in _CODES.items() if name in holding}
+    if status.store.part >= FULL:
         codes.add(Code.FULL)
     for component in status.components:
         if component.troubles:
             codes.add(Code.NETWORK)
-        elif not component.up and not component.idle and component.name in _DEAD:
+        elif f"{component.name}_down" in holding and component.name in _DEAD:
             codes.add(_DEAD[component.name])
-    if not status.clock.trusted:
-        codes.add(Code.CLOCK)
     return codes

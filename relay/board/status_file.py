@@ -50,9 +50,8 @@ def facts(status: Status | None, addresses: Sequence[str], said: Collection[str]
     if status is None:
         return [*lines, "The relay does not answer."]
     store = status.store
-    part = max(store.bytes / max(store.max_bytes, 1), store.envelopes / max(store.max_envelopes, 1))
     lines += [
-        f"Store: {next(text for least, text in _PARTS if part >= least)}",
+        f"Store: {next(text for least, text in _PARTS if store.part >= least)}",
         f"Relays near: {next(text for least, text in _NEAR if status.relays >= least)}",
         f"Clock: {'none' if not status.clock.trusted else status.clock.source}",
     ]

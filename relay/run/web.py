@@ -73,6 +73,7 @@ class StatusServer:
                 web.get("/status.json", self._get_status),
                 web.get("/metrics", self._get_metrics),
                 web.get("/healthz", self._get_health),
+                web.get("/target.json", self._get_target),
                 *ShelfPages().routes(),
             ]
         )

@@ -22,7 +22,7 @@ from relay.config import paths
 from relay.config.file import EXAMPLE, ConfigError, load_config, parse_config
 from relay.control.control_client import ControlClient
 from relay.control.relay_report import REPORT, report_text
-from relay.control.status import LinkStatus, NoticeStatus, Status, StoreStatus, TaskStatus, read_status
+from relay.control.status import LinkState, LinkStatus, NoticeStatus, Status, StoreStatus, TaskStatus, read_status
 from relay.control.text import human_bytes, human_duration, startup_summary, status_text
 from relay.process.logs import PrivateFormatter, setup
 from relay.process.ports import holders

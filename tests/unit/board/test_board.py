@@ -12,11 +12,11 @@ from relay.board.erase import OVERWRITE_S, erase_files, erase_folders
 from relay.board.evdev import KeyEvent, decode_keys
 from relay.board.light import PATTERNS, Code, codes_of, foremost
 from relay.board.status_file import LEAST_INTERVAL_S, MAX_FACT_WRITES, MAX_WRITES, Writing, facts, status_text
-from relay.board.sysfs import Led, find_led, is_undervoltage
+from relay.board.sysfs import Led, find_led, is_undervoltage, read_sensors
 from relay.board.verbs import Request, Verb, decode_request, encode_request
 from relay.control.conditions import with_conditions
 from relay.control.notices import Notice, NoticeCode
-from relay.control.status import ClockStatus, ComponentStatus, Status, StoreStatus
+from relay.control.status import ClockStatus, ComponentStatus, LinkStatus, Status, StoreStatus
 from relay.core.errors import DecodeError
 
 POWER = 116
@@ -63,7 +63,11 @@ def test_every_code_can_be_told_from_every_other():
         (Status(version="1", ready=True, components=[ComponentStatus(name="net")]), Code.WIFI),
         (Status(version="1", ready=True, components=[ComponentStatus(name="ble", connected=True)]), Code.BLUETOOTH),
         (Status(version="1", ready=True, components=[ComponentStatus(name="ble", idle="no_adapter")]), Code.CLOCK),
-        (Status(version="1", ready=True, components=[ComponentStatus(name="ble", up=True)]), Code.CLOCK),
+        (
+            Status(version="1", ready=True, components=[ComponentStatus(name="ble", connected=True, up=True)]),
+            Code.CLOCK,
+        ),
+        (Status(version="1", ready=True, components=[ComponentStatus(name="net", idle="stopped")]), Code.CLOCK),
     ],
 )
 def test_the_relays_status_is_on_the_light(status, code):
@@ -210,6 +214,7 @@ def test_it_says_address_store_neighbours_clock_and_alerts_in_steps():
         store=StoreStatus(bytes=95, max_bytes=100, unreadable_bodies=2),
         clock=ClockStatus(trusted=True, source="operator"),
     )
+    status = with_conditions(status)
     told = facts(status, ["http://10.42.70.1/ (its access point)"])
     assert told[:4] == [
         "Page: http://10.42.70.1/ (its access point)",
@@ -222,7 +227,10 @@ def test_it_says_address_store_neighbours_clock_and_alerts_in_steps():
     # What moves within a step changes nothing on the card.
     moved = replace(status, relays=9, store=replace(status.store, bytes=96), uptime_s=99.0)
     assert facts(moved, ["http://10.42.70.1/ (its access point)"]) == told
-    assert facts(Status(version="1", ready=True), [])[-1] == "Alert: none"
+    well = Status(
+        version="1", ready=True, clock=ClockStatus(trusted=True), links=[LinkStatus(kind="tcp", interface="eth0")]
+    )
+    assert facts(with_conditions(well), [])[-1] == "Alert: none"
     # What stands there as a notice is not said twice.
     assert facts(status, [], status.problems())[-1] == "Alert: what is said above"
     assert "does not answer" in facts(None, [])[-1]
