@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 #: Read by whatever starts the kernel: U-Boot on a Raspberry Pi, the tests for a guest.
 SETTINGS = "root.env"
 SOURCES = Path(__file__).parent / "boot"
+#: Handbook, card and poster, made by `relay appliance papers`.
+PAPERS = sorted((Path(__file__).parents[1] / "docs/organisers").iterdir())
+SHELF_NOTE = """\
+Files in this folder are offered to phones on the access point, at http://10.42.70.1/shelf/
+Names of letters, digits, spaces and . _ + - ( ); 64 files at most; folders are not offered.
+"""
 #: The boards that the image is for; U-Boot hands on the tree that the firmware chose of these.
 DEVICE_TREES = ("bcm2711-rpi-*.dtb", "bcm2712-rpi-*.dtb", "bcm2712-d-rpi-*.dtb", "bcm2837-rpi-*.dtb")
 #: What config.txt adds to the tree of a Pi 5.
@@ -42,6 +48,12 @@ def take_kernel(tools: Tools, root: Path, *, epoch: int) -> tuple[Path, Path]:
     selector.mkdir()
     slot.mkdir()
     shutil.copyfile(root / "usr/share/mesh-relay/relay.toml", selector / "relay.toml")
+    for paper in PAPERS:
+        (selector / "handbook").mkdir(exist_ok=True)
+        shutil.copyfile(paper, selector / "handbook" / paper.name)
+    # Empty, but for what says what it is for; a name that is not offered.
+    (selector / "shelf").mkdir()
+    (selector / "shelf" / "_what-belongs-here.txt").write_text(SHELF_NOTE, newline="\r\n")
     for kernel in (root / "usr/lib/modules").glob("*/vmlinuz"):
         modules = kernel.parent
         shutil.copyfile(kernel, slot / "vmlinuz")

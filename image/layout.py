@@ -30,7 +30,8 @@ TYPE_HIDDEN_FAT = 0x1C
 TYPE_HIDDEN_LINUX = 0x93
 TYPE_EXTENDED = 0x0F
 
-SELECTOR_MIB = 64
+#: Firmware, device trees and papers take 20 MiB; the rest is for what an operator offers to participants.
+SELECTOR_MIB = 512
 #: Kernel and initrd of arm64 take 56 MiB; an update may be larger.
 BOOT_MIB = 128
 #: Twice what the root takes today.

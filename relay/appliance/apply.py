@@ -47,11 +47,17 @@ def mounted(device: Path, *, writable: bool = False) -> Iterator[Path]:
     # Not a temporary name: what a killed process left mounted is found by the next one.
     where = Path("/run/mesh-relay-boot")
     where.mkdir(mode=0o700, exist_ok=True)
-    options = f"{'rw' if writable else 'ro'},nosuid,nodev,noexec,noatime,fmask=0177,dmask=0077"
-    _run("mount", "-t", "vfat", "-o", options, str(device), str(where))
+    options = "nosuid,nodev,noexec,noatime"
+    # Where the shelf is mounted (relay-shelf.service), this is the same file system, and one that is read-only is not
+    # mounted otherwise; but it can be made writable for a while.
+    _run("mount", "-t", "vfat", "-o", f"ro,{options},fmask=0177,dmask=0077", str(device), str(where))
     try:
+        if writable:
+            _run("mount", "-o", f"remount,rw,{options}", str(where))
         yield where
     finally:
+        if writable:
+            _run("mount", "-o", f"remount,ro,{options}", str(where))
         _run("umount", str(where))
 
 

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from relay.config.appliance import ApplianceConfig
-from relay.config.file import Config, ConfigError, Problem, parse_config
+from relay.config.file import MAX_CONFIG_BYTES, Config, ConfigError, Problem, parse_config, right_settings
 from relay.config.settings import CREDENTIAL
-from relay.config.textfile import decode_text
+from relay.config.textfile import TextError, decode_text
 from relay.config.toml_lines import line_of, locate
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Settings of [appliance] that decide others: both may say it, not differently.
 _SAME = {"storage": ("store", "storage"), "mesh_secret": ("mesh", "secret"), "country": ("net", "country")}
+#: The section's lines, up to the next one.
+_BOARD: Final = re.compile(r"^\s*\[board\][^\n]*\n(.*?)(?=^\s*\[|\Z)", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,15 +34,32 @@ class Checked:
     document: Mapping[str, Any] = field(default_factory=dict)
 
 
-def safe(secret: str, *, clients: bool) -> Checked:
+def safe(secret: str, *, clients: bool, raw: bytes | None) -> Checked:
     """Return what a relay is whose file has a mistake; ``secret`` and ``clients`` as of relay.appliance.closed.
 
-    No radio that a law binds, and nothing kept on the card, since the file may have asked for that.
+    No radio that a law binds, and nothing kept on the card, since the file may have asked for that. Of ``raw``, the
+    file's bytes, what is right in [board] goes on: a button that was switched off does not come back, and a box
+    that nobody is to see stays dark.
     """
-    return Checked(
-        appliance=ApplianceConfig(storage="volatile", mesh_secret=secret),
-        document={} if clients else {"mesh": {"open_to_clients": False}},
-    )
+    document: dict[str, Any] = {} if clients else {"mesh": {"open_to_clients": False}}
+    with suppress(TextError, tomllib.TOMLDecodeError, RecursionError):
+        if raw is not None and len(raw) <= MAX_CONFIG_BYTES and (board := _board(raw)):
+            document["board"] = board
+    return Checked(appliance=ApplianceConfig(storage="volatile", mesh_secret=secret), document=document)
+
+
+def _board(raw: bytes) -> dict[str, Any]:
+    """What is right in [board]; where the file is no TOML, the lines of that section that are, each by itself."""
+    text = decode_text(raw)
+    try:
+        return right_settings(tomllib.loads(text), "board")
+    except tomllib.TOMLDecodeError:
+        lines = _BOARD.search(text)
+    found: dict[str, Any] = {}
+    for line in lines[1].split("\n") if lines else ():
+        with suppress(tomllib.TOMLDecodeError):
+            found |= right_settings({"board": tomllib.loads(line)}, "board")
+    return found
 
 
 def check(raw: bytes, path: Path) -> Checked:

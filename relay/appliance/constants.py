@@ -13,6 +13,8 @@ NETWORKD = Path("/run/systemd/network")
 BOOT_DEVICE = Path("/dev/disk/by-label/MESH-RELAY")
 BOOT_CONFIG = "relay.toml"
 BOOT_STATUS = "relay-status.txt"
+#: The folder there with what participants are offered (relay.process.shelf).
+BOOT_SHELF = "shelf"
 #: Below the partition for the store: that the last relay.toml that could be read closed the mesh. It says no more.
 CLOSED_MARK = Path("appliance/closed")
 

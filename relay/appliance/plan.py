@@ -105,7 +105,8 @@ def safe_plan(error: ConfigError, facts: Facts, notices: tuple[Notice, ...] = ()
         text=f"{error.path.name} has a mistake and is not used: Bluetooth and Ethernet work, Wi-Fi is off, "
         f"messages are kept in memory only.{mesh} Correct it on a computer and start again.",
     )
-    checked = safe("", clients=True) if found is None else safe(found.secret or facts.stand_in, clients=found.clients)
+    secret = "" if found is None else found.secret or facts.stand_in
+    checked = safe(secret, clients=found is None or found.clients, raw=raw)
     return _plan(checked, facts, (first, *told, *notices, *_notices(facts)), closed=None)
 
 

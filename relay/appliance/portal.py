@@ -12,11 +12,13 @@ Android asks over HTTPS as well, which nobody but its maker can answer, and then
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from relay.appliance.checks import Answer
 from relay.appliance.constants import ACCESS_POINT_ADDRESS
+from relay.appliance.portal_shelf import ShelfRequest, is_for_shelf
 
 if TYPE_CHECKING:
     from relay.appliance.checks import Checks
@@ -30,6 +32,7 @@ _LOST: Final = Answer(
     status=404,
     body=f"There is no internet here. http://{ACCESS_POINT_ADDRESS.ip}/ says what this is.\n".encode(),
 )
+_ADDRESS: Final = re.compile(r"\d{1,3}(\.\d{1,3}){3}|relay\.local")
 _REASONS: Final = {
     200: "OK",
     204: "No Content",
@@ -75,6 +78,38 @@ def answer(request: bytes, checks: Checks) -> bytes | PageRequest:
             head=is_head,
         )
     return respond(checks.find(named, path) or _LOST, head=is_head)
+
+
+def shelf_request(request: bytes) -> ShelfRequest | None:
+    """The request as one for the shelf, if it is one: well formed, for a path of it, on this box by whatever name."""
+    first, *headers = request.split(b"\r\n")
+    words = first.split(b" ")
+    if len(words) != 3 or not words[2].startswith(b"HTTP/1.") or words[0] not in {b"GET", b"HEAD"}:
+        return None
+    target = words[1].decode("latin-1")
+    named, path = _split(target) if target.lower().startswith("http://") else (_host(headers), target)
+    path, _, query = path.partition("?")
+    if not (is_for_shelf(path) and _is_ours(named)):
+        return None
+    return ShelfRequest(
+        # What is printed as a QR code is an address that works, and no text of somebody's.
+        host=named if _ADDRESS.fullmatch(named) else str(ACCESS_POINT_ADDRESS.ip),
+        path=path,
+        query=query,
+        head=words[0] == b"HEAD",
+        wanted_range=_value(headers, b"range"),
+        if_range=_value(headers, b"if-range"),
+        accept_language=_value(headers, b"accept-language"),
+    )
+
+
+def _value(headers: list[bytes], wanted: bytes) -> str:
+    """The first header of that name, "" without one."""
+    for line in headers:
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == wanted:
+            return value.decode("latin-1").strip()
+    return ""
 
 
 def _split(target: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from relay.appliance.portal import respond
 from relay.pages.language import choose
 from relay.pages.participant import Place, Works, render
 from relay.pages.render import Pages
+from relay.process import shelf
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,13 +35,17 @@ _MAX_BYTES: Final = 4096
 class PortalPage:
     """Makes the page; of each language and state once."""
 
-    def __init__(self, wifi_name: str = "", wifi_password: str = "", *, works: Path = WORKS) -> None:
+    def __init__(
+        self, wifi_name: str = "", wifi_password: str = "", *, works: Path = WORKS, listing: Path = shelf.LIST
+    ) -> None:
+        """``works``: the word that `relay board` leaves; ``listing``: of the files on the shelf."""
         self._wifi_name = wifi_name
         self._wifi_password = wifi_password
         self._works_file = works
+        self._listing = listing
         self._pages = Pages()
         #: At most one for each language and state, 32 KiB each, where there is an access point.
-        self._made: dict[tuple[str, Works, str], bytes] = {}
+        self._made: dict[tuple[str, Works, str, bool], bytes] = {}
 
     def answer(self, request: PageRequest) -> bytes:
         """The whole answer; blocking, for a thread: the first takes a Raspberry Pi a second."""
@@ -48,13 +53,15 @@ class PortalPage:
         works = self._works()
         # The fixed address is on every access point; in a bridge, what was typed is what works.
         host = str(ACCESS_POINT_ADDRESS.ip) if self._wifi_name else request.host
-        key = (language.code, works, host)
+        has_files = bool(shelf.read_list(self._listing))
+        key = (language.code, works, host, has_files)
         if key not in self._made:
             place = Place(
                 page=f"http://{host}/",
                 relay=host,
                 wifi_name=self._wifi_name,
                 wifi_password=self._wifi_password,
+                shelf=shelf.PATH if has_files else "",
             )
             if len(self._made) >= _MAX_PAGES:
                 self._made.clear()

@@ -6,20 +6,26 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from relay.appliance.checks import Answer, read_checks
-from relay.appliance.portal import MAX_REQUEST_BYTES, PageRequest, answer, respond
+from relay.appliance.portal import MAX_REQUEST_BYTES, PageRequest, answer, respond, shelf_request
 from relay.appliance.portal_page import read_portal_page
+from relay.appliance.portal_shelf import ShelfServer
 from relay.core.errors import RelayError
+from relay.process import shelf
 from relay.process.crowd import Places
+from relay.process.downloads import BLOCK_BYTES, SEND_BUFFER_BYTES, Downloads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from relay.appliance.checks import Checks
     from relay.appliance.portal_page import PortalPage
+    from relay.appliance.portal_shelf import ShelfRequest
 
 #: SD_LISTEN_FDS_START of sd_listen_fds(3).
 _FIRST_FD: Final = 3
@@ -79,9 +85,16 @@ class PageMaker:
 class _Connection(asyncio.Protocol):
     """One request and its answer. ``asked``: set by each, so that the process knows that it is needed."""
 
-    def __init__(self, checks: Checks, maker: PageMaker, places: Places, asked: asyncio.Event) -> None:
+    def __init__(
+        self, checks: Checks, maker: PageMaker, shelf_server: ShelfServer, places: Places, asked: asyncio.Event
+    ) -> None:
         self._checks = checks
         self._maker = maker
+        self._shelf = shelf_server
+        #: An answer of the shelf on its way.
+        self._sending: asyncio.Task[None] | None = None
+        self._room = asyncio.Event()
+        self._room.set()
         self._places = places
         self._asked = asked
         self._received = b""
@@ -105,14 +118,20 @@ class _Connection(asyncio.Protocol):
         self._places.leave(self)
         if self._timer is not None:
             self._timer.cancel()
+        if self._sending is not None:
+            # It finds out by itself, and counts it.
+            self._room.set()
 
     def data_received(self, data: bytes) -> None:
-        self._received += data
-        head, end, _ = self._received.partition(_END_OF_HEAD)
         if self._is_asked:
             return
+        self._received += data
+        head, end, _ = self._received.partition(_END_OF_HEAD)
         if end and len(head) <= MAX_REQUEST_BYTES and self._transport is not None:
             self._is_asked = True
+            if (wanted := shelf_request(head + end)) is not None:
+                self._start(wanted)
+                return
             found = answer(head + end, self._checks)
             if isinstance(found, PageRequest):
                 self._maker.make(found, self._reply)
@@ -131,6 +150,41 @@ class _Connection(asyncio.Protocol):
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(REPLY_TIMEOUT_S, self.drop)
 
+    def _start(self, wanted: ShelfRequest) -> None:
+        """Answer for the shelf, which takes its time; places there are its own, so that it keeps none from checks."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._transport is not None:
+            self._transport.set_write_buffer_limits(high=BLOCK_BYTES)
+            own = self._transport.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        self._sending = asyncio.create_task(self._send(wanted))
+
+    async def _send(self, wanted: ShelfRequest) -> None:
+        await self._shelf.answer(wanted, self)
+        self._asked.set()
+        if self._transport is not None:
+            # What is still with the kernel goes out; who does not take it is dropped.
+            self._transport.close()
+            self._timer = asyncio.get_running_loop().call_later(REQUEST_TIMEOUT_S, self.drop)
+
+    def write(self, data: bytes) -> None:
+        """Send to the phone."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    async def drained(self) -> None:
+        """Return once the phone took most of what was sent; raise ConnectionError when it is gone."""
+        await self._room.wait()
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionResetError
+
+    def pause_writing(self) -> None:
+        self._room.clear()
+
+    def resume_writing(self) -> None:
+        self._room.set()
+
     def drop(self) -> None:
         """Close at once."""
         self._places.leave(self)
@@ -138,17 +192,26 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
 
-async def serve(listening: socket.socket, page: PortalPage, *, idle_s: float) -> None:
-    """Answer on ``listening`` until nobody has asked for ``idle_s`` seconds."""
+async def serve(
+    listening: socket.socket,
+    page: PortalPage,
+    *,
+    idle_s: float,
+    folder: Path = shelf.FOLDER,
+    listing: Path = shelf.LIST,
+) -> None:
+    """Answer on ``listening`` until nobody has asked for ``idle_s`` seconds; ``listing``: of the shelf's ``folder``."""
     asked = asyncio.Event()
     places = Places(most=MAX_CONNECTIONS, per_address=MAX_CONNECTIONS_PER_ADDRESS)
     checks = read_checks()
+    downloads = Downloads(folder)
+    shelf_server = ShelfServer(downloads, listing)
     listening.setblocking(False)
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(max_workers=1) as thread:
         maker = PageMaker(page, thread)
         async with await loop.create_server(
-            lambda: _Connection(checks, maker, places, asked), sock=listening, backlog=BACKLOG
+            lambda: _Connection(checks, maker, shelf_server, places, asked), sock=listening, backlog=BACKLOG
         ):
             while True:
                 asked.clear()
@@ -156,4 +219,13 @@ async def serve(listening: socket.socket, page: PortalPage, *, idle_s: float) ->
                     async with asyncio.timeout(idle_s):
                         await asked.wait()
                 except TimeoutError:
-                    return
+                    if not len(downloads):
+                        _log(downloads)
+                        return
+
+
+def _log(downloads: Downloads) -> None:
+    """Say how downloads ended; of numbers alone."""
+    if downloads.ended:
+        counts = ", ".join(f"{number} {reason}" for reason, number in sorted(downloads.ended.items()))
+        sys.stderr.write(f"downloads: {counts}\n")

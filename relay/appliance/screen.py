@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from relay import __version__
+from relay.appliance.addresses import own_addresses
 from relay.control.control_client import ControlClient, ControlError
 from relay.control.notices import read_notices
 from relay.control.text import status_text
@@ -36,7 +37,8 @@ def picture(control: Path) -> tuple[str, bool]:
     """What to show, and whether the relay answered."""
     try:
         with ControlClient(control) as client:
-            text = status_text(client.read_status())
+            status = client.read_status()
+        text = "\n".join([status_text(status), *(f"{'page':<10} {address}" for address in own_addresses())])
         started = True
     except ControlError:
         text = f"relay      {__version__}, starting"

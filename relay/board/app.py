@@ -11,17 +11,19 @@ import random
 import secrets
 from typing import TYPE_CHECKING, Final
 
+from relay.appliance.addresses import own_addresses
 from relay.appliance.apply import BootPartitionError
 from relay.appliance.constants import WORKS
 from relay.board.board_server import board_server
 from relay.board.button import Button, Press
 from relay.board.inputs import Inputs
 from relay.board.light import PATTERNS, Code, codes_of, foremost
-from relay.board.status_file import Writing, status_text
+from relay.board.status_file import Writing, facts, status_text
 from relay.board.sysfs import SYS, Led, find_led, is_undervoltage, read_sensors
 from relay.board.verbs import Request, Verb
-from relay.control.control_client import ask_status, give_clock
+from relay.control.control_client import ask_metrics, ask_status, give_clock
 from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices, read_notices
+from relay.control.relay_report import report_text
 from relay.core.secret import SECRET_DIGITS
 from relay.pages.participant import Works
 from relay.process import logs
@@ -112,6 +114,8 @@ class Board:
         self._undervoltage = False
         self._boot_error = ""
         self._writing = Writing()
+        #: The stick that has its report.
+        self._reported: tuple[int, int] | None = None
         self._drawn_secret = secrets.token_hex(SECRET_DIGITS // 2)
 
     async def run(self, notifier: Notifier) -> None:
@@ -280,7 +284,7 @@ class Board:
             if told != (told := self._own_notices()):
                 self._tell(told)
             self._say(Code.CONFIG, on=NoticeCode.CONFIG in codes)
-            self._say(Code.FULL, on=NoticeCode.STORAGE in codes)
+            self._say(Code.CARD, on=bool(self._boot_error) or NoticeCode.STORAGE in codes)
             self._say(Code.NO_COUNTRY, on=NoticeCode.NO_COUNTRY in codes)
             before = self._code()
             status = await ask_status(self._config.control.path)
@@ -296,7 +300,12 @@ class Board:
             works = Code.STARTING not in self._relay_codes
             # Written once a start, not first that it does not work yet and then that it does.
             if works or asyncio.get_running_loop().time() - started_s >= PATIENCE_S:
-                await self._write(status_text(notices, works=works, drawn_secret=self._drawn_secret))
+                urgent = status_text(notices, works=works, drawn_secret=self._drawn_secret)
+                said = {notice.text for notice in notices if notice.code.serious}
+                now_told = facts(status, own_addresses(self._start_notices.parent), said)
+                text = status_text(notices, works=works, drawn_secret=self._drawn_secret, told=now_told)
+                await self._write(text, urgent)
+            await self._report(status)
             await asyncio.sleep(TICK_S if works else STARTING_TICK_S)
 
     async def _watch_voltage(self) -> None:
@@ -320,9 +329,28 @@ class Board:
         """Leave the board's own notices for the status page."""
         _leave(self._own_notices_file, encode_notices(own))
 
-    async def _write(self, text: bytes) -> None:
+    async def _report(self, status: Status | None) -> None:
+        """Write a report to a stick that asks for one by its name; once each time that it is plugged in."""
+        stick = self._machine.stick()
+        if stick == self._reported or self._panic.is_set():
+            return
+        self._reported = stick
+        metrics = await ask_metrics(self._config.control.path) if stick else None
+        if status is None or metrics is None:
+            # Anew with the next look, when the relay answers.
+            self._reported = None
+            return
+        text = report_text(status, metrics, own_addresses(self._start_notices.parent))
+        try:
+            await asyncio.to_thread(self._machine.write_report, text.encode())
+        except (BootPartitionError, OSError) as error:
+            logger.warning("the stick cannot be written (%s)", type(error).__name__)
+            return
+        self._perform(Request(Verb.IDENTIFY))
+
+    async def _write(self, text: bytes, urgent: bytes) -> None:
         now = asyncio.get_running_loop().time()
-        if not self._writing.due(text, now) or self._panic.is_set():
+        if not self._writing.due(text, now, urgent=urgent) or self._panic.is_set():
             return
         try:
             wrote = await asyncio.to_thread(self._machine.write_status, text)
@@ -331,7 +359,7 @@ class Board:
             self._boot_error = "The drive MESH-RELAY cannot be written: write the card anew, or use another."
             logger.warning("the boot partition cannot be written (%s)", type(error).__name__)
             wrote = False
-        self._writing.done(text, now, wrote=wrote)
+        self._writing.done(text, now, urgent=urgent, wrote=wrote)
 
 
 def _leave(file: Path, content: bytes) -> None:

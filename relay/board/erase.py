@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 #: Whoever takes the box pulls the plug soon. A gibibyte takes most of a minute on a
 #: slow card; after that what is left is removed without writing over it.
 OVERWRITE_S: Final = 40.0
+#: And of what was offered to everybody, the last there is: 512 MiB take longer.
+SHELF_OVERWRITE_S: Final = 20.0
 _BLOCK_BYTES: Final = 4 << 20
 #: FITRIM (linux/fs.h): _IOWR('X', 121, struct fstrim_range).
 _FITRIM: Final = 3 << 30 | 24 << 16 | ord("X") << 8 | 121
@@ -43,12 +45,18 @@ def erase_folders(folders: Sequence[Path], clock: Callable[[], float]) -> int:
     return left
 
 
-def erase_files(paths: Iterable[Path], clock: Callable[[], float]) -> int:
-    """Destroy these files; return how many could not be removed.
+def erase_secrets(folders: Sequence[Path], clock: Callable[[], float]) -> int:
+    """Destroy the keys and settings below ``folders``, which are small, and nothing else; as erase_files."""
+    places = {folder.resolve() for folder in folders}
+    return erase_files([path for folder in places for path in _files(folder) if _order(path)[0] < len(_FIRST)], clock)
+
+
+def erase_files(paths: Iterable[Path], clock: Callable[[], float], overwrite_s: float = OVERWRITE_S) -> int:
+    """Destroy these files, writing over them for ``overwrite_s`` at most; return how many could not be removed.
 
     Never raises for what it finds: one file that resists must not save the others.
     """
-    until = clock() + OVERWRITE_S
+    until = clock() + overwrite_s
     noise = os.urandom(_BLOCK_BYTES)
     left = 0
     for path in sorted(paths, key=_order):

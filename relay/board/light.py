@@ -13,6 +13,8 @@ voltage     five flashes, a pause                                 the power supp
 card        two long flashes, a pause                             the card is slow, damaged, worn or takes nothing
 full        three flashes, a pause                                the store is full
 network     six flashes, a pause                                  Bluetooth, access point, mesh or bridge do not work
+wifi        one long flash and two short ones, a pause            the program for Wi-Fi is dead or failing
+bluetooth   one long flash and a short one, a pause               the program for Bluetooth is dead or failing
 no_country  two flashes, a pause                                  works; no Wi-Fi, for no country is set
 clock       one long flash, a pause                               works; has no clock to go by
 working     one short flash, a pause                              works
@@ -36,6 +38,8 @@ Pattern = tuple[float, ...]
 
 _FLASH_S: Final = 0.15
 _GAP_S: Final = 0.35
+#: Nobody takes it for a short one.
+_LONG_S: Final = 1.0
 #: Long enough that the flashes of one turn can be told from those of the next.
 _PAUSE_S: Final = 2.85
 
@@ -53,13 +57,15 @@ class Code(enum.Enum):
     CARD = "card"
     FULL = "full"
     NETWORK = "network"
+    WIFI = "wifi"
+    BLUETOOTH = "bluetooth"
     NO_COUNTRY = "no_country"
     CLOCK = "clock"
     WORKING = "working"
 
 
-def _flashes(count: int) -> Pattern:
-    return (*(_FLASH_S, _GAP_S) * (count - 1), _FLASH_S, _PAUSE_S)
+def _flashes(count: int, *before: float) -> Pattern:
+    return (*before, *(_FLASH_S, _GAP_S) * (count - 1), _FLASH_S, _PAUSE_S)
 
 
 #: A pattern of one number is a steady light.
@@ -70,14 +76,18 @@ PATTERNS: Final[dict[Code, Pattern]] = {
     Code.IDENTIFY: (0.9, 0.1),
     Code.STARTING: (0.5, 0.5),
     Code.CONFIG: _flashes(4),
-    Code.CARD: (1.0, _GAP_S, 1.0, _PAUSE_S),
-    Code.FULL: _flashes(3),
     Code.VOLTAGE: _flashes(5),
+    Code.CARD: (_LONG_S, _GAP_S, _LONG_S, _PAUSE_S),
+    Code.FULL: _flashes(3),
     Code.NETWORK: _flashes(6),
+    Code.WIFI: _flashes(2, _LONG_S, _GAP_S),
+    Code.BLUETOOTH: _flashes(1, _LONG_S, _GAP_S),
     Code.NO_COUNTRY: _flashes(2),
-    Code.CLOCK: (1.0, _PAUSE_S),
+    Code.CLOCK: (_LONG_S, _PAUSE_S),
     Code.WORKING: _flashes(1),
 }
+#: Of a process that neither works nor says why, by its component's name. One that never reported is in no status.
+_DEAD: Final = {"ble": Code.BLUETOOTH, "net": Code.WIFI}
 #: Said also by a light that is to stay dark: somebody stands there with a finger on the button.
 ALWAYS_SAID: Final = frozenset({Code.PANIC, Code.ERASED, Code.HELD})
 
@@ -95,8 +105,6 @@ _CODES: Final = {
     "card_slow": Code.CARD,
     "card_worn": Code.CARD,
     "disk_full": Code.FULL,
-    "net_down": Code.NETWORK,
-    "ble_down": Code.NETWORK,
     "no_link": Code.NETWORK,
     "undervoltage": Code.VOLTAGE,
     "clock_untrusted": Code.CLOCK,
@@ -113,4 +121,9 @@ def codes_of(status: Status | None) -> set[Code]:
     codes = {Code.WORKING} | {code for name, code in _CODES.items() if name in holding}
     if status.store.part >= FULL:
         codes.add(Code.FULL)
+    for component in status.components:
+        if component.troubles:
+            codes.add(Code.NETWORK)
+        elif f"{component.name}_down" in holding and component.name in _DEAD:
+            codes.add(_DEAD[component.name])
     return codes

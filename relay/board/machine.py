@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from relay.appliance.apply import BootPartitionError, mounted
-from relay.appliance.constants import BOOT_CONFIG, BOOT_STATUS, OUTPUT
-from relay.board.erase import erase_files, erase_folders
+from relay.appliance.constants import BOOT_CONFIG, BOOT_SHELF, BOOT_STATUS, OUTPUT
+from relay.board.erase import OVERWRITE_S, SHELF_OVERWRITE_S, erase_files, erase_folders, erase_secrets
+from relay.control.relay_report import REPORT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ STORES: Final = (
     Path("/data/appliance"),
 )
 _SYSTEMCTL_TIMEOUT_S: Final = 8
+#: A stick whose owner wants a report: FAT, and called so. No other is touched.
+STICK: Final = Path("/dev/disk/by-label/RELAY-REPORT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,7 @@ class Machine:
 
     boot_device: Path | None
     stores: tuple[Path, ...] = STORES
+    stick_device: Path = STICK
 
     def erase(self) -> int:
         """Stop the services and destroy store, keys and configuration; return how many files resisted."""
@@ -48,18 +52,41 @@ class Machine:
         # over it. Systemd starts them again after two seconds, if it is not told to stop.
         _systemctl("kill", "--signal=SIGKILL", *UNITS)
         _systemctl("stop", *UNITS)
-        left = erase_folders([*self.stores, OUTPUT], time.monotonic)
-        if self.boot_device is not None:
-            try:
-                with mounted(self.boot_device, writable=True) as folder:
-                    left += erase_files(_configurations(folder), time.monotonic)
-            except BootPartitionError:
-                left += 1
-        return left
+        # Keys and secrets everywhere first, then what is encrypted, then what everybody could take.
+        left = erase_secrets([*self.stores, OUTPUT], time.monotonic)
+        left += self._erase_boot(_configurations, OVERWRITE_S)
+        left += erase_folders([*self.stores, OUTPUT], time.monotonic)
+        return left + self._erase_boot(_offered, SHELF_OVERWRITE_S)
+
+    def _erase_boot(self, choose: Callable[[Path], Iterable[Path]], overwrite_s: float) -> int:
+        if self.boot_device is None:
+            return 0
+        try:
+            with mounted(self.boot_device, writable=True) as folder:
+                return erase_files(choose(folder), time.monotonic, overwrite_s)
+        except (BootPartitionError, OSError):
+            return 1
 
     def power_off(self, *, force: bool = False) -> None:
         """Switch off; ``force``: without waiting for services to stop."""
         _systemctl("poweroff", *(["--force"] if force else []))
+
+    def stick(self) -> tuple[int, int] | None:
+        """What tells the stick that is plugged in from one that comes later: its device and when it was made."""
+        if self.boot_device is None:
+            return None
+        try:
+            found = self.stick_device.stat()
+        except OSError:
+            return None
+        return found.st_rdev, found.st_ctime_ns
+
+    def write_report(self, text: bytes) -> None:
+        """Leave a report on the stick, in place of an earlier one; raise BootPartitionError or OSError."""
+        with mounted(self.stick_device, writable=True) as folder, (folder / REPORT).open("wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
 
     def write_status(self, text: bytes) -> bool:
         """Have ``text`` in relay-status.txt; return whether it was not there. Raise BootPartitionError or OSError."""
@@ -83,6 +110,11 @@ def _configurations(folder: Path) -> Iterator[Path]:
     """relay.toml, and copies that editors left."""
     stem = BOOT_CONFIG.partition(".")[0]
     yield from (path for path in folder.iterdir() if path.is_file() and path.name.lower().startswith(stem))
+
+
+def _offered(folder: Path) -> Iterator[Path]:
+    """What was put there for participants."""
+    yield from (path for path in (folder / BOOT_SHELF).rglob("*") if not path.is_dir())
 
 
 def _systemctl(*arguments: str) -> None:

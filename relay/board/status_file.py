@@ -11,14 +11,21 @@ from relay.appliance.constants import BOOT_CONFIG
 from relay.control.notices import NoticeCode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from relay.control.notices import Notice
+    from relay.control.status import Status
 
 #: Between two writings: what changes more often is written with the next.
 LEAST_INTERVAL_S: Final = 60.0
-#: Something that comes and goes, such as a weak supply, must not wear the card out.
+#: For what goes up and down by itself, such as who is near: it need not be newer than whoever fetches the card.
+FACTS_INTERVAL_S: Final = 3600.0
+#: Something that comes and goes, such as a weak supply, must not wear the card out; and facts leave room for it.
 MAX_WRITES: Final = 20
+MAX_FACT_WRITES: Final = 10
+#: Steps in which it is told who is near: whoever takes the card later learns no more.
+_NEAR: Final = ((16, "16 or more"), (4, "4 to 15"), (2, "2 or 3"), (1, "1"), (0, "none"))
+_PARTS: Final = ((0.99, "full"), (0.9, "nearly full"), (0.5, "more than half full"), (0.0, "less than half full"))
 _WIDTH: Final = 76
 
 _HEADINGS: Final = {
@@ -34,11 +41,31 @@ _HEADINGS: Final = {
 }
 
 
-def status_text(notices: Sequence[Notice], *, works: bool, drawn_secret: str) -> bytes:
+def facts(status: Status | None, addresses: Sequence[str], said: Collection[str] = ()) -> list[str]:
+    """How the relay is, in steps: its address, store, neighbours and clock, and what an alert would be about.
+
+    ``said``: what stands in the file already, as notices.
+    """
+    lines = [f"Page: {address}" for address in addresses] or ["Page: none can be reached (status_page, access_point)"]
+    if status is None:
+        return [*lines, "The relay does not answer."]
+    store = status.store
+    lines += [
+        f"Store: {next(text for least, text in _PARTS if store.part >= least)}",
+        f"Relays near: {next(text for least, text in _NEAR if status.relays >= least)}",
+        f"Clock: {'none' if not status.clock.trusted else status.clock.source}",
+    ]
+    alerts = [problem for problem in status.problems() if problem not in said]
+    if not alerts:
+        alerts = ["what is said above" if said else "none"]
+    return lines + [f"Alert: {alert}" for alert in alerts]
+
+
+def status_text(notices: Sequence[Notice], *, works: bool, drawn_secret: str, told: Sequence[str] = ()) -> bytes:
     """The file, for any editor: UTF-8 with its mark, lines ending in carriage return and line feed.
 
-    It holds nothing that changes by itself, and nothing about people or traffic. ``drawn_secret``:
-    offered to whoever wrote one that is none; here only, as others read the status page.
+    ``told``: facts, as they were when it was written. ``drawn_secret``: offered to whoever wrote one that is
+    none; here only, as others read the status page.
     """
     lines = [
         f"Mesh relay {__version__}",
@@ -54,6 +81,9 @@ def status_text(notices: Sequence[Notice], *, works: bool, drawn_secret: str) ->
         if notice.code is NoticeCode.SECRET:
             # A line of its own, to be copied: longer than the others.
             lines += ["  One that was drawn just now, the same for all relays of your mesh:", f'  "{drawn_secret}"']
+    if told:
+        lines += ["", "When this was written, an hour ago or at the last change that matters:"]
+        lines += [row for fact in told for row in textwrap.wrap(fact, _WIDTH, subsequent_indent="  ")]
     return ("\r\n".join(lines) + "\r\n").encode("utf-8-sig")
 
 
@@ -63,16 +93,21 @@ class Writing:
     def __init__(self) -> None:
         self._written: bytes | None = None
         self._last_s: float | None = None
+        self._urgent: bytes | None = None
         self._left = MAX_WRITES
+        self._left_for_facts = MAX_FACT_WRITES
 
-    def due(self, text: bytes, now: float) -> bool:
-        """Whether ``text`` is to be written now."""
-        if text == self._written or self._left == 0:
+    def due(self, text: bytes, now: float, *, urgent: bytes) -> bool:
+        """Whether ``text`` is to be written now; ``urgent``: what of it somebody waits for, without the facts."""
+        if text == self._written or self._left == 0 or (urgent == self._urgent and self._left_for_facts == 0):
             return False
-        return self._last_s is None or now - self._last_s >= LEAST_INTERVAL_S
+        interval_s = FACTS_INTERVAL_S if urgent == self._urgent else LEAST_INTERVAL_S
+        return self._last_s is None or now - self._last_s >= interval_s
 
-    def done(self, text: bytes, now: float, *, wrote: bool) -> None:
+    def done(self, text: bytes, now: float, *, urgent: bytes, wrote: bool) -> None:
         """``text`` is on the card; ``wrote``: it was not there before."""
+        self._left_for_facts -= wrote and urgent == self._urgent
         self._written = text
+        self._urgent = urgent
         self._last_s = now
         self._left -= wrote

@@ -56,8 +56,27 @@ def _add_appliance(commands: Commands) -> None:
     cards = commands.add_parser("cards", help="write the relay.toml of each card of a mesh, with one fresh secret")
     cards.add_argument("--count", type=int, required=True, metavar="N", help="how many relays there are to be")
     cards.add_argument("--country", required=True, metavar="XX", help="the two letters of the country they are in")
+    cards.add_argument(
+        "--access-point",
+        metavar="NAME",
+        help="a Wi-Fi for phones of that name, {n} in it the card's number, and a poster for each (SVG and PDF)",
+    )
+    cards.add_argument(
+        "--password",
+        action="store_true",
+        help="with --access-point: draw a password, one for all posters",
+    )
     cards.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder to write to")
     cards.set_defaults(func=_cards)
+
+    shelf = commands.add_parser("shelf", help="list the files that are offered to participants, with their sums")
+    shelf.add_argument("folder", type=Path, metavar="FOLDER", help="the folder with the files")
+    shelf.add_argument("list", type=Path, metavar="LIST", help="the list to write")
+    shelf.set_defaults(func=_shelf)
+
+    papers = commands.add_parser("papers", help="write handbook and card in four languages, and a blank poster")
+    papers.add_argument("folder", type=Path, metavar="FOLDER", help="the folder to write to")
+    papers.set_defaults(func=_papers)
 
     example = commands.add_parser("example", help="print the relay.toml that the card brings along")
     example.set_defaults(func=_example)
@@ -162,6 +181,7 @@ def _cards(arguments: argparse.Namespace) -> int:
     from relay.config.countries import country
     from relay.config.settings import BadValueError
     from relay.core.secret import SECRET_DIGITS
+    from relay.papers.poster import poster_files
 
     try:
         code = country(arguments.country)
@@ -170,13 +190,35 @@ def _cards(arguments: argparse.Namespace) -> int:
     if not code or not 1 <= arguments.count <= cards.MAX_CARDS:
         raise cards.CardsError(f"name a country, and a --count from 1 to {cards.MAX_CARDS}")
     secret = secrets.token_hex(SECRET_DIGITS // 2)
-    left = cards.write_cards(arguments.folder, count=arguments.count, country=code, secret=secret)
+    point = None
+    if arguments.access_point is not None:
+        drawn = (secrets.choice(cards.PASSWORD_LETTERS) for _ in range(cards.PASSWORD_LENGTH))
+        point = cards.AccessPoint(name=arguments.access_point, password="".join(drawn) if arguments.password else "")
+    elif arguments.password:
+        raise cards.CardsError("--password is that of a Wi-Fi: name one with --access-point NAME")
+    left = cards.write_cards(
+        arguments.folder, count=arguments.count, country=code, secret=secret, access_point=point, draw=poster_files
+    )
     print(
         f"{arguments.folder}: {arguments.count} times relay.toml, all with one secret. "
         f"{cards.README} there says what to do with them, and how to keep the secret."
     )
     for problem in left:
         print(f"To be changed in each, line {problem.line}: {problem.message}", file=sys.stderr)
+    return 0
+
+
+def _shelf(arguments: argparse.Namespace) -> int:
+    from relay.process.shelf import make_list
+
+    make_list(arguments.folder, arguments.list, lambda text: print(text, file=sys.stderr))
+    return 0
+
+
+def _papers(arguments: argparse.Namespace) -> int:
+    from relay.papers.writing import write_papers
+
+    write_papers(arguments.folder)
     return 0
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Commands of whoever runs a relay: run, check-config, status, clock, key, store."""
+"""Commands of whoever runs a relay: run, check-config, status, report, clock, key, store."""
 # ruff: noqa: PLC0415 - each command imports what it needs when it runs, so that the others start fast
 
 from __future__ import annotations
@@ -47,6 +47,11 @@ def add_parsers(commands: Commands) -> None:
     status.add_argument("--json", action="store_true", help="print the status as JSON, one line each time")
     status.add_argument("--watch", action="store_true", help="show it anew every 2 seconds until interrupted")
     status.set_defaults(func=_status)
+
+    report = commands.add_parser("report", help="write how the relay is to a file or stick: words, and metrics below")
+    _add_socket(report)
+    report.add_argument("file", metavar="FILE|-", help="a new file, a folder such as that of a stick, or - to print it")
+    report.set_defaults(func=_report)
 
     clock = commands.add_parser("clock", help="tell the relay what time it is")
     clock_set = clock.add_subparsers(metavar="set", required=True).add_parser("set", help="set the relay's clock")
@@ -144,6 +149,28 @@ def _status(arguments: argparse.Namespace) -> int:
             if not arguments.watch:
                 return 0
             time.sleep(_WATCH_INTERVAL_S)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from relay.appliance.addresses import own_addresses
+    from relay.control.relay_report import REPORT, report_text
+
+    with _connect(arguments) as client:
+        text = report_text(client.read_status(), client.metrics(), own_addresses())
+    if arguments.file == "-":
+        print(text, end="")
+        return 0
+    path = Path(arguments.file)
+    path = path / REPORT if path.is_dir() else path
+    try:
+        path.write_text(text, encoding="utf-8")
+        # Somebody pulls the stick next.
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; name another file, or - to print it") from error
+    print(f"{path}: how the relay is, in words; below them its metrics (`promtool check metrics <{path}`)")
+    return 0
 
 
 def _clock_set(arguments: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from relay.config import settings
 from relay.config.countries import country
+from relay.config.passwords import why_trivial
 from relay.config.settings import BadValueError, setting
 
 #: The commented section that the image brings along; the other sections follow it there.
@@ -67,8 +68,8 @@ def _passphrase(value: object) -> str:
     fits = isinstance(value, str) and len(value) in PASSPHRASE_CHARS and value.isascii() and value.isprintable()
     if value != "" and not fits:
         raise BadValueError('write 8 to 63 letters, digits and signs of a US keyboard; "" leaves the network open')
-    if value != "" and settings.is_trivial(str(value)):
-        raise BadValueError('that is among the first that anybody tries; write another; "" leaves the network open')
+    if value != "" and (why := why_trivial(str(value))):
+        raise BadValueError(f'{why}; write another; "" leaves the network open')
     return str(value)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -136,6 +137,8 @@ def parse_config(raw: bytes, path: Path, environ: Mapping[str, str]) -> Config:
         hints = (textfile.quotes_hint, textfile.blanks_hint, textfile.words_hint)
         seen = next((advice for hint in hints if (advice := hint(text, line))), "")
         message += seen or toml_lines.fault_hint(message) or remedy
+        # What tomllib says of a value tells no more than the hint does.
+        message = message.removeprefix("Invalid value; ") if seen else message
         raise ConfigError(path, [Problem(line=line, message=message)]) from error
     except RecursionError as error:
         raise ConfigError(path, [Problem(line=0, message="nested too deeply; is it a configuration?")]) from error
@@ -220,6 +223,18 @@ def _read_section(
         except BadValueError as error:
             shown = "" if item.metadata["secret"] else f" is {_shown(value)}"
             found.append(((section, key, *error.path), f"{section}.{key}{shown}; {error}"))
+
+
+def right_settings(document: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """Those settings of a section that are right by themselves, as they stand, however wrong the others are."""
+    table = document.get(section)
+    parsers = {item.name: item.metadata["parse"] for item in fields(SECTIONS[section])}
+    found = {}
+    for name, value in table.items() if isinstance(table, dict) else ():
+        with suppress(BadValueError, KeyError):
+            parsers[name](value)
+            found[name] = value
+    return found
 
 
 def _unknown(name: str, value: object) -> str:

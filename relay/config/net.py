@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from relay.config import countries, settings
+from relay.config.passwords import why_trivial
 from relay.config.settings import BadValueError, setting
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ def _secret(value: object) -> str:
     remedy = f'write a password of {MIN_SECRET_CHARS} characters or more, in quotes; "" leaves this Wi-Fi open'
     if not isinstance(value, str) or len(value) < MIN_SECRET_CHARS:
         raise BadValueError(remedy)
-    if settings.is_trivial(value):
-        raise BadValueError(f"that is among the first that anybody tries; {remedy}")
+    if why := why_trivial(value):
+        raise BadValueError(f"{why}; {remedy}")
     if len(value.encode()) > MAX_SECRET_BYTES or not value.isprintable():
         raise BadValueError(f"a secret may have {MAX_SECRET_BYTES} bytes, and no tabs or line ends")
     return value

@@ -6,11 +6,11 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from relay.config.passwords import why_trivial
 from relay.core.envelope import SIZES
 from relay.core.errors import RelayError
 from relay.core.noise import KEY_BYTES
@@ -32,8 +32,6 @@ MAX_INTERFACE_BYTES = 15
 MAX_PEERS = 64
 #: In the place of a secret that is in a file of its own (relay.config.credentials).
 CREDENTIAL = "credential"
-#: Of a password that is tried one guess at a time.
-MIN_DIFFERENT_CHARS = 5
 #: Below that a record of 64 KiB, once begun, would hold everything up for longer than
 #: others wait for an answer.
 LEAST_BYTES_PER_S = 1_000
@@ -166,16 +164,9 @@ def token(value: object) -> str:
             f"write {TOKEN_CHARS[0]} to {TOKEN_CHARS[-1]} characters in quotes, such as five words drawn at random; "
             '"" lets nobody change anything'
         )
-    if value and is_trivial(value):
-        raise BadValueError('that is among the first that anybody tries; write another; "" lets nobody change anything')
+    if value and value != CREDENTIAL and (why := why_trivial(value)):
+        raise BadValueError(f'{why}; write another; "" lets nobody change anything')
     return value
-
-
-def is_trivial(text: str) -> bool:
-    """Whether a password is among the first that anybody tries: few letters, the same again, or letters in a row."""
-    # What repeats itself is found in the middle of itself written twice.
-    steps = {ord(after) - ord(before) for before, after in pairwise(text)}
-    return len(set(text)) < MIN_DIFFERENT_CHARS or text in (2 * text)[1:-1] or steps in ({1}, {-1})
 
 
 def interfaces(value: object) -> tuple[str, ...]:

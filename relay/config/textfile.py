@@ -6,6 +6,7 @@ from __future__ import annotations
 import codecs
 import re
 import unicodedata
+from difflib import get_close_matches
 
 from relay.core.errors import RelayError
 
@@ -50,16 +51,24 @@ def decode_text(raw: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-_NOT_BOOLEAN = re.compile(r"=\s*(true|yes|on|false|no|off)\b", re.IGNORECASE)
+#: A value that stands alone, without quotes: after =, after what people write in its place, or in a list.
+_BARE = re.compile(r"(?:=|:|\[|,)\s*([^\W\d_]+)(?=\s*(?:[#,\]]|$))")
+#: What people mean by either; a slip of a finger away from one is meant, too.
+_BOOLEANS = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false", "off": "false"}
+_NEAR = 0.75
 
 
 def words_hint(text: str, line: int) -> str:
-    """Advice for a line (from 1) on which somebody wrote yes or no in another way than TOML has it; else ""."""
-    match = _NOT_BOOLEAN.search(_line(text, line))
-    if match is None or match[1] in {"true", "false"}:
-        return ""
-    meant = "true" if match[1].lower() in {"true", "yes", "on"} else "false"
-    return f"; {match[1]} is written {meant}, in small letters and without quotes"
+    """Advice for a line (from 1) with a word in no quotes: a yes or no in another way than TOML has it, or a text."""
+    code = "".join(character for _, character in _code(_line(text, line)))
+    for match in () if code.lstrip().startswith("[") else _BARE.finditer(code):
+        word = match[1]
+        near = get_close_matches(word.lower(), _BOOLEANS, n=1, cutoff=1.0 if len(word) < 4 else _NEAR)
+        if near and word not in {"true", "false"}:
+            return f"; {word} is written {_BOOLEANS[near[0]]}, in small letters and without quotes"
+        if not near:
+            return f'; {word} is a text, and those stand in quotes: "{word}"'
+    return ""
 
 
 #: Signs that look like nothing, or like a space, though Unicode counts them as letters and symbols.

@@ -25,7 +25,7 @@ def _table(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
     # A setting after a table's header would belong to that table.
     for key, value in table.items():
         if not isinstance(value, dict):
-            yield f"{_key(key)} = {_value(value)}"
+            yield f"{_key(key)} = {write_value(value)}"
     for key, value in table.items():
         if isinstance(value, dict):
             yield from _table(value, (*path, key))
@@ -40,15 +40,16 @@ def _string(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _value(value: object) -> str:
+def write_value(value: object) -> str:
+    """One value as it stands after the = sign."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         return _string(value)
     if isinstance(value, list):
-        return f"[{', '.join(map(_value, value))}]"
+        return f"[{', '.join(map(write_value, value))}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{_key(key)} = {_value(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{_key(key)} = {write_value(item)}' for key, item in value.items())}}}"
     if isinstance(value, dt.date | dt.time):  # a datetime is a date
         return value.isoformat()
     return repr(value)

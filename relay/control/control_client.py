@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The control socket of `relay run`, asked: one JSON object per line each way, for the operator on this machine.
 
-Request ``{"v": 1, "op": "status"}`` or ``{"v": 1, "op": "clock", "unix_s": 1700000000}``;
+Request ``{"v": 1, "op": "status"}``, ``{"v": 1, "op": "metrics"}`` (Prometheus' text
+format, as one string) or ``{"v": 1, "op": "clock", "unix_s": 1700000000}``;
 answer ``{"v": 1, "ok": true, "result": ...}`` or ``{"v": 1, "ok": false, "error": "..."}``.
 Several requests may follow each other on one connection.
 
@@ -79,6 +80,10 @@ class ControlClient:
         except ValueError as error:
             raise ControlError(f"the relay's status is not of schema {SCHEMA}; use its own `relay status`") from error
 
+    def metrics(self) -> str:
+        """The metrics as `/metrics` has them, in Prometheus' text format; raise ControlError."""
+        return str(self._ask({"op": "metrics"}))
+
     def set_clock(self, unix_s: int) -> None:
         """Give the relay the time; raise ControlError when it refuses."""
         self._ask({"op": "clock", "unix_s": unix_s})
@@ -123,6 +128,14 @@ async def ask_status(path: Path) -> Status | None:
     """The relay's status, None if it does not answer; for processes that must not wait."""
     try:
         return read_status((await _ask(path, {"op": "status"}))["result"])
+    except (OSError, TimeoutError, ValueError, KeyError, TypeError):
+        return None
+
+
+async def ask_metrics(path: Path) -> str | None:
+    """The relay's metrics in Prometheus' text format, None if it does not answer."""
+    try:
+        return str((await _ask(path, {"op": "metrics"}))["result"])
     except (OSError, TimeoutError, ValueError, KeyError, TypeError):
         return None
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from relay.control.control_client import MAX_ANSWER_BYTES, MAX_UNIX_S, VERSION, ControlError
 from relay.core.errors import RelayError
 from relay.process.lines import LineServer
+from relay.run.metrics import Metrics
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +28,7 @@ class ControlServer(LineServer):
 
     def __init__(self, engine: Engine, path: Path, mode: int) -> None:
         self._engine = engine
+        self._metrics = Metrics(engine)
         super().__init__(
             path=path,
             mode=mode,
@@ -54,6 +56,8 @@ class ControlServer(LineServer):
         operation = request.get("op")
         if operation == "status":
             return self._engine.status().as_dict()
+        if operation == "metrics":
+            return self._metrics.render("text/plain")[0].decode()
         if operation == "clock":
             if not is_owner:
                 raise ControlError("the clock is set by root or the relay's own user: use sudo")
@@ -62,4 +66,4 @@ class ControlServer(LineServer):
                 raise ControlError("unix_s must be whole seconds since 1970")
             self._engine.set_clock(unix_s)
             return None
-        raise ControlError("unknown operation; there are status and clock")
+        raise ControlError("unknown operation; there are status, metrics and clock")

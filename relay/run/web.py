@@ -26,6 +26,7 @@ from relay.links import interfaces
 from relay.pages.language import choose
 from relay.pages.participant import Place, Works, render
 from relay.pages.render import Pages
+from relay.process import shelf
 from relay.process.crowd import Places
 from relay.process.http_hosts import host_name, is_called_rightly
 from relay.process.pacer import Pacer
@@ -33,6 +34,7 @@ from relay.process.ports import why_not
 from relay.run.access import Access, Gate
 from relay.run.metrics import Metrics
 from relay.run.page import OFFSETS, SAID, operator_page
+from relay.run.shelf_routes import ShelfPages
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container
@@ -170,6 +172,7 @@ class StatusServer:
                 web.get("/metrics", self._get_metrics),
                 web.get("/healthz", self._get_health),
                 web.get("/target.json", self._get_target),
+                *ShelfPages().routes(),
             ]
         )
         # Who has gone does not keep his turn.
@@ -236,18 +239,19 @@ class StatusServer:
             except web.HTTPException as error:
                 # No detail: the framework's text names its version.
                 response = _text(error.status, error.reason)
-        response.headers.update(
-            {
-                "Cache-Control": "no-store",
-                "Content-Security-Policy": self._pages.content_security_policy,
-                "Cross-Origin-Opener-Policy": "same-origin",
-                "Cross-Origin-Resource-Policy": "same-origin",
-                # With no-referrer a browser would keep back the origin of our own form.
-                "Referrer-Policy": "same-origin",
-                "Server": "mesh-relay",
-                "X-Content-Type-Options": "nosniff",
-            }
-        )
+        always = {
+            "Cache-Control": "no-store",
+            "Content-Security-Policy": self._pages.content_security_policy,
+            "Cross-Origin-Opener-Policy": "same-origin",
+            "Cross-Origin-Resource-Policy": "same-origin",
+            # With no-referrer a browser would keep back the origin of our own form.
+            "Referrer-Policy": "same-origin",
+            "Server": "mesh-relay",
+            "X-Content-Type-Options": "nosniff",
+        }
+        for name, value in always.items():
+            # The shelf has policies of its own, which are as strict.
+            response.headers.setdefault(name, value)
         return response
 
     async def _take_turn(self) -> None:
@@ -322,12 +326,13 @@ class StatusServer:
         language = _language(request)
         status = self.engine.status()
         works = Works.of(ready=status.ready, well=not status.problems())
-        place = Place(page=f"http://{request.host}/about", operator="/")
-        page = await self._answer(
-            ("/about", language.code, request.host),
-            lambda: render(self._pages, language, works, place),
-            threaded=True,
-        )
+
+        def make() -> str:
+            files = shelf.PATH if shelf.read_list() else ""
+            place = Place(page=f"http://{request.host}/about", operator="/", shelf=files)
+            return render(self._pages, language, works, place)
+
+        page = await self._answer(("/about", language.code, request.host), make, threaded=True)
         return _html(page, language)
 
     async def _get_icon(self, _: web.Request) -> web.Response:

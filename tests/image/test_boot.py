@@ -35,7 +35,13 @@ def test_all_units_are_up(booted, measured):
 
 #: With what is started and stays, and with what may have nothing to do here.
 SERVICES = ("mesh-relay.service", "relay-board.service", "relay-console.service", "relay-ble.service")
-MAY_REST = ("relay-net.service", "relay-appliance.service", "relay-firewall.service", "relay-data.service")
+MAY_REST = (
+    "relay-shelf.service",
+    "relay-net.service",
+    "relay-appliance.service",
+    "relay-firewall.service",
+    "relay-data.service",
+)
 
 
 @pytest.mark.parametrize("unit", [*SERVICES, *MAY_REST])

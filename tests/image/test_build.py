@@ -43,6 +43,7 @@ def test_the_compressed_image_is_small_and_its_hash_right(measured):
 def test_the_selector_has_the_file_to_edit_and_nothing_else_to_break(card):
     assert "::/relay.toml" in card.names("MESH-RELAY")
     assert b"[appliance]" in card.read("MESH-RELAY", "relay.toml")
+    assert b"<html" in card.read("MESH-RELAY", "handbook/handbook-ar.html")
 
 
 @pytest.fixture

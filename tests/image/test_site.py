@@ -116,6 +116,7 @@ def assert_unseen(lan):
 
 def test_a_phone_stays_on_the_access_point_and_reaches_nothing_else(cables, card, boot):
     card.write("MESH-RELAY", "relay.toml", ACCESS_POINT.encode())
+    card.write("MESH-RELAY", "shelf/map.pdf", b"%PDF a map")
     lan = cables[0]
     relay = boot(card, network=lan.port())
     assert relay.wait_booted() == "running", relay.explain()
@@ -133,6 +134,9 @@ def test_a_phone_stays_on_the_access_point_and_reaches_nothing_else(cables, card
     assert "9470 closed\n" in found
     assert "22 closed\n" in found
     assert "80/tcp" in listening(relay)
+    fetch = f"import urllib.request as u; print(u.urlopen('http://{FIXED}/shelf/' + {{!r}}).read())"
+    for name, found_there in (("", "map.pdf"), ("map.pdf", "%PDF a map")):
+        assert found_there in relay.run("ip", "netns", "exec", "phone", "python3", "-c", fetch.format(name)).stdout
     shown = relay.run("relay", "identity", env=PERSON).stdout
     uri = next(word for word in shown.split() if word.startswith("mesh-relay:"))
     relay.run("relay", "contact", "add", uri, "--name", "me", env=PERSON)
@@ -278,6 +282,7 @@ def test_a_relay_hands_out_addresses_only_while_nobody_else_does(cables, card, b
     wait_until(relay.explain, lambda: serves(relay), SILENCE_S + TAKEOVER_S + 30)
 
 
+OFFERED = b"an app that everybody may have, 7c1f"
 SECRET = "3f9a02c7e1b84d56908a7b6c5d4e3f21a1b2c3d4e5f60718293a4b5c6d7e8f90"
 
 
@@ -289,6 +294,7 @@ def ciphertext(data):
 
 def test_a_finger_on_the_button_leaves_nothing_on_the_card(card, boot):
     card.write("MESH-RELAY", "relay.toml", f'[appliance]\nmesh_secret = "{SECRET}"\n'.encode())
+    card.write("MESH-RELAY", "shelf/app.apk", OFFERED)
     relay = boot(card)
     assert relay.wait_booted() == "running", relay.explain()
     shutil.copy(HARDWARE, relay.share)
@@ -314,7 +320,7 @@ def test_a_finger_on_the_button_leaves_nothing_on_the_card(card, boot):
     assert relay.wait_dead(90), relay.console_text()
     assert sum(line.endswith(" 1") for line in hardware.stdout.splitlines()) > 2
     content = card.path.read_bytes()
-    for sample in (*samples, SECRET.encode()):
+    for sample in (*samples, SECRET.encode(), OFFERED):
         assert sample not in content
     assert not {"::/relay.toml", "::/relay-status.txt"} & set(card.names("MESH-RELAY"))
 

@@ -49,6 +49,16 @@ class Machine:
         self.done = []
         self.texts = []
         self.resists = 0
+        self.plugged = None
+        self.reports = []
+
+    def stick(self):
+        return self.plugged
+
+    def write_report(self, text):
+        if self.broken:
+            raise BootPartitionError("no")
+        self.reports.append(text.decode())
 
     def erase(self):
         self.done.append("erase")
@@ -220,7 +230,9 @@ def test_what_of_the_network_does_not_come_up_is_on_light_card_and_page(
     run(machine)
     until(lambda: place.status()["light"] == "network")
     until(lambda: machine.texts)
-    assert f"NETWORK: {said}" in " ".join(machine.texts[0].split())
+    on_card = " ".join(machine.texts[0].split())
+    assert "NETWORK: " in on_card
+    assert said in on_card
     assert said in html.unescape(get(engine, "/")[2])
 
 
@@ -258,7 +270,25 @@ def test_a_card_that_cannot_be_written_is_no_end(place, run, monkeypatch):
     monkeypatch.setattr(app, "TICK_S", 0.2)
     run(Machine(broken=True))
     until(lambda: any("MESH-RELAY" in notice["text"] for notice in place.status()["notices"]))
-    until(lambda: place.status()["light"] == "clock")
+    until(lambda: place.status()["light"] == "card")
+
+
+def test_a_stick_that_asks_for_a_report_gets_it_once_each_time_and_the_light_says_so(place, run, monkeypatch):
+    monkeypatch.setattr(app, "TICK_S", 0.1)
+    machine = Machine()
+    run(machine)
+    until(lambda: machine.texts)
+    assert "Store: less than half full" in machine.texts[0]
+    assert "Alert: " in machine.texts[0]
+    machine.plugged = (8, 1)
+    until(lambda: place.status()["light"] == "identify")
+    (report,) = machine.reports
+    assert "# | store " in report
+    assert "relay_ready 1.0" in report
+    time.sleep(0.5)
+    assert len(machine.reports) == 1
+    machine.plugged = (8, 2)
+    until(lambda: len(machine.reports) == 2)
 
 
 def test_panic_erases_shows_it_and_switches_off(place, run, monkeypatch):

@@ -4,6 +4,7 @@ import logging
 import os
 import pwd
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from relay import __version__
 from relay.cli import main
@@ -19,7 +21,8 @@ from relay.cli.operator import UsageError, parse_time
 from relay.config import paths
 from relay.config.file import EXAMPLE, ConfigError, load_config, parse_config
 from relay.control.control_client import ControlClient
-from relay.control.status import LinkState, LinkStatus, StoreStatus, TaskStatus, read_status
+from relay.control.relay_report import REPORT, report_text
+from relay.control.status import LinkState, LinkStatus, NoticeStatus, Status, StoreStatus, TaskStatus, read_status
 from relay.control.text import human_bytes, human_duration, startup_summary, status_text
 from relay.process.logs import PrivateFormatter, setup
 from relay.process.ports import holders
@@ -126,6 +129,32 @@ def test_status_for_people(control, capsys):
 def test_status_for_machines(engine, control, capsys):
     assert main(["status", "--json", "--socket", str(control)]) == 0
     assert json.loads(capsys.readouterr().out) == engine.status().as_dict()
+
+
+def test_a_report_is_read_by_people_and_by_promtool(control, tmp_path, capsys):
+    notice = "first\n# TYPE relay_ready counter\nrelay_ready 7"
+    assert main(["report", "--socket", str(control), "-"]) == 0
+    report = capsys.readouterr().out
+    assert "# | store " in report
+    found = {family.name: family for family in text_string_to_metric_families(report)}
+    assert found["relay_store_bytes"].samples
+    # A stick is a folder; the file is written there.
+    assert main(["report", "--socket", str(control), str(tmp_path)]) == 0
+    assert "promtool" in capsys.readouterr().out
+    written = (tmp_path / REPORT).read_text()
+    assert written.startswith("# | Report of a mesh relay")
+    assert main(["report", "--socket", str(control), str(tmp_path / "none" / "x")]) == 1
+    assert "name another file" in capsys.readouterr().err
+    # What a notice says cannot become a metric.
+    status = Status(version="1", notices=[NoticeStatus(code="hint", text=notice)])
+    lines = report_text(status, "relay_ready 1\n").splitlines()
+    assert [line for line in lines if not line.startswith("# |")] == ["relay_ready 1"]
+    if promtool := shutil.which("promtool"):
+        checked = subprocess.run(
+            [promtool, "check", "metrics"], check=False, input=written, text=True, capture_output=True, timeout=60
+        )
+        assert checked.returncode in {0, 3}, checked.stderr
+        assert "error while" not in checked.stderr
 
 
 def test_watching_goes_on_until_interrupted(control):

@@ -28,8 +28,9 @@ EXPOSURE = {
     "relay-phones@.service": 19,
     "relay-portal.service": 5,
     "relay-segment@.service": 17,
+    "relay-shelf.service": 5,
 }
-OTHERS = sorted(path.name for path in FOLDER.iterdir() if path.suffix in {".socket", ".path"})
+OTHERS = sorted(path.name for path in FOLDER.iterdir() if path.suffix in {".socket", ".path", ".mount"})
 #: What has to be root, and why: it writes to the card's drive and erases other users' files; it makes /run's folders
 #: and mounts the card; it is the packet filter, and done in a moment.
 ROOT = {"relay-board.service", "relay-appliance.service", "relay-firewall.service"}

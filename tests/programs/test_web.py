@@ -15,7 +15,10 @@ from relay.config.settings import Address
 from relay.control.coarse import coarse
 from relay.control.status import ComponentStatus, LinkState, LinkStatus, StoreStatus, TaskStatus
 from relay.core.stats import Rejected
+from relay.process.shelf import make_list
+from relay.process.shelf_page import POLICY
 from relay.run.history import MAX_SAMPLES, SAMPLE_INTERVAL_S, History
+from relay.run.shelf_routes import ShelfPages
 from relay.run.web import MAX_CONNECTIONS, HttpError, StatusServer
 
 
@@ -283,6 +286,30 @@ def test_nothing_can_be_sent_to_it(engine):
             return response.status
 
     assert serve(engine, use) == 405
+
+
+def test_the_shelf_is_offered_here_too_and_leads_nowhere_else(engine, tmp_path, monkeypatch):
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "map.pdf").write_bytes(b"%PDF a map")
+    listing = tmp_path / "list.json"
+    make_list(files, listing, pytest.fail)
+    monkeypatch.setattr("relay.run.web.ShelfPages", lambda: ShelfPages(files, listing))
+    status, headers, text = get(engine, "/shelf/", headers={"Accept-Language": "fr"})
+    assert status == 200
+    assert "map.pdf" in text
+    assert headers["Content-Language"] == "fr"
+    assert headers["Content-Security-Policy"] == POLICY
+    status, headers, text = get(engine, "/shelf/map.pdf", headers={"Range": "bytes=5-"})
+    assert (status, text) == (206, "a map")
+    assert headers["Content-Disposition"].startswith("attachment")
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert "sandbox" in headers["Content-Security-Policy"]
+    assert get(engine, "/shelf/map.pdf", headers={"Range": "bytes=99-"})[0] == 416
+    for path in ("/shelf/%2e%2e%2flist.json", "/shelf/..%2flist.json", "/shelf/x", "/shelf//etc/passwd"):
+        assert get(engine, path)[0] == 404
+    (files / "map.pdf").unlink()
+    assert get(engine, "/shelf/map.pdf")[0] == 404
 
 
 def test_who_only_holds_connections_locks_nobody_out(engine):

@@ -15,6 +15,8 @@ from relay.appliance.network import draw_segment
 from relay.appliance.plan import Facts, Plan
 from relay.appliance.portal import PageRequest, answer
 from relay.appliance.portal_page import PortalPage
+from relay.config.appliance import EXAMPLE
+from relay.config.credentials import MESH_SECRET
 from relay.config.file import parse_config
 from relay.config.toml_write import write_toml
 from relay.control.notices import NoticeCode, decode_notices, encode_notices
@@ -56,6 +58,20 @@ def whole(plan):
 @given(st.binary(max_size=400))
 def test_any_bytes_give_a_relay(raw):
     whole(plan_of(raw))
+
+
+CLOSED = EXAMPLE.read_text().replace('mesh_secret = ""', f'mesh_secret = "{hashlib.sha256(b"theirs").hexdigest()}"')
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    at=st.integers(0, len(CLOSED)), drop=st.integers(0, 3), put=st.text("\"=[]\n'. xD", max_size=2), cut=st.booleans()
+)
+def test_no_slip_of_a_finger_opens_a_closed_mesh(at, drop, put, cut):
+    """Whatever is typed, deleted or lost at the end; only who makes the line a remark opens it."""
+    text = CLOSED[:at] if cut else CLOSED[:at] + put + CLOSED[at + drop :]
+    plan = plan_of(text.encode())
+    assert MESH_SECRET in {file.path.name for file in plan.files}, text
 
 
 @settings(max_examples=400, deadline=None)

@@ -3,11 +3,14 @@
 
 import itertools
 import json
+import re
 import struct
 import time
+from pathlib import Path
 
 import pytest
 
+import relay
 from tests.guest.guest import Guest
 from tests.waiting import wait_until
 
@@ -17,6 +20,8 @@ HOLD_S = 3
 PHONE_S = 45
 #: Of a message that nobody may find after a panic.
 SECRET = "3f9a02c7e1b84d56908a7b6c5d4e3f21a1b2c3d4e5f60718293a4b5c6d7e8f90"
+#: What is in the file that participants are offered.
+OFFERED = "an app that everybody may have, 7c1f"
 PASSWORD = "ask at the = bar #1"
 
 RELAY_TOML = f"""\
@@ -81,6 +86,19 @@ class Box:
         script = f"mount -t vfat -o ro {CARD} /mnt; cd /mnt; grep -r '' . || true; cd /; umount /mnt"
         return self.guest.sh(script)
 
+    def offer(self):
+        """Put a file on the shelf, and have the card mounted as the units do; nobody else sees the rest."""
+        self.guest.sh(f"mount -t vfat {CARD} /mnt; mkdir /mnt/shelf; echo {OFFERED} > /mnt/shelf/app.apk; umount /mnt")
+        unit = (Path(relay.__file__).parent / "units/run-relaycard-fs.mount").read_text()
+        options, where = (re.search(f"^{name}=(.*)$", unit, re.MULTILINE)[1] for name in ("Options", "Where"))
+        folder = Path(where).parent
+        self.guest.sh(f"install -d -m 700 {folder} && mkdir {where} && mount -t vfat -o {options} {CARD} {where}")
+        self.guest.sh(f"python3 -m relay appliance shelf {where}/shelf /run/list.json")
+        assert [row["name"] for row in json.loads(self.guest.read("/run/list.json"))] == ["app.apk"]
+        nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+        assert self.guest.run(*nobody, "cat", f"{where}/relay.toml", check=False).code
+        assert OFFERED in self.guest.sh(f"cat {where}/shelf/app.apk")
+
     def apply(self):
         return self.guest.sh(f"python3 -m relay appliance apply --boot-device {CARD} 2>&1")
 
@@ -126,6 +144,7 @@ def test_a_relay_is_set_up_by_its_card_signals_and_is_erased_by_its_button(box):
     box.put(RELAY_TOML.replace("\n", "\r\n").encode("utf-16"))
     assert box.apply() == ""
     assert "vfat" not in guest.sh("cat /proc/mounts")
+    box.offer()
     guest.sh("nft -f /run/mesh-relay-config/nftables.conf; ip link set lo up")
     assert guest.sh("hostname").strip() == "relay"
 
@@ -159,7 +178,9 @@ def test_a_relay_is_set_up_by_its_card_signals_and_is_erased_by_its_button(box):
 
     box.until_card_says("relay-status.txt")
     assert "The relay started and works." in box.card()
-    assert "vfat" not in guest.sh("cat /proc/mounts")
+    (mounted,) = [line.split() for line in guest.sh("cat /proc/mounts").splitlines() if "vfat" in line]
+    assert mounted[1] == "/run/relaycard/fs"
+    assert "ro" in mounted[3].split(",")
 
     # Too short: the light answers, and nothing is lost.
     box.button("d")
@@ -185,6 +206,7 @@ def test_a_relay_is_set_up_by_its_card_signals_and_is_erased_by_its_button(box):
     image = guest.read("/run/card.img")
     assert SECRET.encode() not in image
     assert SECRET.encode("utf-16-le") not in image
+    assert OFFERED.encode() not in image
 
 
 def test_a_button_pulled_out_while_held_erases_nothing(box):

@@ -5,6 +5,7 @@ import pytest
 
 from relay.appliance.check import check
 from relay.cli import main
+from relay.config.passwords import why_trivial
 
 
 def cards(folder, *, count="20", country="DE"):
@@ -49,3 +50,41 @@ def test_no_secret_is_written_over(tmp_path, capsys):
     assert cards(tmp_path / "new") != 0
     assert "already" in capsys.readouterr().err
     assert (tmp_path / "new" / "01" / "relay.toml").read_bytes() == before
+
+
+def test_each_card_s_poster_leads_to_its_own_access_point(tmp_path, capsys):
+    folder = tmp_path / "camp"
+    arguments = ["appliance", "cards", "--count", "3", "--country", "FR", "--access-point", 'Camp "{n}"', "--password"]
+    assert main([*arguments, str(folder)]) == 0
+    passwords = set()
+    for number in ("1", "2", "3"):
+        card = folder / number
+        found = check((card / "relay.toml").read_bytes(), card / "relay.toml").appliance
+        assert found.serves_phones
+        assert found.access_point_name == f'Camp "{number}"'
+        passwords.add(found.access_point_password)
+        shown = (card / "poster.svg").read_text()
+        assert f"Camp &quot;{number}&quot;" in shown
+        assert found.access_point_password in shown
+        assert (card / "poster.pdf").read_bytes().startswith(b"%PDF")
+        assert found.mesh_secret not in shown
+        assert {stat.S_IMODE(path.stat().st_mode) for path in card.iterdir()} == {0o600}
+    (password,) = passwords
+    assert not why_trivial(password)
+    assert password not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--access-point", ""], "1 to 32"),
+        (["--access-point", "x" * 33], "1 to 32"),
+        (["--access-point", "x" * 31 + "{n}"], "1 to 32"),
+        (["--password"], "--access-point NAME"),
+    ],
+)
+def test_a_wifi_that_cannot_be_is_said_before_anything_is_written(tmp_path, capsys, more, said):
+    new = tmp_path / "new"
+    assert main(["appliance", "cards", "--count", "20", "--country", "FR", *more, str(new)]) != 0
+    assert said in capsys.readouterr().err
+    assert not new.exists()

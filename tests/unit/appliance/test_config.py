@@ -8,6 +8,7 @@ import pytest
 
 from relay.appliance.check import check
 from relay.config.appliance import EXAMPLE, ApplianceConfig
+from relay.config.board import BoardConfig
 from relay.config.file import ConfigError
 
 ED25519 = base64.b64encode(b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + bytes(32)).decode()
@@ -24,12 +25,14 @@ def problems(text):
 
 
 def test_the_file_on_the_card_says_what_the_defaults_are():
-    assert check(EXAMPLE.read_bytes(), EXAMPLE).appliance == ApplianceConfig()
+    found = check(EXAMPLE.read_bytes(), EXAMPLE)
+    assert found.appliance == ApplianceConfig()
+    assert found.config.board == BoardConfig()
 
 
 def test_the_file_on_the_card_names_every_setting_below_a_remark():
     lines = EXAMPLE.read_text().splitlines()
-    for item in fields(ApplianceConfig):
+    for item in (*fields(ApplianceConfig), *fields(BoardConfig)):
         at = next(number for number, line in enumerate(lines) if line.startswith(f"{item.name} = "))
         above = next(line for line in reversed(lines[:at]) if " = " not in line or line.startswith("#"))
         assert above.startswith("#"), item.name

@@ -119,6 +119,8 @@ def test_a_windows_editor_changes_nothing(boot, mark):
         ("[appliance]\ncountry = “DE”\n", 'line 2: .*type " instead'),
         ("[appliance]\naccess_point = True\n", "line 2: .*True is written true"),
         ("[appliance]\naccess_point = no # not yet\n", "line 2: .*no is written false"),
+        ("[appliance]\ncountry = DE\n", 'line 2: DE is a text.*"DE"'),
+        ("[appliance]\ncountry = 'DE'\naccess_point_password = '12 characters or more'\n", "line 3: .*example says"),
         ("[appliance]\ncountry = 'DE'\n[tcp]\nprot = 1\n", "line 4: .*did you mean port"),
         (b"{\\rtf1\\ansi [appliance]}", "word processor"),
         (b"\0" * 100, "zero bytes"),
@@ -132,6 +134,8 @@ def test_a_bad_file_starts_with_what_is_safe_and_says_where_it_is_wrong(boot, ra
     found = notices(root)
     assert found[0].code is NoticeCode.CONFIG
     assert "Wi-Fi is off" in found[0].text
+    # Nobody who wrote one is told to.
+    assert NoticeCode.NO_COUNTRY not in codes(root)
     assert any(re.search(said, notice.text) for notice in found[1:])
     document = effective(root)
     assert document["store"]["storage"] == "volatile"
@@ -351,6 +355,16 @@ def test_a_mistake_does_not_open_a_closed_mesh(boot, text, secret):
     assert ("keeps all others out" in first) == (secret == FACTS.stand_in)
     assert ("stays closed" in first) == (secret == SECRET)
     assert not any(SECRET[:32] in notice.text or FACTS.stand_in in notice.text for notice in notices(root))
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    ["[appliance]\ncuntry = 'DE'\n", "[appliance]\ncountry = DE\n", "[appliance]\nstorage = 'x'\nlan_bridge = True\n"],
+)
+def test_a_mistake_elsewhere_brings_no_button_back_and_no_light(boot, mistake):
+    root = boot(f"{mistake}[board]\nled = false\npanic_button = false # no\npanic_hold_s = 99\n[tcp]\nport = 4270\n")
+    assert NoticeCode.CONFIG in codes(root)
+    assert effective(root)["board"] == {"led": False, "panic_button": False}
 
 
 def mesh_of(root):

@@ -2,19 +2,21 @@
 import json
 import os
 import struct
+from dataclasses import replace
 
 import pytest
 
+from relay.appliance.addresses import own_addresses
 from relay.board.button import Button, Press
 from relay.board.erase import OVERWRITE_S, erase_files, erase_folders
 from relay.board.evdev import KeyEvent, decode_keys
 from relay.board.light import PATTERNS, Code, codes_of, foremost
-from relay.board.status_file import LEAST_INTERVAL_S, MAX_WRITES, Writing, status_text
+from relay.board.status_file import LEAST_INTERVAL_S, MAX_FACT_WRITES, MAX_WRITES, Writing, facts, status_text
 from relay.board.sysfs import Led, find_led, is_undervoltage, read_sensors
 from relay.board.verbs import Request, Verb, decode_request, encode_request
 from relay.control.conditions import with_conditions
 from relay.control.notices import Notice, NoticeCode
-from relay.control.status import ClockStatus, ComponentStatus, Status, StoreStatus
+from relay.control.status import ClockStatus, ComponentStatus, LinkStatus, Status, StoreStatus
 from relay.core.errors import DecodeError
 
 POWER = 116
@@ -52,10 +54,19 @@ def test_every_code_can_be_told_from_every_other():
         (Status(version="1", ready=True), Code.CLOCK),
         (Status(version="1", ready=True, clock=ClockStatus(trusted=True)), Code.WORKING),
         (Status(version="1", ready=True, store=StoreStatus(writable=False)), Code.CARD),
+        (Status(version="1", ready=True, store=StoreStatus(unreadable_bodies=1)), Code.CARD),
+        (Status(version="1", ready=True, store=StoreStatus(writable=False, bytes=9, max_bytes=9)), Code.CARD),
         (Status(version="1", ready=True, store=StoreStatus(bytes=999, max_bytes=1000)), Code.FULL),
         (Status(version="1", ready=True, store=StoreStatus(envelopes=5, max_envelopes=5)), Code.FULL),
         (Status(version="1", ready=True, store=StoreStatus(bytes=500, max_bytes=1000)), Code.CLOCK),
         (Status(version="1", ready=True, components=[ComponentStatus(name="net", troubles=["x"])]), Code.NETWORK),
+        (Status(version="1", ready=True, components=[ComponentStatus(name="net")]), Code.WIFI),
+        (Status(version="1", ready=True, components=[ComponentStatus(name="ble", connected=True)]), Code.BLUETOOTH),
+        (Status(version="1", ready=True, components=[ComponentStatus(name="ble", idle="no_adapter")]), Code.CLOCK),
+        (
+            Status(version="1", ready=True, components=[ComponentStatus(name="ble", connected=True, up=True)]),
+            Code.CLOCK,
+        ),
         (Status(version="1", ready=True, components=[ComponentStatus(name="net", idle="stopped")]), Code.CLOCK),
     ],
 )
@@ -182,17 +193,80 @@ def test_the_status_file_reads_well_in_notepad():
     assert "did not come up" in status_text([], works=False, drawn_secret="").decode()
 
 
+def test_what_goes_up_and_down_by_itself_is_written_by_the_hour_and_leaves_room_for_what_is_urgent():
+    writing = Writing()
+    written = []
+    for minute in range(24 * 60):
+        text = b"neighbours %d" % minute
+        if writing.due(text, minute * 60.0, urgent=b""):
+            writing.done(text, minute * 60.0, urgent=b"", wrote=True)
+            written.append(minute)
+    # The first is what is there at all.
+    assert written == [60 * hour for hour in range(MAX_FACT_WRITES + 1)]
+    assert writing.due(b"a mistake", 24 * 3600.0 + 60, urgent=b"a mistake")
+
+
+def test_it_says_address_store_neighbours_clock_and_alerts_in_steps():
+    status = Status(
+        version="1",
+        ready=True,
+        relays=5,
+        store=StoreStatus(bytes=95, max_bytes=100, unreadable_bodies=2),
+        clock=ClockStatus(trusted=True, source="operator"),
+    )
+    status = with_conditions(status)
+    told = facts(status, ["http://10.42.70.1/ (its access point)"])
+    assert told[:4] == [
+        "Page: http://10.42.70.1/ (its access point)",
+        "Store: nearly full",
+        "Relays near: 4 to 15",
+        "Clock: operator",
+    ]
+    assert [line for line in told[4:] if "damaged" in line]
+    assert all(line.startswith("Alert: ") for line in told[4:])
+    # What moves within a step changes nothing on the card.
+    moved = replace(status, relays=9, store=replace(status.store, bytes=96), uptime_s=99.0)
+    assert facts(moved, ["http://10.42.70.1/ (its access point)"]) == told
+    well = Status(
+        version="1", ready=True, clock=ClockStatus(trusted=True), links=[LinkStatus(kind="tcp", interface="eth0")]
+    )
+    assert facts(with_conditions(well), [])[-1] == "Alert: none"
+    # What stands there as a notice is not said twice.
+    assert facts(status, [], status.problems())[-1] == "Alert: what is said above"
+    assert "does not answer" in facts(None, [])[-1]
+    raw = status_text([], works=True, drawn_secret="", told=told).decode("utf-8-sig")
+    assert max(map(len, raw.splitlines())) <= 76
+
+
+def test_the_addresses_are_those_by_which_it_can_be_reached(tmp_path):
+    output, leases = tmp_path / "output", tmp_path / "leases"
+    assert own_addresses(output, leases) == []
+    output.mkdir()
+    leases.mkdir()
+    (output / "access-point-wifi0").touch()
+    (output / "segment-cable").write_text('{"address": "10.57.16.1", "election": "00"}')
+    (leases / "2").write_text("# This is private data.\nADDRESS=192.0.2.7\nNETMASK=255.255.255.0\n")
+    (leases / "3").write_bytes(b"ADDRESS=\xff\nADDRESS=x\n")
+    assert own_addresses(output, leases) == [
+        "http://10.42.70.1/ (its access point)",
+        "http://192.0.2.7:9470/ (cable)",
+        "http://10.57.16.1:9470/ (cable)",
+    ]
+    (output / "segment-cable").write_text("{")
+    assert len(own_addresses(output, leases)) == 2
+
+
 def test_it_is_written_on_change_only_and_seldom():
     writing = Writing()
-    assert writing.due(b"a", 0)
-    writing.done(b"a", 0, wrote=False)
-    assert not writing.due(b"a", 1000)
-    assert not writing.due(b"b", LEAST_INTERVAL_S - 1)
+    assert writing.due(b"a", 0, urgent=b"a")
+    writing.done(b"a", 0, urgent=b"a", wrote=False)
+    assert not writing.due(b"a", 1000, urgent=b"a")
+    assert not writing.due(b"b", LEAST_INTERVAL_S - 1, urgent=b"b")
     written = 0
     for minute in range(1, 1000):
         text = b"%d" % minute
-        if writing.due(text, minute * 60.0):
-            writing.done(text, minute * 60.0, wrote=True)
+        if writing.due(text, minute * 60.0, urgent=text):
+            writing.done(text, minute * 60.0, urgent=text, wrote=True)
             written += 1
     assert written == MAX_WRITES
 

@@ -3,7 +3,6 @@ import random
 
 import pytest
 
-from relay.config.settings import is_trivial
 from relay.core.secret import SecretError, mesh_secret
 
 
@@ -35,13 +34,3 @@ def test_what_was_is_the_key_itself():
         key = draw.randbytes(32)
         assert mesh_secret(key.hex()) == mesh_secret(key.hex().upper()) == key
     assert mesh_secret("") is None
-
-
-@pytest.mark.parametrize("text", ["aaaaaaaa", "12345678", "87654321", "abcdefgh", "abcabcabc", "passpass", "aabbaabbc"])
-def test_passwords_that_anybody_tries_are_known(text):
-    assert is_trivial(text)
-
-
-@pytest.mark.parametrize("text", ["correct horse", "mbvcxz12", "Grüße am Tor"])
-def test_others_are_not(text):
-    assert not is_trivial(text)

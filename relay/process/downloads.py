@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Sending files of the shelf: bounded in number, in airtime, and in how long somebody may take over it."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import os
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from relay.process.shelf import open_entry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Iterator
+    from pathlib import Path
+
+    from relay.process.shelf import Entry, Piece
+
+#: Of all downloads of a server together, bytes a second: 4 Mbit/s, which is a tenth to a fifth of the air of an access
+#: point on 2.4 GHz (20 MHz, phones some metres away). Messages need what is left.
+RATE_BYTES_PER_S: Final = 500_000
+#: At once. With 16 KiB in memory and some 200 KiB in the kernel for each: 2 MiB.
+MAX_DOWNLOADS: Final = 8
+MAX_DOWNLOADS_PER_ADDRESS: Final = 2
+BLOCK_BYTES: Final = 16 * 1024
+#: One who takes no block within that time has gone, or is no phone: a block in 20 s are 800 bytes a second.
+STALL_S: Final = 20.0
+#: And nobody has a place for longer than that, as slow as he may be; he goes on from where he was.
+MAX_DOWNLOAD_S: Final = 1800.0
+#: After each block a download rests for so many times as long as its reader took to take it. A phone at the edge of the
+#: network's reach has 1 Mbit/s, and would fill the air with less than RATE_BYTES_PER_S; so it gets a quarter of it.
+REST: Final = 3.0
+MAX_REST_S: Final = 10.0
+#: What the kernel keeps for a reader; more, and how long he takes would be seen too late.
+SEND_BUFFER_BYTES: Final = 64 * 1024
+#: What one whom there is no place for is told to wait, in seconds.
+RETRY_AFTER_S: Final = 30
+
+
+class Refusal(enum.StrEnum):
+    """Why a download did not begin, or ended early; what is counted."""
+
+    BUSY = "busy"  # MAX_DOWNLOADS
+    GREEDY = "greedy"  # MAX_DOWNLOADS_PER_ADDRESS
+    STALLED = "stalled"
+    TOO_LONG = "too_long"
+    GONE = "gone"  # the reader closed
+    UNREADABLE = "unreadable"  # the card
+
+
+class BusyError(Exception):
+    """There is no place now."""
+
+
+class Downloads:
+    """The places and the rate. ``ended``: how many ended well, and by :class:`Refusal` the others."""
+
+    def __init__(self, folder: Path, *, rate: float = RATE_BYTES_PER_S, stall_s: float = STALL_S) -> None:
+        self._folder = folder
+        self._rate = rate
+        self.stall_s = stall_s
+        self._by_address: Counter[str] = Counter()
+        self._free_at = 0.0
+        self.ended: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return self._by_address.total()
+
+    @contextmanager
+    def place(self, address: str) -> Iterator[None]:
+        """Have a place; raise BusyError where there is none for ``address``."""
+        refusal = None
+        if self._by_address[address] >= MAX_DOWNLOADS_PER_ADDRESS:
+            refusal = Refusal.GREEDY
+        elif len(self) >= MAX_DOWNLOADS:
+            refusal = Refusal.BUSY
+        if refusal:
+            self.ended[refusal] += 1
+            raise BusyError
+        self._by_address[address] += 1
+        try:
+            yield
+        finally:
+            self._by_address[address] -= 1
+            # Only those that are there.
+            self._by_address += Counter()
+
+    async def taken(self, drained: Awaitable[object]) -> None:
+        """Wait until the reader took what was sent, and rest; raise TimeoutError when he takes too long."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        async with asyncio.timeout(self.stall_s):
+            await drained
+        await asyncio.sleep(min(REST * (loop.time() - began), MAX_REST_S))
+
+    async def blocks(self, entry: Entry, part: Piece) -> AsyncGenerator[bytes, None]:
+        """The bytes, no faster than all downloads together may be; raise OSError where the card does not give them."""
+        loop = asyncio.get_running_loop()
+        descriptor = await asyncio.to_thread(open_entry, self._folder, entry)
+        try:
+            at, end = part.start, part.start + part.length
+            while at < end:
+                # In a thread: a worn card takes seconds, and phones' checks are answered by this loop.
+                block = await asyncio.to_thread(os.pread, descriptor, min(BLOCK_BYTES, end - at), at)
+                if not block:
+                    raise OSError("the file ends early")
+                now = loop.time()
+                turn = max(self._free_at, now)
+                self._free_at = turn + len(block) / self._rate
+                await asyncio.sleep(turn - now)
+                yield block
+                at += len(block)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The shelf on the status page's server, for whoever is on the cable; the portal has it on the access point."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from relay.process import shelf, shelf_page
+from relay.process.downloads import MAX_DOWNLOAD_S, RETRY_AFTER_S, BusyError, Downloads, Refusal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class ShelfPages:
+    """Answers for the files of ``folder`` that ``listing`` names, within the bounds of Downloads."""
+
+    def __init__(self, folder: Path = shelf.FOLDER, listing: Path = shelf.LIST) -> None:
+        self._listing = listing
+        self._downloads = Downloads(folder)
+        self._rendering = asyncio.Lock()
+
+    def routes(self) -> list[web.AbstractRouteDef]:
+        """For the application; the path is taken as it came, and looked up."""
+        return [web.get("/shelf/", self._page), web.get("/shelf/{name:.*}", self._file)]
+
+    async def _page(self, request: web.Request) -> web.Response:
+        language = shelf_page.choose(request.headers.get("Accept-Language", ""), request.query.get("lang", "")[:2])
+        async with self._rendering:
+            entries = await asyncio.to_thread(shelf.read_list, self._listing)
+            page = await asyncio.to_thread(shelf_page.render, entries.values(), request.host, language)
+        headers = {"Content-Security-Policy": shelf_page.POLICY, "Content-Language": language}
+        return web.Response(text=page, content_type="text/html", headers=headers)
+
+    async def _file(self, request: web.Request) -> web.StreamResponse:
+        entry = shelf.find(request.rel_url.raw_path, await asyncio.to_thread(shelf.read_list, self._listing))
+        if entry is None:
+            raise web.HTTPNotFound
+        part = shelf.piece(entry, request.headers.get("Range", ""), request.headers.get("If-Range", ""))
+        response = web.StreamResponse(status=part.status, headers=dict(shelf.headers(entry, part)))
+        response.content_length = part.length
+        if request.method == "HEAD" or not part.length:
+            await response.prepare(request)
+            return response
+        try:
+            with self._downloads.place(request.remote or ""):
+                async with asyncio.timeout(MAX_DOWNLOAD_S), aclosing(self._downloads.blocks(entry, part)) as blocks:
+                    async for block in blocks:
+                        if not response.prepared:
+                            await response.prepare(request)
+                        await self._downloads.taken(response.write(block))
+        except BusyError:
+            return web.Response(status=503, headers={"Retry-After": str(RETRY_AFTER_S)})
+        except TimeoutError:
+            self._end(request, Refusal.STALLED)
+        except ConnectionError:
+            self._end(request, Refusal.GONE)
+        except OSError:
+            if not response.prepared:
+                self._downloads.ended[Refusal.UNREADABLE] += 1
+                raise web.HTTPNotFound from None
+            self._end(request, Refusal.UNREADABLE)
+        else:
+            self._downloads.ended["whole"] += 1
+        return response
+
+    def _end(self, request: web.Request, refusal: Refusal) -> None:
+        """Count it, and let go: what is left of the answer would be waited for."""
+        self._downloads.ended[refusal] += 1
+        if request.transport is not None:
+            request.transport.abort()
