@@ -21,7 +21,9 @@ PARTS = ("bucket", "count", "sum")
 def promtool(*arguments):
     if shutil.which("promtool") is None:
         pytest.skip("promtool (Debian package prometheus) is not installed")
-    done = subprocess.run(["promtool", *arguments], cwd=FOLDER, capture_output=True, text=True, check=False, timeout=110)
+    done = subprocess.run(
+        ["promtool", *arguments], cwd=FOLDER, capture_output=True, text=True, check=False, timeout=110
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
