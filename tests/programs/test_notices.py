@@ -10,9 +10,11 @@ from relay.control.control_client import ControlClient
 from relay.control.notices import Notice, NoticeCode, encode_notices, read_notices
 from relay.control.status import NoticeStatus
 from relay.control.text import status_text
+from relay.pages.language import LANGUAGES
+from relay.pages.render import Pages
 from relay.run import overview
 from relay.run.history import Sample
-from relay.run.page import Page
+from relay.run.page import operator_page
 from tests.programs.running import running
 
 MISTAKE = NoticeStatus(code="config", text="line 3: <b>no</b>", serious=True)
@@ -34,7 +36,8 @@ def test_a_mistake_is_a_problem_and_a_hint_is_none(status):
 
 
 def test_the_page_shows_both_and_takes_no_markup_from_a_file(status):
-    page = Page().render(status, [Sample(at_s=0.0, envelopes=0, bytes=0)])
+    now = Sample(at_s=0.0, envelopes=0, bytes=0, received=0, sent=0)
+    page = operator_page(Pages(), LANGUAGES[0], status, [now], can_set_clock=False)
     assert "line 3: &lt;b&gt;no&lt;/b&gt;" in page
     assert "Wi-Fi is off" in page
 
