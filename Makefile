@@ -39,7 +39,7 @@ unit: ## every test that needs no root; TESTS=tests/unit/test_x.py for some
 		python -m pytest -n 2 --dist loadfile -m "not netns and not radio and not image and not pages" $(TESTS)
 
 pages: ## the pages in a real browser: languages, sizes, accessibility; screenshots in build/pages
-	@$(in_dev); .ci/tools browser >/dev/null; mkdir -p build/pages; python -m pytest -p no:cacheprovider -m pages tests/pages $(ARGS)
+	@$(in_dev); .ci/tools browser >/dev/null; mkdir -p build/pages; python -m pytest -p no:cacheprovider -n 2 -m pages tests/pages $(ARGS)
 
 netns: ## the tests on real networks, in namespaces
 	@$(in_dev); tools=$$(.ci/tools); .ci/guest-tree >/dev/null; PATH="$$PATH:$$tools" \
