@@ -18,9 +18,10 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from relay.control.conditions import SLOW_COMMITS, TABLE
+from relay.control.conditions import SLOW_COMMITS
 from relay.process.link_socket import component_preamble
 from relay.process.reports import Component, Idle, Reporter
+from relay.run.words import CONDITIONS
 from tests.netns.lab import command
 from tests.netns.rawclient import ClientError, RawClient, make_envelopes
 from tests.waiting import wait_until
@@ -69,7 +70,7 @@ class Watched:
         assert code == (503 if healthz else 200)
         page = html.unescape(self.get("/")[1])
         shown = re.search(r'class="[^"]*health.*?</section>', page, re.DOTALL)[0]
-        return metric, status, {one.name for one in TABLE if one.says in shown}, healthz
+        return metric, status, {name for name, said in CONDITIONS.items() if said.what in shown}, healthz
 
     def wait_for(self, *names, timeout_s=PATIENCE_S):
         """Wait until all four say that this is wrong, and nothing else."""
