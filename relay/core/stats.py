@@ -18,6 +18,8 @@ from bisect import bisect_left
 MAX_LINK_ROWS = 64
 #: The interface under which links beyond MAX_LINK_ROWS, and those without one, are counted.
 OTHER = "other"
+#: The interface by which only this machine comes.
+LOOPBACK = "lo"
 
 
 class Reason(enum.Enum):
