@@ -73,7 +73,7 @@ def answer(request: bytes, checks: Checks) -> bytes | PageRequest:
     if path == "/" and _is_ours(named):
         return PageRequest(
             host=named,
-            language=query.partition("lang=")[2].partition("&")[0][:8],
+            language=_language(query),
             accept_language=_header(headers, b"accept-language"),
             head=is_head,
         )
@@ -95,21 +95,16 @@ def shelf_request(request: bytes) -> ShelfRequest | None:
         # What is printed as a QR code is an address that works, and no text of somebody's.
         host=named if _ADDRESS.fullmatch(named) else str(ACCESS_POINT_ADDRESS.ip),
         path=path,
-        query=query,
+        language=_language(query),
         head=words[0] == b"HEAD",
-        wanted_range=_value(headers, b"range"),
-        if_range=_value(headers, b"if-range"),
-        accept_language=_value(headers, b"accept-language"),
+        wanted_range=_header(headers, b"range"),
+        if_range=_header(headers, b"if-range"),
+        accept_language=_header(headers, b"accept-language"),
     )
 
 
-def _value(headers: list[bytes], wanted: bytes) -> str:
-    """The first header of that name, "" without one."""
-    for line in headers:
-        name, _, value = line.partition(b":")
-        if name.strip().lower() == wanted:
-            return value.decode("latin-1").strip()
-    return ""
+def _language(query: str) -> str:
+    return query.partition("lang=")[2].partition("&")[0][:8]
 
 
 def _split(target: str) -> tuple[str, str]:
@@ -123,6 +118,7 @@ def _host(headers: list[bytes]) -> str:
 
 
 def _header(headers: list[bytes], wanted: bytes) -> str:
+    """The first header of that name, "" without one."""
     for line in headers:
         name, _, value = line.partition(b":")
         if name.strip().lower() == wanted:

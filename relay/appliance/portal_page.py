@@ -43,7 +43,7 @@ class PortalPage:
         self._wifi_password = wifi_password
         self._works_file = works
         self._listing = listing
-        self._pages = Pages()
+        self.pages = Pages()
         #: At most one for each language and state, 32 KiB each, where there is an access point.
         self._made: dict[tuple[str, Works, str, bool], bytes] = {}
 
@@ -65,10 +65,10 @@ class PortalPage:
             )
             if len(self._made) >= _MAX_PAGES:
                 self._made.clear()
-            self._made[key] = render(self._pages, language, works, place).encode()
+            self._made[key] = render(self.pages, language, works, place).encode()
         headers = {
             "Content-Language": language.code,
-            "Content-Security-Policy": self._pages.content_security_policy,
+            "Content-Security-Policy": self.pages.content_security_policy,
             "Referrer-Policy": "same-origin",
             "X-Content-Type-Options": "nosniff",
         }

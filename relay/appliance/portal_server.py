@@ -15,6 +15,8 @@ from relay.appliance.portal import MAX_REQUEST_BYTES, PageRequest, answer, respo
 from relay.appliance.portal_page import read_portal_page
 from relay.appliance.portal_shelf import ShelfServer
 from relay.core.errors import RelayError
+from relay.core.stats import Download
+from relay.pages.shelf import ShelfPage
 from relay.process import shelf
 from relay.process.crowd import Places
 from relay.process.downloads import BLOCK_BYTES, SEND_BUFFER_BYTES, Downloads
@@ -205,7 +207,7 @@ async def serve(
     places = Places(most=MAX_CONNECTIONS, per_address=MAX_CONNECTIONS_PER_ADDRESS)
     checks = read_checks()
     downloads = Downloads(folder)
-    shelf_server = ShelfServer(downloads, listing)
+    shelf_server = ShelfServer(downloads, ShelfPage(page.pages, listing), listing)
     listening.setblocking(False)
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(max_workers=1) as thread:
@@ -226,6 +228,6 @@ async def serve(
 
 def _log(downloads: Downloads) -> None:
     """Say how downloads ended; of numbers alone."""
-    if downloads.ended:
-        counts = ", ".join(f"{number} {reason}" for reason, number in sorted(downloads.ended.items()))
-        sys.stderr.write(f"downloads: {counts}\n")
+    counts = {how: count for how, count in downloads.stats.by_label(Download).items() if count}
+    if counts:
+        sys.stderr.write(f"downloads: {', '.join(f'{count} {how}' for how, count in counts.items())}\n")

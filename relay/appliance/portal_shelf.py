@@ -8,13 +8,16 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from relay.process import shelf, shelf_page
-from relay.process.downloads import MAX_DOWNLOAD_S, RETRY_AFTER_S, BusyError, Downloads, Refusal
+from relay.core.stats import Download
+from relay.pages.language import choose
+from relay.process import shelf
+from relay.process.downloads import MAX_DOWNLOAD_S, RETRY_AFTER_S, BusyError, Downloads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
+    from relay.pages.shelf import ShelfPage
     from relay.process.shelf import Entry
 
 _REASONS: Final = {
@@ -25,19 +28,20 @@ _REASONS: Final = {
     416: "Range Not Satisfiable",
     503: "Service Unavailable",
 }
-#: Pages that are kept: of each language, as the box is called by its address and by a name. 200 kB each at most.
-_MAX_PAGES: Final = 8
 #: On their way at once, to phones that take them slowly: 7 MB.
 MAX_PAGES_OUT: Final = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShelfRequest:
-    """A request for a path of the shelf, with what of its headers matters; ``head``: without a body."""
+    """A request for a path of the shelf, with what of its headers matters.
+
+    ``language``: chosen by hand; ``head``: without a body.
+    """
 
     host: str
     path: str
-    query: str = ""
+    language: str = ""
     head: bool = False
     wanted_range: str = ""
     if_range: str = ""
@@ -63,13 +67,12 @@ class Reader(Protocol):
 
 
 class ShelfServer:
-    """Answers for the files of ``folder`` that ``listing`` names."""
+    """Answers for the files of ``downloads`` that ``listing`` names, and with their page."""
 
-    def __init__(self, downloads: Downloads, listing: Path = shelf.LIST) -> None:
+    def __init__(self, downloads: Downloads, page: ShelfPage, listing: Path = shelf.LIST) -> None:
         self.downloads = downloads
+        self._page = page
         self._listing = listing
-        self._pages: dict[tuple[str, str, float], bytes] = {}
-        self._rendering = asyncio.Lock()
         self._pages_out = 0
 
     async def answer(self, request: ShelfRequest, reader: Reader) -> None:
@@ -86,11 +89,11 @@ class ShelfServer:
             else:
                 reader.write(_head(404, []))
         except ConnectionError:
-            self.downloads.ended[Refusal.GONE] += 1
+            self.downloads.ended(Download.GONE)
 
     async def _send_page_in_turn(self, request: ShelfRequest, reader: Reader) -> None:
         if self._pages_out >= MAX_PAGES_OUT:
-            self.downloads.ended[Refusal.BUSY] += 1
+            self.downloads.ended(Download.BUSY)
             reader.write(_head(503, [("Retry-After", str(RETRY_AFTER_S))]))
             return
         self._pages_out += 1
@@ -99,30 +102,14 @@ class ShelfServer:
             async with asyncio.timeout(self.downloads.stall_s):
                 await reader.drained()
         except TimeoutError:
-            self.downloads.ended[Refusal.STALLED] += 1
+            self.downloads.ended(Download.STALLED)
         finally:
             self._pages_out -= 1
 
     async def _send_page(self, request: ShelfRequest, reader: Reader) -> None:
-        language = shelf_page.choose(request.accept_language, request.query.partition("lang=")[2][:2])
-        # One at a time: of 64 QR codes a small Pi thinks for a second or two.
-        async with self._rendering:
-            key = (language, request.host, await asyncio.to_thread(_changed_at, self._listing))
-            if key not in self._pages:
-                entries = await asyncio.to_thread(shelf.read_list, self._listing)
-                page = await asyncio.to_thread(shelf_page.render, entries.values(), request.host, language)
-                if len(self._pages) >= _MAX_PAGES:
-                    self._pages.clear()
-                self._pages[key] = page.encode()
-        body = self._pages.get(key, b"")
-        headers = [
-            ("Content-Type", "text/html; charset=utf-8"),
-            ("Content-Language", language),
-            ("Content-Security-Policy", shelf_page.POLICY),
-            ("X-Content-Type-Options", "nosniff"),
-            ("Cache-Control", "no-store"),
-            ("Content-Length", str(len(body))),
-        ]
+        language = choose(request.language, request.accept_language)
+        body = await self._page.get(request.host, language)
+        headers = [*self._page.headers(language).items(), ("Content-Length", str(len(body)))]
         reader.write(_head(200, headers) + (b"" if request.head else body))
 
     async def _send_file(self, request: ShelfRequest, entry: Entry, reader: Reader) -> None:
@@ -147,15 +134,15 @@ class ShelfServer:
                     try:
                         await self.downloads.taken(reader.drained())
                     except TimeoutError:
-                        ended[Refusal.STALLED] += 1
+                        ended(Download.STALLED)
                         return
-                ended["whole"] += 1
+                ended(Download.WHOLE)
         except TimeoutError:
-            ended[Refusal.TOO_LONG] += 1
+            ended(Download.TOO_LONG)
         except ConnectionError:
             raise
         except OSError:
-            ended[Refusal.UNREADABLE] += 1
+            ended(Download.UNREADABLE)
             if head:
                 reader.write(_head(404, []))
 
@@ -165,10 +152,3 @@ def _head(status: int, headers: list[tuple[str, str]]) -> bytes:
         headers = [*headers, ("Content-Length", "0")]
     lines = [f"HTTP/1.1 {status} {_REASONS[status]}", *(f"{name}: {value}" for name, value in headers)]
     return "\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1")
-
-
-def _changed_at(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from relay.control.status import ConditionStatus, Severity
+from relay.core.stats import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,9 +84,13 @@ def _discovery_down(status: Status) -> list[str]:
 
 
 def _no_link(status: Status) -> list[str]:
-    states = {status.link_states.get(kind, "off") for kind in ("tcp", "ble")}
+    states = {kind: status.link_states.get(kind, "off") for kind in ("tcp", "ble")}
     is_tried = status.ready and "tcp" in status.link_states
-    return [""] if is_tried and states <= {"off", "down", "unplugged"} else []
+    # A kind is down as soon as one of its interfaces is. By the others people still come: that is link_down.
+    is_there = any(
+        link.up and link.interface != LOOPBACK for link in status.links if states.get(link.kind, "off") != "off"
+    )
+    return [""] if is_tried and not is_there and set(states.values()) <= {"off", "down", "unplugged"} else []
 
 
 def _clock_wrong(status: Status) -> list[str]:

@@ -18,6 +18,8 @@ from bisect import bisect_left
 MAX_LINK_ROWS = 64
 #: The interface under which links beyond MAX_LINK_ROWS, and those without one, are counted.
 OTHER = "other"
+#: The interface by which only this machine comes.
+LOOPBACK = "lo"
 
 
 class Reason(enum.Enum):
@@ -150,6 +152,18 @@ class HttpRefused(Reason):
     ORIGIN = "origin"  # a change that another site's page asked for
 
 
+class Download(Reason):
+    """How a download from the shelf ended, or why it did not begin."""
+
+    WHOLE = "whole"  # all that was asked for was taken
+    BUSY = "busy"  # all places are taken
+    GREEDY = "greedy"  # all that one address may have
+    STALLED = "stalled"  # the reader took nothing for too long
+    TOO_LONG = "too_long"
+    GONE = "gone"  # the reader closed
+    UNREADABLE = "unreadable"  # the card did not give it
+
+
 class LinkKind(Reason):
     """The kinds of link; the value of the label `link`."""
 
@@ -177,7 +191,10 @@ BOUNDS: dict[Histogram, tuple[float, ...]] = {
 
 #: The enums whose members :meth:`Stats.add` takes. A new reason is a new member of
 #: one, and appears in status and metrics by itself.
-FAMILIES: tuple[type[Reason], ...] = (Total, Rejected, Evicted, Trouble, HandshakeFailure, Dropped, HttpRefused)
+FAMILIES: tuple[type[Reason], ...] = (
+    *(Total, Rejected, Evicted, Trouble),
+    *(HandshakeFailure, Dropped, HttpRefused, Download),
+)
 
 
 class Distribution:

@@ -9,7 +9,7 @@ import functools
 import socket
 from typing import TYPE_CHECKING, Final
 
-from relay.core.stats import OTHER, HandshakeFailure, LinkKind, SessionError
+from relay.core.stats import LOOPBACK, OTHER, HandshakeFailure, LinkKind, SessionError
 from relay.links import StreamInfo
 from relay.links.discovery import Discovery
 from relay.links.interfaces import Snapshot, plain, watch
@@ -34,7 +34,6 @@ HOPELESS_RETRY_S: Final = 600.0
 #: How often to look whether a peer that dialled us is still linked; jittered up to twice this.
 LINKED_RECHECK_S: Final = 10.0
 HOPELESS: Final = frozenset({HandshakeFailure.SELF, HandshakeFailure.SECRET_REQUIRED, HandshakeFailure.WRONG_KEY})
-LOOPBACK: Final = "lo"
 _UNPLUGGED: Final = "nothing is plugged in, or the other end is switched off: look at both ends of the cable"
 _NO_INTERFACE: Final = (
     "there is no interface of this name that is switched on: look at interfaces in [tcp], and plug it in"

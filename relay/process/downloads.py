@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import asyncio
-import enum
 import os
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from relay.core.stats import Download, Stats
 from relay.process.shelf import open_entry
 
 if TYPE_CHECKING:
@@ -39,31 +40,29 @@ SEND_BUFFER_BYTES: Final = 64 * 1024
 RETRY_AFTER_S: Final = 30
 
 
-class Refusal(enum.StrEnum):
-    """Why a download did not begin, or ended early; what is counted."""
-
-    BUSY = "busy"  # MAX_DOWNLOADS
-    GREEDY = "greedy"  # MAX_DOWNLOADS_PER_ADDRESS
-    STALLED = "stalled"
-    TOO_LONG = "too_long"
-    GONE = "gone"  # the reader closed
-    UNREADABLE = "unreadable"  # the card
-
-
 class BusyError(Exception):
     """There is no place now."""
 
 
 class Downloads:
-    """The places and the rate. ``ended``: how many ended well, and by :class:`Refusal` the others."""
+    """The places and the rate; how downloads ended is counted in ``stats``."""
 
-    def __init__(self, folder: Path, *, rate: float = RATE_BYTES_PER_S, stall_s: float = STALL_S) -> None:
+    def __init__(
+        self, folder: Path, stats: Stats | None = None, *, rate: float = RATE_BYTES_PER_S, stall_s: float = STALL_S
+    ) -> None:
+        """``rate`` in bytes a second; without ``stats`` it has counts of its own."""
+        self.stats = stats or Stats()
         self._folder = folder
+        #: Its own: a card that hangs would take all those that pages and lists are made in.
+        self._card = ThreadPoolExecutor(max_workers=1)
         self._rate = rate
         self.stall_s = stall_s
         self._by_address: Counter[str] = Counter()
         self._free_at = 0.0
-        self.ended: Counter[str] = Counter()
+
+    def ended(self, how: Download) -> None:
+        """Count the end of a download, or that it did not begin."""
+        self.stats.add(how)
 
     def __len__(self) -> int:
         return self._by_address.total()
@@ -73,11 +72,11 @@ class Downloads:
         """Have a place; raise BusyError where there is none for ``address``."""
         refusal = None
         if self._by_address[address] >= MAX_DOWNLOADS_PER_ADDRESS:
-            refusal = Refusal.GREEDY
+            refusal = Download.GREEDY
         elif len(self) >= MAX_DOWNLOADS:
-            refusal = Refusal.BUSY
+            refusal = Download.BUSY
         if refusal:
-            self.ended[refusal] += 1
+            self.ended(refusal)
             raise BusyError
         self._by_address[address] += 1
         try:
@@ -98,12 +97,13 @@ class Downloads:
     async def blocks(self, entry: Entry, part: Piece) -> AsyncGenerator[bytes, None]:
         """The bytes, no faster than all downloads together may be; raise OSError where the card does not give them."""
         loop = asyncio.get_running_loop()
-        descriptor = await asyncio.to_thread(open_entry, self._folder, entry)
+        descriptor = await loop.run_in_executor(self._card, open_entry, self._folder, entry)
         try:
             at, end = part.start, part.start + part.length
             while at < end:
                 # In a thread: a worn card takes seconds, and phones' checks are answered by this loop.
-                block = await asyncio.to_thread(os.pread, descriptor, min(BLOCK_BYTES, end - at), at)
+                wanted = min(BLOCK_BYTES, end - at)
+                block = await loop.run_in_executor(self._card, os.pread, descriptor, wanted, at)
                 if not block:
                     raise OSError("the file ends early")
                 now = loop.time()

@@ -26,6 +26,7 @@ from relay.core.clock import HOUR_S
 from relay.core.stats import (
     ENDS,
     ERRORS,
+    Download,
     Dropped,
     Evicted,
     HandshakeFailure,
@@ -449,6 +450,13 @@ FAMILIES: tuple[Family, ...] = (
         "http_refused",
         "Requests to the pages that were turned away, and connections closed",
         "token, guesses: somebody guesses; place: a flood of connections; host: add the name to http.hosts",
+    ),
+    _counter(
+        "shelf_downloads",
+        "Downloads from the shelf by how they ended, where this page is served; in steps of ten",
+        lambda stats, _: {(how,): events(count) for how, count in stats.by_label(Download).items()},
+        "unreadable: another card; busy, greedy, stalled: many want files, or somebody holds the places",
+        result=_values(Download),
     ),
     _labelled_gauge(
         "process_memory_bytes",

@@ -23,6 +23,7 @@ from relay.control.status import (
 from relay.core.messages import Role
 from relay.core.stats import (
     ERRORS,
+    LOOPBACK,
     OTHER,
     Evicted,
     HandshakeFailure,
@@ -33,7 +34,6 @@ from relay.core.stats import (
     Total,
     Trouble,
 )
-from relay.links.tcp import LOOPBACK
 from relay.process.memory import memory_bytes
 from relay.run.watch import Watch
 from relay.store.errors import StoreError

@@ -9,32 +9,35 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from relay.process import shelf, shelf_page
-from relay.process.downloads import MAX_DOWNLOAD_S, RETRY_AFTER_S, BusyError, Downloads, Refusal
+from relay.core.stats import Download
+from relay.pages.language import choose
+from relay.pages.shelf import ShelfPage
+from relay.process import shelf
+from relay.process.downloads import MAX_DOWNLOAD_S, RETRY_AFTER_S, BusyError, Downloads
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from relay.core.stats import Stats
+    from relay.pages.render import Pages
 
-class ShelfPages:
+
+class ShelfRoutes:
     """Answers for the files of ``folder`` that ``listing`` names, within the bounds of Downloads."""
 
-    def __init__(self, folder: Path = shelf.FOLDER, listing: Path = shelf.LIST) -> None:
+    def __init__(self, pages: Pages, stats: Stats, folder: Path = shelf.FOLDER, listing: Path = shelf.LIST) -> None:
         self._listing = listing
-        self._downloads = Downloads(folder)
-        self._rendering = asyncio.Lock()
+        self._downloads = Downloads(folder, stats)
+        self._shelf_page = ShelfPage(pages, listing, home="/about")
 
     def routes(self) -> list[web.AbstractRouteDef]:
         """For the application; the path is taken as it came, and looked up."""
         return [web.get("/shelf/", self._page), web.get("/shelf/{name:.*}", self._file)]
 
     async def _page(self, request: web.Request) -> web.Response:
-        language = shelf_page.choose(request.headers.get("Accept-Language", ""), request.query.get("lang", "")[:2])
-        async with self._rendering:
-            entries = await asyncio.to_thread(shelf.read_list, self._listing)
-            page = await asyncio.to_thread(shelf_page.render, entries.values(), request.host, language)
-        headers = {"Content-Security-Policy": shelf_page.POLICY, "Content-Language": language}
-        return web.Response(text=page, content_type="text/html", headers=headers)
+        language = choose(request.query.get("lang", ""), request.headers.get("Accept-Language", ""))
+        page = await self._shelf_page.get(request.host, language)
+        return web.Response(body=page, headers=self._shelf_page.headers(language))
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         entry = shelf.find(request.rel_url.raw_path, await asyncio.to_thread(shelf.read_list, self._listing))
@@ -56,20 +59,20 @@ class ShelfPages:
         except BusyError:
             return web.Response(status=503, headers={"Retry-After": str(RETRY_AFTER_S)})
         except TimeoutError:
-            self._end(request, Refusal.STALLED)
+            self._end(request, Download.STALLED)
         except ConnectionError:
-            self._end(request, Refusal.GONE)
+            self._end(request, Download.GONE)
         except OSError:
             if not response.prepared:
-                self._downloads.ended[Refusal.UNREADABLE] += 1
+                self._downloads.ended(Download.UNREADABLE)
                 raise web.HTTPNotFound from None
-            self._end(request, Refusal.UNREADABLE)
+            self._end(request, Download.UNREADABLE)
         else:
-            self._downloads.ended["whole"] += 1
+            self._downloads.ended(Download.WHOLE)
         return response
 
-    def _end(self, request: web.Request, refusal: Refusal) -> None:
+    def _end(self, request: web.Request, how: Download) -> None:
         """Count it, and let go: what is left of the answer would be waited for."""
-        self._downloads.ended[refusal] += 1
+        self._downloads.ended(how)
         if request.transport is not None:
             request.transport.abort()

@@ -34,7 +34,7 @@ from relay.process.ports import why_not
 from relay.run.access import Access, Gate
 from relay.run.metrics import Metrics
 from relay.run.page import OFFSETS, SAID, operator_page
-from relay.run.shelf_routes import ShelfPages
+from relay.run.shelf_routes import ShelfRoutes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container
@@ -162,6 +162,7 @@ class StatusServer:
         for name in filter(None, (own, config.label)):
             self._hosts |= {name, f"{name}.local"}
         app = web.Application(middlewares=[self._guard], client_max_size=MAX_FORM_BYTES)
+        app.on_response_prepare.append(self._add_headers)
         app.add_routes(
             [
                 web.get("/", self._get_page),
@@ -172,7 +173,7 @@ class StatusServer:
                 web.get("/metrics", self._get_metrics),
                 web.get("/healthz", self._get_health),
                 web.get("/target.json", self._get_target),
-                *ShelfPages().routes(),
+                *ShelfRoutes(self._pages, engine.stats).routes(),
             ]
         )
         # Who has gone does not keep his turn.
@@ -228,7 +229,7 @@ class StatusServer:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuse names that are not ours (DNS rebinding) and strangers; add the headers that every answer has."""
+        """Refuse names that are not ours (DNS rebinding) and strangers."""
         await self._take_turn()
         if not self._ours(request.host):
             self.engine.stats.add(HttpRefused.HOST)
@@ -239,6 +240,12 @@ class StatusServer:
             except web.HTTPException as error:
                 # No detail: the framework's text names its version.
                 response = _text(error.status, error.reason)
+        return response
+
+    async def _add_headers(self, _: web.Request, response: web.StreamResponse) -> None:
+        """Add those that every answer has; at the last moment, as a file of the shelf is sent before it is returned."""
+        # The framework has put its name and version there.
+        response.headers["Server"] = "mesh-relay"
         always = {
             "Cache-Control": "no-store",
             "Content-Security-Policy": self._pages.content_security_policy,
@@ -246,13 +253,11 @@ class StatusServer:
             "Cross-Origin-Resource-Policy": "same-origin",
             # With no-referrer a browser would keep back the origin of our own form.
             "Referrer-Policy": "same-origin",
-            "Server": "mesh-relay",
             "X-Content-Type-Options": "nosniff",
         }
         for name, value in always.items():
-            # The shelf has policies of its own, which are as strict.
+            # Files of the shelf have policies of their own, which are as strict.
             response.headers.setdefault(name, value)
-        return response
 
     async def _take_turn(self) -> None:
         now = self._clock()

@@ -14,6 +14,7 @@ from relay.config.run import HttpConfig
 from relay.config.settings import Address
 from relay.control.status import ComponentStatus, LinkState, LinkStatus, StoreStatus
 from relay.core.stats import HandshakeFailure, Rejected, Total
+from relay.process import shelf
 from relay.run.history import SAMPLE_INTERVAL_S, History, Sample
 from relay.run.web import StatusServer
 from tests.programs.conftest import StandInEngine
@@ -94,8 +95,11 @@ def a_day(now):
 
 
 @contextlib.contextmanager
-def served(*engines, works=None):
-    """Base URLs of a status server for each engine, and of a portal that reads ``works``; in a thread of their own."""
+def served(*engines, works=None, listing=shelf.LIST):
+    """Base URLs of a status server for each engine, and of a portal that reads ``works`` and ``listing``.
+
+    They are in a thread of their own.
+    """
     started, urls, loops = threading.Event(), [], []
 
     async def run():
@@ -108,7 +112,7 @@ def served(*engines, works=None):
             listening = socket.create_server(("127.0.0.1", 0))
             urls.append(f"http://127.0.0.1:{listening.getsockname()[1]}")
             page = PortalPage("Plaza north", "river lantern 42", works=works or Path("/nonexistent"))
-            portal = asyncio.create_task(serve(listening, page, idle_s=600))
+            portal = asyncio.create_task(serve(listening, page, idle_s=600, listing=listing))
             loops.append((asyncio.get_running_loop(), stop))
             started.set()
             await stop.wait()

@@ -13,6 +13,7 @@ from playwright.sync_api import sync_playwright
 
 from relay.pages.language import LANGUAGES
 from relay.pages.render import REFRESH_S
+from relay.process.shelf import Entry, write_list
 from tests.pages.serving import TOKEN, crowded, served, well, with_link_down
 
 pytestmark = [pytest.mark.pages, pytest.mark.timeout(300)]
@@ -44,8 +45,19 @@ def browser():
 def relays(tmp_path_factory):
     works = tmp_path_factory.mktemp("portal") / "works"
     works.write_text("yes\n")
-    with served(well(), crowded(), works=works) as (one, twenty, portal):
-        yield {"one": f"{one}/", "twenty": f"{twenty}/", "about": f"{twenty}/about", "portal": f"{portal}/"}
+    listing = works.with_name("list.json")
+    names = ("Chat app-1.2.apk", "map.pdf", "a" * 100)
+    write_list(
+        [Entry(name=name, size=1 << 22, sha256="" if name == "map.pdf" else "5a" * 32) for name in names], listing
+    )
+    with served(well(), crowded(), works=works, listing=listing) as (one, twenty, portal):
+        yield {
+            "one": f"{one}/",
+            "twenty": f"{twenty}/",
+            "about": f"{twenty}/about",
+            "portal": f"{portal}/",
+            "shelf": f"{portal}/shelf/",
+        }
 
 
 class Visit:
@@ -86,14 +98,14 @@ JUDGED = {("en", "phone"), ("ar", "desktop")}
 #: Each page in each language on each size; light and dark in turn, so that each page, language and size meets both.
 VISITS = [
     (page, language, size, "dark" if (number + turn) % 2 else "light")
-    for number, page in enumerate(("one", "twenty", "about", "portal"))
+    for number, page in enumerate(("one", "twenty", "about", "portal", "shelf"))
     for turn, (language, size) in enumerate(
         [(language, size) for language in LANGUAGES for size in SIZES]
         if number % 2
         else [(language, size) for size in SIZES for language in LANGUAGES]
     )
-    # The portal shows the same page.
-    if page != "about" or language.code in {"en", "ar"}
+    # The portal shows the same page; and of the shelf's there is little that is not in the others.
+    if page not in {"about", "shelf"} or language.code in {"en", "ar"}
 ]
 
 
@@ -108,6 +120,8 @@ def test_it_can_be_read_by_everybody(browser, relays, name, language, size, sche
         root = visit.page.locator("html")
         assert root.get_attribute("lang") == language.code
         assert root.get_attribute("dir") == language.direction
+        if name == "shelf":
+            visit.page.locator("summary").first.click()
         visit.judge(by_axe=(language.code, size) in JUDGED)
         visit.page.screenshot(path=SHOTS / f"{name}-{language.code}-{size}-{scheme}.png", full_page=True)
 

@@ -16,6 +16,7 @@ from relay.control.status import ComponentStatus, LinkState, LinkStatus, NoticeS
 from relay.core.stats import (
     MAX_LINK_ROWS,
     OTHER,
+    Download,
     Dropped,
     Evicted,
     HandshakeFailure,
@@ -42,6 +43,7 @@ WORDS = {
     "component": {"ble", "net", "board"},
     "process": {"run", "ble", "net", "board"},
     "source": {"none", "system", "operator"},
+    "result": set(map(str, Download)),
     "state": {*map(str, LinkState), *map(str, ProcessState)},
     "severity": {"critical", "warning", "info"},
     "condition": {condition.name for condition in TABLE},
@@ -82,6 +84,10 @@ def test_what_happened_is_counted_under_its_name(engine):
     assert sum(count for key, count in found.items() if key[0] == "relay_errors_total") == 1
     assert found["relay_sessions_ended_total", ("link", "tcp"), ("reason", "goodbye")] == 10
     assert sum(count for key, count in found.items() if key[0] == "relay_sessions_ended_total") == 10
+    for _ in range(19):
+        engine.stats.add(Download.WHOLE)
+    downloads = {key[1][1]: count for key, count in samples(engine).items() if key[0] == "relay_shelf_downloads_total"}
+    assert downloads == dict.fromkeys(map(str, Download), 0) | {"whole": 10}
     assert found["relay_dials_failed_total", ("link", "tcp")] == 1
     assert found["relay_link_peers", ("link", "tcp"), ("peer", "relay")] == 3
     assert found["relay_neighbours",] == 2

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 import asyncio
 import json
+import os
 import random
 import re
 import socket
+import subprocess
+import sys
+import threading
 from contextlib import AsyncExitStack, suppress
 from html.parser import HTMLParser
 
@@ -14,11 +18,11 @@ from relay.config.run import HttpConfig
 from relay.config.settings import Address
 from relay.control.coarse import coarse
 from relay.control.status import ComponentStatus, LinkState, LinkStatus, StoreStatus, TaskStatus
-from relay.core.stats import Rejected
+from relay.core.stats import Download, Rejected
+from relay.process import downloads
 from relay.process.shelf import make_list
-from relay.process.shelf_page import POLICY
 from relay.run.history import MAX_SAMPLES, SAMPLE_INTERVAL_S, History
-from relay.run.shelf_routes import ShelfPages
+from relay.run.shelf_routes import ShelfRoutes
 from relay.run.web import MAX_CONNECTIONS, HttpError, StatusServer
 
 
@@ -288,28 +292,91 @@ def test_nothing_can_be_sent_to_it(engine):
     assert serve(engine, use) == 405
 
 
-def test_the_shelf_is_offered_here_too_and_leads_nowhere_else(engine, tmp_path, monkeypatch):
+@pytest.fixture
+def offered(tmp_path, monkeypatch):
+    """A folder that the server offers."""
     files = tmp_path / "files"
     files.mkdir()
     (files / "map.pdf").write_bytes(b"%PDF a map")
+    (files / "large.bin").write_bytes(bytes(200_000))
     listing = tmp_path / "list.json"
     make_list(files, listing, pytest.fail)
-    monkeypatch.setattr("relay.run.web.ShelfPages", lambda: ShelfPages(files, listing))
+    monkeypatch.setattr("relay.run.web.ShelfRoutes", lambda pages, stats: ShelfRoutes(pages, stats, files, listing))
+    return files
+
+
+def is_plain(headers):
+    """Whether an answer has the headers that every answer has, and no name of a framework."""
+    return (
+        headers["Server"] == "mesh-relay"
+        and headers["X-Content-Type-Options"] == "nosniff"
+        and headers["Referrer-Policy"] == "same-origin"
+        and headers["Cross-Origin-Opener-Policy"] == headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        and "default-src 'none'" in headers["Content-Security-Policy"]
+        and headers["Cache-Control"] in {"no-store", "no-cache"}
+    )
+
+
+def test_the_shelf_is_offered_here_too_and_leads_nowhere_else(engine, offered):
     status, headers, text = get(engine, "/shelf/", headers={"Accept-Language": "fr"})
-    assert status == 200
+    assert (status, is_plain(headers)) == (200, True)
     assert "map.pdf" in text
     assert headers["Content-Language"] == "fr"
-    assert headers["Content-Security-Policy"] == POLICY
+    assert "script-src 'sha256-" in headers["Content-Security-Policy"]
     status, headers, text = get(engine, "/shelf/map.pdf", headers={"Range": "bytes=5-"})
-    assert (status, text) == (206, "a map")
+    assert (status, text, is_plain(headers)) == (206, "a map", True)
     assert headers["Content-Disposition"].startswith("attachment")
-    assert headers["X-Content-Type-Options"] == "nosniff"
     assert "sandbox" in headers["Content-Security-Policy"]
-    assert get(engine, "/shelf/map.pdf", headers={"Range": "bytes=99-"})[0] == 416
+    status, headers, _ = get(engine, "/shelf/map.pdf", headers={"Range": "bytes=99-"})
+    assert (status, is_plain(headers)) == (416, True)
     for path in ("/shelf/%2e%2e%2flist.json", "/shelf/..%2flist.json", "/shelf/x", "/shelf//etc/passwd"):
-        assert get(engine, path)[0] == 404
-    (files / "map.pdf").unlink()
+        status, headers, _ = get(engine, path)
+        assert (status, is_plain(headers)) == (404, True)
+    (offered / "map.pdf").unlink()
     assert get(engine, "/shelf/map.pdf")[0] == 404
+    assert engine.stats.by_label(Download) | {"whole": 1, "unreadable": 1} == engine.stats.by_label(Download)
+
+
+@pytest.mark.usefixtures("offered")
+def test_downloads_and_a_card_that_hangs_hold_up_nothing_else(engine, monkeypatch):
+    """All that one address may have wait for a card that gives nothing; the next is told so, and pages go on."""
+    hanging = threading.Event()
+    real = os.pread
+    monkeypatch.setattr(downloads.os, "pread", lambda *of: hanging.wait(20) and real(*of))
+
+    async def use(base, session, _):
+        async def fetch(path):
+            async with session.get(base + path) as response:
+                return response.status, response.headers, await response.read()
+
+        most = downloads.MAX_DOWNLOADS_PER_ADDRESS
+        asking = [asyncio.ensure_future(fetch("/shelf/large.bin")) for _ in range(most + 1)]
+        refused, held = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+        status, headers, _ = refused.pop().result()
+        assert (status, is_plain(headers), "Retry-After" in headers) == (503, True, True)
+        assert engine.stats.get(Download.GREEDY) == 1
+        # What imports take is no matter of the downloads.
+        await fetch("/")
+        began = asyncio.get_running_loop().time()
+        for path in ("/healthz", "/", "/about", "/shelf/", "/metrics"):
+            assert (await fetch(path))[0] == 200
+        took_s = asyncio.get_running_loop().time() - began
+        assert not any(one.done() for one in held)
+        hanging.set()
+        assert [len(body) for _, _, body in await asyncio.gather(*held)] == [200_000] * most
+        return took_s
+
+    try:
+        assert serve(engine, use) < 3
+    finally:
+        hanging.set()
+
+
+def test_who_shows_no_page_imports_nothing_for_it():
+    """Templates and QR codes take megabytes that a relay with 512 has a better use for."""
+    script = "import sys, relay.run.web, relay.run.app; print({'jinja2', 'segno', 'babel'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert found.stdout == "set()\n"
 
 
 def test_who_only_holds_connections_locks_nobody_out(engine):

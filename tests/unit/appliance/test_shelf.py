@@ -20,7 +20,11 @@ from relay.appliance.portal_page import PortalPage
 from relay.appliance.portal_server import serve
 from relay.appliance.portal_shelf import ShelfRequest, ShelfServer
 from relay.cli import main
-from relay.process import downloads, shelf, shelf_page
+from relay.core.stats import Download
+from relay.pages.language import LANGUAGES
+from relay.pages.render import Pages
+from relay.pages.shelf import MAX_KEPT, ShelfPage, render
+from relay.process import downloads, shelf
 from relay.process.downloads import MAX_DOWNLOADS, MAX_DOWNLOADS_PER_ADDRESS, Downloads
 from relay.process.shelf import Entry, Missing, find, look, piece, read_list
 
@@ -159,20 +163,51 @@ def test_no_path_leads_elsewhere(listing, path):
 
 
 def test_the_page_says_it_in_each_language_and_lets_in_nothing(listing):
-    for language in ("en", "fr", "es", "ar"):
-        page = shelf_page.render(read_list(listing).values(), "10.42.70.1", language)
+    pages = Pages()
+    titles = set()
+    for language in LANGUAGES:
+        page = render(pages, language, read_list(listing).values(), "10.42.70.1", home="/about")
+        titles.add(re.search("<h1>(.*)</h1>", page)[1])
         assert APP_SUM in page
-        assert "102.4 kB" not in page
-        assert "0.1 MB" in page
+        assert "102\N{NO-BREAK SPACE}" in page or "102 " in page
         assert 'href="/shelf/Chat%20app-1.2.apk"' in page
+        assert f'href="/about?lang={language.code}"' in page
+        assert page.count('class="qr"') == 3
         assert "<script" not in page
-        assert ('dir="rtl"' in page) == (language == "ar")
-        (style,) = re.findall(r"<style>(.*?)</style>", page)
+        assert ('dir="rtl"' in page[:100]) == (language.code == "ar")
+        (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
         digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-        assert f"style-src 'sha256-{digest}'" in shelf_page.POLICY
-    assert shelf_page.choose("de, fr;q=0.5") == "fr"
-    assert shelf_page.choose("ar-EG", "es") == "es"
-    assert shelf_page.choose("x" * 10_000) == "en"
+        assert f"style-src 'sha256-{digest}'" in pages.content_security_policy
+    assert len(titles) == len(LANGUAGES)
+    assert "None yet." in render(pages, LANGUAGES[0], [], "10.42.70.1")
+
+
+def test_a_page_is_made_once_until_the_list_changes_and_few_are_kept(tmp_path):
+    listing = tmp_path / "list.json"
+    shelf.write_list([], listing)
+    made = []
+
+    class Counting(Pages):
+        def render(self, template, language, values):
+            made.append(language.code)
+            return super().render(template, language, values)
+
+    async def scene():
+        page = ShelfPage(Counting(), listing)
+        for language in (LANGUAGES[0], LANGUAGES[3]):
+            found = set(await asyncio.gather(*(page.get("10.42.70.1", language) for _ in range(20))))
+            assert len(found) == 1
+        assert made == ["en", "ar"]
+        # Whoever calls it by ever new names does not take the page from those who use it.
+        for number in range(MAX_KEPT):
+            await page.get(f"10.42.71.{number}", LANGUAGES[1])
+            await page.get("10.42.70.1", LANGUAGES[0])
+        assert made.count("en") == 1
+        assert len(page._kept) == MAX_KEPT
+        shelf.write_list([Entry(name="new.pdf", size=4)], listing)
+        assert b"new.pdf" in await page.get("10.42.70.1", LANGUAGES[0])
+
+    asyncio.run(scene())
 
 
 # Its server
@@ -272,7 +307,7 @@ def test_a_slow_reader_is_sent_to_a_quarter_of_the_time(folder, listing):
 
     async def scene():
         reader = Slow()
-        server = ShelfServer(Downloads(folder), listing)
+        server = ShelfServer(Downloads(folder), ShelfPage(Pages(), listing), listing)
         answering = server.answer(ShelfRequest(host="x", path="/shelf/Chat%20app-1.2.apk"), reader)
         with suppress(TimeoutError):
             await asyncio.wait_for(answering, 0.9)
@@ -318,7 +353,7 @@ def test_who_takes_all_places_or_reads_nothing_keeps_nobody_from_anything(folder
                 assert "Retry-After" in head
                 await asyncio.sleep(0.1)
             assert body.startswith(b"%PDF")
-            ended = made[0].ended
+            ended = made[0].stats.by_label(Download)
             assert ended["stalled"] + ended["gone"] > 0
             assert ended["busy"] + ended["greedy"] > 0
             for writer in held:

@@ -82,7 +82,18 @@ CAUSES = [
     ("store_damaged", {"store": replace(STORE, unreadable_bodies=1)}),
     ("store_damaged", {"store": replace(STORE, read_failures=1)}),
     ("task_stalled", {"tasks": [TaskStatus(name="store", idle_s=61.0, stalled=True)]}),
-    ("no_link", {"link_states": {"tcp": "unplugged", "ble": "down"}}),
+    ("no_link", {"link_states": {"tcp": "unplugged", "ble": "down"}, "links": [WELL.links[1]]}),
+    # Somebody on this machine, and a radio that was stopped, let nobody in.
+    (
+        "no_link",
+        {
+            "link_states": {"tcp": "unplugged", "ble": "off"},
+            "links": [
+                LinkStatus(kind="tcp", interface="lo", state=LinkState.UP),
+                LinkStatus(kind="ble", interface="hci0"),
+            ],
+        },
+    ),
     ("starting", {"ready": False}),
     ("card_slow", {"store": replace(STORE, slow_commits=SLOW_COMMITS)}),
     ("card_slow", {"store": replace(STORE, commit_wait_s=SLOW_WAIT_S)}),
@@ -94,6 +105,11 @@ CAUSES = [
     ("store_refusing", {"recent": {"refused_full": 1}}),
     ("link_down", {"links": [LinkStatus(kind="tcp", interface="eth0", state=LinkState.DOWN)]}),
     ("link_down", {"links": [replace(WELL.links[1], missed=True)]}),
+    # One that had a relay is unplugged, another listens.
+    (
+        "link_down",
+        {"link_states": {"tcp": "down"}, "links": [WELL.links[0], replace(WELL.links[1], missed=True)]},
+    ),
     ("discovery_down", {"links": [LinkStatus(kind="dnssd", interface="eth0", state=LinkState.DOWN)]}),
     ("alone", {"alone_s": ALONE_S}),
     ("secret_differs", {"recent": {"secret_failures": SECRET_FAILURES}}),

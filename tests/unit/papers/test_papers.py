@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import zxingcpp
 
+import relay.board.light
 from relay.appliance.constants import ACCESS_POINT_ADDRESS
 from relay.board.light import PATTERNS, Code
 from relay.cli import main
@@ -78,6 +79,29 @@ def test_flashes_are_written_as_they_are_counted():
     assert len(set(told.values())) == len(told)
     assert told[Code.CONFIG] == "• • • •"
     assert told[Code.WIFI] == "━ • •"
+
+
+def test_the_documents_tell_the_light_as_it_is():
+    """The table in relay.board.light and that of docs/appliance.md have the patterns, in the order of what matters."""
+
+    def told(pattern):
+        shorts, longs = (sum(kind == (on > 0.4) for on in pattern[::2]) for kind in (False, True))
+        counts = ["", "one", "two", "three", "four", "five", "six"]
+        long = f"{counts[longs]} long flash{'es' * (longs > 1)}" if longs else ""
+        short = f"{counts[shorts]} {'short ' * (longs > 0 or shorts == 1)}flash{'es' * (shorts > 1)}" if shorts else ""
+        if longs and shorts:
+            short = short.replace("one short flash", "a short one").replace("short flashes", "short ones")
+        return " and ".join(filter(None, (long, short))) + ", a pause"
+
+    counted = [(code.value, told(PATTERNS[code])) for code in Code if sum(PATTERNS[code]) > 2]
+    rows = re.findall(r"^(\w+) +(\S.*?a pause) ", relay.board.light.__doc__, re.MULTILINE)
+    assert rows == counted
+    document = (COMMITTED.parent / "appliance.md").read_text()
+    section = document.partition("## 5. Read the light")[2].partition("\n## ")[0]
+    lights = re.findall(r"^\| ([^|]+) \|", section, re.MULTILINE)[1:]
+    assert [light for light in lights if light.endswith("a pause")] == [light for _, light in counted]
+    # The others, which nobody counts: erasing and erased are one row.
+    assert len(lights) == len(Code) - 1
 
 
 @each
