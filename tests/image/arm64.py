@@ -37,7 +37,7 @@ MAX_COMPRESSED_BYTES = 250_000_000
 #: On a busy machine; alone it takes a fifth.
 BOOT_TIMEOUT_S = 900.0
 #: A size that QEMU accepts for a card, and larger than the image.
-CARD_BYTES = 2 * 1024**3
+CARD_BYTES = 4 * 1024**3
 #: Device trees that QEMU's Pi 3 is started with: it has what both boards have of the same.
 BOARDS = ("bcm2837-rpi-3-b", "bcm2837-rpi-zero-2-w")
 #: What the drivers of image/driver.py are asked for by: the supply's voltage, and a Pi 5's serial line to Bluetooth.
