@@ -50,7 +50,7 @@ SOAK_S = 30
 BOARD = """
 import asyncio, sys
 from pathlib import Path
-from relay.process.reporting import report_forever
+from relay.process.report_connection import report_forever
 from relay.process.reports import Component, Reporter
 reporter = Reporter(Component.BOARD)
 reporter.up = True
