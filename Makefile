@@ -20,7 +20,7 @@ SIM_RELAYS ?= 1000
 # Assigned inside recipes, so that a failed set-up stops them.
 in_dev = venv=$$(.ci/venv dev); export PATH="$$venv/bin:$$PATH"
 
-.PHONY: help run test lint unit pages netns test-radio other-python bench bench-radio bench-radio-short fuzz fuzz-short soak sim fresh lock catalogues picture clean distclean image image-amd64 test-image test-image-arm64 deploy
+.PHONY: help run test lint unit pages netns test-alerts test-radio other-python bench bench-radio bench-radio-short fuzz fuzz-short soak sim fresh lock catalogues picture clean distclean image image-amd64 test-image test-image-arm64 deploy
 
 help: ## this list
 	@sed -nE 's/^([a-z0-9-]+):.*## /\1\t/p' Makefile | expand -t 18
@@ -43,7 +43,11 @@ pages: ## the pages in a real browser: languages, sizes, accessibility; screensh
 
 netns: ## the tests on real networks, in namespaces
 	@$(in_dev); tools=$$(.ci/tools); .ci/guest-tree >/dev/null; PATH="$$PATH:$$tools" \
-		.ci/netns "$$venv/bin/python" -m pytest -p no:cacheprovider -m netns $(TESTS)
+		.ci/netns "$$venv/bin/python" -m pytest -p no:cacheprovider -m "netns and not alerts" $(TESTS)
+
+test-alerts: ## nine relays are broken and mended, watched by a real Prometheus and Alertmanager; minutes of real time, no part of CI
+	@$(in_dev); tools=$$(.ci/tools); PATH="$$PATH:$$tools" \
+		.ci/netns "$$venv/bin/python" -m pytest -p no:cacheprovider -m alerts tests/netns/test_watching.py $(ARGS)
 
 # .ci/guest after in_dev: the tests ask it again, and by another Python they would get another environment.
 # Guests live in real time, and half of it they wait: so seven at once on two cores. Now and then that

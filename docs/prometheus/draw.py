@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Draws what the dashboards' queries returned in the scene of tests/netns/test_watching.py: docs/dashboard.png.
 
-`python -m docs.prometheus.draw`, after `make netns TESTS=tests/netns/test_watching.py`, which leaves the results in
+`python -m docs.prometheus.draw`, after `make test-alerts`, which leaves the results in
 build/dashboard.json. Needs Chromium. This is not Grafana: it shows what there is to be drawn, in its places.
 """
 
@@ -193,7 +193,7 @@ def main() -> int:
     chromium = shutil.which("chromium")
     if chromium is None or not RESULTS.exists():
         print(
-            "This needs chromium, and build/dashboard.json from make netns TESTS=tests/netns/test_watching.py",
+            "This needs chromium, and build/dashboard.json from make test-alerts",
             file=sys.stderr,
         )
         return 1

@@ -339,6 +339,7 @@ CAUSED = {
 }
 
 
+@pytest.mark.alerts
 @pytest.mark.timeout(400)
 def test_each_alert_fires_when_it_is_caused_and_clears_and_who_is_well_is_silent(site):
     watcher = site.watcher
