@@ -139,6 +139,7 @@ def box(parts):
 
 
 @pytest.mark.lasts(40)
+@pytest.mark.timeout(300)
 def test_a_relay_is_set_up_by_its_card_signals_and_is_erased_by_its_button(box):
     guest = box.guest
     box.put(RELAY_TOML.replace("\n", "\r\n").encode("utf-16"))
