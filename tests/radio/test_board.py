@@ -105,6 +105,8 @@ class Box:
     def relay(self):
         config = "/run/mesh-relay-config/relay.toml"
         self.guest.sh("mkdir -p /run/mesh-relay /run/mesh-relay-board; mount -t tmpfs tmpfs /var/cache")
+        # A cable: a relay that nobody can reach says so before all else.
+        self.guest.sh("ip link add eth0 type veth peer name switch; ip link set switch up; ip link set eth0 up")
         # The service manager gives the secret to `relay run` alone.
         given = {"CREDENTIALS_DIRECTORY": "/run/mesh-relay-config"}
         self.guest.python("-m", "relay", "run", "--config", config, env=given).wait_output("ready")
