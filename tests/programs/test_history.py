@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -131,15 +132,22 @@ def test_without_a_place_in_memory_nothing_is_kept(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_relay_that_is_killed_goes_on_with_its_day(tmp_path):
-    config = tmp_path / "relay.toml"
-    folder = tmp_path / "session" / "mesh-relay"
+@pytest.fixture
+def short_path():
+    """A folder for sockets, whose paths have 100 bytes at most; pytest's own may be longer."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def test_a_relay_that_is_killed_goes_on_with_its_day(short_path):
+    config = short_path / "relay.toml"
+    folder = short_path / "session" / "mesh-relay"
     folder.mkdir(parents=True)
     config.write_text(
-        f'[store]\npath = "{tmp_path}/store"\n[http]\nenabled = false\n[unix]\nenabled = false\n'
+        f'[store]\npath = "{short_path}/store"\n[http]\nenabled = false\n[unix]\nenabled = false\n'
         f'[tcp]\nport = 0\ndiscovery = false\ninterfaces = ["lo"]\n[control]\npath = "{folder}/control.sock"\n'
     )
-    environ = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path / "session")}
+    environ = os.environ | {"XDG_RUNTIME_DIR": str(short_path / "session")}
     times = []
     for _ in range(2):
         relay = subprocess.Popen(
