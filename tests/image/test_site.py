@@ -134,6 +134,8 @@ def test_a_phone_stays_on_the_access_point_and_reaches_nothing_else(cables, card
     assert "9470 closed\n" in found
     assert "22 closed\n" in found
     assert "80/tcp" in listening(relay)
+    listed = "cat /run/mesh-relay-shelf/list.json 2>/dev/null || true"
+    wait_until(relay.explain, lambda: "map.pdf" in relay.sh(listed), 60)
     fetch = f"import urllib.request as u; print(u.urlopen('http://{FIXED}/shelf/' + {{!r}}).read())"
     for name, found_there in (("", "map.pdf"), ("map.pdf", "%PDF a map")):
         assert found_there in relay.run("ip", "netns", "exec", "phone", "python3", "-c", fetch.format(name)).stdout
