@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from relay.appliance.checks import Answer
 from relay.appliance.constants import ACCESS_POINT_ADDRESS
@@ -59,52 +59,58 @@ def answer(request: bytes, checks: Checks) -> bytes | PageRequest:
     The page for people is made by whoever calls this (relay.appliance.portal_page): it takes longer than a phone's
     check may.
     """
-    first, *headers = request.split(b"\r\n")
-    words = first.split(b" ")
-    if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
-        return respond(Answer(status=400))
-    if words[0] not in {b"GET", b"HEAD"}:
-        return respond(Answer(status=405))
-    # A proxy's form (RFC 9112 section 3.2.2) names the host before the path.
-    target = words[1].decode("latin-1")
-    named, path = _split(target) if target.lower().startswith("http://") else (_host(headers), target)
-    path, _, query = path.partition("?")
-    is_head = words[0] == b"HEAD"
-    if path == "/" and _is_ours(named):
+    asked = _read(request)
+    if isinstance(asked, Answer):
+        return respond(asked)
+    if asked.path == "/" and _is_ours(asked.host):
         return PageRequest(
-            host=named,
-            language=_language(query),
-            accept_language=_header(headers, b"accept-language"),
-            head=is_head,
+            host=asked.host,
+            language=asked.language,
+            accept_language=_header(asked.headers, b"accept-language"),
+            head=asked.head,
         )
-    return respond(checks.find(named, path) or _LOST, head=is_head)
+    return respond(checks.find(asked.host, asked.path) or _LOST, head=asked.head)
 
 
 def shelf_request(request: bytes) -> ShelfRequest | None:
     """The request as one for the shelf, if it is one: well formed, for a path of it, on this box by whatever name."""
-    first, *headers = request.split(b"\r\n")
-    words = first.split(b" ")
-    if len(words) != 3 or not words[2].startswith(b"HTTP/1.") or words[0] not in {b"GET", b"HEAD"}:
-        return None
-    target = words[1].decode("latin-1")
-    named, path = _split(target) if target.lower().startswith("http://") else (_host(headers), target)
-    path, _, query = path.partition("?")
-    if not (is_for_shelf(path) and _is_ours(named)):
+    asked = _read(request)
+    if isinstance(asked, Answer) or not (is_for_shelf(asked.path) and _is_ours(asked.host)):
         return None
     return ShelfRequest(
         # What is printed as a QR code is an address that works, and no text of somebody's.
-        host=named if _ADDRESS.fullmatch(named) else str(ACCESS_POINT_ADDRESS.ip),
-        path=path,
-        language=_language(query),
-        head=words[0] == b"HEAD",
-        wanted_range=_header(headers, b"range"),
-        if_range=_header(headers, b"if-range"),
-        accept_language=_header(headers, b"accept-language"),
+        host=asked.host if _ADDRESS.fullmatch(asked.host) else str(ACCESS_POINT_ADDRESS.ip),
+        path=asked.path,
+        language=asked.language,
+        head=asked.head,
+        wanted_range=_header(asked.headers, b"range"),
+        if_range=_header(asked.headers, b"if-range"),
+        accept_language=_header(asked.headers, b"accept-language"),
     )
 
 
-def _language(query: str) -> str:
-    return query.partition("lang=")[2].partition("&")[0][:8]
+class _Head(NamedTuple):
+    host: str
+    path: str
+    language: str
+    head: bool
+    headers: list[bytes]
+
+
+def _read(request: bytes) -> _Head | Answer:
+    """What a request's head asks for, or the answer to one that is none."""
+    first, *headers = request.split(b"\r\n")
+    words = first.split(b" ")
+    if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
+        return Answer(status=400)
+    if words[0] not in {b"GET", b"HEAD"}:
+        return Answer(status=405)
+    # A proxy's form (RFC 9112 section 3.2.2) names the host before the path.
+    target = words[1].decode("latin-1")
+    host, path = _split(target) if target.lower().startswith("http://") else (_host(headers), target)
+    path, _, query = path.partition("?")
+    language = query.partition("lang=")[2].partition("&")[0][:8]
+    return _Head(host, path, language, words[0] == b"HEAD", headers)
 
 
 def _split(target: str) -> tuple[str, str]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from relay.pages.shelf import ShelfPage
 from relay.process import shelf
 from relay.process.crowd import Places
 from relay.process.downloads import BLOCK_BYTES, SEND_BUFFER_BYTES, Downloads
+from relay.process.notify import FIRST_GIVEN_FD, is_given_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from relay.appliance.portal_page import PortalPage
     from relay.appliance.portal_shelf import ShelfRequest
 
-#: SD_LISTEN_FDS_START of sd_listen_fds(3).
-_FIRST_FD: Final = 3
 #: From connecting to having the answer. A phone's request comes in one piece, right after it has connected.
 REQUEST_TIMEOUT_S: Final = 5.0
 #: From the answer to its end: a page has 40 kB, and a phone at the edge of the network's reach takes seconds for that.
@@ -55,9 +53,9 @@ class NoSocketError(RelayError):
 
 def run(environ: Mapping[str, str]) -> int:
     """Answer until idle; return the exit status. Raise NoSocketError."""
-    if environ.get("LISTEN_PID") != str(os.getpid()) or environ.get("LISTEN_FDS") != "1":
+    if not is_given_files(environ) or environ.get("LISTEN_FDS") != "1":
         raise NoSocketError("there is no socket to answer on; systemd starts this, through relay-portal.socket")
-    asyncio.run(serve(socket.socket(fileno=_FIRST_FD), read_portal_page(environ), idle_s=IDLE_S))
+    asyncio.run(serve(socket.socket(fileno=FIRST_GIVEN_FD), read_portal_page(environ), idle_s=IDLE_S))
     return 0
 
 

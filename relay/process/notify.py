@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""sd_notify(3): readiness, status line, watchdog and what is kept, without libsystemd."""
+"""sd_notify(3) and sd_listen_fds(3): readiness, watchdog, files kept and given, without libsystemd."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +21,13 @@ logger = logging.getLogger(__name__)
 UNWATCHED_INTERVAL_S = 60.0
 #: sd_watchdog_enabled(3) recommends half; a third leaves room for a loop that is late once.
 _FEEDS_PER_TIMEOUT = 3
+#: SD_LISTEN_FDS_START of sd_listen_fds(3).
+FIRST_GIVEN_FD: Final = 3
+
+
+def is_given_files(environ: Mapping[str, str]) -> bool:
+    """Whether the service manager handed open files to this process, from FIRST_GIVEN_FD on."""
+    return environ.get("LISTEN_PID") == str(os.getpid())
 
 
 class Notifier:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from relay.process.notify import FIRST_GIVEN_FD, is_given_files
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
 NAME: Final = "history"
 #: A day of samples has under 20 KiB.
 MAX_BYTES: Final = 64 * 1024
-#: SD_LISTEN_FDS_START of sd_listen_fds(3).
-_FIRST_FD: Final = 3
 
 
 class Kept:
@@ -60,7 +60,7 @@ def open_kept(environ: Mapping[str, str], notifier: Notifier, control: Path) -> 
 
 def _given(environ: Mapping[str, str]) -> int | None:
     """The file that systemd kept from the process before this one (sd_listen_fds_with_names(3))."""
-    if environ.get("LISTEN_PID") != str(os.getpid()):
+    if not is_given_files(environ):
         return None
     names = environ.get("LISTEN_FDNAMES", "").split(":")
-    return _FIRST_FD + names.index(NAME) if NAME in names else None
+    return FIRST_GIVEN_FD + names.index(NAME) if NAME in names else None
