@@ -43,6 +43,9 @@ MAX_CONNECTIONS_PER_ADDRESS: Final = 8
 #: than are accepted in one turn of the loop, so that newcomers take the place of the silent and not of each other.
 MAX_CONNECTIONS: Final = 256
 BACKLOG: Final = 128
+#: For looks at the shelf's list. asyncio takes four more than there are processors, which on a Pi, with ours for pages
+#: and the card, are more than TasksMax of the unit: then none starts, and who asked waits for ever.
+LOOKING_THREADS: Final = 2
 _BUSY: Final = Answer(status=503, body=b"Try again in a moment.\n")
 _END_OF_HEAD: Final = b"\r\n\r\n"
 
@@ -161,12 +164,14 @@ class _Connection(asyncio.Protocol):
         self._sending = asyncio.create_task(self._send(wanted))
 
     async def _send(self, wanted: ShelfRequest) -> None:
-        await self._shelf.answer(wanted, self)
-        self._asked.set()
-        if self._transport is not None:
-            # What is still with the kernel goes out; who does not take it is dropped.
-            self._transport.close()
-            self._timer = asyncio.get_running_loop().call_later(REQUEST_TIMEOUT_S, self.drop)
+        try:
+            await self._shelf.answer(wanted, self)
+        finally:
+            self._asked.set()
+            if self._transport is not None:
+                # What is still with the kernel goes out; who does not take it is dropped.
+                self._transport.close()
+                self._timer = asyncio.get_running_loop().call_later(REQUEST_TIMEOUT_S, self.drop)
 
     def write(self, data: bytes) -> None:
         """Send to the phone."""
@@ -208,6 +213,7 @@ async def serve(
     shelf_server = ShelfServer(downloads, ShelfPage(page.pages, listing), listing)
     listening.setblocking(False)
     loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(max_workers=LOOKING_THREADS))
     with ThreadPoolExecutor(max_workers=1) as thread:
         maker = PageMaker(page, thread)
         async with await loop.create_server(
