@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container
 
     from relay.config.run import HttpConfig
-    from relay.control.status import Engine
+    from relay.control.status import Engine, Status
     from relay.pages.language import Language
-    from relay.run.history import History
+    from relay.run.history import History, Sample
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -295,8 +295,10 @@ class StatusServer:
     def _ours(self, host: str) -> bool:
         return is_called_rightly(host, self._hosts) or host_name(host).removesuffix(".local") in self._announced
 
-    async def _answer(self, key: tuple[str, ...], make: Callable[[], Any], *, threaded: bool = False) -> Any:
-        """Return what ``make`` returns, or returned just now."""
+    async def _answer(
+        self, key: tuple[str, ...], look: Callable[[], Any], draw: Callable[[Any], Any] | None = None
+    ) -> Any:
+        """Return what ``look`` returns, or returned just now; ``draw`` makes the answer of that, in a thread."""
         async with self._making:
             now = self._clock()
             self._answers = {known: row for known, row in self._answers.items() if now - row[0] < ANSWER_AGE_S}
@@ -306,7 +308,9 @@ class StatusServer:
                 await asyncio.sleep(min(rest_s, MAX_REST_S))
                 self._pacer.begin()
                 try:
-                    made = await asyncio.to_thread(make) if threaded else make()
+                    made = look()
+                    if draw is not None:
+                        made = await asyncio.to_thread(draw, made)
                 finally:
                     self._pacer.end()
                 self._answers[key] = (self._clock(), made)
@@ -317,27 +321,32 @@ class StatusServer:
     async def _get_page(self, request: web.Request) -> web.Response:
         language = _language(request)
         said = request.query.get("said", "")
-        status = coarse(self.engine.status())
-        samples = self._history.until_now(status)
 
-        def make() -> str:
+        def look() -> tuple[Status, list[Sample]]:
+            status = coarse(self.engine.status())
+            return status, self._history.until_now(status)
+
+        def draw(seen: tuple[Status, list[Sample]]) -> str:
+            status, samples = seen
             return operator_page(self._pages, language, status, samples, can_set_clock=self._gate.has_token, said=said)
 
         # In a thread: the first one imports the engine of the templates, which takes a Raspberry Pi a second.
-        page = await self._answer(("/", language.code, said if said in SAID else ""), make, threaded=True)
+        page = await self._answer(("/", language.code, said if said in SAID else ""), look, draw)
         return _html(page, language)
 
     async def _get_about(self, request: web.Request) -> web.Response:
         language = _language(request)
-        status = self.engine.status()
-        works = Works.of(ready=status.ready, well=not status.problems())
 
-        def make() -> str:
+        def look() -> Works:
+            status = self.engine.status()
+            return Works.of(ready=status.ready, well=not status.problems())
+
+        def draw(works: Works) -> str:
             files = shelf.PATH if shelf.read_list() else ""
             place = Place(page=f"http://{request.host}/about", operator="/", shelf=files)
             return render(self._pages, language, works, place)
 
-        page = await self._answer(("/about", language.code, request.host), make, threaded=True)
+        page = await self._answer(("/about", language.code, request.host), look, draw)
         return _html(page, language)
 
     async def _get_icon(self, _: web.Request) -> web.Response:
