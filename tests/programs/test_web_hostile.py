@@ -4,7 +4,6 @@
 import asyncio
 import contextlib
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,15 +22,6 @@ from tests.programs.running import Phone, envelope, running
 
 #: Of an envelope's way through the relay, at the median: what the pages may take from it at most.
 MAX_DELAY_S = 0.020
-
-
-@pytest.fixture
-def open_files():
-    """Room for both ends of a thousand connections: Debian lets a process have 1,024 files unless it asks."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, before[1]), before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def serve(engine, talk):

@@ -2,7 +2,6 @@
 import asyncio
 import contextlib
 import random
-import resource
 import socket
 import struct
 from ipaddress import IPv4Address
@@ -359,15 +358,6 @@ def test_the_portal_answers_many_and_then_ends():
         await asyncio.wait_for(serving, 10)
 
     asyncio.run(main())
-
-
-@pytest.fixture
-def open_files():
-    """Room for both ends of a thousand connections: Debian lets a process have 1,024 files unless it asks."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, before[1]), before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.usefixtures("open_files")
