@@ -102,6 +102,8 @@ def foremost(codes: Iterable[Code], *, dark: bool = False) -> Code | None:
 _CODES: Final = {
     "store_unwritable": Code.CARD,
     "store_damaged": Code.CARD,
+    # Until the next start, as the page says it: who has only the light is to change the card as well.
+    "store_mended": Code.CARD,
     "card_slow": Code.CARD,
     "card_worn": Code.CARD,
     "disk_full": Code.FULL,

@@ -87,5 +87,13 @@ def test_every_problem_that_a_relay_can_have_calls_somebody():
     assert set(left_out.split("|")) == by_name | BY_METRIC.keys() | NOT_CALLED_FOR
     for condition, (alert, asked) in BY_METRIC.items():
         assert asked in rules[alert], condition
+    # The alert is as bad as the relay itself says that it is.
+    for condition in TABLE:
+        alert, _ = BY_METRIC.get(condition.name, ("", ""))
+        for name, text in rules.items():
+            if name == alert or (condition.name in "|".join(CONDITION.findall(text)).split("|") and not alert):
+                (given,) = re.findall(r"labels: {severity: (\w+)}", text) or [""]
+                taken_over = "by (job, instance, severity)" in text or f'"severity", "{condition.severity}"' in text
+                assert given == condition.severity or (not given and taken_over), (name, condition.name)
     problems = {condition.name for condition in TABLE if condition.severity != "info"}
     assert by_name | BY_METRIC.keys() | NOT_CALLED_FOR <= problems
