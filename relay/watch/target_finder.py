@@ -7,6 +7,8 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import math
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Final, Self
 
 import aiohttp
@@ -21,17 +23,23 @@ from relay.process.ports import MDNS_PORT, why_not
 from relay.watch.scrape_targets import Identity, ScrapeTarget, merge, read_identity, same_label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
     from zeroconf import Zeroconf
 
-#: Announcements that are looked at: each interface of a relay is one, and takes about 5 kB.
+#: Announcements that are looked at: each interface of a relay is one, and takes about 5 kB. One more takes the place of
+#: the oldest that was asked and did not answer, so that names without relays keep none from being found.
 MAX_ANNOUNCED: Final = 512
+#: Addresses asked in one look, beside those of relays that are listed: with nobody at any of them 16 looks for all that
+#: can be announced, and 8 s each.
+MAX_ASKED: Final = 256
 #: Of one announcement; an interface has two or three.
 MAX_ADDRESSES: Final = 8
 RESOLVE_TIMEOUT_MS: Final = 3000
 #: A relay on the same segment answers in milliseconds, a busy one in one second.
 ANSWER_TIMEOUT_S: Final = 3.0
+#: Where nobody is, nobody refuses.
+CONNECT_TIMEOUT_S: Final = 1.0
 #: /target.json has under 100 bytes.
 MAX_ANSWER_BYTES: Final = 1024
 #: Asked at once.
@@ -48,9 +56,17 @@ class Finder:
     def __init__(self, port: int) -> None:
         """``port``: of the relays' status servers."""
         self._port = port
+        #: In order of announcement.
         self._announced: dict[str, tuple[str, ...]] = {}
-        self._resolving: set[asyncio.Task[None]] = set()
+        #: By name: a neighbour that announces one anew a thousand times a second has it resolved once at a time.
+        self._resolving: dict[str, asyncio.Task[None]] = {}
+        #: Addresses of announcements by when they were asked last (monotonic seconds), and those that answered then.
+        self._asked_s: dict[Address, float] = {}
+        self._answering: set[Address] = set()
+        #: Announcements of which every address was asked, or is none to ask, and none answers.
+        self._in_vain: set[str] = set()
         self._targets: list[ScrapeTarget] = []
+        self._asking = asyncio.Semaphore(MAX_CONNECTIONS)
         #: Relays that announce themselves and have no status server for this machine, at the last look.
         self.unanswered = 0
         #: Labels that several relays had at the last look.
@@ -75,7 +91,7 @@ class Finder:
             )
         self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, SERVICE_TYPE, handlers=[self._changed])
         self._http = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S),
+            timeout=aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S),
             connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, force_close=True),
             # What this machine is set to use for the web leads out of the segment.
             trust_env=False,
@@ -84,7 +100,7 @@ class Finder:
 
     async def __aexit__(self, *_: object) -> None:
         """Stop browsing."""
-        for task in self._resolving:
+        for task in self._resolving.values():
             task.cancel()
         await self._http.close()
         await self._browser.async_cancel()
@@ -93,11 +109,20 @@ class Finder:
     def _changed(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
         if state_change is ServiceStateChange.Removed:
             self._announced.pop(name, None)
-        elif name in self._announced or len(self._announced) < MAX_ANNOUNCED:
+        elif name not in self._resolving and (name in self._announced or self._has_room()):
             self._announced.setdefault(name, ())
-            task = asyncio.ensure_future(self._resolve(zeroconf, service_type, name))
-            self._resolving.add(task)
-            task.add_done_callback(self._resolving.discard)
+            self._resolving[name] = asyncio.ensure_future(self._resolve(zeroconf, service_type, name))
+            self._resolving[name].add_done_callback(lambda _: self._resolving.pop(name, None))
+
+    def _has_room(self) -> bool:
+        """Whether one more announcement can be kept, at the expense of one that led to no relay."""
+        if len(self._announced) < MAX_ANNOUNCED:
+            return True
+        for name in self._announced:
+            if name in self._in_vain and name not in self._resolving:
+                del self._announced[name]
+                return True
+        return False
 
     async def _resolve(self, zeroconf: Zeroconf, service_type: str, name: str) -> None:
         info = AsyncServiceInfo(service_type, name)
@@ -108,16 +133,37 @@ class Finder:
         """Ask everybody, and return what Prometheus should read; ``now`` in monotonic seconds."""
         snapshot = await _interfaces()
         announced = {name: _askable(addresses, snapshot, self._port) for name, addresses in self._announced.items()}
-        asked = {address for addresses in announced.values() for address in addresses}
-        asked |= {target.address for target in self._targets}
+        asked = self._next(announced.values()) | {target.address for target in self._targets}
         answers = dict(zip(asked, await asyncio.gather(*map(self._ask, asked)), strict=True))
         found = {address: identity for address, identity in answers.items() if identity is not None}
-        self.unanswered = sum(found.keys().isdisjoint(addresses) for addresses in announced.values())
+        self._asked_s |= dict.fromkeys(asked, now)
+        self._answering = set(found)
+        self._in_vain = {
+            name
+            for name, addresses in announced.items()
+            if self._asked_s.keys() >= set(addresses) and found.keys().isdisjoint(addresses)
+        }
+        self.unanswered = sum(
+            found.keys().isdisjoint(addresses) and not asked.isdisjoint(addresses) for addresses in announced.values()
+        )
         self.same_label = same_label(found.values())
         self._targets = merge(self._targets, found, now)
         return self._targets
 
+    def _next(self, announced: Collection[Sequence[Address]]) -> set[Address]:
+        """Whom to ask: those that answer, then whoever waits longest; of each announcement its first one first."""
+        known = {address for addresses in announced for address in addresses}
+        self._asked_s = {address: at_s for address, at_s in self._asked_s.items() if address in known}
+        in_turn = [address for row in zip_longest(*announced) for address in row if address is not None]
+        in_turn.sort(key=lambda address: (address not in self._answering, self._asked_s.get(address, -math.inf)))
+        return set(list(dict.fromkeys(in_turn))[:MAX_ASKED])
+
     async def _ask(self, address: Address) -> Identity | None:
+        # Waiting for one's turn is no time of an answer's.
+        async with self._asking:
+            return await self._ask_now(address)
+
+    async def _ask_now(self, address: Address) -> Identity | None:
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError, ValueError):
             url = f"http://{address}/target.json"
             async with self._http.get(url, allow_redirects=False) as response:

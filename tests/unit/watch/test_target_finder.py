@@ -5,11 +5,12 @@ import asyncio
 
 import aiohttp
 import pytest
+from zeroconf import ServiceStateChange
 
 from relay.config.settings import Address
 from relay.links.interfaces import Interface, Snapshot
 from relay.watch import target_finder
-from relay.watch.target_finder import Finder
+from relay.watch.target_finder import MAX_ADDRESSES, MAX_ANNOUNCED, MAX_ASKED, Finder
 from relay.watch.target_server import FIRST_LOOK_S, ServeError, TargetServer
 
 
@@ -94,3 +95,118 @@ def test_the_list_is_for_who_calls_it_by_its_address():
         await asyncio.wait([serving])
 
     asyncio.run(run())
+
+
+def known(finder, name, *addresses):
+    """As though an announcement had been resolved."""
+    finder._announced[name] = addresses
+
+
+@pytest.fixture
+def loopback(monkeypatch):
+    """A machine whose segment is 127.0.0.0/8, where every address answers or refuses at once."""
+    own = Interface(name="eth0", index=2, multicast=True, networks=frozenset({"127.0.0.0/8"}))
+
+    async def read():
+        return Snapshot({"eth0": own})
+
+    monkeypatch.setattr(target_finder, "_interfaces", read)
+
+
+class Listening(Finder):
+    """Without multicast DNS."""
+
+    async def __aenter__(self):
+        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=3))
+        return self
+
+    async def __aexit__(self, *_):
+        await self._http.close()
+
+
+RELAY = b'HTTP/1.1 200 OK\r\nContent-Length: 27\r\n\r\n{"run": "00ff00ff00ff00ff"}'
+
+
+@pytest.mark.usefixtures("loopback")
+def test_names_without_relays_keep_none_from_being_found():
+    """Whoever announced as many as are looked at kept all others out, and had hundreds of silent addresses asked."""
+
+    async def look(port):
+        async with Listening(port) as finder:
+            for number in range(MAX_ANNOUNCED):
+                # On this segment or elsewhere, one or many, or never resolved.
+                row = number >> 8, number & 255
+                kinds = (
+                    [f"127.1.{row[0]}.{row[1]}"],
+                    [f"127.{n}.{row[0]}.{row[1]}" for n in range(2, 2 + MAX_ADDRESSES)],
+                    ["192.0.2.1"],
+                    [],
+                )
+                known(finder, f"liar {number}", *kinds[number % 4])
+            # Before anybody was asked, none has to go.
+            assert not finder._has_room()
+            await finder.look(1.0)
+            assert finder._has_room()
+            assert len(finder._announced) == MAX_ANNOUNCED - 1
+            known(finder, "relay", "127.0.0.1")
+            targets = await finder.look(2.0)
+            assert [str(target.address) for target in targets] == [f"127.0.0.1:{port}"]
+            # What answers keeps its place, however many more come.
+            for number in range(2 * MAX_ANNOUNCED):
+                if finder._has_room():
+                    known(finder, f"new liar {number}", "127.0.0.2")
+            assert len(finder._announced) == MAX_ANNOUNCED
+            assert "relay" in finder._announced
+
+    asyncio.run(answer(RELAY, look))
+
+
+@pytest.mark.usefixtures("loopback")
+def test_of_many_addresses_a_part_is_asked_in_each_look_and_all_in_turn(monkeypatch):
+    asked = []
+
+    async def note(_, address):
+        asked.append(address)
+
+    monkeypatch.setattr(Finder, "_ask_now", note)
+
+    async def main():
+        async with Listening(9) as finder:
+            for number in range(100):
+                known(finder, f"liar {number}", *(f"127.{n}.0.{number}" for n in range(1, 1 + MAX_ADDRESSES)))
+            counts = []
+            for turn in range(4):
+                asked.clear()
+                await finder.look(float(turn))
+                counts.append(set(asked))
+            return counts
+
+    turns = asyncio.run(main())
+    assert [len(turn) for turn in turns] == [MAX_ASKED, MAX_ASKED, MAX_ASKED, MAX_ASKED]
+    # The first address of each comes first.
+    assert {Address(f"127.1.0.{number}", 9) for number in range(100)} <= turns[0]
+    assert len(set().union(*turns)) == 100 * MAX_ADDRESSES
+
+
+def test_one_name_is_resolved_once_at_a_time(monkeypatch):
+    resolving = []
+
+    async def resolve(_, __, ___, name):
+        resolving.append(name)
+        await asyncio.sleep(0.05)
+
+    monkeypatch.setattr(Finder, "_resolve", resolve)
+
+    async def main():
+        finder = Finder(9)
+        for _ in range(1000):
+            for name in ("one", "two"):
+                finder._changed(None, "", name, ServiceStateChange.Updated)
+        assert len(finder._resolving) == 2
+        await asyncio.sleep(0.1)
+        assert finder._resolving == {}
+        finder._changed(None, "", "one", ServiceStateChange.Updated)
+        await asyncio.sleep(0.1)
+
+    asyncio.run(main())
+    assert resolving == ["one", "two", "one"]
