@@ -32,7 +32,9 @@ _LOST: Final = Answer(
     status=404,
     body=f"There is no internet here. http://{ACCESS_POINT_ADDRESS.ip}/ says what this is.\n".encode(),
 )
-_ADDRESS: Final = re.compile(r"\d{1,3}(\.\d{1,3}){3}|relay\.local")
+#: What is printed and drawn as a code: an address, or a name of one label, also with `.local`. The code of a longer text
+#: would take a Raspberry Pi seconds, and no phone would read it.
+_ADDRESS: Final = re.compile(r"\d{1,3}(\.\d{1,3}){3}|[a-z0-9-]{1,63}(\.local)?", re.ASCII)
 _REASONS: Final = {
     200: "OK",
     204: "No Content",
@@ -64,7 +66,7 @@ def answer(request: bytes, checks: Checks) -> bytes | PageRequest:
         return respond(asked)
     if asked.path == "/" and _is_ours(asked.host):
         return PageRequest(
-            host=asked.host,
+            host=_shown(asked.host),
             language=asked.language,
             accept_language=_header(asked.headers, b"accept-language"),
             head=asked.head,
@@ -78,8 +80,7 @@ def shelf_request(request: bytes) -> ShelfRequest | None:
     if isinstance(asked, Answer) or not (is_for_shelf(asked.path) and _is_ours(asked.host)):
         return None
     return ShelfRequest(
-        # What is printed as a QR code is an address that works, and no text of somebody's.
-        host=asked.host if _ADDRESS.fullmatch(asked.host) else str(ACCESS_POINT_ADDRESS.ip),
+        host=_shown(asked.host),
         path=asked.path,
         language=asked.language,
         head=asked.head,
@@ -140,6 +141,11 @@ def _bare(host: str) -> str:
 def _is_ours(host: str) -> bool:
     """Whether a person typed it to see this box: an address, a name without dots, or one of the local network."""
     return "." not in host or host.endswith(".local") or host.rpartition(".")[2].isdigit()
+
+
+def _shown(host: str) -> str:
+    """How the box is called on a page: as it was, if that can be an address or name, else by its fixed address."""
+    return host if _ADDRESS.fullmatch(host) else str(ACCESS_POINT_ADDRESS.ip)
 
 
 def respond(found: Answer, *, head: bool = False) -> bytes:

@@ -81,8 +81,14 @@ class PageMaker:
 
     def _done(self, made: asyncio.Future[bytes], reply: Callable[[bytes], None]) -> None:
         self._waiting -= 1
-        if not made.cancelled():
-            reply(made.result())
+        if made.cancelled():
+            return
+        if (error := made.exception()) is not None:
+            # Whoever asked is answered, and not left to wait for the end.
+            sys.stderr.write(f"a page could not be made ({type(error).__name__})\n")
+            reply(respond(_BUSY))
+            return
+        reply(made.result())
 
 
 class _Connection(asyncio.Protocol):

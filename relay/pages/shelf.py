@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from relay.pages import qr
 from relay.process import shelf
+from relay.process.answers import to_the_end
 from relay.process.pacer import Pacer
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ class ShelfPage:
         if key not in self._kept:
             async with self._making:
                 if key not in self._kept:
-                    await self._make(key, host, language)
+                    await asyncio.sleep(min(self._pacer.delay_s, MAX_REST_S))
+                    await to_the_end(self._make(key, host, language))
         # To the end, where those stand that were asked for last.
         page = self._kept[key] = self._kept.pop(key)
         return page
@@ -63,7 +65,6 @@ class ShelfPage:
         }
 
     async def _make(self, key: tuple[str, str, float], host: str, language: Language) -> None:
-        await asyncio.sleep(min(self._pacer.delay_s, MAX_REST_S))
         self._pacer.begin()
         try:
             page = await asyncio.to_thread(self._render, host, language)

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from relay.core.stats import Download, Stats
+from relay.process.rate import Rate
 from relay.process.shelf import open_entry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Iterator
+    from concurrent.futures import Future
     from pathlib import Path
 
     from relay.process.shelf import Entry, Piece
@@ -55,10 +57,9 @@ class Downloads:
         self._folder = folder
         #: Its own: a card that hangs would take all those that pages and lists are made in.
         self._card = ThreadPoolExecutor(max_workers=1)
-        self._rate = rate
+        self._bytes = Rate(rate)
         self.stall_s = stall_s
         self._by_address: Counter[str] = Counter()
-        self._free_at = 0.0
 
     def ended(self, how: Download) -> None:
         """Count the end of a download, or that it did not begin."""
@@ -97,7 +98,7 @@ class Downloads:
     async def blocks(self, entry: Entry, part: Piece) -> AsyncGenerator[bytes, None]:
         """The bytes, no faster than all downloads together may be; raise OSError where the card does not give them."""
         loop = asyncio.get_running_loop()
-        descriptor = await loop.run_in_executor(self._card, open_entry, self._folder, entry)
+        descriptor = await self._open(entry)
         try:
             at, end = part.start, part.start + part.length
             while at < end:
@@ -106,11 +107,23 @@ class Downloads:
                 block = await loop.run_in_executor(self._card, os.pread, descriptor, wanted, at)
                 if not block:
                     raise OSError("the file ends early")
-                now = loop.time()
-                turn = max(self._free_at, now)
-                self._free_at = turn + len(block) / self._rate
-                await asyncio.sleep(turn - now)
+                await self._bytes.turn(len(block))
                 yield block
                 at += len(block)
         finally:
-            os.close(descriptor)
+            # Behind a block that is being read for who has gone: its number might be another file's by then.
+            self._card.submit(os.close, descriptor)
+
+    async def _open(self, entry: Entry) -> int:
+        opening = self._card.submit(open_entry, self._folder, entry)
+        try:
+            return await asyncio.wrap_future(opening)
+        except asyncio.CancelledError:
+            # Who asked has gone, and the card opens it all the same: it would stay open for ever.
+            opening.add_done_callback(_close_opened)
+            raise
+
+
+def _close_opened(opening: Future[int]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result())

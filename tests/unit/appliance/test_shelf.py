@@ -8,14 +8,15 @@ import os
 import re
 import socket
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.appliance import portal_server
-from relay.appliance.portal import shelf_request
+from relay.appliance.checks import read_checks
+from relay.appliance.portal import answer, shelf_request
 from relay.appliance.portal_page import PortalPage
 from relay.appliance.portal_server import serve
 from relay.appliance.portal_shelf import ShelfRequest, ShelfServer
@@ -362,3 +363,79 @@ def test_who_takes_all_places_or_reads_nothing_keeps_nobody_from_anything(folder
 
     asyncio.run(scene())
     assert MAX_DOWNLOADS_PER_ADDRESS < MAX_DOWNLOADS
+
+
+def test_who_asks_for_files_and_goes_leaves_none_open_and_nobody_waiting(folder, listing, monkeypatch):
+    """A card that is slow opens a file also for who has gone; and his share of the rate is nobody's debt."""
+    opened = []
+    real = shelf.open_entry
+
+    def slow(where, entry):
+        time.sleep(0.02)
+        opened.append(real(where, entry))
+        return opened[-1]
+
+    monkeypatch.setattr(downloads, "open_entry", slow)
+
+    async def scene():
+        sending = Downloads(folder, rate=100_000)
+        entry = read_list(listing)["Chat app-1.2.apk"]
+        part = piece(entry, "", "")
+
+        async def fetch():
+            async with aclosing(sending.blocks(entry, part)) as blocks:
+                async for _ in blocks:
+                    pass
+
+        # Gone while it is opened, and while he waits for his turn.
+        for pause in [0.005, 0.01] * 20 + [0.03] * 20:
+            fetching = asyncio.ensure_future(fetch())
+            await asyncio.sleep(pause)
+            fetching.cancel()
+        began = time.monotonic()
+        blocks = sending.blocks(entry, part)
+        await anext(blocks)
+        await blocks.aclose()
+        sending._card.shutdown(wait=True)
+        return time.monotonic() - began
+
+    # Twenty blocks of 0.16 s, were they paid for.
+    assert asyncio.run(scene()) < 1.0
+    assert len(opened) > 20
+    for descriptor in set(opened):
+        with pytest.raises(OSError, match="descriptor"):
+            os.fstat(descriptor)
+
+
+def test_a_page_for_the_shelf_is_drawn_for_one_at_a_time_also_for_who_goes(listing):
+    at_once, most = [0], [0]
+
+    class Counting(Pages):
+        def render(self, template, language, values):
+            at_once[0] += 1
+            most[0] = max(most[0], at_once[0])
+            time.sleep(0.05)
+            at_once[0] -= 1
+            return super().render(template, language, values)
+
+    async def scene():
+        page = ShelfPage(Counting(), listing)
+        for number in range(20):
+            asking = asyncio.ensure_future(page.get(f"10.42.70.{number}", LANGUAGES[0]))
+            await asyncio.sleep(0.02)
+            asking.cancel()
+        assert await page.get("10.42.70.1", LANGUAGES[0])
+
+    asyncio.run(scene())
+    assert most == [1]
+
+
+@pytest.mark.parametrize("host", ["", "a" * 200, "[fe80::1]", "x" * 64 + ".local", "a_b", "1.2.3.4.5", "ü"])
+def test_what_nobody_is_called_is_drawn_as_no_code(host):
+    request = f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode()
+    found = answer(request, read_checks())
+    assert isinstance(found, bytes) or found.host == "10.42.70.1"
+    found = shelf_request(request.replace(b"GET /", b"GET /shelf/"))
+    assert found is None or found.host == "10.42.70.1"
+    for known in ("relay", "relay.local", "10.42.64.3", "mesh-relay-3.local"):
+        assert answer(f"GET / HTTP/1.1\r\nHost: {known}\r\n\r\n".encode(), read_checks()).host == known
