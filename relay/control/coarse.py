@@ -11,6 +11,8 @@ from bisect import bisect_right
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from relay.process.reports import MEMORY
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -25,6 +27,8 @@ _PEOPLE_GAUGES: Final = frozenset({"clients", "phones", "slots_used"})
 _RELAY_GAUGES: Final = frozenset({"neighbours", "relays_heard", "mesh_peers"})
 #: Events that happen once for each that comes or goes are told in steps of this: counts rise by it or not at all.
 EVENT_STEP: Final = 10
+#: Memory is told in steps of this: a session takes some hundred kilobytes.
+MEMORY_STEP_BYTES: Final = 1 << 20
 _PEOPLE_EVENTS: Final = frozenset(
     {"connections", "clients_accepted", "idle_ended", "slots_given", "slot_unused", "channel_lost", "slow_reader"}
 )
@@ -45,11 +49,17 @@ def events(count: float) -> int:
     return int(count) // EVENT_STEP * EVENT_STEP
 
 
+def memory(count: int) -> int:
+    """Round bytes of memory up to MEMORY_STEP_BYTES."""
+    return -(-count // MEMORY_STEP_BYTES) * MEMORY_STEP_BYTES
+
+
 def coarse(status: Status) -> Status:
     """Return the status with coarse counts; what it says of the relay's health is by the exact ones."""
     return replace(
         status,
         relays=relays(status.relays),
+        memory_bytes=None if status.memory_bytes is None else memory(status.memory_bytes),
         links=[_link(link) for link in status.links],
         components=[_component(row) for row in status.components],
     )
@@ -61,7 +71,7 @@ def _link(link: LinkStatus) -> LinkStatus:
 
 
 def _component(row: ComponentStatus) -> ComponentStatus:
-    steps = dict.fromkeys(_PEOPLE_GAUGES, people) | dict.fromkeys(_RELAY_GAUGES, relays)
+    steps = dict.fromkeys(_PEOPLE_GAUGES, people) | dict.fromkeys(_RELAY_GAUGES, relays) | {MEMORY: memory}
     return replace(
         row,
         gauges={name: steps[name](count) if name in steps else count for name, count in row.gauges.items()},

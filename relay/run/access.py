@@ -9,6 +9,7 @@ import hmac
 import ipaddress
 from typing import TYPE_CHECKING, Final
 
+from relay.core.stats import HttpRefused
 from relay.links.interfaces import plain
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ ALL_REFILL_S: Final = 10.0
 #: Addresses whose guesses are remembered, under 200 bytes each. Beyond it the oldest are forgotten, and the bound for
 #: all holds alone.
 MAX_ADDRESSES: Final = 256
+#: Addresses from which the token came: their guesses wait for nobody else's, or whoever guesses without end would keep
+#: an operator from setting the clock. The last ones; each had the token.
+MAX_KNOWN: Final = 16
 #: How old what is known of our interfaces may be. Reading it takes a millisecond.
 INTERFACES_AGE_S: Final = 10.0
 #: One household has a /64 of IPv6, and so as many addresses as it likes.
@@ -38,6 +42,15 @@ class Access(enum.Enum):
     STRANGER = enum.auto()  # says no token, and needs one
     WRONG = enum.auto()
     TOO_MANY = enum.auto()  # wrong ones came; none is looked at for a while
+
+    @property
+    def refusal(self) -> HttpRefused:
+        """As what it is counted; KeyError for who is admitted."""
+        return {
+            Access.STRANGER: HttpRefused.STRANGER,
+            Access.WRONG: HttpRefused.TOKEN,
+            Access.TOO_MANY: HttpRefused.GUESSES,
+        }[self]
 
 
 class _Bucket:
@@ -60,6 +73,8 @@ class Guesses:
     def __init__(self, now: float) -> None:
         self._all = _Bucket(GUESSES_IN_ALL, ALL_REFILL_S, now)
         self._by_address: dict[str, _Bucket] = {}
+        #: In order of the last right token; a dict for its order.
+        self._known: dict[str, None] = {}
 
     def __len__(self) -> int:
         return len(self._by_address)
@@ -67,7 +82,19 @@ class Guesses:
     def allowed(self, address: str, now: float) -> bool:
         """Whether a token from ``address`` is looked at."""
         own = self._by_address.get(_household(address))
-        return self._all.left(now) >= 1 and (own is None or own.left(now) >= 1)
+        return (self._is_known(address) or self._all.left(now) >= 1) and (own is None or own.left(now) >= 1)
+
+    def right(self, address: str) -> None:
+        """Note that the token came from ``address``."""
+        household = _household(address)
+        self._known.pop(household, None)
+        while len(self._known) >= MAX_KNOWN:
+            self._known.pop(next(iter(self._known)))
+        self._known[household] = None
+
+    def _is_known(self, address: str) -> bool:
+        # Nobody elsewhere comes from this machine's own address.
+        return _household(address) in self._known or ipaddress.ip_address(plain(address)).is_loopback
 
     def wrong(self, address: str, now: float) -> None:
         """Note a wrong token."""
@@ -77,7 +104,8 @@ class Guesses:
             self._by_address.pop(next(iter(self._by_address)))
         self._by_address[household] = own
         own.take(now)
-        self._all.take(now)
+        if not self._is_known(address):
+            self._all.take(now)
 
 
 def _household(address: str) -> str:
@@ -128,6 +156,7 @@ class Gate:
         if not self._guesses.allowed(address, now):
             return Access.TOO_MANY
         if self._token and hmac.compare_digest(token.encode("utf-8", "replace"), self._token):
+            self._guesses.right(address)
             return Access.ADMITTED
         self._guesses.wrong(address, now)
         return Access.WRONG

@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from relay import __version__
 from relay.control import conditions
-from relay.control.coarse import coarse, events
+from relay.control.coarse import coarse, events, memory
 from relay.control.status import LinkState, ProcessState, QueueName, Severity, Status
 from relay.core.clock import HOUR_S
 from relay.core.stats import (
@@ -485,6 +485,18 @@ HISTOGRAMS: dict[Histogram, str] = {
 }
 
 
+#: What a scrape can be in: Prometheus' text format, and OpenMetrics 1.0.
+FORMATS = ("text/plain", "application/openmetrics-text")
+
+
+def chosen_format(accept: str) -> str:
+    """The one of FORMATS for an Accept header; nothing else of that is looked at.
+
+    The library would read versions in it, fail at some, and give others back in its answer.
+    """
+    return FORMATS[FORMATS[1] in accept]
+
+
 class RelayCollector(Collector):
     """Reads the engine once per scrape."""
 
@@ -520,15 +532,34 @@ def _histogram(stats: Stats, histogram: Histogram, text: str) -> Metric:
     return metric
 
 
+#: Of the client's own metrics. Its number of open files would be that of connections, one by one.
+_PROCESS = frozenset({"process_cpu_seconds", "process_resident_memory_bytes", "process_start_time_seconds"})
+
+
+class _ProcessCollector(Collector):
+    """Of the client's collector what tells nobody who is there."""
+
+    def __init__(self) -> None:
+        self._all = ProcessCollector(registry=None)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield those of _PROCESS; memory in whole steps."""
+        for metric in self._all.collect():
+            if metric.name == "process_resident_memory_bytes":
+                metric.samples = [sample._replace(value=memory(int(sample.value))) for sample in metric.samples]
+            if metric.name in _PROCESS:
+                yield metric
+
+
 class Metrics:
-    """A registry of this relay alone: its own families, and memory, CPU and files of its process."""
+    """A registry of this relay alone: its own families, and CPU, memory and start of its process."""
 
     def __init__(self, engine: Engine) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(RelayCollector(engine))
-        ProcessCollector(registry=self._registry)
+        self._registry.register(_ProcessCollector())
 
-    def render(self, accept: str) -> tuple[bytes, str]:
-        """Return the scrape and its content type, in the format that the Accept header asks for."""
-        encode, content_type = choose_encoder(accept)
+    def render(self, format_: str) -> tuple[bytes, str]:
+        """Return the scrape in one of FORMATS, and its content type."""
+        encode, content_type = choose_encoder(format_)
         return encode(self._registry), content_type

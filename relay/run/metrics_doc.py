@@ -100,7 +100,10 @@ def document() -> str:
         for one in conditions.TABLE
     )
     metrics_table = table + "\n".join(row.line() for row in rows)
-    process = "\n\nBeside these, `process_*` of the Prometheus client: CPU, memory and files of `relay run`.\n"
+    process = (
+        "\n\nBeside these, of the Prometheus client: `process_cpu_seconds_total`, `process_resident_memory_bytes` (in\n"
+        "whole MiB, as all memory here) and `process_start_time_seconds` of `relay run`.\n"
+    )
     return f"{head}## Metrics\n\n{metrics_table}{process}{_CONDITIONS}{conditions_table}"
 
 

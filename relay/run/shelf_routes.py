@@ -14,6 +14,7 @@ from relay.pages.language import choose
 from relay.pages.shelf import ShelfPage
 from relay.process import shelf
 from relay.process.downloads import MAX_DOWNLOAD_S, RETRY_AFTER_S, BusyError, Downloads
+from relay.run.http_server import add_headers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,25 +28,28 @@ class ShelfRoutes:
 
     def __init__(self, pages: Pages, stats: Stats, folder: Path = shelf.FOLDER, listing: Path = shelf.LIST) -> None:
         self._listing = listing
+        self._pages = pages
         self._downloads = Downloads(folder, stats)
         self._shelf_page = ShelfPage(pages, listing, home="/about")
 
-    def routes(self) -> list[web.AbstractRouteDef]:
-        """For the application; the path is taken as it came, and looked up."""
-        return [web.get("/shelf/", self._page), web.get("/shelf/{name:.*}", self._file)]
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer for a path below shelf.PATH, which is taken as it came, and looked up; raise web.HTTPException."""
+        return await (self._page(request) if request.path == shelf.PATH else self._file(request))
 
-    async def _page(self, request: web.Request) -> web.Response:
+    async def _page(self, request: web.BaseRequest) -> web.Response:
         language = choose(request.query.get("lang", ""), request.headers.get("Accept-Language", ""))
         page = await self._shelf_page.get(request.host, language)
         return web.Response(body=page, headers=self._shelf_page.headers(language))
 
-    async def _file(self, request: web.Request) -> web.StreamResponse:
+    async def _file(self, request: web.BaseRequest) -> web.StreamResponse:
         entry = shelf.find(request.rel_url.raw_path, await asyncio.to_thread(shelf.read_list, self._listing))
         if entry is None:
             raise web.HTTPNotFound
         part = shelf.piece(entry, request.headers.get("Range", ""), request.headers.get("If-Range", ""))
         response = web.StreamResponse(status=part.status, headers=dict(shelf.headers(entry, part)))
         response.content_length = part.length
+        # It is sent before it is returned.
+        add_headers(response, self._pages.content_security_policy)
         if request.method == "HEAD" or not part.length:
             await response.prepare(request)
             return response
@@ -60,6 +64,9 @@ class ShelfRoutes:
             return web.Response(status=503, headers={"Retry-After": str(RETRY_AFTER_S)})
         except TimeoutError:
             self._end(request, Download.STALLED)
+        except asyncio.CancelledError:
+            self._downloads.ended(Download.GONE)
+            raise
         except ConnectionError:
             self._end(request, Download.GONE)
         except OSError:
@@ -71,7 +78,7 @@ class ShelfRoutes:
             self._downloads.ended(Download.WHOLE)
         return response
 
-    def _end(self, request: web.Request, how: Download) -> None:
+    def _end(self, request: web.BaseRequest, how: Download) -> None:
         """Count it, and let go: what is left of the answer would be waited for."""
         self._downloads.ended(how)
         if request.transport is not None:

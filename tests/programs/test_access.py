@@ -16,6 +16,7 @@ from relay.run.access import (
     GUESSES_IN_ALL,
     GUESSES_PER_ADDRESS,
     MAX_ADDRESSES,
+    MAX_KNOWN,
     Access,
     Gate,
     Guesses,
@@ -180,6 +181,52 @@ def test_guesses_from_many_addresses_are_bounded_as_well_and_so_is_what_is_remem
     assert len(day) <= MAX_ADDRESSES
 
 
+def test_who_had_the_token_before_waits_for_no_strangers_guesses():
+    """Whoever guesses without end kept every operator out for as long as he went on."""
+    guesses = Guesses(0.0)
+    guesses.right("192.0.2.7")
+    for number in range(GUESSES_IN_ALL):
+        guesses.wrong(f"192.0.2.{100 + number}", 0.0)
+    assert not guesses.allowed("192.0.2.8", 0.0)
+    assert guesses.allowed("192.0.2.7", 0.0)
+    assert guesses.allowed("127.0.0.1", 0.0)
+    assert guesses.allowed("::ffff:127.0.0.1", 0.0)
+    # His own guesses are bounded as everybody's.
+    for _ in range(GUESSES_PER_ADDRESS):
+        guesses.wrong("192.0.2.7", 0.0)
+        guesses.wrong("127.0.0.1", 0.0)
+    assert not guesses.allowed("192.0.2.7", 0.0)
+    assert not guesses.allowed("127.0.0.1", 0.0)
+    # The last few are known.
+    guesses.right("192.0.2.9")
+    assert guesses.allowed("192.0.2.9", 0.0)
+    for number in range(MAX_KNOWN):
+        guesses.right(f"198.51.100.{number}")
+    assert not guesses.allowed("192.0.2.9", 0.0)
+    assert guesses.allowed("198.51.100.0", 0.0)
+
+
+def test_the_page_knows_who_had_the_token(engine, monkeypatch):
+    address = ["198.51.100.1"]
+    monkeypatch.setattr("relay.run.web.peer", lambda _: (address[0], 0))
+
+    async def talk(base, session):
+        async def status(password):
+            async with session.get(base + "/", headers=basic("x", password)) as response:
+                return response.status
+
+        assert await status(TOKEN) == 200
+        for number in range(GUESSES_IN_ALL):
+            address[0] = f"198.51.100.{100 + number}"
+            assert await status("a wrong guess") == 401
+        address[0] = "198.51.100.2"
+        assert await status(TOKEN) == 429
+        address[0] = "198.51.100.1"
+        assert await status(TOKEN) == 200
+
+    use(engine, talk)
+
+
 def test_one_household_of_ipv6_is_one_address():
     guesses = Guesses(0.0)
     for number in range(GUESSES_PER_ADDRESS):
@@ -235,7 +282,7 @@ def test_the_interfaces_of_this_machine_are_read():
 
 def test_a_stranger_is_asked_for_the_token_and_has_the_page_for_everybody(engine, monkeypatch):
     """As one who comes through a router: the address of who asks is put in the place of that of this machine."""
-    monkeypatch.setattr("relay.run.web._peer", lambda _: ("198.51.100.1", 0))
+    monkeypatch.setattr("relay.run.web.peer", lambda _: ("198.51.100.1", 0))
 
     async def talk(base, session):
         found = {}

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from relay import __version__
-from relay.control.coarse import coarse
+from relay.control.coarse import MEMORY_STEP_BYTES, coarse
 from relay.control.conditions import TABLE
 from relay.control.status import ComponentStatus, LinkState, LinkStatus, NoticeStatus, ProcessState, interface_label
 from relay.core.stats import (
@@ -124,7 +124,7 @@ def test_what_another_process_reports_is_counted_under_its_name(engine):
     assert found["relay_ble_events_total", ("event", "dials")] == 7
     assert found["relay_ble_events_total", ("event", "rotations")] == 0
     assert found["relay_ble_clients",] == 5
-    assert found["relay_process_memory_bytes", ("process", "net")] == 5
+    assert found["relay_process_memory_bytes", ("process", "net")] == MEMORY_STEP_BYTES
     # What no sensor tells is not 0 but not there.
     assert not {key for key in found if "temperature" in key[0] or ("process", "ble") in key}
     assert found["relay_net_radios",] == 0
@@ -204,6 +204,17 @@ def test_nobody_who_comes_or_goes_alone_is_seen_in_a_count_of_people_or_visits(e
         status = coarse(engine.status()).as_dict()
         seen.add((json.dumps([status["links"], status["components"]]), re.sub(r"(?m)^process_.*", "", scrape(engine))))
     assert len(seen) == 1
+
+
+def test_what_is_told_of_the_process_counts_no_connections(engine):
+    """The client's own metrics have the number of open files, which rises by one for each who comes."""
+    names = {"process_cpu_seconds_total", "process_resident_memory_bytes", "process_start_time_seconds"}
+    found = samples(engine)
+    assert {key[0] for key in found if not key[0].startswith("relay_")} == names
+    assert found["process_resident_memory_bytes",] % MEMORY_STEP_BYTES == 0
+    engine.changes = {"memory_bytes": 5, "components": [ComponentStatus(name="net", gauges={"memory_bytes": 5})]}
+    memory = {value for key, value in samples(engine).items() if key[0] == "relay_process_memory_bytes"}
+    assert memory == {MEMORY_STEP_BYTES}
 
 
 def test_the_document_is_what_the_code_says():

@@ -22,8 +22,9 @@ from relay.core.stats import Download, Rejected
 from relay.process import downloads
 from relay.process.shelf import make_list
 from relay.run.history import MAX_SAMPLES, SAMPLE_INTERVAL_S, History
+from relay.run.http_server import MAX_CONNECTIONS, HttpError
 from relay.run.shelf_routes import ShelfRoutes
-from relay.run.web import MAX_CONNECTIONS, HttpError, StatusServer
+from relay.run.web import StatusServer
 
 
 class Clock:
@@ -476,7 +477,7 @@ def test_who_asks_much_and_reads_nothing_holds_up_neither_the_loop_nor_the_page(
         assert sorted(lags)[50] < 0.05
         async with session.get(base + "/healthz") as response:
             assert response.status == 200
-        assert len(server._runner.server.connections) <= MAX_CONNECTIONS + 1
+        assert len(server.http._manager.connections) <= MAX_CONNECTIONS + 1
         for writer in floods:
             writer.transport.abort()
 

@@ -3,10 +3,12 @@
 
 import asyncio
 import contextlib
+import itertools
 import random
 import statistics
 import subprocess
 import sys
+import threading
 import time
 
 import aiohttp
@@ -16,8 +18,10 @@ from relay.config.run import HttpConfig
 from relay.config.settings import Address
 from relay.core.messages import Subscribe
 from relay.core.stats import HttpRefused
+from relay.process.answers import ANSWER_AGE_S
 from relay.run.history import History
-from relay.run.web import ANSWERS_PER_S, MAX_CONNECTIONS, StatusServer
+from relay.run.http_server import ANSWERS_PER_S, MAX_CONNECTIONS
+from relay.run.web import StatusServer
 from tests.programs.running import Phone, envelope, running
 
 #: Of an envelope's way through the relay, at the median: what the pages may take from it at most.
@@ -97,12 +101,20 @@ def test_a_path_leads_nowhere_else(engine, path):
         "[::1",
         "1.2.3.4.5",
         "a b",
+        # They were drawn as a code of three thousand signs, or were too long for one.
+        "127.0.0.1:" + "1" * 1000,
+        "127.0.0.1:" + "1" * 5000,
+        "127.0.0.1:\u00b2",
+        "[fe80::1%" + "a" * 1000 + "]",
+        "[fe80::1%<b>]",
+        "[fe80::1%\udcff]",
     ],
 )
 def test_a_name_that_is_not_ours_is_refused_and_counted(engine, host):
     async def talk(server):
         return await say(
-            server.port, f"GET /status.json HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+            server.port,
+            f"GET /about HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode("utf-8", "surrogateescape"),
         )
 
     answer = serve(engine, talk)
@@ -135,7 +147,7 @@ def test_a_thousand_connections_that_dribble_lock_nobody_out(engine):
         ):
             assert await response.text() == "ok\n"
         took_s = time.monotonic() - began
-        places = len(server.places)
+        places = len(server.http.places)
         for writer in held:
             writer.transport.abort()
         return took_s, places
@@ -165,6 +177,107 @@ def test_answers_are_given_no_faster_than_the_relay_can_spare(engine):
         return counted
 
     assert ANSWERS_PER_S / 4 < serve(engine, talk) < 1.5 * ANSWERS_PER_S
+
+
+def test_who_asks_and_goes_leaves_nobody_behind_him_to_wait(engine):
+    """He took a turn of ten milliseconds each time, a thousand in a second: whoever stayed waited for all of them."""
+
+    async def talk(server):
+        for _ in range(600):
+            _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            await asyncio.sleep(0)
+            writer.transport.abort()
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+        answer = await say(server.port, b"GET /healthz HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n", PATIENCE_S)
+        assert answer.endswith(b"ok\n")
+        return time.monotonic() - began
+
+    # Six seconds, were they waited for.
+    assert serve(engine, talk) < 2
+
+
+def test_who_announces_what_he_sends_is_answered_in_turn_as_well_and_counted(engine):
+    """The framework's own answer was given past the rate, to any name, and not counted."""
+
+    async def talk(server):
+        asks = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: %s\r\n\r\n"
+        began = time.monotonic()
+        answers = await say(server.port, (asks % b"nonsense") * 20 + (asks % b"100-continue") * 20, 0.5)
+        assert answers.count(b"HTTP/1.1 417 ") == 40
+        assert b"nonsense" not in answers
+        return time.monotonic() - began
+
+    assert serve(engine, talk) > 0.9 * 40 / ANSWERS_PER_S
+    assert engine.stats.get(HttpRefused.BAD_REQUEST) == 40
+
+
+def test_a_page_that_takes_long_holds_up_no_scrape_and_no_other_kind_of_page(engine, monkeypatch):
+    drawing, may_end = threading.Event(), threading.Event()
+
+    def hang(*_, **__):
+        drawing.set()
+        may_end.wait(PATIENCE_S)
+        return "page"
+
+    monkeypatch.setattr("relay.run.web.operator_page", hang)
+
+    async def talk(server):
+        ask = b"GET %s HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"
+        try:
+            page = asyncio.ensure_future(say(server.port, ask % b"/", PATIENCE_S))
+            await asyncio.to_thread(drawing.wait, PATIENCE_S)
+            for path in (b"/metrics", b"/status.json", b"/healthz", b"/about"):
+                assert b" 200 OK" in await say(server.port, ask % path, PATIENCE_S / 2)
+            assert not page.done()
+        finally:
+            may_end.set()
+        assert (await page).endswith(b"page")
+
+    serve(engine, talk)
+
+
+def test_the_relay_is_looked_at_once_for_all_who_ask_at_the_same_time(engine, monkeypatch):
+    looked = []
+    real = engine.status
+    monkeypatch.setattr(engine, "status", lambda: looked.append(time.monotonic()) or real())
+
+    async def talk(server):
+        ask = b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        paths = (b"/healthz", b"/status.json", b"/metrics", b"/healthz")
+        return await say(server.port, b"".join(ask % path for path in paths) * 10, 0.5)
+
+    assert serve(engine, talk).count(b" 200 OK") == 40
+    gaps = [later - earlier for earlier, later in itertools.pairwise(looked)]
+    # Each look was as old as may be when the next one came.
+    assert len(looked) >= 1
+    assert all(gap >= ANSWER_AGE_S for gap in gaps)
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text; version=nonsense",
+        "application/openmetrics-text; version=99.9.9",
+        "text/plain; version=1.0.0; escaping=x" + "y" * 500,
+        "a" * 3000,
+        "",
+    ],
+)
+def test_no_way_to_ask_for_metrics_is_a_fault_or_comes_back(engine, accept):
+    """The client's library fails at some versions, which is a line in the log for each request."""
+
+    async def talk(server):
+        return await say(
+            server.port, f"GET /metrics HTTP/1.0\r\nHost: 127.0.0.1\r\nAccept: {accept}\r\n\r\n".encode(), PATIENCE_S
+        )
+
+    answer = serve(engine, talk)
+    assert b" 200 OK" in answer
+    head = answer.partition(b"\r\n\r\n")[0]
+    assert b"99" not in head
+    assert b"yyy" not in head
 
 
 FLOOD = """
