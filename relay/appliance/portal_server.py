@@ -108,6 +108,8 @@ class _Connection(asyncio.Protocol):
         self._asked = asked
         self._received = b""
         self._is_asked = False
+        #: While a page is being made, of which there are MAX_WAITING at most.
+        self.is_waiting = False
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.address = ""
@@ -143,6 +145,7 @@ class _Connection(asyncio.Protocol):
                 return
             found = answer(head + end, self._checks)
             if isinstance(found, PageRequest):
+                self.is_waiting = True
                 self._maker.make(found, self._reply)
             else:
                 self._reply(found)
@@ -150,6 +153,7 @@ class _Connection(asyncio.Protocol):
             self.drop()
 
     def _reply(self, found: bytes) -> None:
+        self.is_waiting = False
         if self._transport is None or self._transport.is_closing():
             return
         # A check's few hundred bytes the kernel takes at once, and of a page the most; if not, the timer ends it.

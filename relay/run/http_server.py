@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import logging
+import math
 import socket
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -17,6 +19,7 @@ from aiohttp import web
 
 from relay.core.errors import RelayError
 from relay.core.stats import HttpRefused
+from relay.links.interfaces import plain
 from relay.process.crowd import Places
 from relay.process.ports import why_not
 from relay.process.rate import Rate
@@ -32,6 +35,13 @@ if TYPE_CHECKING:
 #: Connections at once; one more closes the oldest of the address that has most, so that
 #: those who only hold connections lock nobody out. At 2 x 64 KiB of buffers each: 4 MiB.
 MAX_CONNECTIONS: Final = 32
+#: Of this machine itself, beside them: its Prometheus, and a browser by ssh, are served however many come from
+#: elsewhere, with as many addresses as they like. 2 MiB more.
+MAX_OWN_CONNECTIONS: Final = 16
+#: For so long somebody who waits for his answer keeps his place: all that wait at once are answered in half a second.
+WAITING_S: Final = 2.0
+#: And so soon he does so again, or he would keep it by asking on.
+WAITING_AGAIN_S: Final = 10.0
 #: Accepted in one turn of the loop, so that a flood of them leaves turns to the relay.
 BACKLOG: Final = 32
 KEEPALIVE_S: Final = 75.0
@@ -90,7 +100,10 @@ class _Connection(web.RequestHandler):
 
     def __init__(self, server: HttpServer, manager: web.Server, **settings: Any) -> None:
         super().__init__(manager, loop=asyncio.get_running_loop(), **settings)
+        self._server = server
         self._places = server.places
+        self._asked_s = -math.inf
+        self._is_answered = False
         self._stats = server.stats
         self.address = ""
 
@@ -98,11 +111,35 @@ class _Connection(web.RequestHandler):
         found = transport.get_extra_info("peername")
         self.address = str(found[0]) if found else "gone"
         super().connection_made(transport)
+        if found and ipaddress.ip_address(plain(self.address)).is_loopback:
+            self._places = self._server.own_places
         self._places.enter(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._places.leave(self)
         super().connection_lost(exc)
+
+    def begin(self) -> None:
+        """Note that a whole request is here."""
+        now = asyncio.get_running_loop().time()
+        if now - self._asked_s >= WAITING_AGAIN_S:
+            self._asked_s, self._is_answered = now, False
+
+    async def finish_response(self, *of: Any, **settings: Any) -> Any:
+        """Send an answer; see the framework."""
+        try:
+            return await super().finish_response(*of, **settings)
+        finally:
+            self._is_answered = True
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether an answer is being made, or on its way to a reader: for WAITING_S, as he may also not read."""
+        if asyncio.get_running_loop().time() - self._asked_s >= WAITING_S:
+            return False
+        transport = self.transport
+        is_sending = isinstance(transport, asyncio.WriteTransport) and transport.get_write_buffer_size() > 0
+        return is_sending or not self._is_answered
 
     def drop(self) -> None:
         """Close at once."""
@@ -133,8 +170,9 @@ class HttpServer:
     def __init__(self, listen: Address, handle: Handler, stats: Stats, policy: Callable[[], str]) -> None:
         """``policy``: see add_headers; asked for with the first answer."""
         self.stats = stats
-        self.places = Places(
-            most=MAX_CONNECTIONS, per_address=MAX_CONNECTIONS, on_dropped=lambda: stats.add(HttpRefused.PLACE)
+        self.places, self.own_places = (
+            Places(most=most, per_address=most, on_dropped=lambda: stats.add(HttpRefused.PLACE))
+            for most in (MAX_CONNECTIONS, MAX_OWN_CONNECTIONS)
         )
         self.port = 0
         self._listen = listen
@@ -183,6 +221,8 @@ class HttpServer:
         )
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if isinstance(request.protocol, _Connection) and request.content.is_eof():
+            request.protocol.begin()
         await self._turns.turn()
         if request.headers.get("Expect"):
             # What we take comes in one piece, and browsers and Prometheus announce nothing.

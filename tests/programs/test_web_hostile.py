@@ -198,6 +198,37 @@ def test_who_asks_and_goes_leaves_nobody_behind_him_to_wait(engine):
     assert serve(engine, talk) < 2
 
 
+def test_who_has_many_addresses_and_comes_anew_all_the_time_locks_nobody_out(engine):
+    """250 connections a second, each from another address: whoever waited for an answer had lost his place by then."""
+
+    async def talk(server):
+        stopped = asyncio.Event()
+        ask = b"GET /healthz HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"
+
+        async def churn(number):
+            while not stopped.is_set():
+                number += 40
+                own = f"127.2.{number // 200 % 200}.{1 + number % 200}"
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_connection("127.0.0.1", server.port, local_addr=(own, 0))
+                    writer.write(ask)
+                    await asyncio.sleep(0.15)
+                    writer.transport.abort()
+
+        hostile = [asyncio.ensure_future(churn(number)) for number in range(40)]
+        await asyncio.sleep(1)
+        found = []
+        for _ in range(10):
+            found.append(await say(server.port, ask, 5))
+            await asyncio.sleep(0.1)
+        stopped.set()
+        await asyncio.wait(hostile)
+        return sum(answer.endswith(b"ok\n") for answer in found)
+
+    assert serve(engine, talk) >= 5
+    assert engine.stats.get(HttpRefused.PLACE) > 100
+
+
 def test_who_announces_what_he_sends_is_answered_in_turn_as_well_and_counted(engine):
     """The framework's own answer was given past the rate, to any name, and not counted."""
 
