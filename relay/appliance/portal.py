@@ -32,8 +32,8 @@ _LOST: Final = Answer(
     status=404,
     body=f"There is no internet here. http://{ACCESS_POINT_ADDRESS.ip}/ says what this is.\n".encode(),
 )
-#: What is printed and drawn as a code: an address, or a name of one label, also with `.local`. The code of a longer text
-#: would take a Raspberry Pi seconds, and no phone would read it.
+#: What is printed and drawn as a code: an address, or a name of one label, also with `.local`. The code of a longer
+#: text would take a Raspberry Pi seconds, and no phone would read it.
 _ADDRESS: Final = re.compile(r"\d{1,3}(\.\d{1,3}){3}|[a-z0-9-]{1,63}(\.local)?", re.ASCII)
 _REASONS: Final = {
     200: "OK",

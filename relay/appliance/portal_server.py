@@ -70,14 +70,15 @@ class PageMaker:
         self._thread = thread
         self._waiting = 0
 
-    def make(self, request: PageRequest, reply: Callable[[bytes], None]) -> None:
-        """Call ``reply`` with the answer, later."""
+    def make(self, request: PageRequest, reply: Callable[[bytes], None]) -> asyncio.Future[bytes] | None:
+        """Call ``reply`` with the answer, later; what is returned is cancelled for who has gone."""
         if self._waiting >= MAX_WAITING:
             reply(respond(_BUSY))
-            return
+            return None
         self._waiting += 1
         made = asyncio.get_running_loop().run_in_executor(self._thread, self._page.answer, request)
         made.add_done_callback(lambda _: self._done(made, reply))
+        return made
 
     def _done(self, made: asyncio.Future[bytes], reply: Callable[[bytes], None]) -> None:
         self._waiting -= 1
@@ -108,8 +109,8 @@ class _Connection(asyncio.Protocol):
         self._asked = asked
         self._received = b""
         self._is_asked = False
-        #: While a page is being made, of which there are MAX_WAITING at most.
-        self.is_waiting = False
+        #: A page that is being made, of which there are MAX_WAITING at most.
+        self._making: asyncio.Future[bytes] | None = None
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.address = ""
@@ -129,9 +130,10 @@ class _Connection(asyncio.Protocol):
         self._places.leave(self)
         if self._timer is not None:
             self._timer.cancel()
-        if self._sending is not None:
-            # It finds out by itself, and counts it.
-            self._room.set()
+        # Who asks and goes has nothing made, and nobody behind him waits for it.
+        for work in (self._sending, self._making):
+            if work is not None:
+                work.cancel()
 
     def data_received(self, data: bytes) -> None:
         if self._is_asked:
@@ -145,15 +147,13 @@ class _Connection(asyncio.Protocol):
                 return
             found = answer(head + end, self._checks)
             if isinstance(found, PageRequest):
-                self.is_waiting = True
-                self._maker.make(found, self._reply)
+                self._making = self._maker.make(found, self._reply)
             else:
                 self._reply(found)
         elif end or len(self._received) > MAX_REQUEST_BYTES:
             self.drop()
 
     def _reply(self, found: bytes) -> None:
-        self.is_waiting = False
         if self._transport is None or self._transport.is_closing():
             return
         # A check's few hundred bytes the kernel takes at once, and of a page the most; if not, the timer ends it.
@@ -199,6 +199,11 @@ class _Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._room.set()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether its page is being made."""
+        return self._making is not None and not self._making.done()
 
     def drop(self) -> None:
         """Close at once."""

@@ -90,6 +90,9 @@ class ShelfServer:
                 reader.write(_head(404, []))
         except ConnectionError:
             self.downloads.ended(Download.GONE)
+        except asyncio.CancelledError:
+            self.downloads.ended(Download.GONE)
+            raise
 
     async def _send_page_in_turn(self, request: ShelfRequest, reader: Reader) -> None:
         if self._pages_out >= MAX_PAGES_OUT:

@@ -19,7 +19,7 @@ from relay.appliance.checks import read_checks
 from relay.appliance.portal import answer, shelf_request
 from relay.appliance.portal_page import PortalPage
 from relay.appliance.portal_server import serve
-from relay.appliance.portal_shelf import ShelfRequest, ShelfServer
+from relay.appliance.portal_shelf import MAX_PAGES_OUT, ShelfRequest, ShelfServer
 from relay.cli import main
 from relay.core.stats import Download
 from relay.pages.language import LANGUAGES
@@ -439,3 +439,24 @@ def test_what_nobody_is_called_is_drawn_as_no_code(host):
     assert found is None or found.host == "10.42.70.1"
     for known in ("relay", "relay.local", "10.42.64.3", "mesh-relay-3.local"):
         assert answer(f"GET / HTTP/1.1\r\nHost: {known}\r\n\r\n".encode(), read_checks()).host == known
+
+
+def test_who_asks_for_pages_and_goes_has_none_made_and_keeps_nobody_waiting(folder, listing):
+    """Pages for those who had gone were made one after the other, for minutes, and until then none for others."""
+
+    async def scene():
+        async with portal(folder, listing) as port:
+            assert "200 OK" in (await ask(port, "/shelf/"))[0]
+            for number in range(3 * MAX_PAGES_OUT):
+                own = f"127.0.6.{number + 1}"
+                _, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(own, 0))
+                writer.write(f"GET /shelf/ HTTP/1.1\r\nHost: 10.42.71.{number}\r\n\r\n".encode())
+                await asyncio.sleep(0.005)
+                writer.transport.abort()
+            await asyncio.sleep(0.1)
+            began = time.monotonic()
+            assert "200 OK" in (await ask(port, "/shelf/"))[0]
+            assert "200 OK" in (await ask(port, "/"))[0]
+            return time.monotonic() - began
+
+    assert asyncio.run(scene()) < 3
