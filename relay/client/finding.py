@@ -121,7 +121,9 @@ async def browse(timeout_s: float = BROWSE_S) -> list[RelayAddress]:
     """
     # Slow to import on a small board, and not needed by those who name their relay.
     from zeroconf import IPVersion, ServiceStateChange, Zeroconf  # noqa: PLC0415
-    from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf  # noqa: PLC0415
+    from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf  # noqa: PLC0415
+
+    from relay.links.announcement import announcement  # noqa: PLC0415
 
     names: asyncio.Queue[str] = asyncio.Queue(MAX_FOUND)
 
@@ -147,8 +149,8 @@ async def browse(timeout_s: float = BROWSE_S) -> list[RelayAddress]:
     try:
         async with asyncio.timeout(timeout_s) as limit:
             while True:
-                info = AsyncServiceInfo(SERVICE_TYPE, await names.get())
-                if not await info.async_request(zeroconf.zeroconf, RESOLVE_TIMEOUT_MS) or not info.port:
+                info = announcement(await names.get())
+                if info is None or not await info.async_request(zeroconf.zeroconf, RESOLVE_TIMEOUT_MS) or not info.port:
                     continue
                 hosts = sorted(info.parsed_scoped_addresses(), key=_preference)
                 if hosts:

@@ -22,6 +22,7 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 from relay.core.clock import jittered
 from relay.core.stats import LinkKind
 from relay.links.address import SERVICE_TYPE
+from relay.links.announcement import announcement
 from relay.links.targets import Target
 from relay.process.ports import MDNS_PORT, why_not
 from relay.process.supervisor import OperatorError, supervise
@@ -258,7 +259,7 @@ class _Browser:
         self._dialling = dialling
         self._found: dict[str, asyncio.Task[None]] = {}
 
-    def changed(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
+    def changed(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:  # noqa: ARG002 - zeroconf passes by name
         """Dial what appears, let go of what is gone."""
         if self._discovery.is_own(name):
             return
@@ -270,11 +271,11 @@ class _Browser:
         elif task is None and len(self._found) >= MAX_FOUND:
             self._host.announcement_dropped()
         elif task is None:
-            self._found[name] = self._dialling.create_task(self._resolve(zeroconf, service_type, name))
+            self._found[name] = self._dialling.create_task(self._resolve(zeroconf, name))
 
-    async def _resolve(self, zeroconf: Zeroconf, service_type: str, name: str) -> None:
-        info = AsyncServiceInfo(service_type, name)
-        if await info.async_request(zeroconf, RESOLVE_TIMEOUT_MS):
+    async def _resolve(self, zeroconf: Zeroconf, name: str) -> None:
+        info = announcement(name)
+        if info is not None and await info.async_request(zeroconf, RESOLVE_TIMEOUT_MS):
             await self._discovery.dial(self._host, self._interface, self._own, info)
         self._found.pop(name, None)
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Final, Self
 
 import aiohttp
 from zeroconf import IPVersion, ServiceStateChange
-from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
 
 from relay.config.settings import Address
 from relay.core.errors import RelayError
 from relay.links.address import SERVICE_TYPE
+from relay.links.announcement import announcement
 from relay.links.interfaces import Snapshot, watch
 from relay.process.ports import MDNS_PORT, why_not
 from relay.watch.scrape_targets import Identity, ScrapeTarget, merge, read_identity, same_label
@@ -106,12 +107,12 @@ class Finder:
         await self._browser.async_cancel()
         await self._zeroconf.async_close()
 
-    def _changed(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
+    def _changed(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:  # noqa: ARG002 - zeroconf passes by name
         if state_change is ServiceStateChange.Removed:
             self._announced.pop(name, None)
         elif name not in self._resolving and (name in self._announced or self._has_room()):
             self._announced.setdefault(name, ())
-            self._resolving[name] = asyncio.ensure_future(self._resolve(zeroconf, service_type, name))
+            self._resolving[name] = asyncio.ensure_future(self._resolve(zeroconf, name))
             self._resolving[name].add_done_callback(lambda _: self._resolving.pop(name, None))
 
     def _has_room(self) -> bool:
@@ -124,9 +125,9 @@ class Finder:
                 return True
         return False
 
-    async def _resolve(self, zeroconf: Zeroconf, service_type: str, name: str) -> None:
-        info = AsyncServiceInfo(service_type, name)
-        if await info.async_request(zeroconf, RESOLVE_TIMEOUT_MS) and name in self._announced:
+    async def _resolve(self, zeroconf: Zeroconf, name: str) -> None:
+        info = announcement(name)
+        if info is not None and await info.async_request(zeroconf, RESOLVE_TIMEOUT_MS) and name in self._announced:
             self._announced[name] = tuple(info.parsed_scoped_addresses())[:MAX_ADDRESSES]
 
     async def look(self, now: float) -> list[ScrapeTarget]:

@@ -5,12 +5,15 @@ import asyncio
 import ipaddress
 import random
 
+import pytest
 from zeroconf import ServiceStateChange
-from zeroconf.asyncio import AsyncServiceInfo
+from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from relay.links.address import SERVICE_TYPE
+from relay.links.announcement import announcement
 from relay.links.discovery import MAX_FOUND, Discovery, _Browser
 from relay.links.interfaces import Interface
+from relay.process.tasks import TaskGroup
 
 ETH0 = Interface(
     name="eth0",
@@ -81,3 +84,27 @@ def test_announcements_beyond_the_bound_of_a_segment_are_dropped_and_counted():
                 task.cancel()
 
     asyncio.run(act())
+
+
+@pytest.mark.parametrize("label", ["a\nb", "\x00", "\x7f", "x\x1by" * 3])
+def test_a_name_that_no_relay_has_ends_nothing(label):
+    """One packet ended the discovery of a segment, with all that was dialled by it."""
+
+    async def act():
+        found = discovery([])
+        async with AsyncZeroconf(interfaces=["127.0.0.1"]) as zeroconf, TaskGroup() as dialling:
+            browser = _Browser(found, Host(), ETH0, "0", dialling)
+            name = f"{label}.{SERVICE_TYPE}"
+            browser.changed(zeroconf.zeroconf, SERVICE_TYPE, name, ServiceStateChange.Added)
+            assert list(browser._found) == [name]
+            await asyncio.sleep(0.05)
+            # It takes no place of those that are looked at.
+            assert browser._found == {}
+
+    asyncio.run(act())
+
+
+@pytest.mark.parametrize("label", ["a\nb", "0123456789abcdef", "a.b"])
+def test_a_name_is_looked_at_before_it_is_resolved(label):
+    found = announcement(f"{label}.{SERVICE_TYPE}")
+    assert (found is None) == ("\n" in label)

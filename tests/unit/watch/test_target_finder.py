@@ -2,12 +2,15 @@
 """Whom `relay targets` asks, and whom it answers. That it finds real relays is in tests/netns/test_watching.py."""
 
 import asyncio
+import gc
 
 import aiohttp
 import pytest
 from zeroconf import ServiceStateChange
+from zeroconf.asyncio import AsyncZeroconf
 
 from relay.config.settings import Address
+from relay.links.address import SERVICE_TYPE
 from relay.links.interfaces import Interface, Snapshot
 from relay.watch import target_finder
 from relay.watch.target_finder import MAX_ADDRESSES, MAX_ANNOUNCED, MAX_ASKED, Finder
@@ -191,7 +194,7 @@ def test_of_many_addresses_a_part_is_asked_in_each_look_and_all_in_turn(monkeypa
 def test_one_name_is_resolved_once_at_a_time(monkeypatch):
     resolving = []
 
-    async def resolve(_, __, ___, name):
+    async def resolve(_, __, name):
         resolving.append(name)
         await asyncio.sleep(0.05)
 
@@ -210,3 +213,22 @@ def test_one_name_is_resolved_once_at_a_time(monkeypatch):
 
     asyncio.run(main())
     assert resolving == ["one", "two", "one"]
+
+
+@pytest.mark.parametrize("label", ["a\nb", "\x00", "\x7f", "a.b.c", '"}', "x" * 63])
+def test_a_name_that_is_none_is_no_fault(label):
+    async def main():
+        faults = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+        async with AsyncZeroconf(interfaces=["127.0.0.1"]) as zeroconf:
+            finder = Finder(9)
+            finder._changed(zeroconf.zeroconf, SERVICE_TYPE, f"{label}.{SERVICE_TYPE}", ServiceStateChange.Added)
+            resolving = list(finder._resolving.values())
+            await asyncio.wait(resolving, timeout=0.2)
+            for task in resolving:
+                task.cancel()
+            await asyncio.sleep(0)
+            gc.collect()
+        return faults
+
+    assert asyncio.run(main()) == []
