@@ -65,7 +65,9 @@ class Places:
             address = max(counts, key=counts.__getitem__)
         if counts[address] > 1 or address == newcomer.address:
             found = [connection for connection in self._connections if connection.address == address]
-            return next((connection for connection in found if not connection.is_waiting), found[0])
+            # Who floods from one address is answered no more often, but those who share it with him are.
+            instead = newcomer if address == newcomer.address else found[0]
+            return next((connection for connection in found if not connection.is_waiting), instead)
         return next((connection for connection in self._connections if not connection.is_waiting), newcomer)
 
     def leave(self, connection: Connection) -> None:

@@ -36,14 +36,15 @@ if TYPE_CHECKING:
 #: those who only hold connections lock nobody out. At 2 x 64 KiB of buffers each: 4 MiB.
 MAX_CONNECTIONS: Final = 32
 #: Of this machine itself, beside them: its Prometheus, and a browser by ssh, are served however many come from
-#: elsewhere, with as many addresses as they like. 2 MiB more.
-MAX_OWN_CONNECTIONS: Final = 16
+#: elsewhere, with as many addresses as they like. 4 MiB more.
+MAX_OWN_CONNECTIONS: Final = 32
 #: For so long somebody who waits for his answer keeps his place: all that wait at once are answered in half a second.
 WAITING_S: Final = 2.0
 #: And so soon he does so again, or he would keep it by asking on.
 WAITING_AGAIN_S: Final = 10.0
-#: Accepted in one turn of the loop, so that a flood of them leaves turns to the relay.
-BACKLOG: Final = 32
+#: Accepted in one turn of the loop, so that a flood of them leaves turns to the relay. Half of the places: those that
+#: were accepted in one turn have been read from before those of the next could take them for silent.
+BACKLOG: Final = 16
 KEEPALIVE_S: Final = 75.0
 SHUTDOWN_S: Final = 1.0
 #: Answers a second, of all who ask: more would take the processor from the relay. Prometheus and a dozen browsers

@@ -401,17 +401,18 @@ def test_a_flood_of_requests_delays_no_envelope(tmp_path):
                     await asyncio.to_thread(flood.stdout.readline)
                     await asyncio.sleep(1)
                     flooded = await delays(sender, reader, rng, 60)
+                    # The flood was one, also where it gets little of a busy machine.
+                    async with asyncio.timeout(PATIENCE_S):
+                        while engine.stats.get(HttpRefused.PLACE) < 100 or not engine.stats.get(HttpRefused.HOST):
+                            await asyncio.sleep(0.05)
                 finally:
                     flood.kill()
                     flood.wait()
                     flood.stdout.close()
                     reader.close()
-            return quiet, flooded, engine.stats
+            return quiet, flooded
 
-    quiet, flooded, stats = asyncio.run(run())
+    quiet, flooded = asyncio.run(run())
     added = statistics.median(flooded) - statistics.median(quiet)
     print(f"median {statistics.median(quiet) * 1e3:.1f} ms, in the flood {statistics.median(flooded) * 1e3:.1f} ms")
     assert added < MAX_DELAY_S
-    # The flood was one.
-    assert stats.get(HttpRefused.PLACE) > 100
-    assert stats.get(HttpRefused.HOST) > 0

@@ -70,3 +70,9 @@ def test_who_waits_for_an_answer_keeps_the_place_however_many_addresses_come():
         places.enter(connection)
         assert len(places) <= 4
     assert [connection.dropped for connection in greedy] == [True, False, True, False]
+    # Of one address that has as many as it may, those who wait are answered first.
+    places = Places(most=4, per_address=2)
+    same = [Asking("one", is_waiting=True) for _ in range(5)]
+    for connection in same:
+        places.enter(connection)
+    assert [connection.dropped for connection in same] == [False, False, True, True, True]
