@@ -58,7 +58,8 @@ class Uml:
         serial = [f"ssl{number}=fd:{line.fileno()}" for number, line in enumerate(lines)]
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", LEASH, self.console, ",".join(map(str, _cpus(cpu))), kernel,
-             f"mem={memory_mib}M", f"uml_dir={folder}", "umid=uml", "con=null", "con0=null,fd:1", *serial, *arguments],
+             f"mem={memory_mib}M", "seccomp=auto", f"uml_dir={folder}", "umid=uml", "con=null", "con0=null,fd:1",
+             *serial, *arguments],
             stdin=subprocess.PIPE,
             pass_fds=[line.fileno() for line in lines],
             start_new_session=True,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the lab's own kernel must stand (tests/guest/fork.patch)."""
+"""What the lab's own kernel must stand (Linux 6.12 did not)."""
 
 import pytest
 
