@@ -262,3 +262,45 @@ def test_a_fast_link_takes_so_much_at_a_time_that_others_have_their_turn():
         relay.node.live.handed_over("gate", datagram(number, 4000), 0.0)
     relay.node._pump(wire.link, 0.0)
     assert AT_ONCE_BYTES <= wire.link.session.queued_bytes < AT_ONCE_BYTES + 5000
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_flood_of_a_gateway_hardly_delays_an_envelope_on_its_way_through_three_relays(slow):
+    """Counted in turns of all links, and in bytes on the last one, so that it is the same on each machine."""
+
+    def way_of(mail, *, flooded):
+        a, b, c = (Relay(seed=n) for n in range(3))
+        listening(c)
+        wires = [Wire(a, b), Wire(b, c, interface="hci0", slow=slow)]
+        settle(*wires)
+        number = 0
+
+        def flood(now):
+            nonlocal number
+            for _ in range(50 if flooded else 0):
+                a.node.live.handed_over("gate", datagram(number, 300), now)
+                number += 1
+
+        # Already full when it comes.
+        for turn in range(20):
+            flood(turn / 10)
+            for wire in wires:
+                wire.turn(turn / 10)
+        put_all(a, [mail], now=2.0)
+        before = wires[1].bytes_there
+        for turn in range(100):
+            now = 2 + turn / 100
+            if mail in c.held():
+                return turn, wires[1].bytes_there - before
+            flood(now)
+            for wire in wires:
+                wire.turn(now)
+            for relay in (a, b, c):
+                relay.node.handle_timer(now)
+                relay.work(now)
+        raise AssertionError("it did not come")
+
+    mail = envelope(random.Random(1))
+    quiet_turns, _ = way_of(mail, flooded=False)
+    turns, _ = way_of(mail, flooded=True)
+    assert turns <= quiet_turns + 2
