@@ -67,6 +67,7 @@ def test_whatever_the_mesh_every_gateway_hears_all_that_others_say_once(mesh, or
     everything = {datagram(number) for number in range(len(origins))}
     for relay in relays:
         assert Counter(heard(relay)) == Counter(everything)
+        assert relay.store.bodies == {}
     # Over each link at most both ways, which is when they cross.
     assert sum(relay.count(LiveTotal.SENT) for relay in relays) <= 2 * len(edges) * len(origins)
 
