@@ -22,6 +22,7 @@ from relay.core.codec import Reader
 from relay.core.errors import DecodeError
 from relay.core.frames import (
     CONTROL_LANE,
+    LIVE_LANE,
     MAX_RECORD_PLAINTEXT_BYTES,
     FrameReader,
     FrameWriter,
@@ -78,6 +79,7 @@ _SAME_MULTIPLE: Final = 8
 # Plain integers: attributes of an enum are slow where every envelope passes.
 _PUT: Final = int(MessageType.PUT)
 _ENVELOPE: Final = int(MessageType.ENVELOPE)
+_LIVE: Final = int(MessageType.LIVE)
 _ENVELOPE_START: Final = bytes([_ENVELOPE])
 #: Handshake messages are at most e, s and two tags; a peer cannot make us keep more.
 _MAX_HANDSHAKE_BYTES: Final = 256
@@ -171,6 +173,14 @@ class News:
 
 
 @dataclass(frozen=True, slots=True)
+class Live:
+    """A datagram for gateways, which ``hops`` more relays may pass on."""
+
+    hops: int
+    datagram: m.LiveDatagram
+
+
+@dataclass(frozen=True, slots=True)
 class CaughtUp:
     """All that the subscription matched at its start has been sent."""
 
@@ -198,6 +208,7 @@ Event = (
     | Same
     | PriceChanged
     | News
+    | Live
     | CaughtUp
     | Closed
     | m.Ack
@@ -214,7 +225,8 @@ ALLOWED: Final[dict[tuple[Role, Role], frozenset[MessageType]]] = {
         _ANY | {_T.ACK, _T.REFUSE, _T.PRICE, _T.CAUGHT_UP, _T.ENVELOPE, _T.MISSING, _T.OFFER}
     ),
     (Role.RELAY, Role.RELAY): frozenset(
-        _ANY | {_T.SAME, _T.PRICE, _T.NEWS, _T.OFFER, _T.FETCH, _T.ENVELOPE, _T.MISSING, _T.RECONCILE, _T.CREDIT}
+        _ANY
+        | {_T.SAME, _T.PRICE, _T.NEWS, _T.OFFER, _T.FETCH, _T.ENVELOPE, _T.MISSING, _T.RECONCILE, _T.CREDIT, _T.LIVE}
     ),
 }
 
@@ -450,6 +462,8 @@ class Session:
                     envelopes.append(message[1:])
                 elif kind == _PUT:
                     puts.append(m.decode_put(message))
+                elif kind == _LIVE:
+                    self._events.append(Live(*m.decode_live(message)))
                 else:
                     self._receive_message(kind, message)
                     if self.state is State.CLOSED:
@@ -680,6 +694,10 @@ class Session:
     def tell_news(self, value: bytes) -> None:
         """Say by which value our advertisement is recognised from now on."""
         self._push(CONTROL_LANE, bytes([_T.NEWS]) + value)
+
+    def send_live(self, message: bytes) -> None:
+        """Send a live datagram, encoded with its hops."""
+        self._push(LIVE_LANE, message)
 
     def send_same(self, other_link_secrets: Iterable[bytes]) -> None:
         """Show which of our other sessions this peer shares; see :meth:`same_mac`.
