@@ -33,13 +33,22 @@ as_root() {
 # apt_knows PACKAGE: a fresh system has apt, but often no package lists yet.
 apt_knows() { [[ -n $(apt-cache show --no-all-versions "$1" 2>/dev/null) ]]; }
 
+# apt_update fetches the lists. apt leaves at once where another one is at it, and several scripts may be at work.
+apt_update() {
+    mkdir -p "$cache"
+    (
+        flock 8
+        as_root "to fetch the package lists (apt-get update)" apt-get update -qq >&2 8>&-
+    ) 8>"$cache/apt-lists.lock"
+}
+
 # apt_lists PACKAGE... fetches the lists unless they already name each package.
 apt_lists() {
     local package
     have apt-get || die "this is not a Debian system; missing: $*" "Install them by other means, then try again."
     for package; do
         if ! apt_knows "$package"; then
-            as_root "to fetch the package lists (apt-get update)" apt-get update -qq >&2
+            apt_update
             return
         fi
     done
