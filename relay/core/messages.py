@@ -43,6 +43,7 @@ class MessageType(enum.IntEnum):
     OFFER = 0x30
     RECONCILE = 0x31
     CREDIT = 0x32
+    LIVE = 0x40
 
 
 #: Lanes (section 5): a small envelope never waits for a large one, nor for a list.
@@ -112,6 +113,12 @@ OFFER_WINDOW = 1024
 #: 32 other sessions with relays can be recognised at most; 16 bytes each.
 MAX_SAME_MACS = 32
 SAME_MAC_BYTES = 16
+
+#: Of a live datagram (LIVE).
+LIVE_ID_BYTES = 16
+MAX_LIVE_BYTES = 16 << 10
+#: Relays that pass a live datagram on after the one that its gateway gave it to: a mesh across a town has fewer.
+MAX_HOPS = 32
 
 
 class Window(enum.IntEnum):
@@ -370,6 +377,42 @@ def decode_offers(reader: Reader) -> list[Offer]:
     if any(offer.size_class >= len(SIZES) for offer in offers):
         raise DecodeError("unknown size class")
     return offers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveDatagram:
+    """What gateways say to each other, now or never: ``kind`` 0 to 255, ``identity`` 16 bytes, ``data`` 1 to 16,384.
+
+    The kind says whose it is; relays know none. The identity is the same wherever this was heard.
+    """
+
+    kind: int
+    identity: bytes
+    data: bytes = field(repr=False)
+
+    def encode(self) -> bytes:
+        """Return kind, identity and data; raise ValueError where they are out of bounds."""
+        if len(self.identity) != LIVE_ID_BYTES or not 0 < len(self.data) <= MAX_LIVE_BYTES:
+            raise ValueError(f"a live datagram of {len(self.data)} bytes, its identity of {len(self.identity)}")
+        return bytes(Writer().u8(self.kind)) + self.identity + self.data
+
+
+def decode_live_datagram(reader: Reader) -> LiveDatagram:
+    """Decode kind, identity and data, which is all that is left."""
+    kind, identity, data = reader.u8(), reader.bytes(LIVE_ID_BYTES), reader.rest()
+    if not 0 < len(data) <= MAX_LIVE_BYTES:
+        raise DecodeError(f"a live datagram has 1 to {MAX_LIVE_BYTES} bytes of data")
+    return LiveDatagram(kind=kind, identity=identity, data=data)
+
+
+def encode_live(hops: int, encoded: bytes) -> bytes:
+    """Return a LIVE of an encoded datagram; ``hops``: how many relays may pass it on after the next one."""
+    return bytes([MessageType.LIVE, hops]) + encoded
+
+
+def decode_live(reader: Reader) -> tuple[int, LiveDatagram]:
+    """Decode the body of LIVE: hops, which count as MAX_HOPS where there are more, and datagram."""
+    return min(reader.u8(), MAX_HOPS), decode_live_datagram(reader)
 
 
 def decode_macs(reader: Reader) -> list[bytes]:

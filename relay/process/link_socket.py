@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""link.sock of `relay run`: the first line of a connection there (docs/links.md sections 2 and 3), both ends of it.
+"""link.sock of `relay run`: the first line of a connection there (docs/links.md sections 2 to 4), both ends of it.
 
-It says what follows: a stream between two sessions, or reports of another process of the relay.
+It says what follows: a stream between two sessions, reports of another process of the relay, or a gateway's datagrams.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ MAX_PREAMBLE_BYTES: Final = 512
 CONNECT_TIMEOUT_S: Final = 5.0
 _INTERFACE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,14}")
 _STREAM_KEYS: Final = {"version": int, "interface": str, "initiator": bool, "slow": bool}
+#: A gateway is for one foreign network, which has a few kinds of datagrams.
+MAX_GATEWAY_KINDS: Final = 8
+_MAX_KIND: Final = 0xFF
 #: What the optional key `link` may say.
 _LINKS: Final = {str(kind): kind for kind in (LinkKind.UNIX, LinkKind.BLE)}
 
@@ -50,6 +53,18 @@ class ForeignStream:
         return _encode(values | ({"link": str(self.link)} if self.link is not LinkKind.UNIX else {}))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """A process that joins a foreign network to ours. ``kinds``: of which live datagrams it wants those of others."""
+
+    name: str
+    kinds: frozenset[int]
+
+    def preamble(self) -> bytes:
+        """Return the first line."""
+        return _encode({"version": VERSION, "gateway": self.name, "kinds": sorted(self.kinds)})
+
+
 def component_preamble(component: Component) -> bytes:
     """Return the first line of the connection on which a process reports."""
     return _encode({"version": VERSION, "component": component.value})
@@ -59,7 +74,7 @@ def _encode(values: dict[str, object]) -> bytes:
     return json.dumps(values, separators=(",", ":")).encode() + b"\n"
 
 
-def decode_preamble(line: bytes) -> ForeignStream | Component:
+def decode_preamble(line: bytes) -> ForeignStream | Component | Gateway:
     """Decode the first line, without its line feed; raise DecodeError with what is wrong."""
     if len(line) > MAX_PREAMBLE_BYTES:
         raise DecodeError(f"the first line has more than {MAX_PREAMBLE_BYTES} bytes")
@@ -69,6 +84,8 @@ def decode_preamble(line: bytes) -> ForeignStream | Component:
         raise DecodeError("the first line is not JSON") from error
     if isinstance(values, dict) and "component" in values:
         return _component(values)
+    if isinstance(values, dict) and "gateway" in values:
+        return _gateway(values)
     if not isinstance(values, dict) or values.keys() - {"link"} != _STREAM_KEYS.keys():
         raise DecodeError(f"the first line must have exactly the keys {', '.join(_STREAM_KEYS)}")
     for key, kind in _STREAM_KEYS.items():
@@ -95,6 +112,23 @@ def _component(values: dict[str, Any]) -> Component:
         return Component(values["component"])
     except ValueError as error:
         raise DecodeError(f"the component must be one of {', '.join(item.value for item in Component)}") from error
+
+
+def _gateway(values: dict[str, Any]) -> Gateway:
+    if values.keys() != {"version", "gateway", "kinds"}:
+        raise DecodeError("the first line of a gateway must have exactly the keys version, gateway, kinds")
+    if type(values["version"]) is not int or values["version"] != VERSION:
+        raise DecodeError(f"the version must be {VERSION}")
+    name, kinds = values["gateway"], values["kinds"]
+    if not isinstance(name, str) or not _INTERFACE.fullmatch(name):
+        raise DecodeError("gateway must be a short name such as bitchat")
+    if (
+        type(kinds) is not list
+        or not 0 < len(kinds) <= MAX_GATEWAY_KINDS
+        or not all(type(kind) is int and 0 <= kind <= _MAX_KIND for kind in kinds)
+    ):
+        raise DecodeError(f"kinds must be 1 to {MAX_GATEWAY_KINDS} numbers from 0 to {_MAX_KIND}")
+    return Gateway(name=name, kinds=frozenset(kinds))
 
 
 async def connect(path: Path, stream: ForeignStream, *, ahead_bytes: int) -> socket.socket:

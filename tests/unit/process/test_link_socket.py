@@ -8,7 +8,7 @@ import pytest
 
 from relay.core.errors import DecodeError
 from relay.core.stats import LinkKind
-from relay.process.link_socket import ForeignStream, component_preamble, connect, decode_preamble
+from relay.process.link_socket import ForeignStream, Gateway, component_preamble, connect, decode_preamble
 from relay.process.reports import Component
 
 GOOD = {"version": 1, "interface": "hci0", "initiator": False, "slow": True}
@@ -84,3 +84,31 @@ def test_connecting_writes_the_first_line(tmp_path):
         assert lines == [said.preamble()]
 
     asyncio.run(main())
+
+
+def test_a_gateway_says_what_it_wants_by_its_first_line():
+    said = Gateway(name="bitchat", kinds=frozenset({1, 255}))
+    assert decode_preamble(said.preamble()[:-1]) == said
+    assert json.loads(said.preamble()) == {"version": 1, "gateway": "bitchat", "kinds": [1, 255]}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"version": 2},
+        {"version": True},
+        {"gateway": ""},
+        {"gateway": "a name"},
+        {"gateway": ["bitchat"]},
+        {"kinds": []},
+        {"kinds": [256]},
+        {"kinds": [-1]},
+        {"kinds": [True]},
+        {"kinds": list(range(9))},
+        {"kinds": "1"},
+        {"slow": True},
+    ],
+)
+def test_a_first_line_of_no_gateway_is_refused(wrong):
+    with pytest.raises(DecodeError):
+        decode_preamble(json.dumps({"version": 1, "gateway": "bitchat", "kinds": [1]} | wrong).encode())
