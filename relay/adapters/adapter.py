@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from relay.adapters.epoch import Epoch
 from relay.adapters.phase import Change, Phase, after
-from relay.bluetooth.bluez import ADAPTER, DEVICE, Added, BluezError, Changed, Removed, adapters, devices
+from relay.bluetooth.bluez import ADAPTER, DEVICE, Added, BluezError, Changed, InUse, Removed, adapters, devices
 from relay.process.supervisor import Backoff, keep_trying
 from relay.process.tasks import TaskGroup
 
@@ -40,6 +40,9 @@ IDLE_S: Final = 30.0
 MOST_IDLE: Final = 3
 CROWDED_IDLE_S: Final = 8.0
 _IDLE_CHECK_S: Final = 2.0
+#: Two programs may have one adapter. Each says so often which connections it uses, and is believed for so long.
+CLAIM_S: Final = 10.0
+CLAIMED_S: Final = 25.0
 #: BlueZ answers within a fraction of a second, unless it hangs.
 REGISTER_TIMEOUT_S: Final = 10.0
 
@@ -60,8 +63,9 @@ class Adapter(ABC):
         rotation_s: float,
         random: Callable[[], float],
         on_state: Callable[[bool], None],
+        is_shared: bool = False,
     ) -> None:
-        """Make an adapter that is lost until it works.
+        """Make an adapter that is lost until it works. ``is_shared``: another program of the relay has it, too.
 
         ``random`` returns floats in [0, 1) that nobody can guess;
         ``on_state`` hears True when the adapter works, and False when it was lost.
@@ -72,6 +76,7 @@ class Adapter(ABC):
         self._rotation_s = rotation_s
         self._random = random
         self._on_state = on_state
+        self._is_shared = is_shared
         self._phase = Phase.LOST
         #: None: nobody knows how old the address is.
         self._epoch: Epoch | None = None
@@ -81,6 +86,8 @@ class Adapter(ABC):
         self._wake = asyncio.Event()
         #: By the path of each device that is connected: since when nobody uses its connection.
         self._connected: dict[str, float] = {}
+        #: Until when another program uses the connection of a device, of those connected.
+        self._claimed: dict[str, float] = {}
 
     # -- what the program decides ---------------------------------------------------
 
@@ -140,6 +147,7 @@ class Adapter(ABC):
         """Whatever bluetoothd held is gone; the address stayed only if connections did."""
         self._stopped()
         self._connected.clear()
+        self._claimed.clear()
         if not self._keeps_address():
             self._epoch = None
 
@@ -284,12 +292,17 @@ class Adapter(ABC):
 
     async def _end_idle(self) -> None:
         loop = asyncio.get_running_loop()
+        claim_at = loop.time()
         while True:
             await asyncio.sleep(_IDLE_CHECK_S)
             now = loop.time()
+            used = [device for device in self._connected if self._uses(device)]
             for device in self._connected:
-                if self._uses(device):
+                if device in used or self._claimed.get(device, now) > now:
                     self._connected[device] = now
+            if self._is_shared and used and now >= claim_at:
+                claim_at = now + CLAIM_S
+                self.bluez.tell_in_use(used)
             idle = sorted(
                 (device for device, since_s in self._connected.items() if since_s < now),
                 key=self._connected.__getitem__,
@@ -323,6 +336,9 @@ class Adapter(ABC):
                     self._device_connected(path, is_connected=True)
             case Removed(path=path) if DEVICE in event.interfaces and self._is_below(path):
                 self._device_connected(path, is_connected=False)
+            case InUse(paths=paths):
+                until = asyncio.get_running_loop().time() + CLAIMED_S
+                self._claimed |= {path: until for path in paths if path in self._connected}
 
     def _is_below(self, path: str) -> bool:
         return path.startswith(f"{self.info.path}/")
@@ -336,4 +352,5 @@ class Adapter(ABC):
             loop.call_later(REARM_S, self._refresh)
         else:
             self._connected.pop(device, None)
+            self._claimed.pop(device, None)
             self._gone(device)

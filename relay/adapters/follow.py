@@ -38,6 +38,9 @@ A = TypeVar("A", bound=Adapter)
 class Adapters(ABC, Generic[A]):
     """Finds adapters and runs them."""
 
+    #: So many of them at once.
+    most = MAX_ADAPTERS
+
     def __init__(
         self, *, names: tuple[str, ...], bluez: Bluez, reporter: Reporter, random: Callable[[], float]
     ) -> None:
@@ -160,7 +163,7 @@ class Adapters(ABC, Generic[A]):
         return found
 
     def _wanted(self, found: list[AdapterInfo]) -> list[AdapterInfo]:
-        return [info for info in found if not self._names or info.name in self._names][:MAX_ADAPTERS]
+        return [info for info in found if not self._names or info.name in self._names][: self.most]
 
     def _start(self, info: AdapterInfo, tasks: TaskGroup) -> None:
         adapter = self._known.get(info)

@@ -60,10 +60,17 @@ class Adapter(adapter.Adapter):
         random: Callable[[], float],
         random_bytes: Callable[[int], bytes],
         on_state: Callable[[bool], None],
+        is_shared: bool = False,
     ) -> None:
         """As :class:`relay.adapters.adapter.Adapter`; ``random_bytes`` returns what nobody can guess."""
         super().__init__(
-            info=info, bluez=bluez, reporter=reporter, rotation_s=rotation_s, random=random, on_state=on_state
+            info=info,
+            bluez=bluez,
+            reporter=reporter,
+            rotation_s=rotation_s,
+            random=random,
+            on_state=on_state,
+            is_shared=is_shared,
         )
         self.max_neighbours = max_neighbours
         self.news: NewsForBle | None = None

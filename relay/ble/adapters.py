@@ -36,10 +36,15 @@ class Radio(Adapters[Adapter]):
         reporter: Reporter,
         random: Callable[[], float],
         random_bytes: Callable[[int], bytes],
+        is_shared: bool,
     ) -> None:
-        """``random`` returns floats in [0, 1), ``random_bytes`` what nobody can guess."""
+        """``random`` returns floats in [0, 1), ``random_bytes`` what nobody can guess.
+
+        ``is_shared``: `relay bitchat` has one of the adapters, too.
+        """
         super().__init__(names=config.adapters, bluez=bluez, reporter=reporter, random=random)
         self._config = config
+        self._is_shared = is_shared
         self._glib = glib
         self._random_bytes = random_bytes
         self._news: NewsForBle | None = None
@@ -84,6 +89,7 @@ class Radio(Adapters[Adapter]):
             random=self._random,
             random_bytes=self._random_bytes,
             on_state=self._on_state,
+            is_shared=self._is_shared,
         )
 
     async def _run(self, adapter: Adapter) -> None:

@@ -77,6 +77,7 @@ async def _serve(config: Config, settings: BleConfig, environ: Mapping[str, str]
             reporter=reporter,
             random=random,
             random_bytes=secrets.token_bytes,
+            is_shared=config.bitchat.enabled,
         )
         server = Server(
             max_clients=settings.max_clients,

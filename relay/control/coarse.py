@@ -11,6 +11,8 @@ from bisect import bisect_right
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from relay.process.reports import PACKET_OUTCOMES, PACKET_TYPES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -27,6 +29,10 @@ _RELAY_GAUGES: Final = frozenset({"neighbours", "relays_heard", "mesh_peers"})
 EVENT_STEP: Final = 10
 _PEOPLE_EVENTS: Final = frozenset(
     {"connections", "clients_accepted", "idle_ended", "slots_given", "slot_unused", "channel_lost", "slow_reader"}
+    | {"clients_orphaned", "refused_busy"}
+    # Each phone says a few in a minute.
+    | {f"packets_{outcome}" for outcome in PACKET_OUTCOMES}
+    | {f"type_{kind}" for kind in PACKET_TYPES}
 )
 
 
