@@ -3,17 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
-    """So much a second, and so much at once."""
-
-    per_s: float
-    burst: float
-
+from relay.core.rate import Rate
 
 PACKETS_IN: Final = Rate(per_s=40.0, burst=200.0)
 """Packets from one phone. iPhones send a fragment every 25 ms; a phone that joins passes on what it has."""
@@ -37,37 +29,3 @@ LETTERS: Final = Rate(per_s=120 / 3600, burst=60.0)
 """Letters that all phones together give us."""
 UNCHECKED_LIVE: Final = Rate(per_s=60.0, burst=240.0)
 """Packets that nobody can check (Noise, fragments), which all phones of an island together send to other islands."""
-
-
-class Bucket:
-    """What is left of a rate."""
-
-    __slots__ = ("_at", "_left", "_rate")
-
-    def __init__(self, rate: Rate, now: float) -> None:
-        self._rate = rate
-        self._left = rate.burst
-        self._at = now
-
-    def take(self, cost: float, now: float) -> bool:
-        """Take ``cost`` if there is so much."""
-        self._fill(now)
-        if cost > self._left:
-            return False
-        self._left -= cost
-        return True
-
-    def spend(self, cost: float, now: float) -> None:
-        """Take ``cost`` even if there is less: what is one piece goes out whole, and the next one waits longer."""
-        self._fill(now)
-        self._left -= cost
-
-    def open_at(self, now: float) -> float:
-        """When there is anything left (monotonic seconds); not later than ``now`` if there is."""
-        self._fill(now)
-        return now if self._left > 0 else now - self._left / self._rate.per_s + 1e-6
-
-    def _fill(self, now: float) -> None:
-        if now > self._at:
-            self._left = min(self._rate.burst, self._left + (now - self._at) * self._rate.per_s)
-            self._at = now

@@ -33,7 +33,6 @@ from relay.bitchat.limits import (
     PACKETS_IN,
     UNCHECKED_LIVE,
     WELCOMES,
-    Bucket,
 )
 from relay.bitchat.memory import Memory
 from relay.bitchat.outbox import Group, Lane, Outbox, lane_of
@@ -50,6 +49,7 @@ from relay.bitchat.private import NoiseSession
 from relay.bitchat.rules import Kind, Phone, refusal_of_kind
 from relay.bitchat.sync import decode_request_sync
 from relay.core.errors import DecodeError, RelayError
+from relay.core.rate import Bucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable

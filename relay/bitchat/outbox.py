@@ -7,8 +7,9 @@ import enum
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from relay.bitchat.limits import BYTES_OUT, Bucket
+from relay.bitchat.limits import BYTES_OUT
 from relay.bitchat.packet import PacketType
+from relay.core.rate import Bucket
 
 if TYPE_CHECKING:
     from relay.bitchat.packet import Packet

@@ -82,6 +82,10 @@ class Clock:
         hour = int((now + self._offset_s) // HOUR_S)
         return min(max(0, hour), LAST_HOUR - MAX_LIFETIME_HOURS - SKEW_HOURS)
 
+    def unix_s(self, now: float) -> float | None:
+        """Seconds since the Unix epoch, or None without a trusted clock."""
+        return now + self._offset_s if self.trusted and self._offset_s is not None else None
+
     def window(self, now: float) -> tuple[int, int]:
         """First and last expiry hour accepted."""
         hour = self.hour(now)

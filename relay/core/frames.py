@@ -17,12 +17,14 @@ from relay.core.errors import DecodeError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: One lane for control and one for each size class, twice (live and bulk, for
-#: slow links); receivers keep at most one partial message for each.
-LANES = 8
+#: Receivers keep at most one partial message for each.
+LANES = 9
 CONTROL_LANE = 0
 #: For messages that go out in one frame each, many at a time.
-WHOLE_LANE = LANES - 1
+WHOLE_LANE = 7
+#: For what is said now or never: it gets a turn once others had three times as much, or when none of them waits.
+LIVE_LANE = 8
+_LIVE_PART = 3
 #: Frames joined for one turn of that lane: a record of a fast link, which is then not copied again.
 BLOCK_BYTES = 65_000
 _MORE = 0x80
@@ -31,7 +33,7 @@ FRAME_HEADER_BYTES = _HEADER.size
 
 #: Longest message: an envelope of 16,384 bytes and its message header, or a full
 #: list of offers or of reconciliation symbols. A hostile peer can make a
-#: receiver keep LANES times this, 130 KiB.
+#: receiver keep LANES times this, 147 KiB.
 MAX_MESSAGE_BYTES = 16_640
 #: Noise section 3 allows 65,535 bytes a message, of which 16 are the tag.
 MAX_RECORD_PLAINTEXT_BYTES = 65_535 - 16
@@ -44,7 +46,7 @@ class OversizedError(DecodeError):
 class FrameWriter:
     """Queues messages by lane and packs them into records."""
 
-    __slots__ = ("_fragment_bytes", "_lanes", "_next", "_record_bytes", "queued_bytes")
+    __slots__ = ("_fragment_bytes", "_lanes", "_live_due", "_next", "_record_bytes", "queued_bytes")
 
     def __init__(self, *, record_bytes: int, fragment_bytes: int) -> None:
         """``record_bytes``: plaintext limit of a record; ``fragment_bytes``: one lane's turn."""
@@ -54,6 +56,8 @@ class FrameWriter:
         self._fragment_bytes = min(fragment_bytes, record_bytes - FRAME_HEADER_BYTES)
         self._lanes: list[deque[bytes]] = [deque() for _ in range(LANES)]
         self._next = 0
+        #: Bytes of the live lane whose turn it is; never more than one turn, nor less.
+        self._live_due = 0
         self.queued_bytes = 0
 
     def push(self, lane: int, message: bytes) -> None:
@@ -98,6 +102,8 @@ class FrameWriter:
             else:
                 used = self._drain(lane, room, parts, self._fragment_bytes)
             room -= used
+            earned = -used if lane == LIVE_LANE else used // _LIVE_PART
+            self._live_due = max(-self._fragment_bytes, min(self._live_due + earned, self._fragment_bytes))
         return b"".join(parts)
 
     def _take_block(self, room: int, parts: list[bytes]) -> int:
@@ -111,12 +117,15 @@ class FrameWriter:
         return size
 
     def _turn(self) -> int | None:
-        for step in range(LANES):
-            lane = (self._next + step) % LANES
+        is_live = bool(self._lanes[LIVE_LANE])
+        if is_live and self._live_due > 0:
+            return LIVE_LANE
+        for step in range(LIVE_LANE):
+            lane = (self._next + step) % LIVE_LANE
             if self._lanes[lane]:
                 self._next = lane + 1
                 return lane
-        return None
+        return LIVE_LANE if is_live else None
 
     def _drain(self, lane: int, room: int, parts: list[bytes], turn_bytes: int) -> int:
         """Move at most ``turn_bytes`` of one lane into ``parts``; return the room used."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from relay.core.live_queue import LiveQueue
+
 if TYPE_CHECKING:
     from relay.core.airtime import Airtime
     from relay.core.exchange import Exchange
@@ -25,6 +27,7 @@ class Link:
         "held",
         "interface",
         "kind_stats",
+        "live",
         "named",
         "news",
         "news_told",
@@ -68,6 +71,8 @@ class Link:
         self.held = False
         self.paused = False
         self.exchange: Exchange | None = None
+        #: Live datagrams that wait for it.
+        self.live = LiveQueue()
         self.ready = False
         self.closed = False
         self.close_reason: Reason | None = None
@@ -87,7 +92,7 @@ class Link:
         """What it holds in memory, about, that a peer decides about: received, to be said, remembered."""
         session = self.session
         held = session.input_bytes + session.queued_bytes + session.unanswered_bytes
-        held += self.pending_bytes + self.serving.held_bytes
+        held += self.pending_bytes + self.serving.held_bytes + self.live.held_bytes
         return held + self.exchange.held_bytes if self.exchange is not None else held
 
     @property

@@ -25,6 +25,7 @@ from relay.core.errors import RelayError
 from relay.core.exchange import REJECTED, Exchange, Requests
 from relay.core.intake import MAX_PENDING_BYTES, Intake, PendingBatch
 from relay.core.link import Link
+from relay.core.live import Live
 from relay.core.log import AdmittedLog
 from relay.core.meetings import Meetings, TooManyError
 from relay.core.messages import (
@@ -123,7 +124,7 @@ class NodeConfig:
 
 #: What a relay hears from another only after that one's SAME: without it nobody knows
 #: whether there is another session with the same neighbour (docs/protocol.md section 6.9).
-_AFTER_SAME: Final = (s.Offers, s.Credit, s.Fetch, s.Envelopes, s.Missing, s.Reconcile)
+_AFTER_SAME: Final = (s.Offers, s.Credit, s.Fetch, s.Envelopes, s.Missing, s.Reconcile, s.Live)
 #: What a peer says that makes it pointless to come back soon.
 _HOPELESS: Final[dict[Goodbye, Reason]] = {
     Goodbye.SELF: HandshakeFailure.SELF,
@@ -178,6 +179,7 @@ class Node:
             True: Places(MAX_FOUND_RELAYS, config.shares),
         }
         self._meetings = Meetings(self.log, stats, random_bytes)
+        self.live = Live(stats, self._neighbours, random_bytes, self.mark_ready)
         self._random_bytes = random_bytes
         self._interfaces = {OTHER_INTERFACE: "other"} | (interfaces or {})
         self._next_link = 1
@@ -378,6 +380,8 @@ class Node:
             link.news_told = self._news.value
             link.session.tell_news(link.news_told)
             self._news.told(now)
+        if link.live:
+            self.live.pump(link, now)
 
     def _may_fetch(self, link: Link, exchange: Exchange) -> bool:
         """Whether to ask a neighbour for more: while the store keeps up, or nothing of this one waits.
@@ -398,7 +402,7 @@ class Node:
         if link.session.unanswered_bytes:
             return True
         offers = link.exchange is not None and link.exchange.has_offers(self.log)
-        return offers or link.serving.has_work()
+        return offers or link.serving.has_work() or self.live.has_output(link)
 
     # -- events -----------------------------------------------------------
 
@@ -453,6 +457,8 @@ class Node:
                 exchange.peer_price = price
             case s.News(value):
                 link.news = (*link.news[-1:], value)
+            case s.Live(hops, datagram):
+                self.live.received(link, hops, datagram, now)
             case s.Reconcile(body):
                 try:
                     self._meetings.received(link, body, now)
@@ -566,6 +572,7 @@ class Node:
             self.stats.add(reason)
         elif isinstance(reason, SessionError):
             link.kind_stats.error(reason)
+        self.live.forget(link)
         exchange = link.exchange
         if exchange is not None:
             self._requests.gone(exchange, now)
@@ -703,7 +710,8 @@ class Node:
     def next_deadline(self) -> float | None:
         """When :meth:`handle_timer` is due, in monotonic seconds."""
         deadlines = [airtime.next_s for airtime in self._airtimes.values()]
-        deadlines += [self._news.due, self._meetings.next_turn(), self._timers[0][0] if self._timers else None]
+        deadlines += [self._news.due, self._meetings.next_turn(), self.live.next_s]
+        deadlines.append(self._timers[0][0] if self._timers else None)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _link_deadline(self, link: Link) -> float | None:
@@ -730,6 +738,8 @@ class Node:
                 # Read on even if nothing can be written: two that wait for each other would wait for ever.
                 its_turn.paused = False
                 self._ready[its_turn.number] = its_turn
+        for paced in self.live.take_due(now):
+            self._ready[paced.number] = paced
         for stalled in self._meetings.take_stalled(now):
             self.close(stalled, Goodbye.TIMEOUT, SessionError.STALLED, now)
         due: list[Link] = []

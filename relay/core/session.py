@@ -22,6 +22,7 @@ from relay.core.codec import Reader
 from relay.core.errors import DecodeError
 from relay.core.frames import (
     CONTROL_LANE,
+    LIVE_LANE,
     MAX_RECORD_PLAINTEXT_BYTES,
     FrameReader,
     FrameWriter,
@@ -171,6 +172,14 @@ class News:
 
 
 @dataclass(frozen=True, slots=True)
+class Live:
+    """A datagram for gateways, which ``hops`` more relays may pass on."""
+
+    hops: int
+    datagram: m.LiveDatagram
+
+
+@dataclass(frozen=True, slots=True)
 class CaughtUp:
     """All that the subscription matched at its start has been sent."""
 
@@ -198,6 +207,7 @@ Event = (
     | Same
     | PriceChanged
     | News
+    | Live
     | CaughtUp
     | Closed
     | m.Ack
@@ -214,7 +224,8 @@ ALLOWED: Final[dict[tuple[Role, Role], frozenset[MessageType]]] = {
         _ANY | {_T.ACK, _T.REFUSE, _T.PRICE, _T.CAUGHT_UP, _T.ENVELOPE, _T.MISSING, _T.OFFER}
     ),
     (Role.RELAY, Role.RELAY): frozenset(
-        _ANY | {_T.SAME, _T.PRICE, _T.NEWS, _T.OFFER, _T.FETCH, _T.ENVELOPE, _T.MISSING, _T.RECONCILE, _T.CREDIT}
+        _ANY
+        | {_T.SAME, _T.PRICE, _T.NEWS, _T.OFFER, _T.FETCH, _T.ENVELOPE, _T.MISSING, _T.RECONCILE, _T.CREDIT, _T.LIVE}
     ),
 }
 
@@ -524,6 +535,8 @@ class Session:
             case _T.NEWS:
                 event = News(reader.bytes(NEWS_BYTES))
                 reader.end()
+            case _T.LIVE:
+                event = Live(*m.decode_live(reader))
             case _T.CAUGHT_UP:
                 reader.end()
                 event = CaughtUp()
@@ -680,6 +693,10 @@ class Session:
     def tell_news(self, value: bytes) -> None:
         """Say by which value our advertisement is recognised from now on."""
         self._push(CONTROL_LANE, bytes([_T.NEWS]) + value)
+
+    def send_live(self, message: bytes) -> None:
+        """Send a live datagram, encoded with its hops."""
+        self._push(LIVE_LANE, message)
 
     def send_same(self, other_link_secrets: Iterable[bytes]) -> None:
         """Show which of our other sessions this peer shares; see :meth:`same_mac`.

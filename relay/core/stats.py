@@ -140,6 +140,27 @@ class Dropped(Reason):
     ADMITTED_FULL = "admitted_full"  # the identity of what has left, forgotten before its time
 
 
+class LiveTotal(Reason):
+    """What became of live datagrams."""
+
+    HANDED_OVER = "handed_over"  # new, of a gateway here
+    RECEIVED = "received"  # new, of a neighbour
+    DUPLICATE = "duplicate"  # seen before
+    SENT = "sent"  # to a neighbour, each time
+    DELIVERED = "delivered"  # to a gateway here, each time
+
+
+class LiveDropped(Reason):
+    """Why live datagrams went no further, or not to somebody."""
+
+    RATE = "rate"  # beyond the rate of the interface or gateway that they came by
+    QUEUE_FULL = "queue_full"  # later ones took their place before the neighbour had them
+    LATE = "late"  # they waited for a neighbour until they were no news any more
+    LINK_LOST = "link_lost"  # the session ended before
+    HOPS = "hops"  # so many relays had passed them on that no more may
+    UNREAD = "unread"  # a gateway does not read
+
+
 class HttpRefused(Reason):
     """Why a request to the pages was turned away, or its connection closed."""
 
@@ -193,7 +214,7 @@ BOUNDS: dict[Histogram, tuple[float, ...]] = {
 #: one, and appears in status and metrics by itself.
 FAMILIES: tuple[type[Reason], ...] = (
     *(Total, Rejected, Evicted, Trouble),
-    *(HandshakeFailure, Dropped, HttpRefused, Download),
+    *(HandshakeFailure, Dropped, HttpRefused, Download, LiveTotal, LiveDropped),
 )
 
 
@@ -285,6 +306,8 @@ class Stats:
             "medium": self.by_label(Trouble),
             "handshake_failures": self.by_label(HandshakeFailure),
             "dropped": self.by_label(Dropped),
+            "live": self.by_label(LiveTotal),
+            "live_dropped": self.by_label(LiveDropped),
             "http_refused": self.by_label(HttpRefused),
         }
 

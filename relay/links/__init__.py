@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from relay.core.stats import LinkKind, LinkStats, Reason
+    from relay.process.link_socket import Gateway
     from relay.process.reports import Component
 
 
@@ -57,6 +58,9 @@ class Host(Protocol):
 
     def component(self, component: Component) -> asyncio.Protocol:
         """Return a protocol for the connection on which another process of the relay reports."""
+
+    def gateway(self, gateway: Gateway) -> asyncio.Protocol:
+        """Return a protocol for the connection on which a gateway hands live datagrams over."""
 
     def is_linked(self, peer: str, interface: str) -> bool:
         """Whether a session with a relay at this address is open, on ``interface`` unless that is empty."""

@@ -3,7 +3,8 @@
 
 Another process (`relay ble`, a serial modem, a test) connects, writes one line of
 JSON that says what it brings, and from then on the connection is the stream; or,
-for the relay's own other processes, the one on which they report how they are.
+for the relay's own other processes, the one on which they report how they are; or,
+for a gateway, that of its live datagrams.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from relay.core.errors import DecodeError
 from relay.links import StreamInfo
-from relay.process.link_socket import MAX_PREAMBLE_BYTES, decode_preamble
+from relay.process.link_socket import MAX_PREAMBLE_BYTES, ForeignStream, Gateway, decode_preamble
 from relay.process.reports import Component
 from relay.process.unix_sockets import listen_unix
 
@@ -105,7 +106,7 @@ class _Preamble(asyncio.Protocol):
         self._stop_timeout()
         try:
             brought = decode_preamble(line)
-            if not isinstance(brought, Component):
+            if isinstance(brought, ForeignStream):
                 self._require_foreign(brought.interface)
         except DecodeError as error:
             self._host.preamble_refused()
@@ -114,6 +115,8 @@ class _Preamble(asyncio.Protocol):
             return
         if isinstance(brought, Component):
             protocol = self._host.component(brought)
+        elif isinstance(brought, Gateway):
+            protocol = self._host.gateway(brought)
         else:
             info = StreamInfo(
                 kind=brought.link, interface=brought.interface, initiator=brought.initiator, slow=brought.slow

@@ -62,6 +62,14 @@ def decode_frame(content: bytes) -> LiveDatagram | ClockReading:
     raise DecodeError(f"the type of a frame must be one of {', '.join(str(int(known)) for known in FrameType)}")
 
 
+def decode_datagram(content: bytes) -> LiveDatagram:
+    """Decode what follows the length in a frame of a gateway, which says nothing else; raise DecodeError."""
+    said = decode_frame(content)
+    if not isinstance(said, LiveDatagram):
+        raise DecodeError("a gateway does not tell the time")
+    return said
+
+
 class FrameCutter:
     """What has arrived, cut into frames; keeps less than two of the longest."""
 

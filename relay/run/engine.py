@@ -16,6 +16,7 @@ from relay.core.errors import RelayError
 from relay.core.stats import Dropped, Evicted, HandshakeFailure, LinkKind
 from relay.process.reports import Component, NewsForBle
 from relay.run.connections import Connections
+from relay.run.gateways import Gateways
 from relay.run.overview import ALL, LinkReport, Overview
 from relay.run.siblings import Components
 from relay.run.timekeeper import Timekeeper
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from relay.core.node import Node
     from relay.core.stats import LinkStats, Reason, Stats
     from relay.links import StreamInfo
+    from relay.process.link_socket import Gateway
     from relay.process.progress import Progress
     from relay.store.committer import Committer
     from relay.store.database import Store
@@ -72,6 +74,7 @@ class Engine:
         )
         self._link_states: dict[tuple[LinkKind, str], LinkReport] = {}
         self._components = Components(on_state=self._component_state, on_refused=self.preamble_refused)
+        self._gateways = Gateways(node, wake=self.wake, on_refused=self.preamble_refused)
         self._wake_scheduled = False
         self._slice_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
@@ -112,6 +115,10 @@ class Engine:
         """Return a protocol for the connection of another process of the relay; see relay.links.Host."""
         self.wake()
         return self._components.connection(component)
+
+    def gateway(self, gateway: Gateway) -> asyncio.Protocol:
+        """Return a protocol for the connection of a gateway; see relay.links.Host."""
+        return self._gateways.connection(gateway)
 
     def _component_state(self, component: Component, up: bool) -> None:  # noqa: FBT001 - a callback
         if component is Component.BLE:
@@ -168,6 +175,7 @@ class Engine:
         self._wake_scheduled = False
         self._task.beat()
         is_busy = self._connections.take_turns()
+        self._gateways.deliver()
         pending = self.node.take_batch()
         if pending is not None:
             self._committer.submit(pending.batch, lambda error: self._committed(pending, error))
@@ -227,6 +235,7 @@ class Engine:
         """Do what is due rarely: read clock, notices and disk, retire envelopes, save the residence clock."""
         now = self._loop.time()
         self._timekeeper.observe(now)
+        self._gateways.tell_time()
         self._connections.rest()
         self._overview.look(now)
         self._reload()
@@ -247,6 +256,7 @@ class Engine:
         """Take the operator's word for the time, until the next start; raise ClockRefusedError."""
         now = self._loop.time()
         self._timekeeper.set(unix_s, now)
+        self._gateways.tell_time()
         self._next_retire = now
         self.node.retire(now, save_clock=True)
         self.wake()
@@ -265,6 +275,7 @@ class Engine:
             await self._committer.drain()
         self.node.shutdown(self._loop.time())
         self._components.abort()
+        self._gateways.abort()
         self._connections.flush()
 
     # -- what people see --------------------------------------------------

@@ -4,8 +4,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.bitchat.limits import Bucket, Rate
 from relay.bitchat.pool import GONE, Pool
+from relay.core.rate import Bucket, Rate
 
 
 def test_who_holds_the_most_gives_way_by_number_and_by_bytes():
