@@ -19,8 +19,8 @@ from relay.process.printable import printable_ascii
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: A report of all names with the largest numbers has under 2 KiB.
-MAX_REPORT_BYTES: Final = 4096
+#: A report of all names with the largest numbers and the longest troubles has under 5 KiB.
+MAX_REPORT_BYTES: Final = 6144
 #: What an operator should know of a process beside that it does not work: 4 x 300 bytes, and 200 of quotes.
 MAX_TROUBLES: Final = 4
 MAX_TROUBLE_CHARS: Final = 300
