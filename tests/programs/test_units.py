@@ -97,7 +97,9 @@ def test_nobody_holds_more_capabilities_than_is_said():
     assert held["relay-board"] == {"CAP_DAC_OVERRIDE", "CAP_SYS_ADMIN"}
     assert held["relay-segment@"] == {"CAP_NET_RAW"}
     assert held["relay-net"] == {"CAP_NET_ADMIN", "CAP_NET_RAW"}
-    assert all(held[name] == set() for name in ("mesh-relay", "relay-ble", "relay-bitchat", "relay-portal", "relay-console"))
+    assert all(
+        held[name] == set() for name in ("mesh-relay", "relay-ble", "relay-bitchat", "relay-portal", "relay-console")
+    )
 
 
 @pytest.mark.parametrize("name", ["mesh-relay.service", "relay-ble.service", "relay-bitchat.service"])

@@ -53,30 +53,58 @@ def part(status):
     return next((found for found in status["components"] if found["name"] == "bitchat"), {"gauges": {}, "counters": {}})
 
 
-@pytest.mark.lasts(60)
+def hears(stage, *pairs):
+    """Who hears whom is by radio here, not by machine: both are of one."""
+    stage.air.heard([pair for one, other in pairs for pair in ((one, other), (other, one))])
+
+
+@pytest.mark.lasts(80)
 @pytest.mark.timeout(300)
 def test_phones_of_two_islands_hear_each_other_by_way_of_relays(open_stage):
+    """Beside `relay ble` on one adapter; after a phone has left, and after bluetoothd and `relay bitchat` were killed."""
+    near_a, cleo_too, near_b = ("ana", "relay_a"), ("cleo", "relay_a"), ("ben", "relay_a.1")
     with open_stage("islands") as stage:
         relay_a, relay_b = stage.machines["relay_a"], stage.machines["relay_b"]
         relay_a.station.wait_powered(1)
-        # Who hears whom is by radio here, not by machine.
-        near = [("ana", "relay_a"), ("ben", "relay_a.1")]
-        stage.air.heard([pair for one, other in near for pair in ((one, other), (other, one))])
-        for relay, adapter in ((relay_a, "hci0"), (relay_b, "hci1")):
-            relay.start_relay(bitchat=BITCHAT | {"adapter": adapter}, ble={"enabled": False})
+        hears(stage, near_a, near_b)
+        for relay, adapter, ble in ((relay_a, "hci0", {"adapters": ["hci0"]}), (relay_b, "hci1", {"enabled": False})):
+            relay.start_relay(bitchat=BITCHAT | {"adapter": adapter}, ble=ble)
             relay.start("bitchat")
+        relay_a.start("ble")
         ana, ben = Phone(stage.machines["ana"], "iphone"), Phone(stage.machines["ben"], "android")
         for relay in (relay_a, relay_b):
-            relay.wait("it has bitchat", lambda status: part(status)["gauges"].get("clients"), PATIENCE_S)
-        for phone in (ana, ben):
-            phone.wait_linked()
+            relay.wait("it has a phone", lambda status: part(status)["gauges"].get("clients") == 1, PATIENCE_S)
         ana.wait_name("ben")
         ben.wait_name("ana")
         ana.say("soup at eight")
         ben.wait_shown(["soup at eight"])
         ben.say("I bring bread")
         ana.wait_shown(["I bring bread"])
-        for phone in (ana, ben):
+
+        hears(stage, near_a, cleo_too, near_b)
+        cleo = Phone(stage.machines["cleo"], "android")
+        cleo.wait_name("ben")
+        cleo.say("I have to go")
+        for phone, shown in ((ana, "I bring bread"), (ben, "soup at eight")):
+            phone.wait_shown([shown, "I have to go"])
+        hears(stage, near_a, near_b)
+        relay_a.wait("she is gone", lambda status: part(status)["gauges"].get("clients") == 1, PATIENCE_S)
+        ben.say("who is still here?")
+        ana.wait_shown(["I bring bread", "I have to go", "who is still here?"])
+        for phone in (ana, ben, cleo):
             state = phone.state()
-            assert state["refused"] == [], state
-            assert state["links"] == 1, state
+            assert (state["refused"], state["links"]) == ([], 1), state
+        # By BlueZ's issue 1452; if there is no such event any more, the way around it can go.
+        assert part(relay_a.status())["counters"].get("clients_orphaned"), part(relay_a.status())
+
+        relay_a.station.bluetoothd.kill()
+        relay_a.station.start_bluetoothd()
+        relay_b.processes["bitchat"].kill()
+        relay_b.start("bitchat")
+        for phone in (ana, ben):
+            phone.wait("it is linked again", lambda state: state["links"] == 2 and state["linked_to"])
+        ben.say("and now?")
+        ana.wait("it shows that", lambda state: "and now?" in state["shown"])
+        for phone in (ana, ben):
+            assert phone.state()["refused"] == []
+            assert len(set(phone.state()["shown"])) == len(phone.state()["shown"]), "nothing is shown twice"
