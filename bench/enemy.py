@@ -49,6 +49,7 @@ KINDS: dict[str, tuple[m.Role, Callable[[], bytes]]] = {
     "fetch": (m.Role.CLIENT, lambda: m.encode_ids(m.MessageType.FETCH, [secrets.token_bytes(32)] * m.MAX_FETCH_IDS)[0]),
     "price": (m.Role.RELAY, lambda: bytes([m.MessageType.PRICE, 0])),
     "news": (m.Role.RELAY, lambda: bytes([m.MessageType.NEWS]) + bytes(NEWS_BYTES)),
+    "live": (m.Role.RELAY, lambda: m.encode_live(9, b"\1" + secrets.token_bytes(m.LIVE_ID_BYTES) + b"x")),
     "offer": (m.Role.RELAY, lambda: m.encode_offers([_OFFER])[0]),
     "missing": (m.Role.RELAY, lambda: m.encode_ids(m.MessageType.MISSING, [bytes(32)])[0]),
     "reconcile": (m.Role.RELAY, lambda: bytes([m.MessageType.RECONCILE]) + bytes(64)),

@@ -102,8 +102,10 @@ class FrameWriter:
             else:
                 used = self._drain(lane, room, parts, self._fragment_bytes)
             room -= used
-            earned = -used if lane == LIVE_LANE else used // _LIVE_PART
-            self._live_due = max(-self._fragment_bytes, min(self._live_due + earned, self._fragment_bytes))
+            if lane == LIVE_LANE:
+                self._live_due = max(-self._fragment_bytes, min(0, self._live_due - used))
+            else:
+                self._live_due = min(self._fragment_bytes, self._live_due + used // _LIVE_PART)
         return b"".join(parts)
 
     def _take_block(self, room: int, parts: list[bytes]) -> int:

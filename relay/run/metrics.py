@@ -34,6 +34,8 @@ from relay.core.stats import (
     HttpRefused,
     LinkKind,
     LinkStats,
+    LiveDropped,
+    LiveTotal,
     Reason,
     Rejected,
     SessionError,
@@ -445,6 +447,18 @@ FAMILIES: tuple[Family, ...] = (
         queue=_values(QueueName),
     ),
     _by_reason(Dropped, "queue_dropped", "Items that a bounded queue let go of"),
+    _counter(
+        "live_datagrams",
+        "Live datagrams by what became of them; those sent and delivered once for each neighbour and gateway",
+        lambda stats, _: {(result,): count for result, count in stats.by_label(LiveTotal).items()},
+        result=_values(LiveTotal),
+    ),
+    _by_reason(
+        LiveDropped,
+        "live_dropped",
+        "Live datagrams that went no further, or not to somebody",
+        "rate: a flood, or more phones than the mesh carries; queue_full, late: a slow link; unread: the gateway",
+    ),
     _by_reason(
         HttpRefused,
         "http_refused",

@@ -49,6 +49,7 @@ from relay.core.reconcile_wire import (
 )
 from relay.core.riblt import SHORT_ID_MASK, SYMBOL_BYTES, Decoder, ScalarEncoder, Symbols, mix
 from relay.core.session import Closed, Session, State
+from relay.process.gateway_frames import ClockReading, FrameCutter, decode_frame, encode_live_frame
 from relay.process.link_socket import decode_preamble
 from relay.process.reports import Component, ComponentState, NewsForBle, decode_news, decode_report, encode_news
 from tests.fuzz.plain import plain_session
@@ -172,6 +173,26 @@ def offers(data):
         return
     [again] = m.encode_offers(value)
     same(again[1:], data)
+
+
+def live(data):
+    """A live datagram of a neighbour, and the bytes of a gateway, both of which come out as they went in."""
+    try:
+        hops, value = m.decode_live(Reader(data))
+    except DecodeError:
+        pass
+    else:
+        check(hops <= m.MAX_HOPS, "hops without bound")
+        same(m.encode_live(data[0], value.encode())[1:], data)
+    cutter = FrameCutter()
+    try:
+        for content in cutter.receive(data):
+            said = decode_frame(content)
+            frame = said.encode() if isinstance(said, ClockReading) else encode_live_frame(said.encode())
+            same(frame[2:], content)
+    except DecodeError:
+        pass
+    check(cutter.held_bytes <= len(data), "more is kept than came")
 
 
 def macs(data):
@@ -690,6 +711,7 @@ TARGETS = {
     "ids": Target(run=ids, weight=3, max_bytes=9_000),
     "offers": Target(run=offers, weight=8, max_bytes=16_000),
     "macs": Target(run=macs, weight=6, max_bytes=600),
+    "live": Target(run=live, weight=4, max_bytes=300),
     "put": Target(run=put, weight=8, max_bytes=300),
     "fingerprints": Target(run=fingerprints, weight=3, max_bytes=2_000),
     "hours": Target(run=hours, weight=5, max_bytes=100),

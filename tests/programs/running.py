@@ -27,10 +27,10 @@ from tests.heard import Heard
 BUILD_HOUR = 490_000
 
 
-def envelope(rng, size_class=0):
-    """A message that any relay here takes."""
+def envelope(rng, size_class=0, *, build_hour=BUILD_HOUR):
+    """A message that any relay here takes; with its own build hour also a whole program."""
     header = Header(
-        type=EnvelopeType.MESSAGE, size_class=size_class, expiry_hour=BUILD_HOUR + 100, tag=rng.randbytes(16)
+        type=EnvelopeType.MESSAGE, size_class=size_class, expiry_hour=build_hour + 100, tag=rng.randbytes(16)
     )
     body = header.encode() + rng.randbytes(SIZES[size_class] - 32)
     return grind(body, price=0, random_bytes=rng.randbytes)

@@ -23,6 +23,8 @@ from relay.core.stats import (
     Histogram,
     HttpRefused,
     LinkKind,
+    LiveDropped,
+    LiveTotal,
     Rejected,
     SessionError,
     Stats,
@@ -43,14 +45,14 @@ WORDS = {
     "component": {"ble", "bitchat", "net", "board"},
     "process": {"run", "ble", "bitchat", "net", "board"},
     "source": {"none", "system", "operator"},
-    "result": set(map(str, Download)),
+    "result": {*map(str, Download), *map(str, LiveTotal)},
     "state": {*map(str, LinkState), *map(str, ProcessState)},
     "severity": {"critical", "warning", "info"},
     "condition": {condition.name for condition in TABLE},
     "event": {event for events in EVENTS.values() for event in events},
     "reason": {
         str(reason)
-        for family in (Rejected, Evicted, HandshakeFailure, Dropped, HttpRefused, SessionError)
+        for family in (Rejected, Evicted, HandshakeFailure, Dropped, HttpRefused, LiveDropped, SessionError)
         for reason in family
     },
 }

@@ -13,6 +13,10 @@ MOST_SENT_FOR_EACH = 1.10
 #: Bodies that came although nobody, or somebody else, was asked for them.
 MOST_UNWANTED_FOR_EACH = 0.05
 
+#: Of the relays to which working links led when a live datagram was said, with people who walk on while it is
+#: under way.
+LEAST_REACHED = 0.95
+
 
 def faults(report: dict, *, least_delivered: float = LEAST_DELIVERED) -> list[str]:
     """Return what is wrong with a report; nothing, if the relays did their job."""
@@ -26,7 +30,18 @@ def faults(report: dict, *, least_delivered: float = LEAST_DELIVERED) -> list[st
     sent = counters.get("total.forwarded", 0) - report["taken_by_people"]
     if sent > MOST_SENT_FOR_EACH * stored:
         found.append(f"{sent} bodies were sent to relays for {stored} stored")
+    found += live_faults(report["live"])
     unwanted = counters.get("session.unwanted_envelope", 0)
     if unwanted > MOST_UNWANTED_FOR_EACH * stored:
         found.append(f"{unwanted} bodies came unwanted beside {stored} stored")
+    return found
+
+
+def live_faults(live: dict, *, least_reached: float = LEAST_REACHED) -> list[str]:
+    """Return what is wrong with how live datagrams went."""
+    found = []
+    if live["twice"]:
+        found.append(f"gateways heard {live['twice']} live datagrams more than once")
+    if live["reachable"] and live["reached"] < least_reached * live["reachable"]:
+        found.append(f"live datagrams reached {live['reached']} of {live['reachable']} relays")
     return found

@@ -146,6 +146,11 @@ class End:
         """Bytes that :meth:`write` takes now."""
         return self._contact.room(self.side)
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing passes any more."""
+        return self._contact.silent
+
     def write(self, data: bytes) -> None:
         """Send bytes."""
         self._contact.write(self.side, data)

@@ -17,13 +17,15 @@ from relay.core.log import EntryState
 from relay.core.node import Node, NodeConfig
 from relay.core.session import State
 from relay.core.stats import Evicted, LinkKind, Stats, Total
+from tests.sim.talk import KIND
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from relay.core.admission import Policy
     from relay.core.intake import PendingBatch
     from relay.core.link import Link
+    from relay.core.messages import LiveDatagram
     from tests.sim.radio import End
     from tests.sim.scheduler import Scheduler
 
@@ -122,6 +124,8 @@ class Relay:
         self._commit_s = commit_s
         self._secret = secret
         self._bytes_per_s = bytes_per_s or {}
+        #: Hears what the gateways of this relay get.
+        self.on_live: Callable[[int, LiveDatagram], None] = lambda _name, _datagram: None
         self._life = 0
         self._committing = False
         self._wake_s: float | None = None
@@ -151,6 +155,7 @@ class Relay:
             read_bodies=self.store.read,
             interfaces=self.store.interfaces,
         )
+        self.node.live.wanted = frozenset({KIND})
         if self._wall_s is not None:
             self.node.observe_clock(now=now, wall_s=self._wall_s + now, trusted=True)
         self.node.log.load(
@@ -243,6 +248,9 @@ class Relay:
                 break
         else:
             raise AssertionError("the relay never comes to an end")
+        for heard in node.live.take_heard():
+            if heard.gateway is None:
+                self.on_live(self.name, heard.datagram)
         self._commit()
         self._arm()
 

@@ -48,18 +48,20 @@ def make_report(simulation: Simulation) -> dict:
         "acknowledged": last.written,
         "delivered": last.delivered,
         "delivery_ratio": round(last.delivered / last.written, 4) if last.written else None,
-        "delay_s": {f"p{percent}": _rounded(percentile(last.delays_s, percent)) for percent in PERCENTILES},
+        "delay_s": {f"p{percent}": rounded(percentile(last.delays_s, percent)) for percent in PERCENTILES},
         "taken_by_people": sum(len(person.received) + person.again for person in world.people),
         "air": {name: getattr(world.air, name) for name in world.air.__slots__},
         "stream_bytes": dict(sorted(streams.items())),
         "lacking": world.lacking(),
+        "live": world.talk.report(),
         "broken_rules": sorted(set(simulation.broken)),
         "counters": dict(sorted(counters.items())),
         "over_time": [_row(sample) for sample in simulation.samples],
     }
 
 
-def _rounded(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
+    """Return seconds to the millisecond."""
     return None if value is None else round(value, 3)
 
 
@@ -69,7 +71,7 @@ def _row(sample: Sample) -> dict:
         "air_bytes": sample.air_bytes,
         "acknowledged": sample.written,
         "delivered": sample.delivered,
-        **{f"delay_p{percent}_s": _rounded(percentile(sample.delays_s, percent)) for percent in PERCENTILES},
+        **{f"delay_p{percent}_s": rounded(percentile(sample.delays_s, percent)) for percent in PERCENTILES},
     }
 
 
@@ -81,12 +83,17 @@ def digest(report: dict) -> str:
 def as_text(report: dict) -> str:
     """Write a report for people."""
     delay = report["delay_s"]
-    air = report["air"]
+    air, live = report["air"], report["live"]
     lines = [
         f"seed {report['seed']}: {report['relays']} relays ({report['hostile']} hostile), {report['minutes']:g} min",
         f"{report['contacts']} contacts, {report['visits']} visits, {report['crashes']} power cuts",
         f"delivered {report['delivered']} of {report['acknowledged']} acknowledged: {report['delivery_ratio']}",
         f"delay p50 {delay['p50']} s, p90 {delay['p90']} s, p99 {delay['p99']} s",
+        f"live: {live['said']} said, heard at {live['reached']} of {live['reachable']} in reach: {live['reach_ratio']}",
+        (
+            f"live delay p50 {live['delay_s']['p50']} s, p99 {live['delay_s']['p99']} s, "
+            f"{live['sent_bytes_a_relay']} bytes sent by each relay"
+        ),
         f"on the air {air['bytes'] / 1e6:.1f} MB in {air['packets']} packets",
         f"{air['lost']} lost, {air['doubled']} doubled, {air['overtaken']} overtaken, {air['broken']} breaks",
         "   minute   air MB  delivered  of acknowledged   p50 s   p90 s   p99 s",

@@ -9,12 +9,13 @@ import pytest
 
 from relay.core.exchange import Exchange
 from relay.core.intake import Intake
+from relay.core.live import Live
 from relay.core.log import AdmittedLog, EntryState
 from relay.core.node import Node
 from relay.core.retention import Retention
 from relay.core.session import Session
 from tests.sim.hostile import Kind
-from tests.sim.judge import faults
+from tests.sim.judge import faults, live_faults
 from tests.sim.radio import Radio
 from tests.sim.report import make_report
 from tests.sim.steps import give, ids, letters
@@ -67,6 +68,19 @@ def ambush(seed: str) -> list[str]:
     if missing:
         found.append(f"{len(missing)} envelopes never reached a connected neighbour")
     return found
+
+
+def ring(seed: str) -> list[str]:
+    """Four relays in a ring, and one that hears only one of them, say something each."""
+    world = World(seed)
+    relays = [world.add_relay() for _ in range(5)]
+    for a, b in ((0, 1), (1, 2), (2, 3), (3, 0), (3, 4)):
+        world.join(a, b)
+    world.run(10)
+    for relay in relays:
+        world.talk.say(relay)
+    world.run(30)
+    return live_faults(world.talk.report(), least_reached=1.0)
 
 
 def every_third_offer_is_skipped(patch: pytest.MonkeyPatch) -> None:
@@ -180,6 +194,22 @@ def what_a_neighbour_has_is_remembered_without_bound(patch: pytest.MonkeyPatch) 
     patch.setattr(Exchange, "note_peer_has", note)
 
 
+def what_was_seen_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """A loop, which only the limit of hops ends."""
+    patch.setattr(Live, "_is_known", lambda *_: False)
+
+
+def the_last_neighbour_is_left_out(patch: pytest.MonkeyPatch) -> None:
+    original = Live._pass_on
+
+    def pass_on(self: Live, key, message, source, now) -> None:
+        last = list(self._neighbours)[-1]
+        original(self, key, message, source, now)
+        last.live.discard(key)
+
+    patch.setattr(Live, "_pass_on", pass_on)
+
+
 Scenario = Callable[[str], list[str]]
 DEFECTS: list[tuple[Callable[[pytest.MonkeyPatch], None], Scenario, str]] = [
     (every_third_offer_is_skipped, town, "never reached a connected neighbour"),
@@ -191,10 +221,12 @@ DEFECTS: list[tuple[Callable[[pytest.MonkeyPatch], None], Scenario, str]] = [
     (reconciliation_finds_nothing, town, "never reached a connected neighbour"),
     (bodies_are_sent_unasked, town, "came unwanted"),
     (what_a_neighbour_has_is_remembered_without_bound, town, "too many peer_has"),
+    (what_was_seen_is_forgotten, ring, "more than once"),
+    (the_last_neighbour_is_left_out, ring, "live datagrams reached"),
 ]
 
 
-@pytest.mark.parametrize("scenario", [town, cramped_town, ambush], ids=lambda scenario: scenario.__name__)
+@pytest.mark.parametrize("scenario", [town, cramped_town, ambush, ring], ids=lambda scenario: scenario.__name__)
 def test_a_sound_core_shows_no_fault(scenario: Scenario) -> None:
     assert scenario(SEEDS[0]) == []
 

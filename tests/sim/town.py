@@ -48,6 +48,7 @@ class Town:
     seed: str = "1"
     people: int = 0
     letters: int = 0
+    said: int = 0
     carriers: float = 0.15
     hostile: float = 0.05
     crashes: float = 0.05
@@ -167,6 +168,9 @@ class Simulation:
         at(SAMPLE_S, self._sample)
         for _ in range(town.letters):
             at(rng.uniform(10, end_s * 0.6), self._write)
+        said = random.Random(f"talk {town.seed}")
+        for _ in range(town.said):
+            at(said.uniform(60, end_s), self._say, said)
         for cluster in range(len(self.clusters)):
             if rng.random() < 0.3:
                 start_s = rng.uniform(60, end_s * 0.6)
@@ -183,6 +187,10 @@ class Simulation:
             self._part(pair)
         relay.crash()
         self.world.scheduler.after(self.rng.uniform(20, 120), relay.boot)
+
+    def _say(self, rng: random.Random) -> None:
+        up = [relay for relay in self.world.honest() if relay.up]
+        self.world.talk.say(rng.choice(up))
 
     def _retire(self) -> None:
         for relay in self.world.honest():
@@ -385,5 +393,5 @@ class Simulation:
 
 def town_of(relays: int, *, minutes: float = 20.0, seed: str = "1", **options) -> Town:
     """Return a town whose people and letters go with its number of relays."""
-    load = {"people": max(8, relays // 4), "letters": max(24, relays // 2), **options}
+    load = {"people": max(8, relays // 4), "letters": max(24, relays // 2), "said": max(24, relays // 8), **options}
     return Town(relays=relays, minutes=minutes, seed=seed, **load)

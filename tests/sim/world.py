@@ -28,6 +28,7 @@ from tests.sim.people import Person
 from tests.sim.radio import Air, Contact, Radio
 from tests.sim.relays import Relay
 from tests.sim.scheduler import Scheduler
+from tests.sim.talk import Talk
 
 if TYPE_CHECKING:
     from relay.core.link import Link
@@ -65,6 +66,7 @@ class World:
         self.relays: dict[int, Relay | Hostile] = {}
         self.people: list[Person] = []
         self.ledger = Ledger()
+        self.talk = Talk(self)
         self.contacts: dict[tuple[int, int], Contact] = {}
 
     @property
@@ -89,6 +91,7 @@ class World:
             build_hour=START_HOUR,
             **options,
         )
+        relay.on_live = self.talk.heard
         self.relays[relay.name] = relay
         return relay
 

@@ -187,7 +187,7 @@ def frames():
         "refused": [
             {"why": why, "plaintext": data, "then_zeros": zeros}
             for why, data, zeros in (
-                ("lane 8", "0800017a", 0),
+                ("lane 9", "0900017a", 0),
                 ("no bytes in the frame", "000000", 0),
                 ("cut in the header", "0000", 0),
                 ("shorter than its length", "0000027a", 0),
@@ -278,6 +278,11 @@ def typical_messages():
     yield "relay to client, relay to relay", fields, offer
     yield "relay to relay", {"body": "0102"}, bytes([MessageType.RECONCILE, 1, 2])
     yield "relay to relay", {"count": 256}, bytes([MessageType.CREDIT, 1, 0])
+    identity = from_label("live", 16)
+    for hops, counted in ((31, 31), (255, m.MAX_HOPS)):
+        datagram = m.LiveDatagram(kind=1, identity=identity, data=pattern(20))
+        fields = {"hops": counted, "kind": 1, "id": identity.hex(), "data": datagram.data.hex()}
+        yield "relay to relay", fields, m.encode_live(hops, datagram.encode())
 
 
 def hexes(items):
@@ -311,6 +316,8 @@ def refused_messages():
     yield "OFFER of size class 4", "30" + "00" * 32 + "0400000000"
     yield "OFFER cut", "30", 36
     yield "CREDIT with a body too long", "32000100"
+    yield "LIVE without data", "402001" + "00" * 16
+    yield "LIVE of 16,385 bytes", "40", 16_403
 
 
 # -- session.json ----------------------------------------------------------
@@ -523,7 +530,7 @@ def what_a_client_refuses():
     [ack], [refusal] = m.encode_acks(durable=True, numbers=[0]), m.encode_refusals([(0, Refusal.FULL)], price=0)
     yield "ACK of what was not put", as_it_is, framed(hello, ack)
     yield "REFUSE of what was not put", as_it_is, framed(hello, refusal)
-    yield "a lane that does not exist", as_it_is, framed(hello) + b"\x08\0\x01\x04"
+    yield "a lane that does not exist", as_it_is, framed(hello) + b"\x09\0\x01\x04"
     yield "a frame without bytes", as_it_is, framed(hello) + bytes(3)
 
 

@@ -12,6 +12,7 @@ from relay.core.frames import (
     CONTROL_LANE,
     FRAME_HEADER_BYTES,
     LANES,
+    LIVE_LANE,
     MAX_MESSAGE_BYTES,
     MAX_RECORD_PLAINTEXT_BYTES,
     WHOLE_LANE,
@@ -19,7 +20,9 @@ from relay.core.frames import (
     FrameWriter,
 )
 
-queues = st.lists(st.tuples(st.integers(0, WHOLE_LANE - 1), st.integers(4, MAX_MESSAGE_BYTES)), max_size=20)
+#: All but the one on which messages go by the dozen.
+SINGLE_LANES = [lane for lane in range(LANES) if lane != WHOLE_LANE]
+queues = st.lists(st.tuples(st.sampled_from(SINGLE_LANES), st.integers(4, MAX_MESSAGE_BYTES)), max_size=20)
 
 
 def frame(lane, data, *, more=False):
@@ -45,7 +48,7 @@ def test_every_message_arrives_whole_and_in_order_of_its_lane(queue, record_byte
         received += reader.read_record(record)
     assert writer.queued_bytes == 0
     assert sorted(received) == sorted(message for _, message in sent)
-    for lane in range(WHOLE_LANE):
+    for lane in SINGLE_LANES:
         own = [message for its, message in sent if its == lane]
         assert [message for message in received if message in own] == own
 
@@ -84,12 +87,42 @@ def test_lanes_take_turns_so_that_none_starves():
     assert records <= 20
 
 
+@pytest.mark.parametrize("others", [(3,), (1, 3, 4, 5, 6)])
+@pytest.mark.parametrize(("record_bytes", "fragment_bytes"), [(976, 480), (65_519, 4352)])
+def test_what_is_live_has_a_quarter_beside_others_and_all_when_it_is_alone(others, record_bytes, fragment_bytes):
+    writer = FrameWriter(record_bytes=record_bytes, fragment_bytes=fragment_bytes)
+    for lane in others:
+        size = 256 if lane == 3 else 5000
+        for _ in range(500_000 // size):
+            writer.push(lane, bytes(size))
+    for _ in range(200):
+        writer.push(LIVE_LANE, bytes(600))
+    used = dict.fromkeys((*others, LIVE_LANE), 0)
+    waits = 0
+    while all(not writer.is_idle(lane) for lane in used):
+        record, at = writer.pull_record(), 0
+        while at < len(record):
+            lane, size = struct.unpack_from(">BH", record, at)
+            used[lane & 0x7F] += size
+            # The others never wait for more than a turn of it.
+            waits = waits + size if lane & 0x7F == LIVE_LANE else 0
+            assert waits <= fragment_bytes
+            at += FRAME_HEADER_BYTES + size
+    part = used[LIVE_LANE] / sum(used.values())
+    assert 0.15 < part <= 0.26
+    while writer.pull_record() is not None:
+        pass
+    for _ in range(200):
+        writer.push(LIVE_LANE, bytes(600))
+    assert len(writer.pull_record()) == record_bytes
+
+
 @given(
     st.lists(
         st.binary(max_size=600)
         | st.builds(
             lambda lane, data, more: frame(lane, data, more=more),
-            st.integers(0, 9),
+            st.integers(0, LANES + 1),
             st.binary(max_size=300),
             st.booleans(),
         ),

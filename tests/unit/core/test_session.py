@@ -37,6 +37,7 @@ VALID = {
     MessageType.OFFER: m.encode_offers([m.Offer(ID, 0, 1)])[0],
     MessageType.RECONCILE: b"\x31\x01",
     MessageType.CREDIT: b"\x32\x00\x01",
+    MessageType.LIVE: b"\x40\x07\x01" + bytes(16) + b"data",
 }
 MEANS = {
     MessageType.SAME: s.Same,
@@ -53,6 +54,7 @@ MEANS = {
     MessageType.OFFER: s.Offers,
     MessageType.RECONCILE: s.Reconcile,
     MessageType.CREDIT: s.Credit,
+    MessageType.LIVE: s.Live,
 }
 PAIRS = [(sender, receiver) for sender in Role for receiver in Role if (sender, receiver) != (Role.CLIENT, Role.CLIENT)]
 

@@ -179,6 +179,15 @@ def check(kind, fields, event):
             assert event.body.hex() == fields["body"]
         case "CREDIT":
             assert event.count == fields["count"]
+        case "LIVE":
+            datagram = event.datagram
+            got = {
+                "hops": event.hops,
+                "kind": datagram.kind,
+                "id": datagram.identity.hex(),
+                "data": datagram.data.hex(),
+            }
+            assert got == fields
 
 
 def test_hellos_have_the_fields_of_the_vector():
