@@ -61,7 +61,7 @@ def hears(stage, *pairs):
 @pytest.mark.lasts(80)
 @pytest.mark.timeout(300)
 def test_phones_of_two_islands_hear_each_other_by_way_of_relays(open_stage):
-    """Beside `relay ble` on one adapter; after a phone has left, and after bluetoothd and `relay bitchat` were killed."""
+    """Beside `relay ble` on one adapter; after a phone has left; after bluetoothd and `relay bitchat` were killed."""
     near_a, cleo_too, near_b = ("ana", "relay_a"), ("cleo", "relay_a"), ("ben", "relay_a.1")
     with open_stage("islands") as stage:
         relay_a, relay_b = stage.machines["relay_a"], stage.machines["relay_b"]
