@@ -14,11 +14,14 @@ import relay
 from relay.adapters import privacy
 from relay.bitchat.live import KIND
 from relay.bitchat_gateway.gateway import Gateway
+from relay.bitchat_gateway.letters import Letters
 from relay.bitchat_gateway.peripheral import Peripheral
 from relay.bitchat_gateway.radio import CHARACTERISTIC_UUID, SERVICE_UUID, Radio
 from relay.bluetooth.bluez import Bluez, BluezError
 from relay.bluetooth.local import LocalService
+from relay.config.settings import CREDENTIAL
 from relay.core.errors import RelayError
+from relay.core.secret import mesh_secret
 from relay.process import link_socket, logs
 from relay.process.gateway_client import GatewayClient
 from relay.process.notify import Notifier, run_watchdog
@@ -100,8 +103,17 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
             on_away=lambda: _away(gateway, radio, reporter),
         )
         gateway.to_relays = client.send
+        gateway.letters = letters = Letters(
+            gateway,
+            path=config.unix.path,
+            # Where `relay run` alone has the secret we are a client without it, as any phone is.
+            secret=None if config.mesh.secret == CREDENTIAL else mesh_secret(config.mesh.secret),
+            reporter=reporter,
+            random=random,
+        )
         work = [
             gateway.run(),
+            letters.run(),
             client.run(random=random),
             radio.run(),
             report_forever(config.unix.path, reporter, random=random),

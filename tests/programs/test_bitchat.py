@@ -12,11 +12,16 @@ import time
 
 import pytest
 
+from relay.bitchat.courier import DAY_MS, Letter, recipient_tag
+from relay.bitchat.fragments import split
 from relay.bitchat.live import KIND, is_true, to_datagram
+from relay.bitchat.packet import PacketType, decode_packet
 from relay.bitchat_gateway.gateway import Gateway
+from relay.bitchat_gateway.letters import Letters
 from relay.bitchat_gateway.peripheral import Peripheral
 from relay.config.bitchat import BitchatConfig
 from relay.config.file import ConfigError, parse_config
+from relay.core.errors import DecodeError
 from relay.core.messages import LiveDatagram
 from relay.process import link_socket
 from relay.process.gateway_client import GatewayClient
@@ -55,12 +60,16 @@ class Island:
             on_clock=self.gateway.trust,
         )
         self.gateway.to_relays = self.client.send
+        self.letters = Letters(self.gateway, path=path, secret=None, reporter=self.reporter, random=random.random)
+        self.gateway.letters = self.letters
         self.sockets = {}
+        self.rest = {}
 
     async def __aenter__(self):
         self.tasks = [
             asyncio.create_task(self.client.run(random=random.random)),
             asyncio.create_task(self.gateway.run()),
+            asyncio.create_task(self.letters.run()),
         ]
         await until_true("the relay takes it in", lambda: self.client.is_connected, PATIENCE_S)
         return self
@@ -88,10 +97,17 @@ class Island:
         self.peripheral.on_write(DEVICE.format(phone.name), frame, MTU_BYTES)
 
     def hear(self, phone):
-        """Give a phone what was notified; each is a packet, as none here is longer than that."""
+        """Give a phone what was notified; of several an iPhone makes one packet."""
         with contextlib.suppress(BlockingIOError):
             while frame := self.sockets[phone.name].recv(4096):
                 assert len(frame) <= MTU_BYTES - 3
+                if phone.takes_long:
+                    frame = self.rest.pop(phone.name, b"") + frame
+                    try:
+                        decode_packet(frame)
+                    except DecodeError:
+                        self.rest[phone.name] = frame
+                        continue
                 phone.hear(frame, now())
 
 
@@ -183,6 +199,44 @@ def test_what_a_phone_says_is_shown_once_at_the_other_relay_and_also_by_one_that
             assert len(a.peripheral) == 0
             assert sorted(a.hung_up) == [DEVICE.format(name) for name in ("ana", "cleo")]
             assert a.gateway.mesh.identity.peer_id != before
+
+    asyncio.run(main())
+
+
+def test_a_letter_given_to_one_relay_is_handed_over_by_the_other_when_its_recipient_comes(two):
+    async def main():
+        async with Island(two[0]) as a, Island(two[1]) as b:
+            ana, ben = phone(Iphone, "ana"), phone(Iphone, "ben")
+            a.join(ben)
+
+            def is_linked(island, one):
+                island.hear(one)
+                return one.linked_to
+
+            await until_true("he knows the relay", lambda: is_linked(a, ben), PATIENCE_S)
+            time_ms = ben.time_ms(now())
+            letter = Letter(
+                tag=recipient_tag(ana.identity.noise.public, time_ms // DAY_MS),
+                expiry_ms=time_ms + DAY_MS - 1000,
+                ciphertext=b"sealed for ana" * 20,
+                copies=3,
+            )
+            given = ben.packet(PacketType.COURIER, letter.encode(), now(), recipient=ben.linked_to)
+            for frame in split(ben.identity.sign(given), 400):
+                a.write(ben, ben.identity.sign(frame).encode())
+            await until_true("it is kept", lambda: a.reporter._counters["letters_kept"], PATIENCE_S)
+
+            b.join(ana)
+            await until_true("she knows the relay", lambda: is_linked(b, ana), PATIENCE_S)
+            b.write(ana, ana.sync(now()))
+
+            def has_it():
+                b.hear(ana)
+                return ana.letters
+
+            await until_true("she has it", has_it, PATIENCE_S)
+            assert [one.ciphertext for one in ana.letters] == [letter.ciphertext]
+            assert (ana.refused, ben.refused) == ([], [])
 
     asyncio.run(main())
 
