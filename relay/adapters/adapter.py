@@ -197,6 +197,8 @@ class Adapter(ABC):
 
     async def _power_on(self) -> None:
         is_blocked = False
+        # Of one that another program is switching off and on, the first attempt may fail.
+        may_fail = self._is_shared
         while not self._is_powered:
             self._power_changed.clear()
             try:
@@ -204,7 +206,9 @@ class Adapter(ABC):
             except BluezError:
                 if not self.bluez.is_running:
                     raise
-                if not is_blocked:
+                if may_fail:
+                    may_fail = False
+                elif not is_blocked:
                     is_blocked = True
                     self._reporter.count("adapter_blocked")
                     logger.warning("adapter %s cannot be switched on; `rfkill list` shows why", self.info.name)

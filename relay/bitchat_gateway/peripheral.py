@@ -72,7 +72,7 @@ class _Dialler:
 
     def hang_up(self) -> None:
         self._peripheral.forget(self.device)
-        self._peripheral.hang_up(self.device)
+        self._peripheral.turn_away(self.device)
 
     def _flush(self) -> None:
         sock = self._socket
@@ -112,6 +112,8 @@ class Peripheral:
         self.hang_up: Callable[[str], None] = _ignore
         self.can_take = gateway.wake
         self._diallers: dict[str, _Dialler] = {}
+        #: Hung up on, and still connected: by one connection nobody gets to know two of our identities.
+        self._leaving: set[str] = set()
 
     def uses(self, device: str) -> bool:
         """Whether a device has a place."""
@@ -139,6 +141,7 @@ class Peripheral:
 
     def gone(self, device: str) -> None:
         """A device's connection ended."""
+        self._leaving.discard(device)
         self.forget(device)
 
     def forget(self, device: str) -> None:
@@ -152,6 +155,12 @@ class Peripheral:
         """Bluetoothd is gone: nobody is known by name any more."""
         for device in list(self._diallers):
             self.forget(device)
+        self._leaving.clear()
+
+    def turn_away(self, device: str) -> None:
+        """End a device's connection, and take nothing of it until it has ended."""
+        self._leaving.add(device)
+        self.hang_up(device)
 
     def orphaned(self, dialler: _Dialler) -> None:
         """A phone has no socket of its own any more."""
@@ -160,9 +169,11 @@ class Peripheral:
             self._fit()
 
     def _enter(self, device: str, mtu_bytes: int, sock: socket.socket | None) -> _Dialler:
+        if device in self._leaving:
+            raise RefusedError
         if len(self._diallers) >= self._max_phones:
             self._reporter.count("refused_busy")
-            self.hang_up(device)
+            self.turn_away(device)
             raise RefusedError
         dialler = _Dialler(device, self, frame_bytes(mtu_bytes))
         self._diallers[device] = dialler

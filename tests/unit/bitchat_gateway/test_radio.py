@@ -114,6 +114,11 @@ def in_world(scenario, *, is_shared):
     run(main())
 
 
+async def until_silent(world):
+    while world.bluez.ours or world.gateway.mesh._links:
+        await asyncio.sleep(0.01)
+
+
 def test_on_an_adapter_of_its_own_each_epoch_has_another_identity():
     async def scenario(world):
         await asyncio.sleep(2.5 * ROTATION_S)
@@ -139,6 +144,11 @@ def test_beside_relay_ble_it_is_heard_and_silent_when_that_is_and_hangs_up_befor
         assert [peer for _, peer in world.said] == [first]
         await asyncio.sleep(1)
         world.bluez.others(0)
+        await asyncio.sleep(0)
+        await until_silent(world)
+        with pytest.raises(RefusedError):
+            # As long as it is connected by the old address, it does not get to know who we are next.
+            world.peripheral.on_write(PHONE, b"?", 185)
         await asyncio.sleep(3)
         assert world.said[-1][1] is None
         assert world.bluez.disconnected == [PHONE]
@@ -146,6 +156,9 @@ def test_beside_relay_ble_it_is_heard_and_silent_when_that_is_and_hangs_up_befor
         world.bluez.others(1)
         await asyncio.sleep(1)
         assert world.said[-1][1] not in {None, first}
+        # By the new address it may come again.
+        world.bluez.connect(PHONE)
+        world.peripheral.on_write(PHONE, b"?", 185)
 
     in_world(scenario, is_shared=True)
 
