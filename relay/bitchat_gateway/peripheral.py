@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from relay.bluetooth.gatt import frame_bytes
 from relay.bluetooth.local import RefusedError
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
     from relay.bitchat_gateway.gateway import Gateway
     from relay.process.reports import Reporter
+
+
+#: Phones announce themselves every 15 to 38 s: one that says nothing for so long is none, and is hung up on.
+SILENT_S: Final = 120.0
+#: Where all places are taken, whoever has had his for so long gives it to who comes: both apps dial again.
+LONG_S: Final = 300.0
 
 
 def _ignore(_: object) -> None:
@@ -37,6 +43,7 @@ class _Dialler:
         self.number = 0
         self._peripheral = peripheral
         self._loop = asyncio.get_running_loop()
+        self.came_s = self.heard_s = self._loop.time()
         self._socket: socket.socket | None = None
         self._waiting: deque[bytes] = deque()
 
@@ -116,8 +123,9 @@ class Peripheral:
         self._leaving: set[str] = set()
 
     def uses(self, device: str) -> bool:
-        """Whether a device has a place."""
-        return device in self._diallers
+        """Whether a device has a place, and says anything."""
+        dialler = self._diallers.get(device)
+        return dialler is not None and asyncio.get_running_loop().time() - dialler.heard_s < SILENT_S
 
     def __len__(self) -> int:
         """How many phones there are."""
@@ -128,6 +136,7 @@ class Peripheral:
     def on_write(self, device: str, value: bytes, mtu_bytes: int) -> None:
         """Take in what a device wrote."""
         dialler = self._diallers.get(device) or self._enter(device, mtu_bytes, None)
+        dialler.heard_s = asyncio.get_running_loop().time()
         self._gateway.received(dialler.number, value)
 
     def on_subscribed(self, device: str, ours: socket.socket, mtu_bytes: int) -> None:
@@ -171,7 +180,7 @@ class Peripheral:
     def _enter(self, device: str, mtu_bytes: int, sock: socket.socket | None) -> _Dialler:
         if device in self._leaving:
             raise RefusedError
-        if len(self._diallers) >= self._max_phones:
+        if len(self._diallers) >= self._max_phones and not self._make_room():
             self._reporter.count("refused_busy")
             self.turn_away(device)
             raise RefusedError
@@ -183,6 +192,15 @@ class Peripheral:
         dialler.number = self._gateway.opened(dialler, frame_bytes=dialler.limit_bytes, can_stream=can_stream)
         self._fit()
         return dialler
+
+    def _make_room(self) -> bool:
+        """Have whoever was there for longest give way, if that is long enough."""
+        longest = min(self._diallers.values(), key=lambda dialler: dialler.came_s)
+        if asyncio.get_running_loop().time() - longest.came_s < LONG_S:
+            return False
+        self._reporter.count("gave_way")
+        longest.hang_up()
+        return True
 
     def _fit(self) -> None:
         """What is told to all has to fit each."""

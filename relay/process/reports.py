@@ -129,6 +129,7 @@ EVENTS: Final[dict[Component, tuple[str, ...]]] = {
         "connections",
         "idle_ended",
         "refused_busy",
+        "gave_way",
         "clients_accepted",
         "clients_orphaned",
         "live_sent",

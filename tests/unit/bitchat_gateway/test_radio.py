@@ -12,7 +12,7 @@ import pytest
 from relay.adapters.adapter import CLAIMED_S, IDLE_S
 from relay.adapters.info import AdapterInfo
 from relay.bitchat_gateway.gateway import Gateway
-from relay.bitchat_gateway.peripheral import Peripheral
+from relay.bitchat_gateway.peripheral import LONG_S, SILENT_S, Peripheral
 from relay.bitchat_gateway.radio import ALONE_S, Adapter
 from relay.bluetooth.bluez import ADVERTISING, Changed, InUse
 from relay.bluetooth.l2cap import BluetoothAddress
@@ -21,6 +21,7 @@ from relay.process.reports import Component, Reporter
 from tests.unit.ble import test_adapter
 from tests.unit.ble.test_adapter import HCI0, ROTATION_S
 from tests.unit.jumping import run
+from tests.waiting import until_true
 
 PHONE, OTHER = (f"{HCI0}/dev_00_11_22_33_44_5{number}" for number in (5, 6))
 
@@ -115,8 +116,7 @@ def in_world(scenario, *, is_shared):
 
 
 async def until_silent(world):
-    while world.bluez.ours or world.gateway.mesh._links:
-        await asyncio.sleep(0.01)
+    await until_true("it hung up", lambda: not world.bluez.ours and not world.gateway.mesh._links, 3)
 
 
 def test_on_an_adapter_of_its_own_each_epoch_has_another_identity():
@@ -205,12 +205,43 @@ def test_a_connection_of_the_other_program_is_left_alone_and_it_is_told_of_ours(
         world.peripheral.on_write(PHONE, b"?", 185)
         for _ in range(10):
             world.bluez.hear(InUse(paths=(OTHER, f"{HCI0}/dev_unknown")))
+            world.peripheral.on_write(PHONE, b"?", 185)
             await asyncio.sleep(CLAIMED_S / 2)
         assert world.bluez.disconnected == []
         assert all(paths == [PHONE] for paths in world.bluez.said_used)
         assert len(world.bluez.said_used) > 5
         await asyncio.sleep(CLAIMED_S + IDLE_S + 5)
         assert world.bluez.disconnected == [OTHER]
+
+    in_world(scenario, is_shared=True)
+
+
+def test_who_says_nothing_is_ended_and_who_was_there_for_long_gives_way():
+    async def scenario(world):
+        world.bluez.others(1)
+        await asyncio.sleep(1)
+        silent, first, second, third = (f"{HCI0}/dev_0{number}" for number in range(4))
+        for path in (silent, first):
+            world.bluez.connect(path)
+            world.peripheral.on_write(path, b"?", 185)
+        for _ in range(6):
+            await asyncio.sleep(SILENT_S / 4)
+            world.peripheral.on_write(first, b"?", 185)
+        assert world.bluez.disconnected == [silent]
+        world.bluez.connect(second)
+        world.peripheral.on_write(second, b"?", 185)
+        world.bluez.connect(third)
+        with pytest.raises(RefusedError):
+            world.peripheral.on_write(third, b"?", 185)
+        for _ in range(int(LONG_S // 60)):
+            await asyncio.sleep(60)
+            for path in (first, second):
+                world.peripheral.on_write(path, b"?", 185)
+        world.bluez.connect(third)
+        world.peripheral.on_write(third, b"?", 185)
+        await asyncio.sleep(3)
+        assert world.bluez.disconnected == [silent, third, first]
+        assert world.reporter._counters["gave_way"] == 1
 
     in_world(scenario, is_shared=True)
 
