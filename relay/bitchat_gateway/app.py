@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import relay
 from relay.adapters import privacy
 from relay.bitchat.live import KIND
+from relay.bitchat_gateway.central import Central
 from relay.bitchat_gateway.gateway import Gateway
 from relay.bitchat_gateway.letters import Letters
 from relay.bitchat_gateway.peripheral import Peripheral
@@ -82,6 +83,16 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
         )
         peripheral = Peripheral(gateway, max_phones=config.bitchat.max_phones, reporter=reporter)
         service = LocalService(bluez, peripheral, service_uuid=SERVICE_UUID, characteristic_uuid=CHARACTERISTIC_UUID)
+        central = Central(
+            gateway,
+            bluez,
+            max_dialled=config.bitchat.max_dialled,
+            reporter=reporter,
+            random=random,
+            service_uuid=SERVICE_UUID,
+            characteristic_uuid=CHARACTERISTIC_UUID,
+        )
+        peripheral.number_dialled = central.number_of
         radio = Radio(
             name=config.bitchat.adapter,
             is_shared=lambda name: _has(config.ble, name),
@@ -92,6 +103,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
             service=service,
             gateway=gateway,
             peripheral=peripheral,
+            central=central,
         )
         peripheral.notify_all = service.notify_all
         peripheral.hang_up = radio.hang_up

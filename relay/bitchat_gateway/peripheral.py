@@ -117,6 +117,8 @@ class Peripheral:
         self.notify_all: Callable[[bytes], None] = _ignore
         #: Ends a device's connection.
         self.hang_up: Callable[[str], None] = _ignore
+        #: The number of a device that we dialled.
+        self.number_dialled: Callable[[str], int | None] = _ignore
         self.can_take = gateway.wake
         self._diallers: dict[str, _Dialler] = {}
         #: Hung up on, and still connected: by one connection nobody gets to know two of our identities.
@@ -135,12 +137,18 @@ class Peripheral:
 
     def on_write(self, device: str, value: bytes, mtu_bytes: int) -> None:
         """Take in what a device wrote."""
+        if (number := self.number_dialled(device)) is not None:
+            # One whom we dialled: it has one link with us, not two.
+            self._gateway.received(number, value)
+            return
         dialler = self._diallers.get(device) or self._enter(device, mtu_bytes, None)
         dialler.heard_s = asyncio.get_running_loop().time()
         self._gateway.received(dialler.number, value)
 
     def on_subscribed(self, device: str, ours: socket.socket, mtu_bytes: int) -> None:
         """Notify a device through a socket."""
+        if self.number_dialled(device) is not None:
+            raise RefusedError
         dialler = self._diallers.get(device)
         if dialler is None:
             self._enter(device, mtu_bytes, ours)

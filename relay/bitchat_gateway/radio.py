@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from relay.adapters.epoch import Epoch
     from relay.adapters.info import AdapterInfo
+    from relay.bitchat_gateway.central import Central
     from relay.bitchat_gateway.gateway import Gateway
     from relay.bitchat_gateway.peripheral import Peripheral
     from relay.bluetooth.bluez import Bluez, Event
@@ -57,6 +58,7 @@ class Adapter(adapter.Adapter):
         service: LocalService,
         gateway: Gateway,
         peripheral: Peripheral,
+        central: Central,
     ) -> None:
         """As :class:`relay.adapters.adapter.Adapter`."""
         super().__init__(
@@ -71,6 +73,7 @@ class Adapter(adapter.Adapter):
         self._service = service
         self._gateway = gateway
         self._peripheral = peripheral
+        self._central = central
         self._is_advertised = False
         self._is_open = False
         self._instances_changed = asyncio.Event()
@@ -88,13 +91,14 @@ class Adapter(adapter.Adapter):
     def _begin(self, tasks: TaskGroup) -> None:
         tasks.create_task(self._follow_other() if self._is_shared else self._advertise())
         tasks.create_task(self._end_idle())
+        tasks.create_task(self._central.run(self.info.path, is_heard=lambda: self._is_advertised))
 
     async def _renew_address(self) -> None:
         if not self._is_shared:
             await super()._renew_address()
 
     def _uses(self, device: str) -> bool:
-        return self._peripheral.uses(device)
+        return self._peripheral.uses(device) or self._central.number_of(device) is not None
 
     def _keeps_address(self) -> bool:
         return False
@@ -211,6 +215,7 @@ class Radio(Adapters[Adapter]):
         service: LocalService,
         gateway: Gateway,
         peripheral: Peripheral,
+        central: Central,
     ) -> None:
         """``name`` of the adapter, "" for the first; ``is_shared``: whether `relay ble` has the one of a name, too."""
         super().__init__(names=(name,) if name else (), bluez=bluez, reporter=reporter, random=random)
@@ -219,6 +224,7 @@ class Radio(Adapters[Adapter]):
         self._service = service
         self._gateway = gateway
         self._peripheral = peripheral
+        self._central = central
         self._is_open = False
 
     def tell_open(self, *, is_open: bool) -> None:
@@ -244,6 +250,7 @@ class Radio(Adapters[Adapter]):
             service=self._service,
             gateway=self._gateway,
             peripheral=self._peripheral,
+            central=self._central,
         )
 
     async def _run(self, adapter: Adapter) -> None:

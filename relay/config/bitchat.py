@@ -37,3 +37,4 @@ class BitchatConfig:
     nickname: str = setting("relay", nickname)
     adapter: str = setting("", adapter)
     max_phones: int = setting(8, settings.integer(1, 32))
+    max_dialled: int = setting(0, settings.integer(0, 8))

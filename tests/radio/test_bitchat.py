@@ -14,12 +14,12 @@ BITCHAT = {"enabled": True}
 class Phone:
     """A phone with bitchat, on a machine of the scene."""
 
-    def __init__(self, machine, kind):
+    def __init__(self, machine, kind, *how):
         self._machine = machine
         self._socket = f"{machine.folder}/phone.sock"
         machine.run("true")
         self.process = machine.start_process(
-            "python3", "-m", "tests.radio.inside.bitchat_phone", kind, machine.name, self._socket
+            "python3", "-m", "tests.radio.inside.bitchat_phone", kind, machine.name, self._socket, *how
         )
 
     def state(self):
@@ -69,6 +69,7 @@ def test_phones_of_two_islands_hear_each_other_by_way_of_relays(open_stage):
         hears(stage, near_a, near_b)
         for relay, adapter, ble in ((relay_a, "hci0", {"adapters": ["hci0"]}), (relay_b, "hci1", {"enabled": False})):
             relay.start_relay(bitchat=BITCHAT | {"adapter": adapter}, ble=ble)
+        for relay in (relay_a, relay_b):
             relay.start("bitchat")
         relay_a.start("ble")
         ana, ben = Phone(stage.machines["ana"], "iphone"), Phone(stage.machines["ben"], "android")
@@ -108,3 +109,20 @@ def test_phones_of_two_islands_hear_each_other_by_way_of_relays(open_stage):
         for phone in (ana, ben):
             assert phone.state()["refused"] == []
             assert len(set(phone.state()["shown"])) == len(phone.state()["shown"]), "nothing is shown twice"
+
+
+@pytest.mark.lasts(50)
+@pytest.mark.timeout(300)
+def test_a_phone_that_only_waits_is_dialled_if_the_relay_may_dial(open_stage):
+    with open_stage("waiting") as stage:
+        relay = stage.machines["relay"]
+        relay.start_relay(bitchat=BITCHAT | {"max_dialled": 2}, ble={"enabled": False})
+        ana = Phone(stage.machines["ana"], "android", "waits")
+        relay.start("bitchat")
+        ana.wait_linked()
+        ana.wait_name("relay")
+        ana.say("is anybody there?")
+        relay.wait("it heard that", lambda status: part(status)["counters"].get("type_message"), PATIENCE_S)
+        assert part(relay.status())["gauges"]["clients"] == 1
+        state = ana.state()
+        assert (state["refused"], state["links"]) == ([], 1), state

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Runs in a guest: a phone with bitchat, written from the facts about its apps; see tests/unit/bitchat/phones.py.
 
-bitchat_phone.py KIND NAME SOCKET   KIND: iphone or android
+bitchat_phone.py KIND NAME SOCKET [waits]   KIND: iphone or android
 
-It dials whoever advertises bitchat's service, announces itself there, and again every few seconds, and answers to what
-it is asked on SOCKET, a line each: ``say TEXT``, ``sync``, ``state`` (JSON: what it has shown and refused).
+It dials whoever advertises bitchat's service (or waits to be dialled), announces itself there, and again every few
+seconds, and answers to what it is asked on SOCKET, a line each: ``say TEXT``, ``sync``, ``state`` (JSON: what it has
+shown and refused).
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import time
 from relay.bitchat.announce import read_announce
 from relay.bitchat.packet import PacketType, decode_packet
 from relay.bluetooth.bluez import Bluez, BluezError, Changed, adapters, characteristics, devices, is_lost
+from relay.bluetooth.local import LocalService
 from relay.core.errors import DecodeError
 from tests.unit.bitchat.phones import Android, Iphone
 
@@ -33,6 +35,7 @@ class OnTheAir:
         self.began = time.monotonic()
         self.bluez = None
         self.path = None
+        self.socket = None
         self.links = 0
         self.names = {}
         self._rest = b""
@@ -95,6 +98,29 @@ class OnTheAir:
     async def send(self, frame):
         if self.path is not None:
             await self.bluez.write_command(self.path, frame)
+        if self.socket is not None:
+            self.socket.send(frame)
+
+    # -- as one that waits to be dialled ------------------------------------------
+
+    async def wait(self):
+        async with await Bluez.open(with_descriptors=True) as self.bluez:
+            adapter = next(found for found in adapters(await self.bluez.objects()) if found.name == "hci0")
+            service = LocalService(self.bluez, self, service_uuid=SERVICE, characteristic_uuid=CHARACTERISTIC)
+            with service.on_the_bus():
+                await service.offer(adapter.path)
+                await service.advertise(adapter.path)
+                print("waiting", flush=True)
+                while True:
+                    await asyncio.sleep(ANNOUNCE_S)
+                    await self.send(self.phone.announce(self.now))
+
+    def on_write(self, _device, value, _mtu_bytes):
+        self.heard(value)
+
+    def on_subscribed(self, _device, ours, _mtu_bytes):
+        self.socket = ours
+        self.links += 1
 
     def heard(self, value):
         """Take a notification: an Android needs one packet in each, an iPhone puts several together."""
@@ -117,7 +143,7 @@ class OnTheAir:
 
     async def asked(self, reader, writer):
         verb, _, rest = (await reader.readline()).decode().rstrip("\n").partition(" ")
-        answer = {"ok": self.path is not None}
+        answer = {"ok": self.path is not None or self.socket is not None}
         if verb == "say":
             await self.send(self.phone.say(rest, self.now).encode())
         elif verb == "sync":
@@ -136,12 +162,12 @@ class OnTheAir:
         writer.close()
 
 
-async def main(kind, name, path):
+async def main(kind, name, path, how="dials"):
     phone = {"iphone": Iphone, "android": Android}[kind](name, int(time.time() * 1000))
     air = OnTheAir(phone)
     server = await asyncio.start_unix_server(air.asked, path)
     async with server:
-        await air.run()
+        await (air.wait() if how == "waits" else air.run())
 
 
 asyncio.run(main(*sys.argv[1:]))

@@ -11,6 +11,7 @@ import pytest
 
 from relay.adapters.adapter import CLAIMED_S, IDLE_S
 from relay.adapters.info import AdapterInfo
+from relay.bitchat_gateway.central import Central
 from relay.bitchat_gateway.gateway import Gateway
 from relay.bitchat_gateway.peripheral import LONG_S, SILENT_S, Peripheral
 from relay.bitchat_gateway.radio import ALONE_S, Adapter
@@ -64,6 +65,15 @@ class World:
             reporter=self.reporter,
         )
         self.peripheral = Peripheral(self.gateway, max_phones=2, reporter=self.reporter)
+        central = Central(
+            self.gateway,
+            self.bluez,
+            max_dialled=0,
+            reporter=self.reporter,
+            random=lambda: 0.5,
+            service_uuid="",
+            characteristic_uuid="",
+        )
         self.adapter = Adapter(
             info=AdapterInfo(name="hci0", path=HCI0, address=BluetoothAddress("02:00:00:00:00:01")),
             bluez=self.bluez,
@@ -75,6 +85,7 @@ class World:
             service=self,
             gateway=self.gateway,
             peripheral=self.peripheral,
+            central=central,
         )
         self.peripheral.hang_up = self.adapter.hang_up
         self.adapter.tell_open(is_open=True)
