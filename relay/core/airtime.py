@@ -5,11 +5,16 @@ from __future__ import annotations
 
 from typing import Final
 
+from relay.core.rate import Bucket, Rate
+
 #: What was not used may be used later, up to so many seconds' worth at once.
 BURST_S: Final = 0.25
 #: Who sends to us stops once that takes the air for so long ahead: a message comes in whole meanwhile, and its
 #: answer waits for nobody.
 AHEAD_S: Final = 0.5
+#: Of the air, live datagrams get one part in so many at most, also while nothing else is said: what comes then waits
+#: for nothing but what is under way.
+LIVE_PART: Final = 4
 
 
 class Airtime:
@@ -17,6 +22,8 @@ class Airtime:
 
     def __init__(self, bytes_per_s: float) -> None:
         self._bytes_per_s = bytes_per_s
+        #: What is left of the part of live datagrams, of all links together.
+        self.live_bytes = Bucket(Rate(per_s=bytes_per_s / LIVE_PART, burst=bytes_per_s / LIVE_PART), 0.0)
         self._open_at = 0.0
         #: Numbers of links that used it, the last served last, and those that wait for it.
         self._links: dict[int, None] = {}

@@ -72,7 +72,7 @@ class Live:
         #: In order of arrival, and until when they are known.
         self._seen: dict[bytes, float] = {}
         self._rates: dict[Hashable, tuple[Bucket, Bucket]] = {}
-        #: Slow links that wait for their rate, and when they may go on.
+        #: Links that wait for their rate, and when they may go on.
         self._paced: dict[int, tuple[float, Link]] = {}
 
     # -- in ---------------------------------------------------------------
@@ -152,19 +152,20 @@ class Live:
         self._paced.pop(link.number, None)
         if not queue or not session.is_lane_idle(LIVE_LANE):
             return
-        if session.is_slow:
-            queue.slow_bytes = bucket = queue.slow_bytes or Bucket(SLOW_BYTES_OUT, now)
-            if (open_at := bucket.open_at(now)) > now:
-                self._paced[link.number] = (open_at, link)
-                return
+        paces = _paces(link, now)
+        open_at = max((pace.open_at(now) for pace in paces), default=now)
+        if open_at > now:
+            self._paced[link.number] = (open_at, link)
+            return
         sent_bytes = 0
         while queue and sent_bytes < AT_ONCE_BYTES:
             message = queue.take()
             session.send_live(message)
             self._stats.add(LiveTotal.SENT)
             sent_bytes += len(message)
-            if queue.slow_bytes is not None:
-                queue.slow_bytes.spend(len(message), now)
+            for pace in paces:
+                pace.spend(len(message), now)
+            if paces:
                 break
 
     def has_output(self, link: Link) -> bool:
@@ -179,7 +180,7 @@ class Live:
         return min((open_at for open_at, _ in self._paced.values()), default=None)
 
     def take_due(self, now: float) -> list[Link]:
-        """Return the slow links that waited for their rate and may go on."""
+        """Return the links that waited for their rate and may go on."""
         due = [link for open_at, link in self._paced.values() if open_at <= now]
         for link in due:
             del self._paced[link.number]
@@ -190,6 +191,17 @@ class Live:
         self._paced.pop(link.number, None)
         self._stats.add(LiveDropped.LINK_LOST, len(link.live))
         link.live = LiveQueue()
+
+
+def _paces(link: Link, now: float) -> list[Bucket]:
+    """Return what bounds a link: its own rate if it is slow, its interface's if the operator bounds that."""
+    queue, paces = link.live, []
+    if link.session.is_slow:
+        queue.slow_bytes = queue.slow_bytes or Bucket(SLOW_BYTES_OUT, now)
+        paces.append(queue.slow_bytes)
+    if link.airtime is not None:
+        paces.append(link.airtime.live_bytes)
+    return paces
 
 
 def _key(datagram: LiveDatagram) -> bytes:

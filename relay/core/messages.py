@@ -397,12 +397,12 @@ class LiveDatagram:
         return bytes(Writer().u8(self.kind)) + self.identity + self.data
 
 
-def decode_live_datagram(reader: Reader) -> LiveDatagram:
-    """Decode kind, identity and data, which is all that is left."""
-    kind, identity, data = reader.u8(), reader.bytes(LIVE_ID_BYTES), reader.rest()
-    if not 0 < len(data) <= MAX_LIVE_BYTES:
+def decode_live_datagram(encoded: bytes, start: int) -> LiveDatagram:
+    """Decode kind, identity and data, which is all from ``start`` on; as cheap as can be, as they are flooded."""
+    begin = start + 1 + LIVE_ID_BYTES
+    if not begin < len(encoded) <= begin + MAX_LIVE_BYTES:
         raise DecodeError(f"a live datagram has 1 to {MAX_LIVE_BYTES} bytes of data")
-    return LiveDatagram(kind=kind, identity=identity, data=data)
+    return LiveDatagram(kind=encoded[start], identity=encoded[start + 1 : begin], data=encoded[begin:])
 
 
 def encode_live(hops: int, encoded: bytes) -> bytes:
@@ -410,9 +410,9 @@ def encode_live(hops: int, encoded: bytes) -> bytes:
     return bytes([MessageType.LIVE, hops]) + encoded
 
 
-def decode_live(reader: Reader) -> tuple[int, LiveDatagram]:
-    """Decode the body of LIVE: hops, which count as MAX_HOPS where there are more, and datagram."""
-    return min(reader.u8(), MAX_HOPS), decode_live_datagram(reader)
+def decode_live(message: bytes) -> tuple[int, LiveDatagram]:
+    """Decode a whole LIVE: hops, which count as MAX_HOPS where there are more, and datagram."""
+    return min(message[1], MAX_HOPS) if len(message) > 1 else 0, decode_live_datagram(message, 2)
 
 
 def decode_macs(reader: Reader) -> list[bytes]:

@@ -79,6 +79,7 @@ _SAME_MULTIPLE: Final = 8
 # Plain integers: attributes of an enum are slow where every envelope passes.
 _PUT: Final = int(MessageType.PUT)
 _ENVELOPE: Final = int(MessageType.ENVELOPE)
+_LIVE: Final = int(MessageType.LIVE)
 _ENVELOPE_START: Final = bytes([_ENVELOPE])
 #: Handshake messages are at most e, s and two tags; a peer cannot make us keep more.
 _MAX_HANDSHAKE_BYTES: Final = 256
@@ -461,6 +462,8 @@ class Session:
                     envelopes.append(message[1:])
                 elif kind == _PUT:
                     puts.append(m.decode_put(message))
+                elif kind == _LIVE:
+                    self._events.append(Live(*m.decode_live(message)))
                 else:
                     self._receive_message(kind, message)
                     if self.state is State.CLOSED:
@@ -535,8 +538,6 @@ class Session:
             case _T.NEWS:
                 event = News(reader.bytes(NEWS_BYTES))
                 reader.end()
-            case _T.LIVE:
-                event = Live(*m.decode_live(reader))
             case _T.CAUGHT_UP:
                 reader.end()
                 event = CaughtUp()

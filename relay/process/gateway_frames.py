@@ -52,7 +52,7 @@ def decode_frame(content: bytes) -> LiveDatagram | ClockReading:
     reader = Reader(content)
     kind = reader.u8()
     if kind == FrameType.LIVE:
-        return decode_live_datagram(reader)
+        return decode_live_datagram(content, 1)
     if kind == FrameType.CLOCK:
         trusted, unix_ms = reader.u8(), reader.u64()
         reader.end()

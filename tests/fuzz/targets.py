@@ -178,7 +178,7 @@ def offers(data):
 def live(data):
     """A live datagram of a neighbour, and the bytes of a gateway, both of which come out as they went in."""
     try:
-        hops, value = m.decode_live(Reader(data))
+        hops, value = m.decode_live(b"\x40" + data)
     except DecodeError:
         pass
     else:

@@ -194,7 +194,7 @@ def test_gateways_of_one_relay_hear_each_other_and_never_themselves(tmp_path):
         (b"\0\0", "a frame has 1 to"),
         (ClockReading(unix_ms=1).encode(), "does not tell the time"),
         (b"\0\1\x09", "type of a frame"),
-        (b"\0\2\1\1", "truncated"),
+        (b"\0\2\1\1", "1 to 16384 bytes of data"),
     ],
 )
 def test_a_gateway_that_does_not_speak_as_it_should_hears_why_and_is_counted(tmp_path, wrong, says):

@@ -15,6 +15,7 @@ from relay.core.frames import LIVE_LANE
 from relay.core.live import AT_ONCE_BYTES, BYTES_IN, DATAGRAMS_IN, HOP_DRAWS, MAX_ORIGINS, SEEN_S, SLOW_BYTES_OUT
 from relay.core.live_queue import LATE_S, MAX_WAITING, MAX_WAITING_BYTES, LiveQueue
 from relay.core.messages import MAX_HOPS, MAX_LIVE_BYTES, Goodbye, LiveDatagram, Role
+from relay.core.node import NodeConfig
 from relay.core.session import Live
 from relay.core.stats import LiveDropped, LiveTotal, SessionError
 from tests.unit.core.memory import Relay, Wire, client, envelope, neighbour, put_all, settle
@@ -242,6 +243,22 @@ def test_a_slow_link_gets_its_rate_and_is_woken_for_more():
     assert 0.8 * SLOW_BYTES_OUT.per_s * LATE_S < sent_bytes < 1.1 * SLOW_BYTES_OUT.per_s * LATE_S
     settle(wire, slow_wire, now=LATE_S)
     assert len(numbers_of(slow)) + relay.count(LiveDropped.LATE) + relay.count(LiveDropped.QUEUE_FULL) == 100
+
+
+def test_where_the_operator_bounds_an_interface_its_links_share_a_quarter_of_that():
+    relay = Relay(config=NodeConfig(durable=True, bytes_per_s={"mesh0": 8000.0}))
+    near = [neighbour(relay, seed, interface="mesh0") for seed in (2, 3)]
+    seconds = 20
+    now = 0.0
+    for number in range(400):
+        if number % 20 == 0:
+            now = number / 20
+        relay.node.live.handed_over("gate", datagram(number, 500), now)
+        relay.node.handle_timer(now)
+        settle(*(wire for _, wire in near), now=now)
+    got = [518 * len(numbers_of(peer)) for peer, _ in near]
+    assert 0.8 * 2000 * seconds < sum(got) < 1.2 * 2000 * seconds + 2000
+    assert min(got) > 0.4 * sum(got)
 
 
 def test_a_small_envelope_waits_for_a_turn_of_it_at_the_most():
