@@ -225,6 +225,14 @@ class Mesh:
             announce_at=now,
         )
 
+    def narrow_link(self, number: int, frame_bytes: int) -> None:
+        """A phone takes frames of so many bytes from now on, and none longer as a stream. What waits may not fit."""
+        link = self._links.get(number)
+        if link is not None and (frame_bytes < link.frame_bytes or link.takes_long):
+            self.counts["any", "lost"] += link.outbox.clear()
+        if link is not None:
+            link.frame_bytes, link.can_stream = frame_bytes, False
+
     def close_link(self, number: int) -> None:
         """A phone is gone."""
         self._links.pop(number, None)

@@ -84,6 +84,15 @@ class Outbox:
         """When something may go (monotonic seconds), None when nothing waits."""
         return self._bucket.open_at(now) if self.held_bytes else None
 
+    def clear(self) -> int:
+        """Forget what waits; return how many groups that are."""
+        lost = sum(map(len, self._lanes)) + bool(self._started)
+        for waiting in self._lanes:
+            waiting.clear()
+        self._started.clear()
+        self.held_bytes = 0
+        return lost
+
     def _start(self, now: float) -> bool:
         for waiting in self._lanes:
             while waiting:

@@ -9,7 +9,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING, Final
 
-from relay.ble import privacy
+from relay.adapters import privacy
 from relay.ble.adapters import Radio
 from relay.ble.glib_thread import GLibThread
 from relay.ble.server import Server
@@ -77,6 +77,7 @@ async def _serve(config: Config, settings: BleConfig, environ: Mapping[str, str]
             reporter=reporter,
             random=random,
             random_bytes=secrets.token_bytes,
+            is_shared=config.bitchat.enabled,
         )
         server = Server(
             max_clients=settings.max_clients,
@@ -85,6 +86,8 @@ async def _serve(config: Config, settings: BleConfig, environ: Mapping[str, str]
             notify=radio.notify,
             hang_up=radio.hang_up,
         )
+
+        radio.server = server
 
         def on_news(news: NewsForBle | None) -> None:
             if news is None:
@@ -106,7 +109,7 @@ async def _serve(config: Config, settings: BleConfig, environ: Mapping[str, str]
                 on_line=lambda line: on_news(decode_news(line)),
                 on_away=on_away,
             ),
-            radio.run(server),
+            radio.run(),
             _measure(radio),
             _bus(bluez),
             run_watchdog(notifier, progress, lambda: glib.post(glib.tell, beating.beat)),

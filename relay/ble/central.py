@@ -32,7 +32,8 @@ from relay.core.errors import DecodeError
 from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
-    from relay.ble.host import AdapterInfo, CentralHost
+    from relay.adapters.info import AdapterInfo
+    from relay.ble.host import CentralHost
     from relay.bluetooth.bluez import Device, Event, Properties
     from relay.bluetooth.dial import DialledRelay
     from relay.bluetooth.stream import Stream

@@ -3,23 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from relay.bluetooth.bluez import Bluez
-    from relay.bluetooth.l2cap import BluetoothAddress
     from relay.bluetooth.stream import Stream
     from relay.process.reports import NewsForBle
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterInfo:
-    """An adapter that is up: ``name`` such as hci0, its object's ``path``, and its identity address."""
-
-    name: str
-    path: str
-    address: BluetoothAddress
 
 
 class CentralHost(Protocol):

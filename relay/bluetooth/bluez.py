@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """BlueZ over the system bus: adapters, devices and characteristics of others (BlueZ's doc/org.bluez.*.rst).
 
-The only module that imports dbus-next. One `Bluez` is one connection to the bus; it outlives bluetoothd,
+Beside `local` the only module that imports dbus-next. One `Bluez` is one connection to the bus; it outlives bluetoothd,
 which may come and go: `Owner` tells, and calls in between fail with `BluezError`. What the bus says is
 checked for its type here, so that nothing above has to.
 """
@@ -26,6 +26,7 @@ from relay.core.errors import RelayError
 ADAPTER: Final = "org.bluez.Adapter1"
 DEVICE: Final = "org.bluez.Device1"
 CHARACTERISTIC: Final = "org.bluez.GattCharacteristic1"
+ADVERTISING: Final = "org.bluez.LEAdvertisingManager1"
 #: bluetoothd answers all but Connect within milliseconds; so long it takes only when it hangs.
 CALL_TIMEOUT_S: Final = 10.0
 
@@ -33,7 +34,13 @@ _BLUEZ: Final = "org.bluez"
 _BUS: Final = "org.freedesktop.DBus"
 _PROPERTIES: Final = "org.freedesktop.DBus.Properties"
 _OBJECT_MANAGER: Final = "org.freedesktop.DBus.ObjectManager"
+#: By which programs of this machine tell each other whose connections are of use to them (relay.adapters.adapter).
+#: Anybody on this machine can say so, and would keep a device connected by it.
+_USES: Final = "org.mesh_relay.Uses1"
+_USES_PATH: Final = "/relay"
+_USES_MEMBER: Final = "InUse"
 _RULES: Final = (
+    f"type='signal',interface='{_USES}'",
     f"type='signal',sender='{_BLUEZ}'",
     f"type='signal',sender='{_BUS}',member='NameOwnerChanged',arg0='{_BLUEZ}'",
 )
@@ -52,6 +59,7 @@ class BluezFailure(enum.Enum):
     UNKNOWN_OBJECT = "unknown_object"
     NOT_READY = "not_ready"
     IN_PROGRESS = "in_progress"
+    ALREADY_EXISTS = "already_exists"
     REFUSED = "refused"
 
 
@@ -64,6 +72,7 @@ _FAILURES: Final = {
     "org.bluez.Error.DoesNotExist": BluezFailure.UNKNOWN_OBJECT,
     "org.bluez.Error.NotReady": BluezFailure.NOT_READY,
     "org.bluez.Error.InProgress": BluezFailure.IN_PROGRESS,
+    "org.bluez.Error.AlreadyExists": BluezFailure.ALREADY_EXISTS,
 }
 
 
@@ -110,7 +119,14 @@ class Changed:
     properties: Properties
 
 
-Event = Owner | Added | Removed | Changed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InUse:
+    """Another program of this machine uses the connections of these devices, for some seconds."""
+
+    paths: tuple[str, ...]
+
+
+Event = Owner | Added | Removed | Changed | InUse
 
 
 def is_lost(event: Event, device_path: str) -> bool:
@@ -228,12 +244,16 @@ class Bluez:
         self._bus: Any = bus
         self._owner = ""
         self._listeners: list[Callable[[Event], None]] = []
+        self._answer: Callable[[Message], Message | bool] | None = None
 
     @classmethod
-    async def open(cls) -> Self:
-        """Connect to the system bus; BluezError NO_BUS when there is none."""
+    async def open(cls, *, with_descriptors: bool = False) -> Self:
+        """Connect to the system bus; BluezError NO_BUS when there is none.
+
+        ``with_descriptors``: sockets can be handed to bluetoothd.
+        """
         try:
-            bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
+            bus = await MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=with_descriptors).connect()
         except (OSError, EOFError, AuthError) as error:
             raise BluezError(BluezFailure.NO_BUS, "connect") from error
         self = cls(bus)
@@ -283,6 +303,39 @@ class Bluez:
         finally:
             with contextlib.suppress(ValueError):  # closed before
                 self._listeners.remove(listener)
+
+    @contextlib.contextmanager
+    def answering(self, answer: Callable[[Message], Message | bool]) -> Iterator[None]:
+        """Have a function called for each call of bluetoothd's: it returns the reply, or True if it sent one."""
+        self._answer = answer
+        try:
+            yield
+        finally:
+            self._answer = None
+
+    def send(self, message: Message) -> asyncio.Future[None]:
+        """Send a signal or a reply; the future is done when it was."""
+        sent: asyncio.Future[None] = self._bus.send(message)
+        return sent
+
+    def tell_in_use(self, paths: list[str]) -> None:
+        """Tell other programs of this machine that connections of these devices are used here."""
+        self.send(
+            Message(
+                message_type=MessageType.SIGNAL,
+                path=_USES_PATH,
+                interface=_USES,
+                member=_USES_MEMBER,
+                signature="ao",
+                body=[paths],
+            )
+        )
+
+    async def instances(self, adapter_path: str) -> int:
+        """Return how many advertisements are registered on an adapter, by all programs of this machine."""
+        value = await self.call(adapter_path, _PROPERTIES, "Get", "ss", ADVERTISING, "ActiveInstances")
+        count = _plain(value)
+        return count if isinstance(count, int) else 0
 
     async def objects(self) -> Objects:
         """Return everything that bluetoothd has."""
@@ -438,10 +491,13 @@ class Bluez:
             raise BluezError(_FAILURES.get(reply.error_name, BluezFailure.REFUSED), member)
         return reply.body[0] if reply.body else None
 
-    def _on_message(self, message: Message) -> None:
-        """Tell listeners what a signal says. The owner is checked: anybody on the bus can send us signals."""
+    def _on_message(self, message: Message) -> Message | bool:
+        """Tell listeners what a signal says. The owner is checked: anybody on the bus can send us messages."""
+        if message.message_type is MessageType.METHOD_CALL:
+            is_ours = self._answer is not None and message.sender == self._owner
+            return self._answer(message) if self._answer is not None and is_ours else False
         if message.message_type is not MessageType.SIGNAL:
-            return
+            return False
         event: Event | None = None
         if message.sender == _BUS:
             if message.member == "NameOwnerChanged" and message.body[0] == _BLUEZ:
@@ -449,9 +505,12 @@ class Bluez:
                 event = Owner(is_running=self.is_running)
         elif message.sender == self._owner:
             event = _event(message)
+        elif message.interface == _USES and message.sender != self._bus.unique_name and message.signature == "ao":
+            event = InUse(paths=tuple(message.body[0]))
         if event is not None:
             for listener in list(self._listeners):
                 listener(event)
+        return False
 
 
 def _event(message: Message) -> Event | None:

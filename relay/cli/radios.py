@@ -32,6 +32,10 @@ def add_parsers(commands: Commands) -> None:
     ble.add_argument("--config", type=Path, metavar="PATH", help=_CONFIG_HELP)
     ble.set_defaults(func=_ble)
 
+    bitchat = commands.add_parser("bitchat", help="join bitchat's mesh in the foreground, beside `relay run`")
+    bitchat.add_argument("--config", type=Path, metavar="PATH", help=_CONFIG_HELP)
+    bitchat.set_defaults(func=_bitchat)
+
     net = commands.add_parser("net", help="run the relay's ad-hoc Wi-Fi and LAN bridge in the foreground")
     net.add_argument("--config", type=Path, metavar="PATH", help=_CONFIG_HELP)
     net.set_defaults(func=_net)
@@ -56,6 +60,19 @@ def _ble(arguments: argparse.Namespace) -> int:
             f"{error.name} is missing; install the extra: pip install 'mesh-relay[core,ble]', "
             "which needs the packages libdbus-1-dev, libgirepository-2.0-dev and a C compiler, "
             "or use the system's python3-dbus and python3-gi"
+        ) from error
+    return app.run(config)
+
+
+def _bitchat(arguments: argparse.Namespace) -> int:
+    from relay.config.file import load_config
+
+    config = load_config(arguments.config)
+    try:
+        from relay.bitchat_gateway import app
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{error.name} is missing; install the extra: pip install 'mesh-relay[core]'"
         ) from error
     return app.run(config)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from relay.config import paths, textfile, toml_lines
 from relay.config.appliance import ApplianceConfig
+from relay.config.bitchat import BitchatConfig
 from relay.config.ble import BleConfig
 from relay.config.board import BoardConfig
 from relay.config.net import NetConfig
@@ -92,6 +93,7 @@ class Config:
     control: ControlConfig = field(default_factory=ControlConfig)
     log: LogConfig = field(default_factory=LogConfig)
     ble: BleConfig = field(default_factory=BleConfig)
+    bitchat: BitchatConfig = field(default_factory=BitchatConfig)
     net: NetConfig = field(default_factory=NetConfig)
     board: BoardConfig = field(default_factory=BoardConfig)
     appliance: ApplianceConfig = field(default_factory=ApplianceConfig)

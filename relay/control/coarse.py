@@ -11,7 +11,7 @@ from bisect import bisect_right
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from relay.process.reports import MEMORY
+from relay.process.reports import MEMORY, PACKET_OUTCOMES, PACKET_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,10 @@ EVENT_STEP: Final = 10
 MEMORY_STEP_BYTES: Final = 1 << 20
 _PEOPLE_EVENTS: Final = frozenset(
     {"connections", "clients_accepted", "idle_ended", "slots_given", "slot_unused", "channel_lost", "slow_reader"}
+    | {"clients_orphaned", "refused_busy"}
+    # Each phone says a few in a minute.
+    | {f"packets_{outcome}" for outcome in PACKET_OUTCOMES}
+    | {f"type_{kind}" for kind in PACKET_TYPES}
 )
 
 

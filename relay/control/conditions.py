@@ -270,6 +270,7 @@ _WARNING: Final = (
         "look which one is right, and set it: relay clock set",
     ),
     ("ble_down", _component("ble"), "Bluetooth does not work", ""),
+    ("bitchat_down", _component("bitchat"), "bitchat does not work", ""),
     ("net_down", _component("net"), "Wi-Fi, mesh or bridge do not work", ""),
     ("board_down", _component("board"), "light and button do not work", ""),
     (

@@ -154,7 +154,7 @@ class QueueStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComponentStatus:
-    """A process beside `relay run`: ble, net or board; ``counters`` only of what happened.
+    """A process beside `relay run`: ble, bitchat, net or board; ``counters`` only of what happened.
 
     ``idle``: stopped or no_adapter where it does no work although nothing is wrong, else "". ``troubles``: what keeps
     it from its work, in words and with the remedy. ``gauges``: of sensors only those that are there.

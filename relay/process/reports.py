@@ -19,8 +19,8 @@ from relay.process.printable import printable_ascii
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: A report of all names with the largest numbers has under 2 KiB.
-MAX_REPORT_BYTES: Final = 4096
+#: A report of all names with the largest numbers and the longest troubles has under 5 KiB.
+MAX_REPORT_BYTES: Final = 6144
 #: What an operator should know of a process beside that it does not work: 4 x 300 bytes, and 200 of quotes.
 MAX_TROUBLES: Final = 4
 MAX_TROUBLE_CHARS: Final = 300
@@ -46,6 +46,7 @@ class Component(enum.Enum):
     """A process of the relay beside `relay run`; the value is the label in metrics and status."""
 
     BLE = "ble"
+    BITCHAT = "bitchat"
     NET = "net"
     BOARD = "board"
 
@@ -61,6 +62,19 @@ class Idle(enum.Enum):
 
 #: Why a question for an address was dropped: the packet filter's counters of these names, which `relay net` reads.
 DHCP_REFUSALS: Final = ("dhcp_other_hardware", "dhcp_too_often", "dhcp_newcomers", "dhcp_crowd")
+#: What became of bitchat's packets (relay.bitchat.mesh), and of which types they were.
+PACKET_OUTCOMES: Final = (
+    *("announced", "answered", "crowded", "ends_here", "for_us", "forged", "heard_there", "identities", "keys"),
+    *("known", "late", "letter_brief", "letter_expired", "letter_known", "letter_lifetime", "letter_limit"),
+    *("letter_malformed", "letter_no_clock", "letter_taken", "limited", "lost", "malformed", "media", "no_clock"),
+    *("no_ttl", "not_for_us", "not_linked", "old", "own", "refused", "relay", "sent", "stranger", "to_relays"),
+    *("too_long", "unsigned"),
+)
+PACKET_TYPES: Final = (
+    *("announce", "message", "leave", "courier", "noise_handshake", "noise_encrypted", "fragment", "request_sync"),
+    *("file_transfer", "board_post", "prekey_bundle", "group_message", "ping", "pong", "nostr_carrier", "voice_frame"),
+    *("announce_v2", "other", "any"),
+)
 #: What each counts. A new event is a new name here; metrics, status and page follow.
 EVENTS: Final[dict[Component, tuple[str, ...]]] = {
     Component.BLE: (
@@ -101,6 +115,38 @@ EVENTS: Final[dict[Component, tuple[str, ...]]] = {
         "neighbour_gave_way",
         "heard_full",
     ),
+    Component.BITCHAT: (
+        "bluetoothd_lost",
+        "bluetoothd_recovered",
+        "dbus_errors",
+        "adapter_lost",
+        "adapter_recovered",
+        "adapter_blocked",
+        "advertise_failed",
+        "gatt_failed",
+        "rotations",
+        "identities",
+        "connections",
+        "idle_ended",
+        "refused_busy",
+        "gave_way",
+        "clients_accepted",
+        "clients_orphaned",
+        "dials",
+        "dial_failed",
+        "dialled_relay",
+        "live_sent",
+        "live_lost",
+        "live_received",
+        "live_untrue",
+        "letters_kept",
+        "letters_refused",
+        "letters_lost",
+        "letters_relay_lost",
+        "relay_unreachable",
+        *(f"packets_{outcome}" for outcome in PACKET_OUTCOMES),
+        *(f"type_{kind}" for kind in PACKET_TYPES),
+    ),
     Component.NET: (
         "radio_lost",
         "radio_recovered",
@@ -130,6 +176,7 @@ EVENTS: Final[dict[Component, tuple[str, ...]]] = {
 #: What each measures; of what is among SENSORS only where it is there.
 GAUGES: Final[dict[Component, tuple[str, ...]]] = {
     Component.BLE: ("adapters", "adapters_up", "clients", "neighbours", "slots_used", "relays_heard", MEMORY),
+    Component.BITCHAT: ("adapters", "adapters_up", "clients", MEMORY),
     Component.NET: (
         "radios",
         "radios_up",

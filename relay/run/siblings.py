@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The connections of the relay's other processes: `relay ble`, `relay net`, `relay board` (docs/links.md section 3)."""
+"""The connections of the relay's other processes: `relay ble`, `bitchat`, `net`, `board` (docs/links.md section 3)."""
 
 from __future__ import annotations
 

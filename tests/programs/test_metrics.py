@@ -42,8 +42,8 @@ WORDS = {
     "direction": {"in", "out"},
     "queue": {"commit", "send", "offers", "requests"},
     "le": None,
-    "component": {"ble", "net", "board"},
-    "process": {"run", "ble", "net", "board"},
+    "component": {"ble", "bitchat", "net", "board"},
+    "process": {"run", "ble", "bitchat", "net", "board"},
     "source": {"none", "system", "operator"},
     "result": {*map(str, Download), *map(str, LiveTotal)},
     "state": {*map(str, LinkState), *map(str, ProcessState)},
@@ -179,7 +179,7 @@ def test_a_thousand_peers_of_every_kind_make_no_more_series_than_none(engine):
         "links": [LinkStatus(kind="tcp", interface=f"usb{n}", relays=1, clients=9, state="up") for n in range(1000)],
         "components": [
             ComponentStatus(name=name, gauges={"clients": 1000, "phones": 1000, f"new{name}": 1}, counters={name: 1})
-            for name in ("ble", "net", "board", *(f"strange{n}" for n in range(1000)))
+            for name in ("ble", "bitchat", "net", "board", *(f"strange{n}" for n in range(1000)))
         ],
     }
     crowd = samples(engine)

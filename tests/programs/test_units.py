@@ -18,6 +18,7 @@ EXPOSURE = {
     "mesh-relay.service": 12,
     "relay-ap@.service": 19,
     "relay-appliance.service": 19,
+    "relay-bitchat.service": 7,
     "relay-ble.service": 10,
     "relay-board.service": 20,
     "relay-console.service": 11,
@@ -96,10 +97,12 @@ def test_nobody_holds_more_capabilities_than_is_said():
     assert held["relay-board"] == {"CAP_DAC_OVERRIDE", "CAP_SYS_ADMIN"}
     assert held["relay-segment@"] == {"CAP_NET_RAW"}
     assert held["relay-net"] == {"CAP_NET_ADMIN", "CAP_NET_RAW"}
-    assert all(held[name] == set() for name in ("mesh-relay", "relay-ble", "relay-portal", "relay-console"))
+    assert all(
+        held[name] == set() for name in ("mesh-relay", "relay-ble", "relay-bitchat", "relay-portal", "relay-console")
+    )
 
 
-@pytest.mark.parametrize("name", ["mesh-relay.service", "relay-ble.service"])
+@pytest.mark.parametrize("name", ["mesh-relay.service", "relay-ble.service", "relay-bitchat.service"])
 def test_the_watchdog_and_readiness_are_asked_for(name):
     text = (FOLDER / name).read_text()
     assert "Type=notify" in text

@@ -12,9 +12,10 @@ from collections import Counter
 
 import pytest
 
-from relay.ble.adapter import ALIAS, CROWDED_IDLE_S, IDLE_S, MOST_IDLE, REARM_S, Adapter
-from relay.ble.epoch import AFTER_S, BEFORE_S, MOST_MORE_S, MOST_SHARE, Epoch
-from relay.ble.host import AdapterInfo
+from relay.adapters.adapter import ALIAS, CROWDED_IDLE_S, IDLE_S, MOST_IDLE, REARM_S
+from relay.adapters.epoch import AFTER_S, BEFORE_S, MOST_MORE_S, MOST_SHARE, Epoch
+from relay.adapters.info import AdapterInfo
+from relay.ble.adapter import Adapter
 from relay.bluetooth.bluez import ADAPTER, DEVICE, BluezError, BluezFailure, Changed
 from relay.bluetooth.gatt import decode_beacon
 from relay.bluetooth.l2cap import BluetoothAddress

@@ -10,8 +10,8 @@ from collections import Counter
 
 import pytest
 
+from relay.adapters.info import AdapterInfo
 from relay.ble.central import FULL_REST_S, run_central
-from relay.ble.host import AdapterInfo
 from relay.ble.neighbours import TENURE_S
 from relay.bluetooth import gatt
 from relay.bluetooth.bluez import DEVICE, BluezError, BluezFailure, Changed

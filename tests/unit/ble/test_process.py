@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from relay.ble.presence import Presence
-from relay.ble.privacy import missing, warnings
+from relay.adapters.presence import Presence
+from relay.adapters.privacy import missing, warnings
 from relay.config.ble import BleConfig
 from relay.config.file import ConfigError, parse_config
 from relay.process.reports import Idle

@@ -8,7 +8,7 @@ import hmac
 
 import pytest
 
-from relay.ble.epoch import AFTER_S, BEFORE_S, Epoch
+from relay.adapters.epoch import AFTER_S, BEFORE_S, Epoch
 from relay.bluetooth import gatt
 from relay.core.errors import DecodeError
 

@@ -118,6 +118,7 @@ CAUSES = [
     ("clock_wrong", {"recent": {"refused_for_hour": 3, "accepted": 0}}),
     ("clock_untrusted", {"clock": ClockStatus()}),
     ("ble_down", {"components": [ComponentStatus(name="ble")]}),
+    ("bitchat_down", {"components": [ComponentStatus(name="bitchat")]}),
     ("net_down", {"components": [ComponentStatus(name="net", connected=True)]}),
     ("net_down", {"components": [ComponentStatus(name="net", connected=True, up=True, troubles=["channel 13"])]}),
     ("board_down", {"components": [ComponentStatus(name="board")]}),

@@ -9,7 +9,7 @@ import struct
 
 import pytest
 
-from relay.ble.epoch import Epoch
+from relay.adapters.epoch import Epoch
 from relay.core.news import news_digest
 from relay.sniff import linkable
 from relay.sniff.capture import Frame, Link
