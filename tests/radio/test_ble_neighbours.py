@@ -62,7 +62,8 @@ def test_two_relays_reconcile_2000_envelopes_while_three_phones_fetch_and_send(o
             assert held[:2] == ["all", str(ENVELOPES)]
             # The messages; by now some were received, and their receipts are on the way.
             assert int(held[3]) >= MESSAGES * len(phones)
-            # Bytes of another stream would not decrypt.
-            assert not any(relay.status()["totals"]["handshake_failures"].values())
+            # Bytes of another stream would not decrypt. On a busy machine a stream may break off before it is open.
+            failures = relay.status()["totals"]["handshake_failures"]
+            assert {reason for reason, count in failures.items() if count} <= {"truncated"}
             for link in relay.status()["links"]:
                 assert not set(link["errors"]) & FOREIGN_BYTES, link
