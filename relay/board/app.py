@@ -52,6 +52,8 @@ VOLTAGE_TICK_S: Final = 1.0
 #: A large store takes minutes to be read on a slow card.
 PATIENCE_S: Final = 300.0
 IDENTIFY_S: Final = 10.0
+#: For a card that does not answer: light and button do not wait longer.
+LOOK_S: Final = 2.0
 #: Time to see that it is done.
 ERASED_S: Final = 3.0
 
@@ -128,6 +130,8 @@ class Board:
         self._given_s = 0
         self._undervoltage = False
         self._boot_error = ""
+        #: Whether that is known; it is told with what is told first.
+        self._looked = asyncio.Event()
         #: What there is to say of a store that is not used any more.
         self._old_store: Notice | None = None
         self._writing = Writing()
@@ -255,15 +259,15 @@ class Board:
 
     async def _forget(self) -> None:
         """Erase what an earlier relay.toml had kept, if this one says that nothing is; else tell that it is there."""
-        if self._config.store.storage != "volatile":
+        folder = None
+        if self._config.store.storage == "volatile":
+            folder = await asyncio.to_thread(self._machine.old_store, self._config.store.path)
+        may_forget = self._machine.may_forget()
+        if folder is not None:
+            self._old_store = _FORGETTING if may_forget else _OLD_STORE
+        self._looked.set()
+        if folder is None or not may_forget:
             return
-        folder = await asyncio.to_thread(self._machine.old_store, self._config.store.path)
-        if folder is None:
-            return
-        if not self._machine.may_forget():
-            self._old_store = _OLD_STORE
-            return
-        self._old_store = _FORGETTING
         logger.warning("erasing what was kept before")
         is_gone = await asyncio.to_thread(self._machine.forget, folder)
         self._old_store = None if is_gone else _NOT_FORGOTTEN
@@ -281,7 +285,10 @@ class Board:
             self._reporter.count("panics")
             logger.warning("panic: erasing")
             self._say(Code.PANIC, on=True)
-            left = await asyncio.to_thread(self._machine.erase)
+            try:
+                left = await asyncio.to_thread(self._machine.erase)
+            except Exception as error:  # noqa: BLE001 - a mistake of ours: the next start finds the mark, and goes on
+                left = (f"what comes after {type(error).__name__}",)
             if left:
                 # It flickers to the end.
                 logger.error("could not be erased: %s", ", ".join(left))
@@ -306,6 +313,9 @@ class Board:
         return own
 
     async def _tick(self, inputs: Inputs | None, notifier: Notifier) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_S):
+                await self._looked.wait()
         told: list[Notice] | None = None
         started_s = asyncio.get_running_loop().time()
         while True:

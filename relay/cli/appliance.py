@@ -52,6 +52,9 @@ def _add_appliance(commands: Commands) -> None:
     finish = commands.add_parser(
         "finish-panic", help="go on with an erase that was interrupted, if there is one; as root"
     )
+    finish.add_argument(
+        "--boot-device", type=Path, metavar="DEVICE", help="drive MESH-RELAY (default: of the disk that the root is on)"
+    )
     finish.set_defaults(func=_finish_panic)
 
     screen = commands.add_parser("screen", help="show the relay's status, anew each minute")
@@ -142,12 +145,12 @@ def _ask_board(arguments: argparse.Namespace, socket: Path) -> int:
     return 0
 
 
-def _finish_panic(_: argparse.Namespace) -> int:
+def _finish_panic(arguments: argparse.Namespace) -> int:
     from relay.appliance.constants import ERASURE
     from relay.board import panic
     from relay.board.card import find_card
 
-    card = find_card()
+    card = find_card(arguments.boot_device)
     if card is None or not card.is_marked():
         return 0
     print("an erase was interrupted, and goes on", file=sys.stderr)

@@ -3,14 +3,16 @@
 
 import itertools
 import json
+import os
 import re
-import struct
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 import relay
+from tests.fat32 import Fat32
 from tests.guest.guest import Guest
 from tests.waiting import wait_until
 
@@ -49,29 +51,17 @@ UNPRIVILEGED = (
 SYSTEMCTL = '#!/bin/sh\necho "$@" >> /run/systemctl.log\n'
 
 
-def fat_image():
-    """An empty FAT16 file system of 8 MiB (Microsoft, FAT: General Overview of On-Disk Format)."""
-    sectors, reserved, fat_sectors, roots, per_cluster = 16384, 1, 32, 512, 2
-    boot = struct.pack(
-        "<3s8sHBHBHHBHHHIIBBBI11s8s",
-        b"\xeb\x3c\x90", b"MSDOS5.0", 512, per_cluster, reserved, 2, roots, sectors, 0xF8, fat_sectors,
-        32, 64, 0, 0, 0x80, 0, 0x29, 0x1234, b"MESH-RELAY ", b"FAT16   ",
-    )  # fmt: skip
-    image = bytearray(sectors * 512)
-    image[: len(boot)] = boot
-    image[510:512] = b"\x55\xaa"
-    for copy in range(2):
-        at = (reserved + copy * fat_sectors) * 512
-        image[at : at + 4] = b"\xf8\xff\xff\xff"
-    return bytes(image)
-
-
 class Box:
     """A guest that is an appliance, as far as a board is concerned."""
 
     def __init__(self, guest):
         self.guest = guest
-        guest.write("/run/card.img", fat_image())
+        with tempfile.TemporaryDirectory() as folder:
+            image = Path(folder) / "card.img"
+            image.touch()
+            fat = Fat32(image, 8000)
+            os.truncate(image, fat.size)
+            guest.write("/run/card.img", image.read_bytes())
         guest.write("/usr/local/bin/systemctl", SYSTEMCTL)
         guest.sh(f"chmod 755 /usr/local/bin/systemctl; losetup {CARD} /run/card.img; mkdir -p /mnt /run/systemd")
         self.hardware = guest.python("/src/tests/radio/inside/board_hardware.py")

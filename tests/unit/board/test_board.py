@@ -304,7 +304,7 @@ def test_keys_go_first(tmp_path):
         os.link(tmp_path / "store" / name, copies[-1])
     assert erase_secrets([tmp_path / "store"]) == 0
     assert [copy.name for copy in copies if copy.read_bytes() == b"secret"] == ["store.sqlite"]
-    assert os.listdir(tmp_path / "store") == ["store.sqlite"]
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["store.sqlite"]
 
 
 def test_what_cannot_be_written_over_is_counted(tmp_path, monkeypatch):
