@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from relay.board.device import Device
+from relay.board.device import Device, Part
 
 #: As image/layout.py makes it; tests/unit/board/test_erase.py compares the two.
 DISK_ID: Final = 0x6D657368
@@ -32,11 +32,11 @@ _DEV: Final = Path("/dev")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """Devices: of the whole card, of the drive MESH-RELAY, and of the partition for data, if there is one yet."""
+    """``boot``: the drive MESH-RELAY; ``data``: the partition for data, if there is one yet."""
 
     disk: Path
-    boot: Path
-    data: Path | None
+    boot: Part
+    data: Part | None
 
     def is_marked(self) -> bool:
         """Whether an erase began here and did not end; also where only one of the two places can be read."""
@@ -52,7 +52,7 @@ class Card:
 
     def _at(self, sector: int) -> bool:
         try:
-            with Device(self.disk) as device:
+            with Device(Part(path=self.disk)) as device:
                 return device.read(sector * SECTOR_BYTES, SECTOR_BYTES) == MARK
         except OSError:
             return False
@@ -61,7 +61,7 @@ class Card:
         done = 0
         for sector in MARK_SECTORS:
             try:
-                with Device(self.disk) as device:
+                with Device(Part(path=self.disk)) as device:
                     device.write(sector * SECTOR_BYTES, content)
                     device.sync()
                 done += 1
@@ -94,17 +94,27 @@ def _whole_disk(path: Path, sys: Path) -> Path | None:
 
 
 def _card(disk: Path, dev: Path) -> Card | None:
-    nodes = {}
-    for entry in disk.glob("*/partition"):
-        nodes[int(entry.read_text())] = dev / entry.parent.name
+    device = dev / disk.name
     try:
-        with Device(dev / disk.name) as device:
-            table = device.read(0, SECTOR_BYTES)
-    except OSError:
+        with Device(Part(path=device)) as opened:
+            table = opened.read(0, SECTOR_BYTES)
+        parts = {
+            int((entry / "partition").read_text()): Part(
+                path=device, start=_bytes(entry / "start"), size=_bytes(entry / "size")
+            )
+            for entry in (file.parent for file in disk.glob("*/partition"))
+        }
+    except (OSError, ValueError):
         return None
     (number,) = struct.unpack_from("<I", table, 440)
-    (first,) = struct.unpack_from("<I", table, 446 + 8)
     # Elsewhere a boot loader may lie where our mark goes.
-    if number != DISK_ID or first <= max(MARK_SECTORS) or BOOT_PARTITION not in nodes:
+    if number != DISK_ID or BOOT_PARTITION not in parts:
         return None
-    return Card(disk=dev / disk.name, boot=nodes[BOOT_PARTITION], data=nodes.get(DATA_PARTITION))
+    if parts[BOOT_PARTITION].start <= max(MARK_SECTORS) * SECTOR_BYTES:
+        return None
+    return Card(disk=device, boot=parts[BOOT_PARTITION], data=parts.get(DATA_PARTITION))
+
+
+def _bytes(file: Path) -> int:
+    """Sysfs counts sectors."""
+    return int(file.read_text()) * SECTOR_BYTES

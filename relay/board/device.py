@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import struct
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Final, Self
 
@@ -27,15 +28,33 @@ _SECTOR_BYTES: Final = 4096
 _MAX_FAILURES: Final = 32
 #: linux/fs.h: _IO(0x12, 119), with two 64-bit numbers, offset and length.
 _BLKDISCARD: Final = 0x1277
+#: _IO(0x12, 97): forget what is in memory of it.
+_BLKFLSBUF: Final = 0x1261
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """So many bytes of a device, from ``start`` on; ``size`` 0: to its end.
+
+    A partition is reached through its disk: kernels can be built to let nobody write to a device that is mounted.
+    """
+
+    path: Path
+    start: int = 0
+    size: int = 0
 
 
 class Device:
     """Opened for reading and writing; a context manager. What is mounted from it should be written no more."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, part: Part) -> None:
         """Raise OSError."""
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        self.size = os.lseek(self._descriptor, 0, os.SEEK_END)
+        self._descriptor = os.open(part.path, os.O_RDWR | os.O_CLOEXEC)
+        self._start = part.start
+        self.size = part.size or os.lseek(self._descriptor, 0, os.SEEK_END) - part.start
+        # What was read before may have been written since by another way, by what is mounted from it.
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(self._descriptor, _BLKFLSBUF)
 
     def __enter__(self) -> Self:
         return self
@@ -47,7 +66,7 @@ class Device:
         """So many bytes; raise OSError, also where there are not so many."""
         pieces = []
         while length:
-            piece = os.pread(self._descriptor, min(length, NOISE_BYTES), offset)
+            piece = os.pread(self._descriptor, min(length, NOISE_BYTES), self._start + offset)
             if not piece:
                 raise OSError(f"nothing to read at {offset}")
             pieces.append(piece)
@@ -58,7 +77,7 @@ class Device:
         """Write; it is on the device after :meth:`sync`. Raise OSError."""
         view = memoryview(data)
         while view:
-            wrote = os.pwrite(self._descriptor, view, offset)
+            wrote = os.pwrite(self._descriptor, view, self._start + offset)
             offset, view = offset + wrote, view[wrote:]
 
     def sync(self) -> None:
@@ -81,8 +100,8 @@ class Device:
     def discard(self, ranges: Iterable[Range]) -> None:
         """Tell the device that these hold nothing (TRIM); most then return them no more, not every one can."""
         for offset, length in ranges:
-            start = -(-offset // _SECTOR_BYTES) * _SECTOR_BYTES
-            end = (offset + length) // _SECTOR_BYTES * _SECTOR_BYTES
+            start = -(-(self._start + offset) // _SECTOR_BYTES) * _SECTOR_BYTES
+            end = (self._start + offset + length) // _SECTOR_BYTES * _SECTOR_BYTES
             with contextlib.suppress(OSError):
                 fcntl.ioctl(self._descriptor, _BLKDISCARD, struct.pack("@QQ", start, max(0, end - start)))
 

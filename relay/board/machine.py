@@ -17,6 +17,7 @@ from relay.appliance.apply import mounted
 from relay.appliance.constants import BOOT_STATUS, DATA, FORGET, OUTPUT
 from relay.board import panic
 from relay.board.card import find_card
+from relay.board.device import Part
 from relay.board.erase import erase_files, erase_folders, erase_secrets, has_files, shut_down
 from relay.control.relay_report import REPORT
 
@@ -71,7 +72,9 @@ class Machine:
         # Not asked to end: the store would tidy up, and remove its log where we could write
         # over it. Nobody waits for it here.
         killing = _systemctl_begin("kill", "--signal=SIGKILL", *UNITS)
-        drive = self.boot_device if card is None else card.boot
+        drive = None if self.boot_device is None else Part(path=self.boot_device)
+        if card is not None:
+            drive = card.boot
         if drive is not None:
             panic.erase_small(drive, own)
         raw = card is not None and card.data is not None
@@ -97,7 +100,7 @@ class Machine:
             self.mark_file.unlink(missing_ok=True)
         return tuple(dict.fromkeys(left))
 
-    def _erase_devices(self, card: Card | None, own: Own, drive: Path | None, *, complete: bool) -> tuple[str, ...]:
+    def _erase_devices(self, card: Card | None, own: Own, drive: Part | None, *, complete: bool) -> tuple[str, ...]:
         if card is not None:
             # What is in memory of it goes to the card, and with it which blocks were used.
             os.sync()

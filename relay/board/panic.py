@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from relay.board.card import Card
+    from relay.board.device import Part
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def read_own(folder: Path = SHARED) -> Own:
     return Own(digests={row[1].lower(): row[0] for row in rows if len(row) == 2}, restored=restored)
 
 
-def erase_small(drive: Path, own: Own) -> None:
+def erase_small(drive: Part, own: Own) -> None:
     """The settings on the drive, and what is left of earlier ones; what resists is met again by :func:`erase_drive`."""
     try:
         with Device(drive) as device:
@@ -63,7 +64,7 @@ def erase_small(drive: Path, own: Own) -> None:
         logger.warning("the drive cannot be opened")
 
 
-def erase_drive(drive: Path, own: Own) -> bool:
+def erase_drive(drive: Part, own: Own) -> bool:
     """All of the drive that is not the image's own; return whether nothing is left."""
     try:
         with Device(drive) as device:
@@ -72,7 +73,7 @@ def erase_drive(drive: Path, own: Own) -> bool:
         return False
 
 
-def erase_data(data: Path) -> bool:
+def erase_data(data: Part) -> bool:
     """All that was ever written to the partition for data, which nobody may use; return whether nothing is left."""
     try:
         with Device(data) as device:

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import struct
 import tempfile
 import time
 from pathlib import Path
@@ -12,11 +13,12 @@ from pathlib import Path
 import pytest
 
 import relay
+from relay.board.card import DISK_ID, SECTOR_BYTES
 from tests.fat32 import Fat32
 from tests.guest.guest import Guest
 from tests.waiting import wait_until
 
-CARD = "/dev/loop0"
+CARD = "/dev/loop0p1"
 HOLD_S = 3
 #: Finding the network, joining it, and with a wrong password the relay's patience.
 PHONE_S = 45
@@ -58,12 +60,18 @@ class Box:
         self.guest = guest
         with tempfile.TemporaryDirectory() as folder:
             image = Path(folder) / "card.img"
-            image.touch()
-            fat = Fat32(image, 8000)
-            os.truncate(image, fat.size)
+            # A relay's card, as far as there is one: its table, and the drive from its second MiB on.
+            table = bytearray(SECTOR_BYTES)
+            struct.pack_into("<I", table, 440, DISK_ID)
+            image.write_bytes(table)
+            fat = Fat32(image, 8000, offset=1 << 20)
+            struct.pack_into("<B3xB3xII", table, 446, 0, 0x0C, (1 << 20) // SECTOR_BYTES, fat.size // SECTOR_BYTES)
+            table[510:] = b"\x55\xaa"
+            fat.put(-fat.offset, table)
+            os.truncate(image, fat.offset + fat.size)
             guest.write("/run/card.img", image.read_bytes())
         guest.write("/usr/local/bin/systemctl", SYSTEMCTL)
-        guest.sh(f"chmod 755 /usr/local/bin/systemctl; losetup {CARD} /run/card.img; mkdir -p /mnt /run/systemd")
+        guest.sh("chmod 755 /usr/local/bin/systemctl; losetup -P /dev/loop0 /run/card.img; mkdir -p /mnt /run/systemd")
         self.hardware = guest.python("/src/tests/radio/inside/board_hardware.py")
         self.hardware.wait_output("ready")
 

@@ -40,7 +40,7 @@ put "/mnt/Copy of relay.toml"; put /mnt/.relay.toml.swp; put "/mnt/relay (1).tom
 put /mnt/.Trashes/501/relay.toml; put '/mnt/$RECYCLE.BIN/S-1-5-21/$R1A2B3.toml'; put /mnt/.Trash-1000/files/relay.toml
 put /mnt/old.toml; put /mnt/older.toml; put /mnt/dir/oldest.toml; sync
 rm -r /mnt/old.toml /mnt/older.toml /mnt/dir
-plant; { head -c 900 /dev/zero; cat /run/planted; } > /mnt/long.txt; sync; truncate -s 800 /mnt/long.txt
+plant; { head -c 1100 /dev/zero; cat /run/planted; } > /mnt/long.txt; sync; truncate -s 800 /mnt/long.txt
 plant; { head -c 300000 /dev/urandom; cat /run/planted; } > /mnt/app.apk
 umount /mnt
 mkdir -p /data; mount -t ext4 %s /data
@@ -108,6 +108,7 @@ class Box:
 
     def __init__(self, parts, disk):
         self.disk = disk
+        self.is_cut = False
         self.guest = Guest(parts, "box", memory_mib=256, arguments=(f"ubd0={disk.path}",))
 
     def __enter__(self):
@@ -115,7 +116,15 @@ class Box:
         return self
 
     def __exit__(self, *_):
-        self.guest.close()
+        if self.is_cut:
+            shutil.rmtree(self.guest.folder)
+        else:
+            self.guest.close()
+
+    def cut(self):
+        """Pull the plug."""
+        self.guest.kill()
+        self.is_cut = True
 
     def relay(self):
         """Plant, and start the board; return how many copies there are."""
@@ -157,16 +166,15 @@ def test_nothing_is_found_after_a_panic_nor_after_the_start_that_went_on_with_on
         wait_until("settings and keys are gone", lambda: not disk.found() & {0, 1, 2, 3, 4, 13, 15}, 30, pause_s=0.01)
         print(f"settings and keys gone after {time.monotonic() - began:.2f} s")
         wait_until("it is over", lambda: "poweroff --force" in box.guest.sh("cat /run/systemctl.log"), 60)
-        assert disk.found() == set()
+        assert disk.found() == set(), box.board.output
         assert not disk.is_marked()
-        print(box.board.output)
 
     cut = Disk(tmp_path)
     with Box(parts, cut) as box:
         box.relay()
         box.panic()
         wait_until("it begins", cut.is_marked, 30, pause_s=0.005)
-        box.guest.kill()
+        box.cut()
     assert cut.is_marked()
     assert cut.found(), "the control: an erase that is forgotten leaves some"
     with Box(parts, cut) as box:

@@ -16,7 +16,7 @@ from image.layout import layout
 from relay.board import card as cards
 from relay.board import panic
 from relay.board.card import BLANK, BOOT_PARTITION, DATA_PARTITION, MARK, MARK_SECTORS, Card, find_card
-from relay.board.device import Device, merged
+from relay.board.device import Device, Part, merged
 from relay.board.ext4 import ever_written
 from relay.board.fat import ANY, Own, overwrite_small
 from tests.fat32 import Fat32
@@ -71,7 +71,7 @@ class Disk:
         for path, data in BOOT.items():
             self.fat.write(path, data)
         self.data.write_bytes(bytes(100_000))
-        self.card = Card(disk=self.whole, boot=self.drive, data=self.data)
+        self.card = Card(disk=self.whole, boot=Part(path=self.drive), data=Part(path=self.data))
 
     def plant(self):
         """Copies of a secret everywhere; return how many there are."""
@@ -197,7 +197,7 @@ def test_the_first_thing_to_be_gone_is_what_lets_somebody_in(disk):
     large = os.urandom(500_000)
     disk.fat.write("shelf/large.apk", large)
     disk.plant()
-    with Device(disk.drive) as device:
+    with Device(disk.card.boot) as device:
         assert overwrite_small(device, OWN) == 0
     left = disk.found()
     # Not yet: behind the end of the image's files, outside of the file system, under a name of the image's, and large.
@@ -258,7 +258,7 @@ def test_settings_go_before_anything_else(disk, monkeypatch, cut):
     disk.plant()
     before = disk.drive.read_bytes()
     for is_there, step in (
-        (True, lambda: panic.erase_drive(disk.drive, OWN)),
+        (True, lambda: panic.erase_drive(disk.card.boot, OWN)),
         (False, lambda: panic.finish(disk.card, OWN)),
     ):
         disk.drive.write_bytes(before)
@@ -307,7 +307,7 @@ def test_of_a_large_partition_only_what_was_used_is_written_over(disk, tmp_path)
     make_ext4(disk.data, 120 << 20)
     (tmp_path / "store.sqlite").write_bytes(planted(1) * 300_000)
     debugfs(disk.data, f"write {tmp_path / 'store.sqlite'} store.sqlite")
-    with Device(disk.data) as device:
+    with Device(disk.card.data) as device:
         ranges = ever_written(device)
         used = sum(length for _, length in ranges)
         assert 4_200_000 < used < 60 << 20
@@ -320,7 +320,7 @@ def test_of_a_large_partition_only_what_was_used_is_written_over(disk, tmp_path)
 
 def test_of_an_encrypted_partition_the_keys_go_first(disk):
     disk.data.write_bytes(b"LUKS\xba\xbe" + planted(1).rjust(1 << 20) + os.urandom(20 << 20))
-    with Device(disk.data) as device:
+    with Device(disk.card.data) as device:
         assert ever_written(device) == [(0, 16 << 20)]
     assert erase(disk) == ()
     assert disk.found() == set()
@@ -328,7 +328,7 @@ def test_of_an_encrypted_partition_the_keys_go_first(disk):
 
 def test_what_resists_is_said_and_tried_again(disk):
     disk.plant()
-    resisting = Card(disk=disk.whole, boot=disk.whole.with_name("none"), data=disk.data)
+    resisting = Card(disk=disk.whole, boot=Part(path=disk.whole.with_name("none")), data=disk.card.data)
     assert resisting.mark()
     assert panic.finish(resisting, OWN) == (panic.DRIVE,)
     assert resisting.is_marked()
@@ -367,7 +367,8 @@ def fake_sys(folder, name, number, partitions):
     for part, minor in partitions.items():
         node = disk / f"{name}p{part}"
         node.mkdir(parents=True)
-        (node / "partition").write_text(f"{part}\n")
+        for file, value in (("partition", part), ("start", 2048 * part), ("size", 2048)):
+            (node / file).write_text(f"{value}\n")
         link = folder / f"sys/dev/block/7:{minor}"
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(node)
@@ -375,7 +376,6 @@ def fake_sys(folder, name, number, partitions):
     dev.mkdir()
     table = bytearray(512)
     struct.pack_into("<I", table, 440, number)
-    struct.pack_into("<I", table, 446 + 8, 2048)
     (dev / name).write_bytes(bytes(table))
     return folder / "sys", dev
 
@@ -386,7 +386,8 @@ def test_only_a_card_of_a_relay_is_one(tmp_path, number, is_ours, monkeypatch):
     monkeypatch.setattr(cards, "_whole_disk", lambda _, sys: sys / "devices/mmcblk0")
     found = find_card(sys=sys, dev=dev)
     if is_ours:
-        assert found == Card(disk=dev / "mmcblk0", boot=dev / "mmcblk0p1", data=dev / "mmcblk0p7")
+        boot, data = (Part(path=dev / "mmcblk0", start=number << 20, size=1 << 20) for number in (1, 7))
+        assert found == Card(disk=dev / "mmcblk0", boot=boot, data=data)
     else:
         assert found is None
 
