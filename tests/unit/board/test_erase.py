@@ -20,6 +20,7 @@ from relay.board.device import Device, Part, merged
 from relay.board.ext4 import ever_written
 from relay.board.fat import ANY, Own, overwrite_small
 from tests.fat32 import Fat32
+from tests.waiting import wait_until
 
 #: In whatever is to be gone; each copy has a number of its own.
 SECRET = b"5ec7e7c0ffee"
@@ -359,6 +360,24 @@ def test_the_mark_is_believed_in_either_place(disk):
             file.write(bytes(512))
         assert disk.card.is_marked() is (sector != MARK_SECTORS[-1])
         assert disk.card.is_marked() == (sector == MARK_SECTORS[0])
+
+
+def test_a_start_that_goes_on_with_it_shows_that_on_the_light(tmp_path):
+    led = tmp_path / "class/leds/ACT"
+    led.mkdir(parents=True)
+    for name, text in (("max_brightness", "1"), ("brightness", "0"), ("trigger", "none [mmc0]")):
+        (led / name).write_text(text)
+
+    def shown(text):
+        wait_until(f"the light shows {text}", lambda: (led / "brightness").read_text() == text, 20, pause_s=0.01)
+
+    with panic.flickering(tmp_path):
+        for text in "1010":
+            shown(text)
+    assert (led / "brightness").read_text() == "0"
+    # And is no reason to stop where there is none.
+    with panic.flickering(tmp_path / "none"):
+        pass
 
 
 def fake_sys(folder, name, number, partitions):
