@@ -8,6 +8,7 @@ has no kernel: it is for the guests of the tests, which bring their own.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from image import boards
 from image.initrd import make_initrd
 from image.run import BuildError
+from relay.board.panic import OWN_FILES, RESTORED
 
 if TYPE_CHECKING:
     from image.disk import VerityRoot
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 #: Read by whatever starts the kernel: U-Boot on a Raspberry Pi, the tests for a guest.
 SETTINGS = "root.env"
+EDITED = "relay.toml"
 SOURCES = Path(__file__).parent / "boot"
 #: Handbook, card and poster, made by `relay appliance papers`.
 PAPERS = sorted((Path(__file__).parents[1] / "docs/organisers").iterdir())
@@ -47,7 +50,7 @@ def take_kernel(tools: Tools, root: Path, *, epoch: int) -> tuple[Path, Path]:
     selector, slot = tools.work / "selector", tools.work / "slot"
     selector.mkdir()
     slot.mkdir()
-    shutil.copyfile(root / "usr/share/mesh-relay/relay.toml", selector / "relay.toml")
+    shutil.copyfile(root / "usr/share/mesh-relay/relay.toml", selector / EDITED)
     for paper in PAPERS:
         (selector / "handbook").mkdir(exist_ok=True)
         shutil.copyfile(paper, selector / "handbook" / paper.name)
@@ -75,11 +78,25 @@ def take_kernel(tools: Tools, root: Path, *, epoch: int) -> tuple[Path, Path]:
         for copied in ("vmlinuz", "config", "System.map"):
             (modules / copied).unlink()
         shutil.rmtree(modules / "dtb")
+    _list_own(selector, root / "usr/share/mesh-relay")
     for link in root.glob("usr/lib/linux-image-*"):
         link.unlink()
     for unused in (root / "usr/lib/u-boot", root / "usr/lib/raspi-firmware"):
         shutil.rmtree(unused, ignore_errors=True)
     return selector, slot
+
+
+def _list_own(selector: Path, shared: Path) -> None:
+    """Tell the root what MESH-RELAY has from the image: panic writes over all else there (relay/board/panic.py).
+
+    Not relay.toml, which is to be edited: it goes as well.
+    """
+    files = sorted(path for path in selector.rglob("*") if path.is_file() and path.name != EDITED)
+    rows = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(selector)}" for path in files]
+    (shared / OWN_FILES).write_text("".join(f"{row}\n" for row in rows))
+    for name in RESTORED:
+        if (selector / name).exists():
+            shutil.copyfile(selector / name, shared / name)
 
 
 def describe_root(slot: Path, verity: VerityRoot) -> None:

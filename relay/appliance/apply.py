@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from relay.appliance.check import Checked, check
 from relay.appliance.closed import says_of_secret
-from relay.appliance.constants import BOOT_CONFIG, CLOSED_MARK, NETWORKD, OUTPUT
+from relay.appliance.constants import BOOT_CONFIG, CLOSED_MARK, ERASURE, NETWORKD, OUTPUT
 from relay.appliance.plan import make_plan, mistake, safe_plan
 from relay.config.file import MAX_CONFIG_BYTES, ConfigError, Problem
 from relay.config.regulatory import barred_channels
@@ -125,6 +125,19 @@ def _require_word(checked: Checked, path: Path) -> None:
 def unreadable_plan(error: BootPartitionError, facts: Facts) -> Plan:
     """The plan when there is no boot partition to read."""
     return safe_plan(ConfigError(Path(BOOT_CONFIG), [Problem(line=0, message=str(error))]), facts, raw=None)
+
+
+def empty_plan(facts: Facts) -> Plan:
+    """The plan of a new relay, whatever there is on the card."""
+    return make_plan(Checked(), facts)
+
+
+def read_erasure(root: Path) -> tuple[str, ...] | None:
+    """What resisted an erase with which this start went on; None where there was none. ``root``: as of write_plan."""
+    try:
+        return tuple((root / ERASURE.relative_to("/")).read_text(encoding="utf-8").splitlines())
+    except OSError:
+        return None
 
 
 def _misnamed(folder: Path) -> Iterator[Notice]:

@@ -18,6 +18,13 @@ BOOT_SHELF = "shelf"
 #: Below the partition for the store: that the last relay.toml that could be read closed the mesh. It says no more.
 CLOSED_MARK = Path("appliance/closed")
 
+#: There if relay.toml, which has no mistake, says that nothing is kept: what was kept before is erased then.
+FORGET = OUTPUT / "forget-store"
+#: Where that partition is mounted.
+DATA = Path("/data")
+#: Left by a start that went on with an erase (relay.board.panic): a line for each part of the card that resists.
+ERASURE = Path("/run/mesh-relay-erasure/left")
+
 #: What `relay segment` needs; one of them is there where addresses are handed out.
 SEGMENT_SETTINGS = (OUTPUT / "segment-cable", OUTPUT / "segment-bridge")
 

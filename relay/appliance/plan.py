@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from relay.appliance.check import safe
 from relay.appliance.closed import Closing, closing
-from relay.appliance.constants import NETWORKD, OUTPUT
+from relay.appliance.constants import FORGET, NETWORKD, OUTPUT
 from relay.appliance.effective import LEAST_BYTES, effective, fitting_bytes
 from relay.appliance.firewall import firewall
 from relay.appliance.network import networkd_files
@@ -62,12 +62,14 @@ class Facts:
     ``stand_in``: a secret that nobody else has, for a mesh that is to stay closed though its own cannot be read.
     ``data_bytes``: size of the partition, 0 if it should be there and is not, None where the store is not on one.
     ``was_closed``: the last relay.toml that could be read closed the mesh.
+    ``erasure``: what resisted an erase that was interrupted and with which this start went on; None: there was none.
     """
 
     segment: Segment
     stand_in: str = field(repr=False)
     data_bytes: int | None = None
     was_closed: bool = False
+    erasure: tuple[str, ...] | None = None
 
 
 def make_plan(checked: Checked, facts: Facts, notices: tuple[Notice, ...] = ()) -> Plan:
@@ -81,7 +83,8 @@ def make_plan(checked: Checked, facts: Facts, notices: tuple[Notice, ...] = ()) 
         notices += (*_notices(facts), no_country)
     else:
         notices += tuple(_notices(facts))
-    return _plan(checked, facts, notices, closed=bool(checked.config.mesh.secret or checked.appliance.mesh_secret))
+    closed = bool(checked.config.mesh.secret or checked.appliance.mesh_secret)
+    return _plan(checked, facts, notices, closed=closed, forgets=_keeps_nothing(checked))
 
 
 def safe_plan(error: ConfigError, facts: Facts, notices: tuple[Notice, ...] = (), *, raw: bytes | None) -> Plan:
@@ -107,7 +110,12 @@ def safe_plan(error: ConfigError, facts: Facts, notices: tuple[Notice, ...] = ()
     )
     secret = "" if found is None else found.secret or facts.stand_in
     checked = safe(secret, clients=found is None or found.clients, raw=raw)
-    return _plan(checked, facts, (first, *told, *notices, *_notices(facts)), closed=None)
+    return _plan(checked, facts, (first, *told, *notices, *_notices(facts)), closed=None, forgets=False)
+
+
+def _keeps_nothing(checked: Checked) -> bool:
+    """Whether the operator wrote that nothing is to be kept."""
+    return bool(checked.document.get("store", {}).get("storage", checked.appliance.storage) == "volatile")
 
 
 def mistake(problem: Problem) -> Notice:
@@ -117,9 +125,11 @@ def mistake(problem: Problem) -> Notice:
     return Notice(code=NoticeCode.SECRET if is_secret else NoticeCode.CONFIG, text=text)
 
 
-def _plan(checked: Checked, facts: Facts, notices: tuple[Notice, ...], *, closed: bool | None) -> Plan:
+def _plan(checked: Checked, facts: Facts, notices: tuple[Notice, ...], *, closed: bool | None, forgets: bool) -> Plan:
+    # A mistake, and a card without room, lead to a store in memory, too, and must not erase the one that was kept.
+    forget = (File(path=FORGET, content=b""),) if forgets else ()
     return Plan(
-        files=tuple(_files(checked, facts, notices)),
+        files=(*_files(checked, facts, notices), *forget),
         hostname=checked.appliance.hostname,
         notices=notices,
         closed=closed,
@@ -127,6 +137,19 @@ def _plan(checked: Checked, facts: Facts, notices: tuple[Notice, ...], *, closed
 
 
 def _notices(facts: Facts) -> Iterator[Notice]:
+    if facts.erasure:
+        yield Notice(
+            code=NoticeCode.STORAGE,
+            text=f"An erase (panic) was interrupted, and this start could not finish it: {' and '.join(facts.erasure)} "
+            "cannot be written over. Nothing of it is used, and each start tries again. Destroy the card.",
+        )
+        return
+    if facts.erasure is not None:
+        yield Notice(
+            code=NoticeCode.HINT,
+            text="An erase (panic) was interrupted, and this start finished it: this is a new relay. A card's own "
+            "controller may keep copies that no program reaches: what nobody may find, destroy with the card.",
+        )
     if facts.data_bytes is not None and fitting_bytes(facts.data_bytes) < LEAST_BYTES:
         yield Notice(
             code=NoticeCode.STORAGE,

@@ -52,9 +52,26 @@ VOLTAGE_TICK_S: Final = 1.0
 #: A large store takes minutes to be read on a slow card.
 PATIENCE_S: Final = 300.0
 IDENTIFY_S: Final = 10.0
+#: For a card that does not answer: light and button do not wait longer.
+LOOK_S: Final = 2.0
 #: Time to see that it is done.
 ERASED_S: Final = 3.0
 
+_OLD_STORE = Notice(
+    code=NoticeCode.STORAGE,
+    text="The card still holds messages from before, and perhaps a key: they are neither used nor erased, as "
+    "relay.toml has a mistake or the card has no room. "
+    'With storage = "durable" they are used again, with "volatile" erased.',
+)
+_FORGETTING = Notice(
+    code=NoticeCode.HINT,
+    text="The card still holds messages from before storage was set to keep none: they are being erased.",
+)
+_NOT_FORGOTTEN = Notice(
+    code=NoticeCode.STORAGE,
+    text="The card still holds messages from before storage was set to keep none, and they cannot be erased: "
+    "it is tried again at each start. To be sure, destroy the card.",
+)
 _UNDERVOLTAGE = Notice(
     code=NoticeCode.UNDERVOLTAGE,
     text="The voltage was too low since the start: use another power supply or a shorter, thicker cable. "
@@ -113,6 +130,10 @@ class Board:
         self._given_s = 0
         self._undervoltage = False
         self._boot_error = ""
+        #: Whether that is known; it is told with what is told first.
+        self._looked = asyncio.Event()
+        #: What there is to say of a store that is not used any more.
+        self._old_store: Notice | None = None
         self._writing = Writing()
         #: The stick that has its report.
         self._reported: tuple[int, int] | None = None
@@ -131,6 +152,7 @@ class Board:
                 tasks.create_task(self._tick(inputs if self._board.panic_button else None, notifier))
                 tasks.create_task(self._give_clock())
                 tasks.create_task(self._die())
+                tasks.create_task(self._forget())
                 tasks.create_task(report_forever(self._config.unix.path, self._reporter, random=random.random))
                 notifier.ready("watching")
         finally:
@@ -235,6 +257,21 @@ class Board:
             if not await give_clock(self._config.control.path, self._given_s):
                 logger.warning("the relay did not take the time that an operator gave")
 
+    async def _forget(self) -> None:
+        """Erase what an earlier relay.toml had kept, if this one says that nothing is; else tell that it is there."""
+        folder = None
+        if self._config.store.storage == "volatile":
+            folder = await asyncio.to_thread(self._machine.old_store, self._config.store.path)
+        may_forget = self._machine.may_forget()
+        if folder is not None:
+            self._old_store = _FORGETTING if may_forget else _OLD_STORE
+        self._looked.set()
+        if folder is None or not may_forget:
+            return
+        logger.warning("erasing what was kept before")
+        is_gone = await asyncio.to_thread(self._machine.forget, folder)
+        self._old_store = None if is_gone else _NOT_FORGOTTEN
+
     async def _die(self) -> None:
         """Wait for the end that somebody asks for."""
         panic = asyncio.ensure_future(self._panic.wait())
@@ -248,11 +285,16 @@ class Board:
             self._reporter.count("panics")
             logger.warning("panic: erasing")
             self._say(Code.PANIC, on=True)
-            left = await asyncio.to_thread(self._machine.erase)
+            try:
+                left = await asyncio.to_thread(self._machine.erase)
+            except Exception as error:  # noqa: BLE001 - a mistake of ours: the next start finds the mark, and goes on
+                left = (f"what comes after {type(error).__name__}",)
             if left:
-                logger.error("%d files could not be erased", left)
-            self._say(Code.PANIC, on=False)
-            self._say(Code.ERASED, on=not left)
+                # It flickers to the end.
+                logger.error("could not be erased: %s", ", ".join(left))
+            else:
+                self._say(Code.PANIC, on=False)
+                self._say(Code.ERASED, on=True)
             await asyncio.sleep(ERASED_S)
         await asyncio.to_thread(self._machine.power_off, force=self._panic.is_set())
 
@@ -264,11 +306,16 @@ class Board:
 
     def _own_notices(self) -> list[Notice]:
         own = [_UNDERVOLTAGE] if self._undervoltage else []
+        if self._old_store is not None:
+            own.append(self._old_store)
         if self._boot_error:
             own.append(Notice(code=NoticeCode.BOARD, text=self._boot_error))
         return own
 
     async def _tick(self, inputs: Inputs | None, notifier: Notifier) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_S):
+                await self._looked.wait()
         told: list[Notice] | None = None
         started_s = asyncio.get_running_loop().time()
         while True:

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Panic: nothing of the store and of the configuration shall be found.
+"""Panic, file by file: what lies in file systems that are in use, and what of all of it goes first.
 
-What can be done with a card: small secrets first; then the store's bytes are written
-over, its files removed, and the card is told that their blocks hold nothing any more
-(TRIM), upon which most cards no longer return them. What no program can reach is what
-the card's own controller moved elsewhere before. Against a laboratory helps only
+What no program can reach is what the card's own controller moved elsewhere before. Against a laboratory helps only
 ``storage = "volatile"``, where there is nothing on the card in the first place.
 """
 
@@ -16,28 +13,27 @@ import os
 import struct
 from typing import TYPE_CHECKING, Final
 
+from relay.board.device import NOISE_BYTES, noise
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-#: Whoever takes the box pulls the plug soon. A gibibyte takes most of a minute on a
-#: slow card; after that what is left is removed without writing over it.
-OVERWRITE_S: Final = 40.0
-#: And of what was offered to everybody, the last there is: 512 MiB take longer.
-SHELF_OVERWRITE_S: Final = 20.0
-_BLOCK_BYTES: Final = 4 << 20
 #: FITRIM (linux/fs.h): _IOWR('X', 121, struct fstrim_range).
 _FITRIM: Final = 3 << 30 | 24 << 16 | ord("X") << 8 | 121
 _WHOLE: Final = struct.pack("@QQQ", 0, (1 << 64) - 1, 0)
-#: Keys before the store; within it the newest first (the write-ahead log).
-_FIRST: Final = (".key", ".toml", "-wal", "-shm")
+#: FS_IOC_SHUTDOWN: _IOR('X', 125, __u32), and EXT4_GOING_FLAGS_NOLOGFLUSH (linux/fs/ext4/ext4.h).
+_SHUTDOWN: Final = 2 << 30 | 4 << 16 | ord("X") << 8 | 125
+_WITHOUT_JOURNAL: Final = struct.pack("@I", 2)
+#: Keys and secrets before the store; within it the newest first (the write-ahead log).
+_FIRST: Final = (".key", "_key", "-secret", ".toml", "-token", "-wal", "-shm")
 
 
-def erase_folders(folders: Sequence[Path], clock: Callable[[], float]) -> int:
-    """Destroy every file below ``folders``; return how many could not be removed. ``clock``: monotonic seconds."""
+def erase_folders(folders: Sequence[Path]) -> int:
+    """Destroy every file below ``folders``; return how many could not be written over or removed."""
     # One folder may be known by two names.
     places = {folder.resolve() for folder in folders}
-    left = erase_files([path for folder in places for path in _files(folder)], clock)
+    left = erase_files(path for folder in places for path in _files(folder))
     # What is not committed is not free yet, and what is not free is not discarded.
     os.sync()
     for folder in places:
@@ -45,28 +41,50 @@ def erase_folders(folders: Sequence[Path], clock: Callable[[], float]) -> int:
     return left
 
 
-def erase_secrets(folders: Sequence[Path], clock: Callable[[], float]) -> int:
+def erase_secrets(folders: Sequence[Path]) -> int:
     """Destroy the keys and settings below ``folders``, which are small, and nothing else; as erase_files."""
     places = {folder.resolve() for folder in folders}
-    return erase_files([path for folder in places for path in _files(folder) if _order(path)[0] < len(_FIRST)], clock)
+    return erase_files(path for folder in places for path in _files(folder) if _order(path)[0] < len(_FIRST))
 
 
-def erase_files(paths: Iterable[Path], clock: Callable[[], float], overwrite_s: float = OVERWRITE_S) -> int:
-    """Destroy these files, writing over them for ``overwrite_s`` at most; return how many could not be removed.
+def erase_files(paths: Iterable[Path]) -> int:
+    """Destroy these files; return how many could not be written over or removed.
 
     Never raises for what it finds: one file that resists must not save the others.
     """
-    until = clock() + overwrite_s
-    noise = os.urandom(_BLOCK_BYTES)
     left = 0
     for path in sorted(paths, key=_order):
-        with contextlib.suppress(OSError):
-            _overwrite(path, noise, clock, until)
         try:
+            if path.is_file() and not path.is_symlink():
+                _overwrite(path)
             path.unlink(missing_ok=True)
         except OSError:
             left += 1
+            # Its name at least.
+            with contextlib.suppress(OSError):
+                path.unlink()
     return left
+
+
+def has_files(folder: Path) -> bool:
+    """Whether anything lies below it."""
+    return next(_files(folder), None) is not None
+
+
+def shut_down(folder: Path) -> bool:
+    """End the file system at ``folder`` for all who use it: nothing of what it still had to write is written.
+
+    What is below it can then be written over without its writing into that. Return whether it did.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(descriptor, _SHUTDOWN, _WITHOUT_JOURNAL)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -82,12 +100,12 @@ def _order(path: Path) -> tuple[int, str]:
     return kind, str(path)
 
 
-def _overwrite(path: Path, noise: bytes, clock: Callable[[], float], until: float) -> None:
+def _overwrite(path: Path) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         left = os.fstat(descriptor).st_size
-        while left > 0 and clock() < until:
-            left -= os.write(descriptor, noise[: min(left, _BLOCK_BYTES)])
+        while left > 0:
+            left -= os.write(descriptor, noise(min(left, NOISE_BYTES)))
             # Else it is memory that is written over.
             os.fdatasync(descriptor)
     finally:

@@ -4,7 +4,7 @@
 =========== ===================================================== ==========================
 code        the light                                             means
 =========== ===================================================== ==========================
-panic       flickers, then stays on, then goes out for good       erasing; erased
+panic       flickers, then stays on, then goes out for good       erasing; erased (not on at the end: something is left)
 held        on while the button is held                           let go, or it will erase
 identify    on, with short gaps, for ten seconds                  "this one here" (`relay board identify`)
 starting    half a second on, half a second off                   the relay is not at work (yet)

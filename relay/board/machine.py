@@ -7,33 +7,44 @@ import contextlib
 import logging
 import os
 import subprocess
+import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from relay.appliance.apply import BootPartitionError, mounted
-from relay.appliance.constants import BOOT_CONFIG, BOOT_SHELF, BOOT_STATUS, OUTPUT
-from relay.board.erase import OVERWRITE_S, SHELF_OVERWRITE_S, erase_files, erase_folders, erase_secrets
+from relay.appliance.apply import mounted
+from relay.appliance.constants import BOOT_STATUS, DATA, FORGET, OUTPUT
+from relay.board import panic
+from relay.board.card import find_card
+from relay.board.device import Part
+from relay.board.erase import erase_files, erase_folders, erase_secrets, has_files, shut_down
 from relay.control.relay_report import REPORT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Sequence
+
+    from relay.board.card import Card
+    from relay.board.fat import Own
 
 logger = logging.getLogger(__name__)
 
 #: Whatever has the store or a key in its memory.
 UNITS: Final = ("mesh-relay.service", "relay-ble.service", "relay-bitchat.service", "relay-net.service")
 #: Where systemd puts the store of mesh-relay.service, with and without a user of its own, and in memory.
+KEPT: Final = (Path("/var/lib/private/mesh-relay"), Path("/var/lib/mesh-relay"))
 STORES: Final = (
-    Path("/var/lib/private/mesh-relay"),
-    Path("/var/lib/mesh-relay"),
+    *KEPT,
     Path("/var/cache/private/mesh-relay"),
     Path("/var/cache/mesh-relay"),
-    # relay.appliance.constants.CLOSED_MARK, on the partition for data.
-    Path("/data/appliance"),
 )
+#: Where the settings of a machine are that is no appliance; on one these are links to OUTPUT.
+SETTINGS: Final = Path("/etc/mesh-relay")
+#: The mark that an erase began, where there is no relay's card to put it on.
+MARK_FILE: Final = Path("/var/lib/mesh-relay-erasing")
 _SYSTEMCTL_TIMEOUT_S: Final = 8
+#: Somebody may be writing relay-status.txt on a slow card.
+_WRITING_TIMEOUT_S: Final = 60.0
 #: A stick whose owner wants a report: FAT, and called so. No other is touched.
 STICK: Final = Path("/dev/disk/by-label/RELAY-REPORT")
 
@@ -45,27 +56,90 @@ class Machine:
     boot_device: Path | None
     stores: tuple[Path, ...] = STORES
     stick_device: Path = STICK
+    #: Files and folders with secrets, where there are such.
+    settings: tuple[Path, ...] = (SETTINGS,)
+    mark_file: Path = MARK_FILE
+    _writing: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _ended: threading.Event = field(default_factory=threading.Event, repr=False)
 
-    def erase(self) -> int:
-        """Stop the services and destroy store, keys and configuration; return how many files resisted."""
+    def erase(self) -> tuple[str, ...]:
+        """Destroy keys, settings, store and whatever else is not the image's own; return what resisted, in words."""
+        began = time.monotonic()
+        card = find_card(self.boot_device)
+        if not (self._mark() if card is None else card.mark()):
+            logger.error("that an erase began cannot be written down: if it is interrupted, the next start forgets it")
+        own = panic.read_own()
         # Not asked to end: the store would tidy up, and remove its log where we could write
-        # over it. Systemd starts them again after two seconds, if it is not told to stop.
-        _systemctl("kill", "--signal=SIGKILL", *UNITS)
+        # over it. Nobody waits for it here.
+        killing = _systemctl_begin("kill", "--signal=SIGKILL", *UNITS)
+        drive = None if self.boot_device is None else Part(path=self.boot_device)
+        if card is not None:
+            drive = card.boot
+        if drive is not None:
+            panic.erase_small(drive, own)
+        raw = card is not None and card.data is not None
+        # What is on the card's partition for data is met again, and counted then.
+        others = [folder for folder in self.stores if not raw or not _is_on(folder, DATA)]
+        kept = erase_secrets([DATA])
+        files = erase_secrets([*others, OUTPUT]) + erase_files(_settings(self.settings)) + (0 if raw else kept)
+        logger.warning("keys and settings are gone after %.2f s", time.monotonic() - began)
+        _systemctl_end(killing)
+        # Systemd starts them again after two seconds, if it is not told to stop.
         _systemctl("stop", *UNITS)
-        # Keys and secrets everywhere first, then what is encrypted, then what everybody could take.
-        left = erase_secrets([*self.stores, OUTPUT], time.monotonic)
-        left += self._erase_boot(_configurations, OVERWRITE_S)
-        left += erase_folders([*self.stores, OUTPUT], time.monotonic)
-        return left + self._erase_boot(_offered, SHELF_OVERWRITE_S)
-
-    def _erase_boot(self, choose: Callable[[Path], Iterable[Path]], overwrite_s: float) -> int:
-        if self.boot_device is None:
-            return 0
+        files += erase_folders([*others, OUTPUT, *([DATA] if not raw and DATA.is_mount() else [])])
+        self._ended.set()
+        # Somebody may be writing relay-status.txt; who comes later sees that there is nothing to be written any more.
+        free = self._writing.acquire(timeout=_WRITING_TIMEOUT_S)
         try:
-            with mounted(self.boot_device, writable=True) as folder:
-                return erase_files(choose(folder), time.monotonic, overwrite_s)
-        except (BootPartitionError, OSError):
-            return 1
+            left = [panic.FILES] if files else []
+            left += self._erase_devices(card, own, drive, complete=not files)
+        finally:
+            if free:
+                self._writing.release()
+        if card is None and not left:
+            self.mark_file.unlink(missing_ok=True)
+        return tuple(dict.fromkeys(left))
+
+    def _erase_devices(self, card: Card | None, own: Own, drive: Part | None, *, complete: bool) -> tuple[str, ...]:
+        if card is not None:
+            # What is in memory of it goes to the card, and with it which blocks were used.
+            os.sync()
+            is_shut = card.data is None or not DATA.is_mount() or shut_down(DATA)
+            left = panic.erase_rest(card, own, complete=complete and is_shut)
+            return left if is_shut else (panic.DATA, *left)
+        if drive is not None:
+            return () if panic.erase_drive(drive, own) else (panic.DRIVE,)
+        # An appliance has one somewhere.
+        return (panic.DRIVE,) if OUTPUT.exists() else ()
+
+    def is_unfinished(self) -> bool:
+        """Whether an erase was interrupted on a machine that has no relay's card."""
+        return self.mark_file.exists()
+
+    def _mark(self) -> bool:
+        try:
+            self.mark_file.touch()
+            folder = os.open(self.mark_file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError:
+            return False
+        return True
+
+    def old_store(self, used: Path) -> Path | None:
+        """The folder with what was kept by a relay that now keeps nothing, if there is any; ``used``: its store now."""
+        kept = [folder for folder in self.stores if folder in KEPT and not _is_same(folder, used)]
+        return next((folder for folder in kept if has_files(folder)), None)
+
+    def may_forget(self) -> bool:
+        """Whether the operator said, without a mistake, that nothing is to be kept."""
+        return FORGET.exists()
+
+    def forget(self, folder: Path) -> bool:
+        """Destroy what was kept there; return whether nothing is left."""
+        return not erase_folders([folder])
 
     def power_off(self, *, force: bool = False) -> None:
         """Switch off; ``force``: without waiting for services to stop."""
@@ -92,10 +166,15 @@ class Machine:
         """Have ``text`` in relay-status.txt; return whether it was not there. Raise BootPartitionError or OSError."""
         if self.boot_device is None:
             return False
-        with mounted(self.boot_device) as folder, contextlib.suppress(FileNotFoundError):
+        with self._writing:
+            return not self._ended.is_set() and self._write_status(self.boot_device, text)
+
+    @staticmethod
+    def _write_status(device: Path, text: bytes) -> bool:
+        with mounted(device) as folder, contextlib.suppress(FileNotFoundError):
             if (folder / BOOT_STATUS).read_bytes() == text:
                 return False
-        with mounted(self.boot_device, writable=True) as folder:
+        with mounted(device, writable=True) as folder:
             # FAT has no atomic renaming; but old or new name, one of them is whole.
             fresh = folder / f"{BOOT_STATUS}.new"
             with fresh.open("wb") as file:
@@ -106,15 +185,43 @@ class Machine:
         return True
 
 
-def _configurations(folder: Path) -> Iterator[Path]:
-    """relay.toml, and copies that editors left."""
-    stem = BOOT_CONFIG.partition(".")[0]
-    yield from (path for path in folder.iterdir() if path.is_file() and path.name.lower().startswith(stem))
+def _settings(places: Sequence[Path]) -> list[Path]:
+    """Files with secrets; on an appliance they are links to what is erased anyway, on a root that nobody can write."""
+    found = [path for place in places for path in (place.iterdir() if place.is_dir() else [place])]
+    return [path for path in found if path.is_file() and not path.is_symlink()]
 
 
-def _offered(folder: Path) -> Iterator[Path]:
-    """What was put there for participants."""
-    yield from (path for path in (folder / BOOT_SHELF).rglob("*") if not path.is_dir())
+def _is_on(folder: Path, mount: Path) -> bool:
+    """Whether it is in the file system at ``mount``, by whatever name."""
+    try:
+        return mount.is_mount() and folder.stat().st_dev == mount.stat().st_dev
+    except OSError:
+        return False
+
+
+def _is_same(folder: Path, other: Path) -> bool:
+    try:
+        return folder.samefile(other)
+    except OSError:
+        return False
+
+
+def _systemctl_begin(*arguments: str) -> subprocess.Popen[bytes] | None:
+    try:
+        return subprocess.Popen(["systemctl", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603, S607 - fixed words
+    except OSError as error:
+        logger.warning("systemctl %s failed (%s)", arguments[0], type(error).__name__)
+        return None
+
+
+def _systemctl_end(begun: subprocess.Popen[bytes] | None) -> None:
+    if begun is None:
+        return
+    try:
+        begun.wait(_SYSTEMCTL_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        begun.kill()
+        begun.wait()
 
 
 def _systemctl(*arguments: str) -> None:

@@ -49,6 +49,14 @@ def _add_appliance(commands: Commands) -> None:
     apply.add_argument("--root", type=Path, default=Path("/"), metavar="FOLDER", help="write below it (for a look)")
     apply.set_defaults(func=_apply)
 
+    finish = commands.add_parser(
+        "finish-panic", help="go on with an erase that was interrupted, if there is one; as root"
+    )
+    finish.add_argument(
+        "--boot-device", type=Path, metavar="DEVICE", help="drive MESH-RELAY (default: of the disk that the root is on)"
+    )
+    finish.set_defaults(func=_finish_panic)
+
     screen = commands.add_parser("screen", help="show the relay's status, anew each minute")
     screen.add_argument("--socket", type=Path, metavar="PATH", help="control socket (default: the appliance's)")
     screen.set_defaults(func=_screen)
@@ -110,16 +118,17 @@ def _board(arguments: argparse.Namespace) -> int:
     if arguments.verb:
         return _ask_board(arguments, socket)
     from relay.board import app
-    from relay.board.machine import STORES, Machine
+    from relay.board.machine import SETTINGS, STORES, Machine
     from relay.config.file import load_config
 
-    config = load_config(arguments.config)
     device = arguments.boot_device or (constants.BOOT_DEVICE if constants.BOOT_DEVICE.exists() else None)
-    return app.run(
-        config,
-        Machine(boot_device=device, stores=tuple(dict.fromkeys((*STORES, config.store.path)))),
-        socket,
-    )
+    settings = (SETTINGS, arguments.config) if arguments.config else (SETTINGS,)
+    if (unfinished := Machine(boot_device=device, settings=settings)).is_unfinished():
+        # Before the configuration is read; an appliance's start has seen to it earlier (finish-panic).
+        print(f"an erase was interrupted; left: {', '.join(unfinished.erase()) or 'nothing'}", file=sys.stderr)
+    config = load_config(arguments.config)
+    stores = tuple(dict.fromkeys((*STORES, config.store.path)))
+    return app.run(config, Machine(boot_device=device, stores=stores, settings=settings), socket)
 
 
 def _ask_board(arguments: argparse.Namespace, socket: Path) -> int:
@@ -136,6 +145,25 @@ def _ask_board(arguments: argparse.Namespace, socket: Path) -> int:
     return 0
 
 
+def _finish_panic(arguments: argparse.Namespace) -> int:
+    from relay.appliance.constants import ERASURE
+    from relay.board import panic
+    from relay.board.card import find_card
+
+    card = find_card(arguments.boot_device)
+    if card is None or not card.is_marked():
+        return 0
+    print("an erase was interrupted, and goes on", file=sys.stderr)
+    ERASURE.parent.mkdir(mode=0o755, exist_ok=True)
+    # Should it be cut off here: nothing of the card is used.
+    ERASURE.write_text(f"{panic.DRIVE}\n{panic.DATA}\n")
+    with panic.flickering():
+        left = panic.finish(card, panic.read_own())
+    ERASURE.write_text("".join(f"{what}\n" for what in left))
+    print(f"left: {', '.join(left) or 'nothing'}", file=sys.stderr)
+    return 1 if left else 0
+
+
 def _apply(arguments: argparse.Namespace) -> int:
     from relay.appliance import apply, constants
     from relay.appliance.network import draw_segment
@@ -150,8 +178,12 @@ def _apply(arguments: argparse.Namespace) -> int:
         stand_in=secrets.token_hex(SECRET_DIGITS // 2),
         data_bytes=data_bytes,
         was_closed=bool(data_bytes) and apply.was_closed(arguments.data),
+        erasure=apply.read_erasure(arguments.root),
     )
-    if arguments.folder:
+    if facts.erasure:
+        # Of what should be gone nothing is used.
+        plan = apply.empty_plan(facts)
+    elif arguments.folder:
         plan = apply.read_plan(arguments.folder, facts)
     else:
         device = arguments.boot_device or constants.BOOT_DEVICE

@@ -96,3 +96,14 @@ def test_the_list_names_all_that_is_inside(booted, image):
 
     own_list = booted.sh("cat /usr/share/mesh-relay/packages.txt")
     assert own_list == image.with_name(f"{image.stem}.packages.txt").read_text()
+
+
+@pytest.mark.xdist_group("booted")
+@pytest.mark.timeout(300)
+def test_the_root_knows_what_of_the_drive_is_the_image_s(card, booted):
+    """Panic writes over all else there."""
+    rows = [line.split(maxsplit=1) for line in booted.sh("cat /usr/share/mesh-relay/own-files").splitlines()]
+    files = {name.removeprefix("::/") for name in card.names("MESH-RELAY") if not name.endswith("/")}
+    assert {name for _, name in rows} == files - {"relay.toml"}
+    for digest, name in rows:
+        assert hashlib.sha256(card.read("MESH-RELAY", name)).hexdigest() == digest, name

@@ -3,18 +3,22 @@
 
 import itertools
 import json
+import os
 import re
 import struct
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 import relay
+from relay.board.card import DISK_ID, SECTOR_BYTES
+from tests.fat32 import Fat32
 from tests.guest.guest import Guest
 from tests.waiting import wait_until
 
-CARD = "/dev/loop0"
+CARD = "/dev/loop0p1"
 HOLD_S = 3
 #: Finding the network, joining it, and with a wrong password the relay's patience.
 PHONE_S = 45
@@ -49,31 +53,25 @@ UNPRIVILEGED = (
 SYSTEMCTL = '#!/bin/sh\necho "$@" >> /run/systemctl.log\n'
 
 
-def fat_image():
-    """An empty FAT16 file system of 8 MiB (Microsoft, FAT: General Overview of On-Disk Format)."""
-    sectors, reserved, fat_sectors, roots, per_cluster = 16384, 1, 32, 512, 2
-    boot = struct.pack(
-        "<3s8sHBHBHHBHHHIIBBBI11s8s",
-        b"\xeb\x3c\x90", b"MSDOS5.0", 512, per_cluster, reserved, 2, roots, sectors, 0xF8, fat_sectors,
-        32, 64, 0, 0, 0x80, 0, 0x29, 0x1234, b"MESH-RELAY ", b"FAT16   ",
-    )  # fmt: skip
-    image = bytearray(sectors * 512)
-    image[: len(boot)] = boot
-    image[510:512] = b"\x55\xaa"
-    for copy in range(2):
-        at = (reserved + copy * fat_sectors) * 512
-        image[at : at + 4] = b"\xf8\xff\xff\xff"
-    return bytes(image)
-
-
 class Box:
     """A guest that is an appliance, as far as a board is concerned."""
 
     def __init__(self, guest):
         self.guest = guest
-        guest.write("/run/card.img", fat_image())
+        with tempfile.TemporaryDirectory() as folder:
+            image = Path(folder) / "card.img"
+            # A relay's card, as far as there is one: its table, and the drive from its second MiB on.
+            table = bytearray(SECTOR_BYTES)
+            struct.pack_into("<I", table, 440, DISK_ID)
+            image.write_bytes(table)
+            fat = Fat32(image, 8000, offset=1 << 20)
+            struct.pack_into("<B3xB3xII", table, 446, 0, 0x0C, (1 << 20) // SECTOR_BYTES, fat.size // SECTOR_BYTES)
+            table[510:] = b"\x55\xaa"
+            fat.put(-fat.offset, table)
+            os.truncate(image, fat.offset + fat.size)
+            guest.write("/run/card.img", image.read_bytes())
         guest.write("/usr/local/bin/systemctl", SYSTEMCTL)
-        guest.sh(f"chmod 755 /usr/local/bin/systemctl; losetup {CARD} /run/card.img; mkdir -p /mnt /run/systemd")
+        guest.sh("chmod 755 /usr/local/bin/systemctl; losetup -P /dev/loop0 /run/card.img; mkdir -p /mnt /run/systemd")
         self.hardware = guest.python("/src/tests/radio/inside/board_hardware.py")
         self.hardware.wait_output("ready")
 
@@ -204,6 +202,8 @@ def test_a_relay_is_set_up_by_its_card_signals_and_is_erased_by_its_button(box):
     ]
     assert box.changes()[-1][1], "steady at the end"
     assert guest.sh("find /var/cache/mesh-relay /run/mesh-relay-config -type f") == ""
+    # This kernel has in memory what it read from there before, as long as it is mounted.
+    guest.sh("umount /run/relaycard/fs")
     assert box.card() == ""
     # Not only the names: no byte of the secret is left on the card, in either of its spellings.
     image = guest.read("/run/card.img")

@@ -234,6 +234,54 @@ def test_a_store_is_full_before_its_partition_is(card):
         assert NoticeCode.STORAGE in codes
 
 
+@pytest.mark.parametrize(
+    ("text", "forgets"),
+    [
+        ("[appliance]\nstorage = 'volatile'\n", True),
+        ("[store]\nstorage = 'volatile'\n", True),
+        ("[appliance]\nstorage = 'durable'\n", False),
+        ("[appliance]\nstorage = 'volatile'\n[store]\nstorage = 'durable'\n", False),
+        # Each of these keeps its messages in memory, by a mistake.
+        ("[appliance]\nstorage = 'volatile'\ncountry = 'Germany'\n", False),
+        ("[appliance]\nstorage = 'volatil", False),
+        ("[appliance]\nstorage = 'Volatile'\n", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_what_was_kept_is_forgotten_by_the_operators_word_only(boot, text, forgets):
+    assert (boot(text) / OUTPUT / "forget-store").exists() is forgets
+
+
+def test_no_room_on_the_card_is_no_word_of_the_operator_s(card):
+    (card / "relay.toml").write_text("[appliance]\ncountry = 'DE'\n")
+    plan = apply.read_plan(card, replace(FACTS, data_bytes=0))
+    assert not any(file.path.name == "forget-store" for file in plan.files)
+
+
+@pytest.mark.parametrize(
+    ("left", "code", "said"),
+    [
+        ("", NoticeCode.HINT, "this start finished it"),
+        (
+            "the drive MESH-RELAY\n",
+            NoticeCode.STORAGE,
+            "could not finish it: the drive MESH-RELAY cannot be written over",
+        ),
+    ],
+)
+def test_a_start_that_went_on_with_an_erase_says_so_and_uses_nothing_that_resists(card, tmp_path, left, code, said):
+    (card / "relay.toml").write_text(f"[appliance]\nmesh_secret = '{SECRET}'\n")
+    root = tmp_path / "root"
+    outcome = root / "run/mesh-relay-erasure/left"
+    outcome.parent.mkdir(parents=True)
+    outcome.write_text(left)
+    assert main(["appliance", "apply", "--folder", str(card), "--root", str(root)]) == 0
+    assert (code, True) in [(notice.code, said in notice.text) for notice in notices(root)]
+    # relay.toml is read where nothing resisted: then it is a new one.
+    assert mesh_of(root).get("secret", "") == ("" if left else SECRET)
+
+
 def test_a_folder_that_is_no_partition_has_no_room(tmp_path):
     assert apply.size_of(tmp_path) == 0
     assert apply.size_of(tmp_path / "none") == 0

@@ -8,7 +8,7 @@ import pytest
 
 from relay.appliance.addresses import own_addresses
 from relay.board.button import Button, Press
-from relay.board.erase import OVERWRITE_S, erase_files, erase_folders
+from relay.board.erase import erase_files, erase_folders, erase_secrets
 from relay.board.evdev import KeyEvent, decode_keys
 from relay.board.light import PATTERNS, Code, codes_of, foremost
 from relay.board.status_file import LEAST_INTERVAL_S, MAX_FACT_WRITES, MAX_WRITES, Writing, facts, status_text
@@ -285,7 +285,7 @@ def test_nothing_is_left_of_a_store(tmp_path):
     (store / "link").symlink_to(outside)
     os.link(store / "store.sqlite", tmp_path / "other-name")
     os.mkfifo(store / "pipe")
-    assert erase_folders([store, tmp_path / "not there"], lambda: 0.0) == 0
+    assert erase_folders([store, tmp_path / "not there"]) == 0
     assert [path for path in store.rglob("*") if not path.is_dir()] == []
     assert outside.read_bytes() == b"not ours"
     # What lay under the name was written over, not only removed.
@@ -294,25 +294,29 @@ def test_nothing_is_left_of_a_store(tmp_path):
     assert all(left[at : at + 16] != secret[at : at + 16] for at in range(0, len(secret), 4096))
 
 
-def test_a_large_store_is_removed_even_when_there_is_no_time_to_write_over_it(tmp_path):
-    times = iter([0.0, *[OVERWRITE_S + 1] * 100])
-    files = [tmp_path / name for name in ("a", "b")]
-    for file in files:
-        file.write_bytes(b"x" * 100)
-    assert erase_files(files, lambda: next(times)) == 0
-    assert not any(file.exists() for file in files)
-
-
 def test_keys_go_first(tmp_path):
-    times = iter([0.0, 1.0, *[OVERWRITE_S + 1] * 100])
-    key, store = tmp_path / "relay.key", tmp_path / "a-store.sqlite"
+    names = ("ssh_host_ed25519_key", "mesh-secret", "relay.key", "relay.toml", "store.sqlite", "store.sqlite-wal")
     copies = []
-    for file in (store, key):
-        file.write_bytes(b"secret")
-        copies.append(tmp_path / f"copy of {file.name}.kept")
-        os.link(file, copies[-1])
-    erase_files([store, key], lambda: next(times))
-    assert [copy.read_bytes() == b"secret" for copy in copies] == [True, False]
+    for name in names:
+        (tmp_path / "store").mkdir(exist_ok=True)
+        (tmp_path / "store" / name).write_bytes(b"secret")
+        copies.append(tmp_path / name)
+        os.link(tmp_path / "store" / name, copies[-1])
+    assert erase_secrets([tmp_path / "store"]) == 0
+    assert [copy.name for copy in copies if copy.read_bytes() == b"secret"] == ["store.sqlite"]
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["store.sqlite"]
+
+
+def test_what_cannot_be_written_over_is_counted(tmp_path, monkeypatch):
+    file = tmp_path / "store.sqlite"
+    file.write_bytes(b"x" * 100)
+
+    def full(*_):
+        raise OSError("no")
+
+    monkeypatch.setattr(os, "fdatasync", full)
+    assert erase_files([file]) == 1
+    assert not file.exists()
 
 
 # /sys

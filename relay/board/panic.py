@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Panic on a card, below its file systems: in which order, and how the next start goes on with it. Blocking.
+
+First a mark that it began; then what lets somebody into the mesh or tells one relay from another; then what is
+encrypted anyway; last all of the drive that is not the image's own. Each part can be done again from its beginning,
+so whoever finds the mark does all of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from relay.board.card import BLANK
+from relay.board.device import Device
+from relay.board.ext4 import ever_written
+from relay.board.fat import Own, overwrite_small, put_back
+from relay.board.light import PATTERNS, Code
+from relay.board.sysfs import SYS, Led, find_led
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from relay.board.card import Card
+    from relay.board.device import Part
+
+logger = logging.getLogger(__name__)
+
+#: Made with the image: what it brought along on MESH-RELAY, one `SHA-256 PATH` a line (image/booting.py), and the
+#: settings of the firmware, which have to be there for a board to start, and which somebody may have edited.
+SHARED: Final = Path("/usr/share/mesh-relay")
+OWN_FILES: Final = "own-files"
+RESTORED: Final = ("config.txt",)
+
+#: What could not be erased, in words for whoever has to destroy the card.
+DRIVE: Final = "the drive MESH-RELAY"
+DATA: Final = "the partition for data"
+FILES: Final = "some files"
+
+
+def read_own(folder: Path = SHARED) -> Own:
+    """What the image brought along; nothing where there is no such list."""
+    try:
+        lines = (folder / OWN_FILES).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return Own(digests={})
+    rows = [line.split(maxsplit=1) for line in lines]
+    restored = {}
+    for name in RESTORED:
+        with contextlib.suppress(OSError):
+            restored[name] = (folder / name).read_bytes()
+    return Own(digests={row[1].lower(): row[0] for row in rows if len(row) == 2}, restored=restored)
+
+
+def erase_small(drive: Part, own: Own) -> None:
+    """The settings on the drive, and what is left of earlier ones; what resists is met again by :func:`erase_drive`."""
+    try:
+        with Device(drive) as device:
+            overwrite_small(device, own)
+    except OSError:
+        logger.warning("the drive cannot be opened")
+
+
+def erase_drive(drive: Part, own: Own) -> bool:
+    """All of the drive that is not the image's own; return whether nothing is left."""
+    try:
+        with Device(drive) as device:
+            return not put_back(device, own)
+    except OSError:
+        return False
+
+
+def erase_data(data: Part) -> bool:
+    """All that was ever written to the partition for data, which nobody may use; return whether nothing is left."""
+    try:
+        with Device(data) as device:
+            if device.read(0, len(BLANK)) == BLANK:
+                return True
+            first, *others = ever_written(device)
+            if others:
+                # By the first one the next start knows what there is: it is the last to go.
+                end = first[0] + first[1]
+                device.discard([(end, device.size - end)])
+            left = device.overwrite(others) + device.overwrite([first])
+            device.discard([(0, device.size)])
+            device.write(0, BLANK)
+            device.sync()
+            return not left
+    except OSError:
+        return False
+
+
+def finish(card: Card, own: Own) -> tuple[str, ...]:
+    """Go on with an erase that was interrupted, before anything of the card is used; return what resists."""
+    card.mark()
+    erase_small(card.boot, own)
+    return erase_rest(card, own)
+
+
+def erase_rest(card: Card, own: Own, *, complete: bool = True) -> tuple[str, ...]:
+    """All that comes after the settings; return what resists. The mark goes if that is nothing, and ``complete``."""
+    done = {DATA: card.data is None or erase_data(card.data), DRIVE: erase_drive(card.boot, own)}
+    left = tuple(what for what, is_done in done.items() if not is_done)
+    if complete and not left and not card.clear():
+        logger.warning("the mark that an erase began cannot be removed; the next start erases once more")
+    return left
+
+
+@contextlib.contextmanager
+def flickering(sys: Path = SYS) -> Iterator[None]:
+    """The light shows that it is being erased, as long as there is nobody else to switch it."""
+    done = threading.Event()
+    thread = threading.Thread(target=_flicker, args=(sys, done.wait), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _flicker(sys: Path, wait: Callable[[float], bool]) -> None:
+    folder = find_led(sys)
+    with contextlib.suppress(OSError):
+        if folder is None:
+            return
+        led = Led(folder)
+        on_s, off_s = PATTERNS[Code.PANIC]
+        while True:
+            led.switch(on=True)
+            wait(on_s)
+            led.switch(on=False)
+            if wait(off_s):
+                return
