@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,7 +23,7 @@ from relay.control.conditions import SLOW_COMMITS
 from relay.process.link_socket import component_preamble
 from relay.process.reports import Component, Idle, Reporter
 from relay.run.words import CONDITIONS
-from tests.netns.lab import command
+from tests.netns.lab import LabError, command
 from tests.netns.rawclient import ClientError, RawClient, make_envelopes
 from tests.waiting import wait_until
 
@@ -233,6 +234,40 @@ def test_a_disk_that_is_full_or_read_only_and_is_well_again_without_anybody_putt
     watched.relay.kill()
     watched.relay.start()
     assert watched.relay.status()["store"]["envelopes"] == held
+
+
+@pytest.fixture
+def dying_disk(tmp_path):
+    """A file system as of a card, and what has it meet an error, after which it takes no more writes."""
+    image, folder = tmp_path / "image", tmp_path / "disk"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    command("mkfs.ext4", "-q", str(image))
+    try:
+        command("mount", "-o", "loop,errors=remount-ro", str(image), str(folder))
+    except LabError as error:
+        pytest.skip(f"needs a loop device, which a user namespace has not: {error}")
+    device = command("findmnt", "-no", "SOURCE", str(folder)).strip()
+    yield folder, Path("/sys/fs/ext4") / Path(device).name / "trigger_fs_error"
+    command("umount", "--lazy", str(folder))
+
+
+def test_a_card_that_turns_read_only_is_told_before_anybody_puts_anything(lab, dying_disk):
+    folder, trigger = dying_disk
+    watched = Watched(lab.box("relay", lab.segment()), store={"path": str(folder / "store")})
+    watched.put(make_envelopes(1, 20))
+    watched.wait_for()
+    trigger.write_text("as a worn card makes it")
+    watched.wait_for("store_unwritable")
+    assert watched.metrics()["relay_store_writable",] == 0
+    assert "read only" in watched.get("/healthz")[1]
+    # What it has it hands out.
+    with RawClient(watched.box.connect("127.0.0.1")) as client:
+        assert len(client.fetch_all()) == 20
+    with pytest.raises(ClientError, match="STORAGE"):
+        watched.put(make_envelopes(2, 1))
+    watched.wait_for("store_unwritable")
 
 
 def test_a_slow_card(lab):
