@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Every text of the pages is there in every language, and what is read at run time is what translators wrote."""
 
+import ast
 import re
+import time
 
 import pytest
 
@@ -10,7 +12,7 @@ from relay.control.status import LinkState, ProcessState
 from relay.core.stats import FAMILIES, Download, LinkKind, LiveDropped, LiveTotal, Total
 from relay.pages.language import LANGUAGES, LOCALE, Tongue, choose, translations
 from relay.process.reports import GAUGES
-from relay.run import words
+from relay.run import sayings, words
 from tests.pages.catalogues import TRANSLATED, all_of, mo, po, read, template
 
 PLACE = re.compile(r"%\(\w+\)s|%[sd]")
@@ -66,6 +68,63 @@ def test_whatever_the_relay_can_say_has_words():
     counted = [{str(member) for member in family} for family in FAMILIES if family not in unsaid]
     assert sorted(map(sorted, counted)) == sorted(sorted(reasons) for reasons in words.REASONS.values())
     assert {family for family, _ in said} == words.FAMILIES.keys()
+
+
+def texts_of(source):
+    """Every text that a file says, with %s where it fills something in."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "%s" for part in node.values)
+
+
+def test_each_sentence_that_is_translated_is_said_somewhere():
+    """They are found by their English text: one that is changed where it is said would be English from then on."""
+    said = {
+        text
+        for path in LOCALE.parents[1].rglob("*.py")
+        if path.name != "sayings.py"
+        for text in texts_of(path.read_text())
+    }
+    # Why nothing can be written is a reason's name with spaces.
+    said |= {text.replace("_", " ") for text in said if re.fullmatch(r"[a-z_]+", text)}
+    assert set(sayings.SENTENCES) - said == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "french"),
+    [
+        (
+            "tcp on eth0, eth1: look at its cable, adapter and power",
+            "réseau sur eth0, eth1 : regardez son câble, son adaptateur et son alimentation",
+        ),
+        (
+            "Wi-Fi between relays is off: there is no radio wifi1 (there is: none): plug one in, or name another.",
+            "Le Wi-Fi entre relais est éteint : il n'y a pas de radio wifi1 (il y a : aucune) : branchez-en une, ou "
+            "nommez-en une autre.",
+        ),
+        ("The access point for phones is off: 70%s of it.", "Le point d'accès pour les téléphones est éteint : 70%s of it."),
+        ("line 3: expected a number", "ligne 3 : expected a number"),
+        ("something that nobody knows: at all", None),
+        ("it is %s", None),
+        ("", None),
+    ],
+)
+def test_what_other_processes_say_is_said_in_the_language_of_the_page(text, french):
+    found = sayings.translated(text, Tongue(choose("fr", "")))
+    if found is not None:
+        found = re.sub("[\N{FIRST STRONG ISOLATE}\N{POP DIRECTIONAL ISOLATE}]", "", found).replace("\N{NO-BREAK SPACE}", " ")
+    assert found == french
+
+
+def test_a_text_of_any_kind_is_looked_up_in_no_time():
+    """A report is 600 characters at most, of another process that may be anything."""
+    hostile = ["on " * 200, "line " + ": " * 290, "a: " * 200, "port : ; , " * 54, " on : " * 100]
+    began = time.thread_time()
+    for text in hostile:
+        sayings.translated(text, Tongue(choose("ar", "")))
+    assert time.thread_time() - began < 0.5
 
 
 @pytest.mark.parametrize(
