@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from relay import __version__
 from relay.control import conditions
@@ -523,7 +522,7 @@ class _Written:
         yield self._head
         for labels, line in self._series:
             if labels in values or not self._family.sparse:
-                yield f"{line} {floatToGoString(values.get(labels, 0))}"
+                yield f"{line} {float(values.get(labels, 0))}"
 
 
 def _head(name: str, text: str, kind: str) -> str:
@@ -544,9 +543,9 @@ def _histogram(stats: Stats, histogram: Histogram, text: str) -> Iterator[str]:
     reached = 0
     for bound, count in zip(bounds, distribution.counts, strict=True):
         reached += count
-        yield f"{_line(f'{name}_bucket', {'le': bound})} {floatToGoString(reached)}"
-    yield f"{name}_count {floatToGoString(reached)}"
-    yield f"{name}_sum {floatToGoString(distribution.sum)}"
+        yield f"{_line(f'{name}_bucket', {'le': bound})} {float(reached)}"
+    yield f"{name}_count {float(reached)}"
+    yield f"{name}_sum {float(distribution.sum)}"
 
 
 #: Of the client's own metrics. Its number of open files would be that of connections, one by one.
@@ -569,7 +568,7 @@ class _ProcessCollector(Collector):
 
 
 class Metrics:
-    """This relay's own families alone, and CPU, memory and start of its process."""
+    """The families of one relay alone, and CPU, memory and start of its process."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

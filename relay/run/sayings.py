@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 #: A sentence within a sentence within one: no text that we make goes deeper.
 _MAX_DEPTH: Final = 4
 
+#: A kind of link and its interfaces, and two halves.
+_LINK: Final = N_("%s on %s: %s")
+_COLON: Final = N_("%s: %s")
+
 #: Those of which more is fixed go first.
 SENTENCES: Final = (
     # relay.control.conditions
@@ -77,12 +81,12 @@ SENTENCES: Final = (
     N_("this radio cannot be an access point: use a USB radio, %s"),
     # What is nearly all place-holders is tried last.
     N_("port %s: %s; %s, %s"),
-    N_("%s on %s: %s"),
+    _LINK,
     N_("on %s: %s"),
     N_("on %s"),
     N_("now"),
     N_("none"),
-    N_("%s: %s"),
+    _COLON,
 )
 
 
@@ -99,15 +103,15 @@ def translated(text: str, tongue: Tongue) -> str | None:
 
 
 def _translated(text: str, tongue: Tongue, depth: int) -> str | None:
-    if text in LINKS:
-        return tongue.text(LINKS[text])
     if not depth:
         return None
     for sentence, pattern in _PATTERNS:
         if (found := pattern.fullmatch(text)) is None:
             continue
         parts = [_translated(part, tongue, depth - 1) for part in found.groups()]
-        if sentence == "%s: %s" and parts[1] is None:
+        if sentence == _LINK:
+            parts[0] = tongue.text(LINKS.get(found[1], "")) or None
+        if sentence == _COLON and parts[1] is None:
             # Anything with a colon in it is that; only its second half makes it one of ours.
             continue
         shown = [_isolated(part) if new is None else new for part, new in zip(found.groups(), parts, strict=True)]

@@ -38,7 +38,7 @@ def _has_stopped(folder: Path) -> bool:
 
 
 def has_stopped(mounts: str, device: int) -> bool:
-    """Whether the file system on ``device`` (of stat) takes no writes any more; ``mounts`` as of /proc/self/mountinfo."""
+    """Whether the file system on ``device`` (as of stat) takes no writes; ``mounts``: text of /proc/self/mountinfo."""
     number = f"{os.major(device)}:{os.minor(device)}"
     for line in mounts.splitlines():
         mount, _, file_system = line.partition(" - ")

@@ -277,8 +277,8 @@ from relay.process.notify import Notifier
 class Nobody:
     async def start(self): ...
     async def stop(self): ...
-# The first is the one that serves: to the others there is a server already.
-segment = Segment(interface="eth0", address=IPv4Address(sys.argv[2]), number=bytes(8), server=Nobody(), name=sys.argv[1])
+name, serves_from = sys.argv[1:]
+segment = Segment(interface="eth0", address=IPv4Address(serves_from), number=bytes(8), server=Nobody(), name=name)
 asyncio.run(segment.run(Notifier({})))
 """
 ASKS = """

@@ -56,7 +56,9 @@ def test_each_card_has_a_page_of_its_own_name(tmp_path, capsys):
     arguments = ["appliance", "cards", "--count", "12", "--country", "FR"]
     assert main([*arguments, "--hostname", "Gate-{n}", str(tmp_path / "camp")]) == 0
     paths = sorted((tmp_path / "camp").glob("*/relay.toml"))
-    assert [check(path.read_bytes(), path).appliance.hostname for path in paths] == [f"gate-{n:02}" for n in range(1, 13)]
+    assert [check(path.read_bytes(), path).appliance.hostname for path in paths] == [
+        f"gate-{n:02}" for n in range(1, 13)
+    ]
     for wrong, said in (("gate", "one name"), ("the gate {n}", "without dots and spaces")):
         assert main([*arguments, "--hostname", wrong, str(tmp_path / "wrong")]) != 0
         assert said in capsys.readouterr().err
