@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import disk, durability, footprint, hop, hostile, ingest, reconcile, retrieval
+from bench import disk, durability, footprint, hop, hostile, ingest, pages, reconcile, retrieval
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +31,7 @@ PARTS: dict[str, Callable[[Path], dict[str, float]]] = {
     "hop": hop.measure,
     "hostile": hostile.measure,
     "reconcile": _reconcile,
+    "pages": pages.measure,
     "full": footprint.measure_full,
     "idle": footprint.measure_idle,
     "disk": disk.measure,

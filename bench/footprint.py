@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import shutil
-import statistics
 import tempfile
 import threading
 import time
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.ingest import put_all
+from bench.pages import first_bytes_ms
 from bench.peers import BarePeer
 from bench.relays import BareClient, RelayProcess, relay
 from bench.store_input import make_envelopes
@@ -59,15 +58,9 @@ def measure_full(folder: Path) -> dict[str, float]:
 
 
 def _scrape(process: RelayProcess) -> dict[str, float]:
-    """How long Prometheus waits for the metrics (median of 21), and how many bytes they are."""
-    times: list[float] = []
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", process.http_port)) as connection:
-        for _ in range(21):
-            began = time.perf_counter()
-            connection.request("GET", "/metrics")
-            body = connection.getresponse().read()
-            times.append(time.perf_counter() - began)
-    return {"scrape_ms": 1000 * statistics.median(times), "scrape_bytes": len(body)}
+    """How long Prometheus waits for the metrics, and how many bytes they are."""
+    [(scrape_ms, scrape_bytes)] = first_bytes_ms(process.http_port, ("/metrics",)).values()
+    return {"scrape_ms": scrape_ms, "scrape_bytes": scrape_bytes}
 
 
 @contextlib.contextmanager

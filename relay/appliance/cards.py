@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: A mesh of more relays is not put up from one folder.
 MAX_CARDS: Final = 1000
 README: Final = "KEEP-THIS-SECRET.txt"
-#: In the name of an access point: the number of the card.
+#: In the name of an access point or relay: the number of the card.
 NUMBER: Final = "{n}"
 #: Of a password that is drawn: letters and digits that are not taken for one another, 12 of 31: 59 bits.
 PASSWORD_LETTERS: Final = "abcdefghjkmnpqrstuvwxyz23456789"  # noqa: S105 - what one is drawn of
@@ -33,8 +33,8 @@ _KEEP: Final = """\
 This folder holds the settings of {count} relays of one mesh. All have the same secret,
 which was drawn for this mesh and is nowhere else.
 
-1. Write the image to {count} cards. Copy the relay.toml of one of the folders here to the
-   drive MESH-RELAY of each card; they are alike, the numbers are for you to count.
+1. Write the image to {count} cards. Copy the relay.toml of a folder here to the drive
+   MESH-RELAY of each card, of another folder to each: their names have its number, if they have any.
 2. For a relay that comes later, keep one relay.toml: where you keep passwords, or on
    a stick that is locked away, or on paper. It is all that a relay needs to join.
 3. Then delete this folder, and empty the bin. Send it to nobody by mail or messenger.
@@ -76,11 +76,13 @@ def write_cards(
     country: str,
     secret: str,
     access_point: AccessPoint | None = None,
+    hostname: str = "",
     draw: Draw | None = None,
 ) -> list[Problem]:
     """Write ``count`` numbered folders with a relay.toml each, for their owner's eyes only; raise RelayError.
 
-    With an ``access_point`` there is a poster for participants beside each, made by ``draw``.
+    ``hostname``, with NUMBER in it, is each relay's name on a cable, "" leaves them all "relay". With an
+    ``access_point`` there is a poster for participants beside each, made by ``draw``.
     Return what still has to be changed in each of them, as the country does not allow it.
     """
     text = EXAMPLE.read_text(encoding="utf-8")
@@ -89,19 +91,28 @@ def write_cards(
     if access_point is not None:
         text = _with(text, "access_point", "false", "true")
         text = _with(text, "access_point_password", '""', write_value(access_point.password))
-        # Before anything is written; raises ConfigError.
-        longest = _with(text, "access_point_name", '"Mesh relay"', write_value(access_point.name_of(str(count))))
-        check(longest.encode(), folder / BOOT_CONFIG)
+    if hostname and count > 1 and NUMBER not in hostname:
+        raise CardsError(f'the relays would have one name: write {NUMBER} for the number, as in "gate-{NUMBER}"')
+
+    def text_of(number: str) -> str:
+        own = text
+        if access_point is not None:
+            own = _with(own, "access_point_name", '"Mesh relay"', write_value(access_point.name_of(number)))
+        if hostname:
+            own = _with(own, "hostname", '"relay"', write_value(hostname.replace(NUMBER, number)))
+        return own
+
+    # The longest, before anything is written; raises ConfigError.
+    check(text_of(str(count)).encode(), folder / BOOT_CONFIG)
     try:
         folder.mkdir(mode=0o700, parents=True)
         for number in range(1, count + 1):
             card = folder / f"{number:0{len(str(count))}}"
             card.mkdir(mode=0o700)
+            _write(card / BOOT_CONFIG, text_of(card.name))
             if access_point is None:
-                _write(card / BOOT_CONFIG, text)
                 continue
             name = access_point.name_of(card.name)
-            _write(card / BOOT_CONFIG, _with(text, "access_point_name", '"Mesh relay"', write_value(name)))
             for file, content in draw(name=name, password=access_point.password).items() if draw else ():
                 (card / file).touch(mode=0o600)
                 (card / file).write_bytes(content)

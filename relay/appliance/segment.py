@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`relay segment INTERFACE`: asks who serves the segment, and starts or stops serving it."""
+"""`relay segment INTERFACE`: asks who serves the segment, and starts or stops serving it; answers to our name there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import random
 import secrets
 import socket
 import struct
-from typing import TYPE_CHECKING, Final, Protocol
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from relay.appliance import mdns
 from relay.appliance.dhcp_probe import CLIENT_PORT, decode_offer, encode_probe, is_router
@@ -25,7 +26,6 @@ from relay.process.stopping import stop_signals, until_stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from ipaddress import IPv4Address
     from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -33,9 +33,12 @@ logger = logging.getLogger(__name__)
 #: Read at once: more would be a flood, which the next turn of the loop goes on with.
 _PACKETS: Final = 64
 _MTU: Final = 2048
-#: Socket options without a name in Python (asm-generic/socket.h, linux/icmpv6.h).
+#: Socket options without a name in Python (asm-generic/socket.h, linux/icmpv6.h, linux/in.h).
 _ATTACH_FILTER: Final = 26
 _ICMP6_FILTER: Final = 1
+#: Which address a packet is from: interface, address, and one that does not count when sending (ip(7)).
+_IP_PKTINFO: Final = 8
+_PKTINFO: Final = struct.Struct("@i4s4s")
 #: Classic BPF (linux/filter.h): first fragments of UDP over IPv4 to the port of DHCP clients.
 _FILTER: Final = (
     (0x30, 0, 0, 9),  # protocol
@@ -86,13 +89,20 @@ class Files:
 
 
 class Segment:
-    """One interface. ``address``: ours there, while we serve; ``number``: for the election, None if there is none."""
+    """One interface. ``address``: ours there, while we serve; ``number``: for the election, None if there is none.
 
-    def __init__(self, *, interface: str, address: IPv4Address, number: bytes | None, server: Server) -> None:
+    ``name``: ours, without `.local`. Another than mdns.NAME is one that the operator chose, and is answered to also
+    while somebody else serves.
+    """
+
+    def __init__(
+        self, *, interface: str, address: IPv4Address, number: bytes | None, server: Server, name: str = mdns.NAME
+    ) -> None:
         self._interface = interface
         self._address = address
         self._number = number
         self._server = server
+        self._name = name
         self._transaction = secrets.randbits(32)
         self._woken = asyncio.Event()
 
@@ -110,9 +120,9 @@ class Segment:
                 else Election(number=self._number, now=loop.time(), random=random.random)
             )
             for sock, heard in (
-                (packets, lambda data: self._on_packet(data, election)),
-                (routers, lambda data: self._on_router(data, election)),
-                (names, lambda data: self._on_query(data, election, names)),
+                (packets, lambda data, _: self._on_packet(data, election)),
+                (routers, lambda data, _: self._on_router(data, election)),
+                (names, lambda data, asker: self._on_query(data, asker, election, names)),
             ):
                 loop.add_reader(sock, self._read, sock, heard)
                 stack.callback(loop.remove_reader, sock)
@@ -153,17 +163,17 @@ class Segment:
         _send(packets, packet, (self._interface, _ETH_IP, 0, 0, _BROADCAST))
         _send(routers, _SOLICIT, (_ALL_ROUTERS, 0, 0, socket.if_nametoindex(self._interface)))
 
-    def _read(self, sock: socket.socket, heard: Callable[[bytes], None]) -> None:
+    def _read(self, sock: socket.socket, heard: Callable[[bytes, Any], None]) -> None:
         for _ in range(_PACKETS):
             try:
-                data = sock.recv(_MTU)
+                data, sender = sock.recvfrom(_MTU)
             except BlockingIOError:
                 return
             except OSError:
                 # The interface went down, or away.
                 self._woken.set()
                 return
-            heard(data)
+            heard(data, sender)
 
     def _on_packet(self, data: bytes, election: Election | Unopposed) -> None:
         try:
@@ -184,9 +194,32 @@ class Segment:
             election.heard_server(asyncio.get_running_loop().time())
             self._woken.set()
 
-    def _on_query(self, data: bytes, election: Election | Unopposed, names: socket.socket) -> None:
-        if election.role is Role.SERVING and (answer := mdns.answer_query(data, self._address)):
-            _send(names, answer, (str(mdns.GROUP), MDNS_PORT))
+    def _on_query(
+        self, data: bytes, asker: tuple[str, int], election: Election | Unopposed, names: socket.socket
+    ) -> None:
+        serves = election.role is Role.SERVING
+        asked = mdns.asked_for(data, {self._name, mdns.NAME} if serves else {self._name} - {mdns.NAME})
+        if asked is None:
+            return
+        address = self._address if asked == mdns.NAME else own_address(self._interface, asker[0])
+        if address is not None:
+            # The socket speaks from the address that we serve from, which is not ours now.
+            source = _PKTINFO.pack(0, address.packed, bytes(4))
+            with contextlib.suppress(OSError):
+                control = [(socket.IPPROTO_IP, _IP_PKTINFO, source)]
+                names.sendmsg([mdns.announce(address, asked)], control, 0, (str(mdns.GROUP), MDNS_PORT))
+
+
+def own_address(interface: str, peer: str) -> IPv4Address | None:
+    """Our address on an interface, as the kernel would use it towards ``peer``; None where there is no way there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+            # Of UDP: nothing is sent.
+            sock.connect((peer, MDNS_PORT))
+        except OSError:
+            return None
+        return IPv4Address(sock.getsockname()[0])
 
 
 def _open_packets(interface: str) -> socket.socket:
@@ -254,12 +287,14 @@ def _send(sock: socket.socket, data: bytes, to: tuple[object, ...]) -> None:
 def run(interface: str, address: IPv4Address, number: bytes | None, server: Server) -> int:
     """Run until SIGTERM or SIGINT; return the exit status."""
     logs.setup("info")
-    return asyncio.run(_serve(interface, address, number, server))
+    # relay.toml has been read, and the machine is called by it (relay.appliance.apply).
+    name = socket.gethostname().lower().partition(".")[0]
+    segment = Segment(interface=interface, address=address, number=number, server=server, name=name)
+    return asyncio.run(_serve(interface, segment))
 
 
-async def _serve(interface: str, address: IPv4Address, number: bytes | None, server: Server) -> int:
+async def _serve(interface: str, segment: Segment) -> int:
     notifier = Notifier(os.environ)
-    segment = Segment(interface=interface, address=address, number=number, server=server)
     try:
         await until_stopped(stop_signals(), [segment.run(notifier)], notifier)
     except OSError as error:

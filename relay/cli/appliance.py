@@ -70,6 +70,12 @@ def _add_appliance(commands: Commands) -> None:
         help="a Wi-Fi for phones of that name, {n} in it the card's number, and a poster for each (SVG and PDF)",
     )
     cards.add_argument(
+        "--hostname",
+        default="",
+        metavar="NAME",
+        help="each relay's name on a cable, {n} in it the card's number: its page is at http://NAME.local:9470/",
+    )
+    cards.add_argument(
         "--password",
         action="store_true",
         help="with --access-point: draw a password, one for all posters",
@@ -229,7 +235,13 @@ def _cards(arguments: argparse.Namespace) -> int:
     elif arguments.password:
         raise cards.CardsError("--password is that of a Wi-Fi: name one with --access-point NAME")
     left = cards.write_cards(
-        arguments.folder, count=arguments.count, country=code, secret=secret, access_point=point, draw=poster_files
+        arguments.folder,
+        count=arguments.count,
+        country=code,
+        secret=secret,
+        access_point=point,
+        hostname=arguments.hostname,
+        draw=poster_files,
     )
     print(
         f"{arguments.folder}: {arguments.count} times relay.toml, all with one secret. "

@@ -80,7 +80,8 @@ def _discovery_down(status: Status) -> list[str]:
     for link in status.links:
         if link.kind == "dnssd" and link.state == "down":
             faults.setdefault(link.fault, []).append(link.interface)
-    return [f"on {', '.join(names)}" + (f": {fault}" if fault else "") for fault, names in faults.items()]
+    shown = {fault: ", ".join(names) for fault, names in faults.items()}
+    return [f"on {names}: {fault}" if fault else f"on {names}" for fault, names in shown.items()]
 
 
 def _no_link(status: Status) -> list[str]:
@@ -98,7 +99,11 @@ def _clock_wrong(status: Status) -> list[str]:
         return []
     offset = status.clock.offset_hours
     if offset is not None and abs(offset) > CLOCK_OFF_HOURS:
-        return [f"it is {abs(offset)} hours {'ahead of' if offset > 0 else 'behind'} its neighbours'"]
+        return [
+            f"it is {offset} hours ahead of its neighbours'"
+            if offset > 0
+            else f"it is {-offset} hours behind its neighbours'"
+        ]
     refused, accepted = status.recent.get("refused_for_hour", 0), status.recent.get("accepted", 0)
     return (
         ["envelopes were refused for their hour, and none was taken"] if refused >= REFUSED_FOR_HOUR > accepted else []

@@ -83,6 +83,11 @@ class Tongue:
         self.language = language
         self._texts = translations(language.code)
 
+    @property
+    def is_english(self) -> bool:
+        """Whether it is the one in which texts are written in code."""
+        return self.language is LANGUAGES[0]
+
     def text(self, message: str) -> str:
         """``message`` in this language."""
         return self._texts.gettext(message) if message else ""

@@ -57,7 +57,7 @@ class ControlServer(LineServer):
         if operation == "status":
             return self._engine.status().as_dict()
         if operation == "metrics":
-            return self._metrics.render("text/plain")[0].decode()
+            return self._metrics.render()
         if operation == "clock":
             if not is_owner:
                 raise ControlError("the clock is set by root or the relay's own user: use sudo")

@@ -14,8 +14,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from relay import __version__
@@ -499,51 +498,54 @@ HISTOGRAMS: dict[Histogram, str] = {
 }
 
 
-#: What a scrape can be in: Prometheus' text format, and OpenMetrics 1.0.
-FORMATS = ("text/plain", "application/openmetrics-text")
+#: Prometheus' text format, whatever else a scraper would take as well: its client library reads versions in that wish,
+#: fails at some, and gives others back in its answer.
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def chosen_format(accept: str) -> str:
-    """The one of FORMATS for an Accept header; nothing else of that is looked at.
+class _Written:
+    """A family as it is written: what stands before the values is made once, as labels and their values are fixed.
 
-    The library would read versions in it, fail at some, and give others back in its answer.
+    The client library makes and checks it anew for each line of each scrape, which is four fifths of the work.
     """
-    return FORMATS[FORMATS[1] in accept]
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+        self._head = _head(family.name, family.help, family.kind.name.lower())
+        self._series = [
+            (labels, _line(family.name, dict(zip(family.labels, labels, strict=True)))) for labels in family.series()
+        ]
+
+    def lines(self, stats: Stats, status: Status) -> Iterator[str]:
+        """Yield all of it, with today's values."""
+        values = self._family.read(stats, status)
+        yield self._head
+        for labels, line in self._series:
+            if labels in values or not self._family.sparse:
+                yield f"{line} {float(values.get(labels, 0))}"
 
 
-class RelayCollector(Collector):
-    """Reads the engine once per scrape."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield every family of the table, each with all its series."""
-        stats = self._engine.stats
-        status = coarse(self._engine.status())
-        for family in FAMILIES:
-            values = family.read(stats, status)
-            kind = CounterMetricFamily if family.kind is Kind.COUNTER else GaugeMetricFamily
-            metric = kind(family.name, family.help, labels=list(family.labels))
-            for labels in family.series():
-                if labels in values or not family.sparse:
-                    metric.add_metric(labels, float(values.get(labels, 0)))
-            yield metric
-        for histogram, text in HISTOGRAMS.items():
-            yield _histogram(stats, histogram, text)
+def _head(name: str, text: str, kind: str) -> str:
+    return f"# HELP {name} {text}\n# TYPE {name} {kind}"
 
 
-def _histogram(stats: Stats, histogram: Histogram, text: str) -> Metric:
+def _line(name: str, labels: Mapping[str, str]) -> str:
+    # Names of our own, of which none has a quote, a backslash or a line feed in it.
+    pairs = ",".join(f'{label}="{value}"' for label, value in sorted(labels.items()))
+    return f"{name}{{{pairs}}}" if pairs else name
+
+
+def _histogram(stats: Stats, histogram: Histogram, text: str) -> Iterator[str]:
+    name = f"relay_{histogram}"
     distribution = stats.distribution(histogram)
     bounds = [*(str(bound) for bound in distribution.bounds), "+Inf"]
-    buckets = []
+    yield _head(name, text, "histogram")
     reached = 0
     for bound, count in zip(bounds, distribution.counts, strict=True):
         reached += count
-        buckets.append((bound, float(reached)))
-    metric = HistogramMetricFamily(f"relay_{histogram}", text)
-    metric.add_metric([], buckets, distribution.sum)
-    return metric
+        yield f"{_line(f'{name}_bucket', {'le': bound})} {float(reached)}"
+    yield f"{name}_count {float(reached)}"
+    yield f"{name}_sum {float(distribution.sum)}"
 
 
 #: Of the client's own metrics. Its number of open files would be that of connections, one by one.
@@ -566,14 +568,19 @@ class _ProcessCollector(Collector):
 
 
 class Metrics:
-    """A registry of this relay alone: its own families, and CPU, memory and start of its process."""
+    """The families of one relay alone, and CPU, memory and start of its process."""
 
     def __init__(self, engine: Engine) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(RelayCollector(engine))
-        self._registry.register(_ProcessCollector())
+        self._engine = engine
+        self._families = [_Written(family) for family in FAMILIES]
+        self._process = CollectorRegistry()
+        self._process.register(_ProcessCollector())
 
-    def render(self, format_: str) -> tuple[bytes, str]:
-        """Return the scrape in one of FORMATS, and its content type."""
-        encode, content_type = choose_encoder(format_)
-        return encode(self._registry), content_type
+    def render(self) -> str:
+        """Return a scrape, of CONTENT_TYPE; the engine is read once, and every family has all its series."""
+        stats = self._engine.stats
+        status = coarse(self._engine.status())
+        lines = [line for family in self._families for line in family.lines(stats, status)]
+        for histogram, text in HISTOGRAMS.items():
+            lines.extend(_histogram(stats, histogram, text))
+        return "\n".join(lines) + "\n" + generate_latest(self._process).decode()

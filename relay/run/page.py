@@ -12,6 +12,7 @@ from relay.core.stats import LinkKind
 from relay.pages.language import N_, Tongue
 from relay.process.reports import MEMORY
 from relay.run import pictures, words
+from relay.run.sayings import translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -42,13 +43,29 @@ _ICONS: Final = {"critical": "bad", "warning": "warn", "info": "info"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Detail:
+    """What somebody else says; ``is_english``: in English, on a page of another language."""
+
+    text: str
+    is_english: bool
+
+    @classmethod
+    def of(cls, text: str, tongue: Tongue) -> Detail:
+        """``text`` as this page says it."""
+        if tongue.is_english:
+            return cls(text=text, is_english=False)
+        found = translated(text, tongue)
+        return cls(text=found or text, is_english=found is None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """A condition on the page; texts in English, to be translated where they are ours."""
+    """A condition on the page; texts in English, to be translated; ``details`` are already, as far as they can be."""
 
     icon: str
     what: str
     do: str
-    details: tuple[str, ...]
+    details: tuple[Detail, ...]
 
 
 def operator_page(
@@ -62,7 +79,7 @@ def operator_page(
 ) -> str:
     """Return the document. ``said``: a key of SAID, for whoever comes from the form."""
     tongue = Tongue(language)
-    conditions = [_shown(condition) for condition in status.conditions]
+    conditions = [_shown(condition, tongue) for condition in status.conditions]
     notes = [row.icon for row in conditions]
     return pages.render(
         "operator.html",
@@ -73,7 +90,7 @@ def operator_page(
             "verdict": "bad" if "bad" in notes else "warn" if "warn" in notes else "ok",
             "troubles": [row for row in conditions if row.icon != "info"],
             "remarks": [row for row in conditions if row.icon == "info"],
-            "notices": [notice.text for notice in status.notices if not notice.serious],
+            "notices": [Detail.of(notice.text, tongue) for notice in status.notices if not notice.serious],
             "figures": _figures(status, tongue),
             "segments": sorted(pictures.segments(status), key=lambda row: (row.up, not (row.relays or row.people))),
             "store": _store(status, samples, tongue),
@@ -101,9 +118,9 @@ def operator_page(
 _QUEUES: Final = {"commit": N_("Messages that wait for the card"), "requests": N_("Messages on their way here")}
 
 
-def _shown(condition: ConditionStatus) -> Shown:
+def _shown(condition: ConditionStatus, tongue: Tongue) -> Shown:
     said = words.CONDITIONS.get(condition.name, words.Said(condition.says, condition.remedy))
-    details = tuple(detail for detail in condition.details if detail)
+    details = tuple(Detail.of(detail, tongue) for detail in condition.details if detail)
     return Shown(icon=_ICONS[condition.severity], what=said.what, do=said.do, details=details)
 
 

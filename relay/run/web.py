@@ -26,7 +26,7 @@ from relay.process.http_hosts import host_name, is_called_rightly
 from relay.run.access import Access, Gate
 from relay.run.clock_form import ClockForm
 from relay.run.http_server import HttpServer, peer, text
-from relay.run.metrics import Metrics, chosen_format
+from relay.run.metrics import CONTENT_TYPE, Metrics
 from relay.run.page import SAID, operator_page
 from relay.run.recent import Recent
 from relay.run.shelf_routes import ShelfRoutes
@@ -207,10 +207,9 @@ class StatusServer:
         body = await self._for_machines.get("status", lambda: json.dumps(coarse(self._engine.status()).as_dict()))
         return web.Response(text=body, content_type="application/json")
 
-    async def _get_metrics(self, request: web.BaseRequest) -> web.Response:
-        chosen = chosen_format(request.headers.get("Accept", ""))
-        body, content_type = await self._for_machines.get(chosen, lambda: self._metrics.render(chosen))
-        return web.Response(body=body, headers={"Content-Type": content_type})
+    async def _get_metrics(self, _: web.BaseRequest) -> web.Response:
+        body: str = await self._for_machines.get("metrics", self._metrics.render)
+        return web.Response(body=body.encode(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _get_health(self, _: web.BaseRequest) -> web.Response:
         problems = [f"{one.name}: {one.text}" for one in self._engine.status().conditions if one.is_problem]

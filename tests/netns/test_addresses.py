@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Interfaces and addresses that come, go and change; networks without IPv4 and without multicast."""
 
+import contextlib
 import re
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -264,3 +266,70 @@ def test_only_the_interfaces_named_are_served_also_those_that_come_later(lab):
     with pytest.raises(ConnectionRefusedError):
         guest.connect(port.ipv4)
     assert linked(stranger.status()) == 0
+
+
+#: `relay segment` but for the units that hand out addresses.
+ANSWERS = """
+import asyncio, sys
+from ipaddress import IPv4Address
+from relay.appliance.segment import Segment
+from relay.process.notify import Notifier
+class Nobody:
+    async def start(self): ...
+    async def stop(self): ...
+name, serves_from = sys.argv[1:]
+segment = Segment(interface="eth0", address=IPv4Address(serves_from), number=bytes(8), server=Nobody(), name=name)
+asyncio.run(segment.run(Notifier({})))
+"""
+ASKS = """
+import asyncio, sys
+from zeroconf import AddressResolver, IPVersion
+from zeroconf.asyncio import AsyncZeroconf
+async def main():
+    zeroconf = AsyncZeroconf(interfaces=[sys.argv[1]], ip_version=IPVersion.V4Only)
+    for name in sys.argv[2:]:
+        resolver = AddressResolver(f"{name}.local.")
+        await resolver.async_request(zeroconf.zeroconf, 4000)
+        print(name, *resolver.parsed_addresses())
+asyncio.run(main())
+"""
+
+
+def test_each_relay_on_a_cable_is_found_by_the_name_that_it_was_given(lab):
+    segment = lab.segment()
+    boxes = {name: lab.box(name, segment) for name in ("gate", "stage", "relay")}
+    ours = {name: box.ports["eth0"].ipv4 for name, box in boxes.items()}
+    for name, box in boxes.items():
+        # Nobody serves here with the address that he would serve from: it is not on the interface.
+        box.python("-c", ANSWERS, name, "10.222.0.1")
+    asking = lab.box("phone", segment)
+    own = asking.ports["eth0"].ipv4
+    air = asking.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    air.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    air.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    air.bind(("224.0.0.251", 5353))
+    air.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("224.0.0.251") + socket.inet_aton(own))
+
+    def found():
+        process = asking.python("-c", ASKS, own, "gate", "stage", "nobody", stdout=subprocess.PIPE)
+        answer = process.communicate(timeout=60)[0].decode()
+        return dict(line.split(" ", 1) if " " in line else (line, "") for line in answer.splitlines())
+
+    wanted = {"gate": ours["gate"], "stage": ours["stage"], "nobody": ""}
+    last = {}
+
+    def look():
+        last.clear()
+        last.update(found())
+        return last == wanted
+
+    wait_until(lambda: f"{wanted} are found: {last}", look, 60)
+    # Nobody was told a name before somebody asked for it.
+    air.setblocking(False)
+    heard = []
+    with contextlib.suppress(BlockingIOError), air:
+        while True:
+            packet, sender = air.recvfrom(2048)
+            heard.append((sender[0], packet))
+    assert [next(who for who, packet in heard if name in packet) for name in (b"gate", b"stage")] == [own, own]
+    assert {who for who, packet in heard if b"gate" in packet} == {own, ours["gate"]}

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,7 +23,7 @@ from relay.control.conditions import SLOW_COMMITS
 from relay.process.link_socket import component_preamble
 from relay.process.reports import Component, Idle, Reporter
 from relay.run.words import CONDITIONS
-from tests.netns.lab import command
+from tests.netns.lab import LabError, command
 from tests.netns.rawclient import ClientError, RawClient, make_envelopes
 from tests.waiting import wait_until
 
@@ -59,6 +60,10 @@ class Watched:
         """The one value of the label `state` under which a metric is 1."""
         [state] = [key[-1] for key, value in self.metrics().items() if key[:-1] == (metric, *labels) and value]
         return state
+
+    def wait_state(self, state, metric, *labels):
+        """Wait for it, where nothing else told that it is so already: an answer may be a moment old."""
+        wait_until(lambda: f"{metric} {labels} is {state}", lambda: self.state(metric, *labels) == state, PATIENCE_S)
 
     def problems(self):
         """The names of what is wrong by metric, status, page and /healthz."""
@@ -235,6 +240,40 @@ def test_a_disk_that_is_full_or_read_only_and_is_well_again_without_anybody_putt
     assert watched.relay.status()["store"]["envelopes"] == held
 
 
+@pytest.fixture
+def dying_disk(tmp_path):
+    """A file system as of a card, and what has it meet an error, after which it takes no more writes."""
+    image, folder = tmp_path / "image", tmp_path / "disk"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    command("mkfs.ext4", "-q", str(image))
+    try:
+        command("mount", "-o", "loop,errors=remount-ro", str(image), str(folder))
+    except LabError as error:
+        pytest.skip(f"needs a loop device, which a user namespace has not: {error}")
+    device = command("findmnt", "-no", "SOURCE", str(folder)).strip()
+    yield folder, Path("/sys/fs/ext4") / Path(device).name / "trigger_fs_error"
+    command("umount", "--lazy", str(folder))
+
+
+def test_a_card_that_turns_read_only_is_told_before_anybody_puts_anything(lab, dying_disk):
+    folder, trigger = dying_disk
+    watched = Watched(lab.box("relay", lab.segment()), store={"path": str(folder / "store")})
+    watched.put(make_envelopes(1, 20))
+    watched.wait_for()
+    trigger.write_text("as a worn card makes it")
+    watched.wait_for("store_unwritable")
+    assert watched.metrics()["relay_store_writable",] == 0
+    assert "read only" in watched.get("/healthz")[1]
+    # What it has it hands out.
+    with RawClient(watched.box.connect("127.0.0.1")) as client:
+        assert len(client.fetch_all()) == 20
+    with pytest.raises(ClientError, match="STORAGE"):
+        watched.put(make_envelopes(2, 1))
+    watched.wait_for("store_unwritable")
+
+
 def test_a_slow_card(lab):
     box = lab.box("relay", lab.segment())
     watched = Watched(box)
@@ -282,8 +321,8 @@ def test_what_other_processes_say_and_when_they_are_gone(lab):
         reporter.measured("memory_bytes", 25 << 20)
         report(ble, reporter)
         watched.relay.wait("it is there", lambda status: status["components"], PATIENCE_S)
+        watched.wait_state("no_adapter", "relay_component_state", "ble")
         watched.wait_for()
-        assert watched.state("relay_component_state", "ble") == "no_adapter"
         assert watched.metrics()["relay_process_memory_bytes", "ble"] == 25 << 20
         reporter.idle = None
         report(ble, reporter)
@@ -291,18 +330,16 @@ def test_what_other_processes_say_and_when_they_are_gone(lab):
         assert watched.state("relay_component_state", "ble") == "failing"
         reporter.up = True
         report(ble, reporter)
+        watched.wait_state("up", "relay_component_state", "ble")
+        watched.wait_state("listening", "relay_link_state", "ble")
         watched.wait_for()
-        assert (watched.state("relay_component_state", "ble"), watched.state("relay_link_state", "ble")) == (
-            "up",
-            "listening",
-        )
     watched.wait_for("ble_down")
     assert watched.state("relay_component_state", "ble") == "dead"
     with connect(watched, Component.BLE) as ble:
         reporter.stopped()
         ble.sendall(reporter.last_line())
+    watched.wait_state("stopped", "relay_component_state", "ble")
     watched.wait_for()
-    assert watched.state("relay_component_state", "ble") == "stopped"
     board = Reporter(Component.BOARD)
     board.up = True
     sensors = {"temperature_celsius": 84, "undervoltage": 0, "undervoltage_seen": 1, "card_worn": 1, "power_percent": 9}

@@ -1,16 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Every text of the pages is there in every language, and what is read at run time is what translators wrote."""
 
+import ast
+import random
 import re
+import time
 
 import pytest
 
-from relay.control.conditions import TABLE
-from relay.control.status import LinkState, ProcessState
+from relay.appliance.apply import read_plan
+from relay.appliance.network import draw_segment
+from relay.appliance.plan import Facts
+from relay.control.conditions import TABLE, with_conditions
+from relay.control.status import ClockStatus, ComponentStatus, LinkState, LinkStatus, NoticeStatus, ProcessState, Status
 from relay.core.stats import FAMILIES, Download, LinkKind, LiveDropped, LiveTotal, Total
+from relay.links.discovery import _WITHOUT
+from relay.links.tcp import _UNPLUGGED
 from relay.pages.language import LANGUAGES, LOCALE, Tongue, choose, translations
+from relay.pages.render import Pages
 from relay.process.reports import GAUGES
-from relay.run import words
+from relay.run import sayings, words
+from relay.run.history import Sample
+from relay.run.page import operator_page
 from tests.pages.catalogues import TRANSLATED, all_of, mo, po, read, template
 
 PLACE = re.compile(r"%\(\w+\)s|%[sd]")
@@ -66,6 +77,104 @@ def test_whatever_the_relay_can_say_has_words():
     counted = [{str(member) for member in family} for family in FAMILIES if family not in unsaid]
     assert sorted(map(sorted, counted)) == sorted(sorted(reasons) for reasons in words.REASONS.values())
     assert {family for family, _ in said} == words.FAMILIES.keys()
+
+
+def texts_of(source):
+    """Every text that a file says, with %s where it fills something in."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "%s" for part in node.values)
+
+
+def test_each_sentence_that_is_translated_is_said_somewhere():
+    """They are found by their English text: one that is changed where it is said would be English from then on."""
+    said = {
+        text
+        for path in LOCALE.parents[1].rglob("*.py")
+        if path.name != "sayings.py"
+        for text in texts_of(path.read_text())
+    }
+    # Why nothing can be written is a reason's name with spaces.
+    said |= {text.replace("_", " ") for text in said if re.fullmatch(r"[a-z_]+", text)}
+    assert set(sayings.SENTENCES) - said == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "french"),
+    [
+        (
+            "tcp on eth0, eth1: look at its cable, adapter and power",
+            "réseau sur eth0, eth1 : regardez son câble, son adaptateur et son alimentation",
+        ),
+        (
+            "The LAN bridge lacks a port: there is no eth1: plug it in, or name another.",
+            "Il manque un port au pont du réseau local : il n'y a pas de eth1 : branchez-le, ou nommez-en un autre.",
+        ),
+        (
+            "The access point for phones is off: 70%s of it.",
+            "Le point d'accès pour les téléphones est éteint : 70%s of it.",
+        ),
+        ("line 3: expected a number", "ligne 3 : expected a number"),
+        ("something that nobody knows: at all", None),
+        ("it is %s", None),
+        ("", None),
+    ],
+)
+def test_what_other_processes_say_is_said_in_the_language_of_the_page(text, french):
+    found = sayings.translated(text, Tongue(choose("fr", "")))
+    if found is not None:
+        found = re.sub("[\N{FIRST STRONG ISOLATE}\N{POP DIRECTIONAL ISOLATE}]", "", found).replace(
+            "\N{NO-BREAK SPACE}", " "
+        )
+    assert found == french
+
+
+@languages
+def test_a_page_of_another_language_has_no_english_sentence(code, tmp_path):
+    facts = Facts(segment=draw_segment(random.Random(4).randbytes), stand_in="0" * 64)
+    notices = list(read_plan(tmp_path, facts).notices)
+    (tmp_path / "relay.toml").write_text("[appliance]\nlan_bridge = yes\n")
+    (tmp_path / "relay.toml.txt").write_text("")
+    notices += read_plan(tmp_path, facts).notices
+    discovery = f"port 5353: Address already in use by avahi; stop what has it, {_WITHOUT}"
+    status = Status(
+        version="1",
+        ready=True,
+        relays=0,
+        link_states={"tcp": "down"},
+        links=[
+            LinkStatus(kind="tcp", interface="eth0", state=LinkState.DOWN, fault=_UNPLUGGED),
+            LinkStatus(kind="dnssd", interface="eth0", state=LinkState.DOWN, fault=discovery),
+        ],
+        clock=ClockStatus(trusted=True, hour=500_000, offset_hours=-9600),
+        components=[
+            ComponentStatus(name="ble"),
+            ComponentStatus(name="board", connected=True),
+            ComponentStatus(name="net", connected=True, troubles=["The access point for phones is off: x."]),
+        ],
+        notices=[NoticeStatus(code=str(one.code), text=one.text, serious=one.code.serious) for one in notices],
+    )
+    page = operator_page(
+        Pages(),
+        choose(code, ""),
+        with_conditions(status),
+        [Sample(at_s=0, envelopes=0, bytes=0, received=0, sent=0)] * 2,
+        can_set_clock=False,
+    )
+    shown = re.findall(r'<p class="detail">.*?</p>', page)
+    assert len(shown) >= 9
+    assert [one for one in shown if 'lang="en"' in one] == []
+
+
+def test_a_text_of_any_kind_is_looked_up_in_no_time():
+    """A report is 600 characters at most, of another process that may be anything."""
+    hostile = ["on " * 200, "line " + ": " * 290, "a: " * 200, "port : ; , " * 54, " on : " * 100]
+    began = time.thread_time()
+    for text in hostile:
+        sayings.translated(text, Tongue(choose("ar", "")))
+    assert time.thread_time() - began < 0.5
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from relay.store.committer import Committer
 from relay.store.database import Store
 from relay.store.errors import StoreFullError, StoreReadOnlyError
 from relay.store.salvage import salvage
+from relay.store.space import look
 from tests.store.helpers import contents, insert, insert_batch, make_envelope
 
 BALLAST = b"\1" * 6 * 1024 * 1024
@@ -100,7 +101,9 @@ def read_only(folder, elsewhere):
 
     assert _in_a_killed_process(leave_a_log) == 99
     assert path.with_name("store-wal").stat().st_size > 100_000
+    assert not look(path).read_only
     subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    assert look(path).read_only
     with pytest.raises(StoreReadOnlyError, match="mount it writable"):
         Store.open(path)
     report = check(path)

@@ -52,6 +52,19 @@ def test_no_secret_is_written_over(tmp_path, capsys):
     assert (tmp_path / "new" / "01" / "relay.toml").read_bytes() == before
 
 
+def test_each_card_has_a_page_of_its_own_name(tmp_path, capsys):
+    arguments = ["appliance", "cards", "--count", "12", "--country", "FR"]
+    assert main([*arguments, "--hostname", "Gate-{n}", str(tmp_path / "camp")]) == 0
+    paths = sorted((tmp_path / "camp").glob("*/relay.toml"))
+    assert [check(path.read_bytes(), path).appliance.hostname for path in paths] == [
+        f"gate-{n:02}" for n in range(1, 13)
+    ]
+    for wrong, said in (("gate", "one name"), ("the gate {n}", "without dots and spaces")):
+        assert main([*arguments, "--hostname", wrong, str(tmp_path / "wrong")]) != 0
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "wrong").exists()
+
+
 def test_each_card_s_poster_leads_to_its_own_access_point(tmp_path, capsys):
     folder = tmp_path / "camp"
     arguments = ["appliance", "cards", "--count", "3", "--country", "FR", "--access-point", 'Camp "{n}"', "--password"]

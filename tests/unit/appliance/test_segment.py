@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from relay.appliance.checks import ANY_PATH, read_checks
 from relay.appliance.dhcp_probe import decode_offer, encode_probe, is_router
 from relay.appliance.election import PROBE_S, SERVER_S, SILENCE_S, TAKEOVER_S, Election, Role, Unopposed
-from relay.appliance.mdns import announce, answer_query
+from relay.appliance.mdns import NAME, announce, asked_for
 from relay.appliance.portal import MAX_REQUEST_BYTES, answer
 from relay.appliance.portal_page import PortalPage
 from relay.appliance.portal_server import serve
@@ -260,9 +260,15 @@ def query(*names, kind=1, flags=0):
 
 def test_who_asks_for_relay_local_gets_its_address():
     for packet in (query(b"relay.local"), query(b"RELAY.local", kind=255), query(b"printer.local", b"relay.local")):
-        found = answer_query(packet, ADDRESS)
-        assert found == announce(ADDRESS)
-        assert found.endswith(b"\x05relay\x05local\0\0\x01\x80\x01\0\0\0\x1e\0\x04" + ADDRESS.packed)
+        assert asked_for(packet, {NAME}) == "relay"
+    assert announce(ADDRESS).endswith(b"\x05relay\x05local\0\0\x01\x80\x01\0\0\0\x1e\0\x04" + ADDRESS.packed)
+
+
+def test_a_relay_is_known_by_the_name_that_it_was_given_and_by_no_other():
+    assert asked_for(query(b"Gate-2.local"), {"gate-2"}) == "gate-2"
+    assert asked_for(query(b"relay.local"), {"gate-2"}) is None
+    assert asked_for(query(b"relay.local"), set()) is None
+    assert announce(ADDRESS, "gate-2").count(b"\x06gate-2\x05local\0") == 1
 
 
 @pytest.mark.parametrize(
@@ -277,13 +283,13 @@ def test_who_asks_for_relay_local_gets_its_address():
     ],
 )
 def test_other_questions_are_not_answered(packet):
-    assert answer_query(packet, ADDRESS) is None
+    assert asked_for(packet, {NAME}) is None
 
 
 @given(st.binary(max_size=200))
 def test_any_question_can_be_asked(noise):
-    answer_query(noise, ADDRESS)
-    answer_query(struct.pack("!HHHHHH", 0, 0, 40, 0, 0, 0) + noise, ADDRESS)
+    asked_for(noise, {NAME})
+    asked_for(struct.pack("!HHHHHH", 0, 0, 40, 0, 0, 0) + noise, {NAME})
 
 
 # Port 80
