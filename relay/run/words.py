@@ -76,6 +76,9 @@ CONDITIONS: Final[dict[str, Said]] = {
     "ble_down": Said(
         N_("Bluetooth does not work"), N_("Start the relay again. If that does not help, use another box.")
     ),
+    "bitchat_down": Said(
+        N_("bitchat does not work"), N_("Start the relay again. If that does not help, use another box.")
+    ),
     "net_down": Said(N_("Wi-Fi does not work"), N_("Look at the radio and its settings; then start the relay again.")),
     "board_down": Said(N_("Light and button do not work"), N_("Start the relay again.")),
     "access_point_full": Said(
