@@ -75,18 +75,22 @@ PACKET_TYPES: Final = (
     *("file_transfer", "board_post", "prekey_bundle", "group_message", "ping", "pong", "nostr_carrier", "voice_frame"),
     *("announce_v2", "other", "any"),
 )
+#: Of every program that has an adapter (relay/adapters/).
+_ADAPTER_EVENTS: Final = (
+    "bluetoothd_lost",
+    "bluetoothd_recovered",
+    "dbus_errors",
+    "adapter_lost",
+    "adapter_recovered",
+    "adapter_blocked",
+    "advertise_failed",
+    "gatt_failed",
+    "rotations",
+)
 #: What each counts. A new event is a new name here; metrics, status and page follow.
 EVENTS: Final[dict[Component, tuple[str, ...]]] = {
     Component.BLE: (
-        "bluetoothd_lost",
-        "bluetoothd_recovered",
-        "dbus_errors",
-        "adapter_lost",
-        "adapter_recovered",
-        "adapter_blocked",
-        "advertise_failed",
-        "gatt_failed",
-        "rotations",
+        *_ADAPTER_EVENTS,
         "connections",
         "idle_ended",
         "clients_accepted",
@@ -116,15 +120,7 @@ EVENTS: Final[dict[Component, tuple[str, ...]]] = {
         "heard_full",
     ),
     Component.BITCHAT: (
-        "bluetoothd_lost",
-        "bluetoothd_recovered",
-        "dbus_errors",
-        "adapter_lost",
-        "adapter_recovered",
-        "adapter_blocked",
-        "advertise_failed",
-        "gatt_failed",
-        "rotations",
+        *_ADAPTER_EVENTS,
         "identities",
         "connections",
         "idle_ended",
