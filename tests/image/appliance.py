@@ -104,10 +104,11 @@ class Appliance(Guest):
         return self.sh("systemctl list-units --failed --plain --no-legend | cut -d' ' -f1").split()
 
     def explain(self):
-        """What failed, and what it said."""
+        """What failed, and what it said; then what anything said last, as what does not happen need not fail."""
         return self.sh(
             "for unit in $(systemctl list-units --failed --plain --no-legend | cut -d' ' -f1); do "
-            "echo; echo $unit; journalctl --no-pager -o cat -n 20 -u $unit; done"
+            "echo; echo $unit; journalctl --no-pager -o cat -n 20 -u $unit; done; "
+            "echo; journalctl --no-pager -o short-monotonic -n 60"
         )
 
     def journal(self, unit):
