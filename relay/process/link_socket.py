@@ -103,11 +103,15 @@ def decode_preamble(line: bytes) -> ForeignStream | Component | Gateway:
     )
 
 
+def _require_version(values: dict[str, Any]) -> None:
+    if type(values["version"]) is not int or values["version"] != VERSION:
+        raise DecodeError(f"the version must be {VERSION}")
+
+
 def _component(values: dict[str, Any]) -> Component:
     if values.keys() != {"version", "component"}:
         raise DecodeError("the first line of a component must have exactly the keys version, component")
-    if type(values["version"]) is not int or values["version"] != VERSION:
-        raise DecodeError(f"the version must be {VERSION}")
+    _require_version(values)
     try:
         return Component(values["component"])
     except ValueError as error:
@@ -117,8 +121,7 @@ def _component(values: dict[str, Any]) -> Component:
 def _gateway(values: dict[str, Any]) -> Gateway:
     if values.keys() != {"version", "gateway", "kinds"}:
         raise DecodeError("the first line of a gateway must have exactly the keys version, gateway, kinds")
-    if type(values["version"]) is not int or values["version"] != VERSION:
-        raise DecodeError(f"the version must be {VERSION}")
+    _require_version(values)
     name, kinds = values["gateway"], values["kinds"]
     if not isinstance(name, str) or not _INTERFACE.fullmatch(name):
         raise DecodeError("gateway must be a short name such as bitchat")
