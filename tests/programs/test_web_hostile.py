@@ -198,8 +198,8 @@ def test_who_asks_and_goes_leaves_nobody_behind_him_to_wait(engine):
     assert serve(engine, talk) < 2
 
 
-def test_who_waits_for_a_page_keeps_his_place_however_many_addresses_come(engine, monkeypatch):
-    """One with a hundred addresses came anew so fast that nobody else stayed until an answer was made."""
+def hang_the_page(monkeypatch):
+    """Have the operator's page hang: return what is set once it is being drawn, and what lets it end."""
     drawing, may_end = threading.Event(), threading.Event()
 
     def hang(*_, **__):
@@ -208,6 +208,12 @@ def test_who_waits_for_a_page_keeps_his_place_however_many_addresses_come(engine
         return "page"
 
     monkeypatch.setattr("relay.run.web.operator_page", hang)
+    return drawing, may_end
+
+
+def test_who_waits_for_a_page_keeps_his_place_however_many_addresses_come(engine, monkeypatch):
+    """One with a hundred addresses came anew so fast that nobody else stayed until an answer was made."""
+    drawing, may_end = hang_the_page(monkeypatch)
 
     async def talk(server):
         ask = b"GET %s HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"
@@ -269,14 +275,7 @@ def test_who_announces_what_he_sends_is_answered_in_turn_as_well_and_counted(eng
 
 
 def test_a_page_that_takes_long_holds_up_no_scrape_and_no_other_kind_of_page(engine, monkeypatch):
-    drawing, may_end = threading.Event(), threading.Event()
-
-    def hang(*_, **__):
-        drawing.set()
-        may_end.wait(PATIENCE_S)
-        return "page"
-
-    monkeypatch.setattr("relay.run.web.operator_page", hang)
+    drawing, may_end = hang_the_page(monkeypatch)
 
     async def talk(server):
         ask = b"GET %s HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"
