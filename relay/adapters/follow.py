@@ -14,6 +14,7 @@ from relay.adapters.presence import Presence
 from relay.bluetooth.bluez import ADAPTER, Added, Owner, Removed, adapters
 from relay.bluetooth.l2cap import parse_address
 from relay.core.errors import DecodeError
+from relay.process.reports import REPORT_LEAST_S
 from relay.process.supervisor import keep_trying, kind_of
 from relay.process.tasks import TaskGroup
 
@@ -100,6 +101,12 @@ class Adapters(ABC, Generic[A]):
         self._reporter.gauge("adapters_up", ups)
         self._reporter.up = ups > 0
         self._reporter.idle = self._presence.look()
+
+    async def measure_forever(self) -> None:
+        """Report it again and again, until cancelled."""
+        while True:
+            self.measure()
+            await asyncio.sleep(REPORT_LEAST_S)
 
     async def run(self) -> None:
         """Serve until cancelled."""

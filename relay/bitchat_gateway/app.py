@@ -12,23 +12,22 @@ from typing import TYPE_CHECKING
 
 import relay
 from relay.adapters import privacy
+from relay.adapters.bus import follow_bus, open_bus
 from relay.bitchat.live import KIND
 from relay.bitchat_gateway.central import Central
 from relay.bitchat_gateway.gateway import Gateway
 from relay.bitchat_gateway.letters import Letters
 from relay.bitchat_gateway.peripheral import Peripheral
 from relay.bitchat_gateway.radio import CHARACTERISTIC_UUID, SERVICE_UUID, Radio
-from relay.bluetooth.bluez import Bluez, BluezError
 from relay.bluetooth.local import LocalService
 from relay.config.settings import CREDENTIAL
-from relay.core.errors import RelayError
 from relay.core.secret import mesh_secret
 from relay.process import link_socket, logs
 from relay.process.gateway_client import GatewayClient
 from relay.process.notify import Notifier, run_watchdog
 from relay.process.progress import Progress
 from relay.process.report_connection import report_forever
-from relay.process.reports import REPORT_LEAST_S, Component, Reporter
+from relay.process.reports import Component, Reporter
 from relay.process.stopping import stop_signals, until_stopped
 
 if TYPE_CHECKING:
@@ -40,12 +39,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class NoBusError(RelayError):
-    """There is no system bus, or there is none any more."""
-
-
 def run(config: Config) -> int:
-    """Run until SIGTERM or SIGINT; return the exit code. Raise NoBusError."""
+    """Run until SIGTERM or SIGINT; return the exit code. Raise relay.adapters.bus.NoBusError."""
     logs.setup(config.log.level)
     if not config.bitchat.enabled:
         # A service that ends before it was ready has failed, and would be started again.
@@ -69,11 +64,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
     reporter = Reporter(Component.BITCHAT)
     progress = Progress(loop.time)
     random = secrets.SystemRandom().random
-    try:
-        opened = await Bluez.open(with_descriptors=True)
-    except BluezError as error:
-        raise NoBusError("D-Bus does not answer; start dbus.service, and bluetooth.service beside it") from error
-    async with opened as bluez:
+    async with await open_bus(with_descriptors=True) as bluez:
         gateway = Gateway(
             nickname=config.bitchat.nickname,
             earliest_ms=earliest_ms(),
@@ -129,8 +120,8 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
             client.run(random=random),
             radio.run(),
             report_forever(config.unix.path, reporter, random=random),
-            _measure(radio),
-            _bus(bluez),
+            radio.measure_forever(),
+            follow_bus(bluez),
             run_watchdog(notifier, progress, lambda: None),
         ]
         notifier.ready("running")
@@ -152,15 +143,3 @@ def _away(gateway: Gateway, radio: Radio, reporter: Reporter) -> None:
 def _has(ble: BleConfig, name: str) -> bool:
     """Whether `relay ble` uses an adapter."""
     return ble.enabled and (not ble.adapters or name in ble.adapters)
-
-
-async def _measure(radio: Radio) -> None:
-    while True:
-        radio.measure()
-        await asyncio.sleep(REPORT_LEAST_S)
-
-
-async def _bus(bluez: Bluez) -> None:
-    """End the process with the system bus, which nothing here survives; it is started again."""
-    await bluez.wait_closed()
-    raise NoBusError("D-Bus has ended, and with it all that Bluetooth was used for")

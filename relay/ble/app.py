@@ -10,17 +10,16 @@ import secrets
 from typing import TYPE_CHECKING, Final
 
 from relay.adapters import privacy
+from relay.adapters.bus import follow_bus, open_bus
 from relay.ble.adapters import Radio
 from relay.ble.glib_thread import GLibThread
 from relay.ble.server import Server
 from relay.bluetooth import l2cap
-from relay.bluetooth.bluez import Bluez, BluezError
-from relay.core.errors import RelayError
 from relay.process import logs
 from relay.process.notify import Notifier, run_watchdog
 from relay.process.progress import Progress
 from relay.process.report_connection import report_forever
-from relay.process.reports import REPORT_LEAST_S, Component, Reporter, decode_news
+from relay.process.reports import Component, Reporter, decode_news
 from relay.process.stopping import stop_signals, until_stopped
 
 if TYPE_CHECKING:
@@ -36,12 +35,8 @@ logger = logging.getLogger(__name__)
 GLIB_LIMIT_S: Final = 150.0
 
 
-class NoBusError(RelayError):
-    """There is no system bus, or there is none any more."""
-
-
 def run(config: Config) -> int:
-    """Run until SIGTERM or SIGINT; return the exit code. Raise NoBusError."""
+    """Run until SIGTERM or SIGINT; return the exit code. Raise relay.adapters.bus.NoBusError."""
     logs.setup(config.log.level)
     settings = config.ble
     if not settings.enabled:
@@ -62,11 +57,7 @@ async def _serve(config: Config, settings: BleConfig, environ: Mapping[str, str]
     progress = Progress(loop.time)
     # Of some of it depends whether a listener knows our address again.
     random = secrets.SystemRandom().random
-    try:
-        opened = await Bluez.open()
-    except BluezError as error:
-        raise NoBusError("D-Bus does not answer; start dbus.service, and bluetooth.service beside it") from error
-    async with opened as bluez:
+    async with await open_bus() as bluez:
         glib = GLibThread()
         beating = progress.register("glib", limit_s=GLIB_LIMIT_S)
         glib.start()
@@ -110,8 +101,8 @@ async def _serve(config: Config, settings: BleConfig, environ: Mapping[str, str]
                 on_away=on_away,
             ),
             radio.run(),
-            _measure(radio),
-            _bus(bluez),
+            radio.measure_forever(),
+            follow_bus(bluez),
             run_watchdog(notifier, progress, lambda: glib.post(glib.tell, beating.beat)),
         ]
         notifier.ready("running")
@@ -124,15 +115,3 @@ async def _serve(config: Config, settings: BleConfig, environ: Mapping[str, str]
 async def _serve_channels(server: Server) -> None:
     listener = l2cap.listen()
     await server.run(listener, l2cap.local_psm(listener))
-
-
-async def _measure(radio: Radio) -> None:
-    while True:
-        radio.measure()
-        await asyncio.sleep(REPORT_LEAST_S)
-
-
-async def _bus(bluez: Bluez) -> None:
-    """End the process with the system bus, which nothing here survives; it is started again."""
-    await bluez.wait_closed()
-    raise NoBusError("D-Bus has ended, and with it all that Bluetooth was used for")
