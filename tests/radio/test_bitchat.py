@@ -96,7 +96,7 @@ def test_phones_of_two_islands_hear_each_other_by_way_of_relays(open_stage):
             state = phone.state()
             assert (state["refused"], state["links"]) == ([], 1), state
         # By BlueZ's issue 1452; if there is no such event any more, the way around it can go.
-        assert part(relay_a.status())["counters"].get("clients_orphaned"), part(relay_a.status())
+        relay_a.wait("it says so", lambda status: part(status)["counters"].get("clients_orphaned"), PATIENCE_S)
 
         relay_a.station.bluetoothd.kill()
         relay_a.station.start_bluetoothd()
