@@ -128,8 +128,8 @@ def test_what_a_gateway_says_is_heard_once_at_each_of_three_relays_in_a_chain_an
             for gate, own in zip(gates, (300, 400, 500), strict=True):
                 others = {n for first in (300, 400, 500) if first != own for n in range(first, first + 20)}
                 await until_true("all is there", lambda g=gate, o=others: o <= set(g.heard), PATIENCE_S)
-            # Whatever came twice in the ring was heard once.
-            await until_true("it went both ways", lambda: live_totals(b)["duplicate"] > 0, PATIENCE_S)
+            # Whatever came twice in the ring was heard once. Which of them gets it twice is a matter of who is faster.
+            await until_true("it went both ways", lambda: any(live_totals(r)["duplicate"] for r in three), PATIENCE_S)
             for gate in gates:
                 assert len(gate.heard) == len(set(gate.heard))
             for relay in three:
