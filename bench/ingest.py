@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from pathlib import Path
@@ -14,31 +15,33 @@ from bench.store_limit import measure_limit
 from relay.core import messages as m
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
 ENVELOPES = 50_000
 ROUNDS = 5
 
 
-def put_all(client: BareClient, envelopes: Sequence[bytes]) -> float:
+def put_all(client: BareClient, envelopes: Iterable[bytes]) -> float:
     """Put everything, each acknowledged as durable; return the seconds it took."""
     assert client.session.peer is not None
     window = client.session.peer.max_puts
+    left = iter(envelopes)
+    unacknowledged = 0
     started = time.perf_counter()
-    sent = acknowledged = 0
-    while acknowledged < len(envelopes):
-        room = min(window - (sent - acknowledged), len(envelopes) - sent)
-        if room >= min(window // 4, len(envelopes) - sent) and room:
-            for envelope in envelopes[sent : sent + room]:
+    while True:
+        room = window - unacknowledged
+        if room >= window // 4:
+            for envelope in itertools.islice(left, room):
                 client.session.put(envelope)
-            sent += room
+                unacknowledged += 1
             client.flush()
+        if not unacknowledged:
+            return time.perf_counter() - started
         for event in client.read():
             assert not isinstance(event, m.Refused), event
             if isinstance(event, m.Ack):
                 assert event.durable
-                acknowledged += sum(count for _, count in event.ranges)
-    return time.perf_counter() - started
+                unacknowledged -= sum(count for _, count in event.ranges)
 
 
 def measure(folder: Path) -> dict[str, float]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from bench.ingest import put_all
 from bench.relays import BareClient, relay
-from bench.store_input import make_envelopes
+from bench.store_input import endless_envelopes
 from relay.process.answers import ANSWER_AGE_S
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 ASKED = 11
 #: Whoever asks sooner is given the answer of before.
 PAUSE_S = 1.5 * ANSWER_AGE_S
-#: More than are put meanwhile.
-ENVELOPES = 100_000
+#: More than any machine puts meanwhile, which takes 10 s: a client that is refused would leave a quiet relay.
+LIMITS = "max_bytes = 100_000_000_000\nmax_envelopes = 10_000_000"
 
 
 def first_bytes_ms(port: int, paths: Sequence[str]) -> dict[str, tuple[float, int]]:
@@ -46,7 +46,7 @@ def first_bytes_ms(port: int, paths: Sequence[str]) -> dict[str, tuple[float, in
 def measure(folder: Path) -> dict[str, float]:
     """First byte of the status page and of a scrape: in quiet, and while one client puts without a pause."""
     paths = ("/", "/metrics")
-    with relay(folder / "pages", http=True) as process:
+    with relay(folder / "pages", http=True, limits=LIMITS) as process:
         quiet = first_bytes_ms(process.http_port, paths)
         # A process of its own: in ours it would take turns with the one that measures.
         command = [sys.executable, "-m", "bench.pages", str(process.port)]
@@ -56,7 +56,7 @@ def measure(folder: Path) -> dict[str, float]:
             assert putting.stdout.readline()
             putting.stdin.close()
             busy = first_bytes_ms(process.http_port, paths)
-            assert putting.poll() is None, "it ran out of envelopes: the figures are those of a quiet relay"
+            assert putting.poll() is None, "the client ended: the figures are those of a quiet relay"
             accepted = process.status()["totals"]["total"]["accepted"]
             putting.kill()
     return {
@@ -71,11 +71,11 @@ def measure(folder: Path) -> dict[str, float]:
 
 
 def _put(port: int) -> None:
-    envelopes = make_envelopes(ENVELOPES)
     client = BareClient(port)
     print("ready", flush=True)
     sys.stdin.read()
-    put_all(client, envelopes)
+    # Made as they are put: a supply would last a slow machine too long, and a fast one too short.
+    put_all(client, endless_envelopes())
 
 
 if __name__ == "__main__":
