@@ -114,6 +114,7 @@ def test_saved_is_said_only_of_what_was_sent(alice, bob, tmp_path):
     assert list(bob.inbox.iterdir()) == []
 
 
+@pytest.mark.timeout(300)
 def test_commands_beside_each_other_do_all_that_each_would_alone(alice, tmp_path):
     """Each of them twice, on folders that are not there yet: all pairs in one go."""
     carol = User(tmp_path, "carol")

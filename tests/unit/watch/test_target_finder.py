@@ -15,6 +15,7 @@ from relay.links.interfaces import Interface, Snapshot
 from relay.watch import target_finder
 from relay.watch.target_finder import MAX_ADDRESSES, MAX_ANNOUNCED, MAX_ASKED, Finder
 from relay.watch.target_server import FIRST_LOOK_S, ServeError, TargetServer
+from tests.waiting import until_true
 
 
 def test_nobody_outside_of_this_machines_segments_is_asked():
@@ -206,10 +207,9 @@ def test_one_name_is_resolved_once_at_a_time(monkeypatch):
             for name in ("one", "two"):
                 finder._changed(None, "", name, ServiceStateChange.Updated)
         assert len(finder._resolving) == 2
-        await asyncio.sleep(0.1)
-        assert finder._resolving == {}
+        await until_true("both are", lambda: finder._resolving == {}, 10)
         finder._changed(None, "", "one", ServiceStateChange.Updated)
-        await asyncio.sleep(0.1)
+        await until_true("it is, again", lambda: finder._resolving == {}, 10)
 
     asyncio.run(main())
     assert resolving == ["one", "two", "one"]
