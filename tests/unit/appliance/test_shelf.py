@@ -3,6 +3,7 @@
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import os
 import re
@@ -329,17 +330,17 @@ def test_who_takes_all_places_or_reads_nothing_keeps_nobody_from_anything(folder
         lambda folder: made.append(Downloads(folder, rate=1e9, stall_s=1.0)) or made[0],
     )
 
-    async def greedy(port, number):
+    async def greedy(port, number, stack):
         own = f"127.0.4.{number % 40 + 1}"
         _, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(own, 0))
+        stack.callback(writer.close)
         if number % 4 == 0:
             writer.write(b"GET /shelf/large.bin HTTP/1.1\r\nHost: 10.42.70.1\r\n\r\n")
             writer.transport.pause_reading()
-        return writer
 
     async def scene():
-        async with portal(folder, listing) as port:
-            held = await asyncio.gather(*(greedy(port, number) for number in range(1000)), return_exceptions=True)
+        async with portal(folder, listing) as port, contextlib.AsyncExitStack() as stack:
+            await asyncio.gather(*(greedy(port, number, stack) for number in range(1000)), return_exceptions=True)
             await asyncio.sleep(0.2)
             assert len(made[0]) <= MAX_DOWNLOADS
             started = time.monotonic()
@@ -357,9 +358,6 @@ def test_who_takes_all_places_or_reads_nothing_keeps_nobody_from_anything(folder
             ended = made[0].stats.by_label(Download)
             assert ended["stalled"] + ended["gone"] > 0
             assert ended["busy"] + ended["greedy"] > 0
-            for writer in held:
-                if not isinstance(writer, BaseException):
-                    writer.close()
 
     asyncio.run(scene())
     assert MAX_DOWNLOADS_PER_ADDRESS < MAX_DOWNLOADS
