@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from image import boards
 from image.initrd import make_initrd
 from image.run import BuildError
+from image.uboot import without_prompt
 from relay.board.panic import OWN_FILES, RESTORED
 
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ def take_kernel(tools: Tools, root: Path, *, epoch: int) -> tuple[Path, Path]:
         (slot / "initrd").write_bytes(initrd.pack())
         tools("zstd", "-q", "-19", "-T1", "--rm", slot / "initrd", "-o", slot / "initrd.zst")
         (slot / "initrd.zst").rename(slot / "initrd")
-        shutil.copyfile(root / "usr/lib/u-boot/rpi_arm64/u-boot.bin", selector / "u-boot.bin")
+        (selector / "u-boot.bin").write_bytes(
+            without_prompt((root / "usr/lib/u-boot/rpi_arm64/u-boot.bin").read_bytes())
+        )
         shutil.copyfile(SOURCES / "config.txt", selector / "config.txt")
         _copy(root / "usr/lib/raspi-firmware", FIRMWARE, selector)
         _copy(modules / "dtb/broadcom", DEVICE_TREES, selector)

@@ -14,9 +14,9 @@ END = 0x0FFFFFFF
 
 
 class Fat32:
-    """Of ``clusters`` clusters of 1 KiB, in ``file``, a path, ``offset`` bytes into it."""
+    """Of ``clusters`` clusters of 1 KiB, in ``file``, a path, ``offset`` bytes into it; ``opened``: there already."""
 
-    def __init__(self, file, clusters, *, offset=0, label=b"MESH-RELAY"):
+    def __init__(self, file, clusters, *, offset=0, label=b"MESH-RELAY", opened=False):
         self.file = file
         self.offset = offset
         self.clusters = clusters
@@ -24,6 +24,10 @@ class Fat32:
         self.table = [0x0FFFFFF8, END, END, *[0] * (clusters - 1)]
         self.data = (RESERVED + 2 * self.fat_sectors) * SECTOR
         self.size = self.data + clusters * CLUSTER
+        if not opened:
+            self._format(label)
+
+    def _format(self, label):
         boot = bytearray(SECTOR)
         struct.pack_into(
             "<3s8sHBHBHHBHHHIIIHHIHH12sBBBI11s8s", boot, 0,
@@ -34,7 +38,7 @@ class Fat32:
         boot[510:512] = b"\x55\xaa"
         info = bytearray(SECTOR)
         struct.pack_into("<I", info, 0, 0x41615252)
-        struct.pack_into("<III", info, 484, 0x61417272, clusters - 1, 3)
+        struct.pack_into("<III", info, 484, 0x61417272, self.clusters - 1, 3)
         info[510:512] = b"\x55\xaa"
         for at in (0, 6):
             self.put(at * SECTOR, bytes(boot))

@@ -37,15 +37,15 @@ class Checked:
 def safe(secret: str, *, clients: bool, raw: bytes | None) -> Checked:
     """Return what a relay is whose file has a mistake; ``secret`` and ``clients`` as of relay.appliance.closed.
 
-    No radio that a law binds, and nothing kept on the card, since the file may have asked for that. Of ``raw``, the
-    file's bytes, what is right in [board] goes on: a button that was switched off does not come back, and a box
-    that nobody is to see stays dark.
+    No radio that a law binds, nothing kept on the card, and no stick read, since the file may have asked for that. Of
+    ``raw``, the file's bytes, what is right in [board] goes on: a button that was switched off does not come back, and
+    a box that nobody is to see stays dark.
     """
     document: dict[str, Any] = {} if clients else {"mesh": {"open_to_clients": False}}
     with suppress(TextError, tomllib.TOMLDecodeError, RecursionError):
         if raw is not None and len(raw) <= MAX_CONFIG_BYTES and (board := _board(raw)):
             document["board"] = board
-    return Checked(appliance=ApplianceConfig(storage="volatile", mesh_secret=secret), document=document)
+    return Checked(appliance=ApplianceConfig(storage="volatile", mesh_secret=secret, sticks=()), document=document)
 
 
 def _board(raw: bytes) -> dict[str, Any]:

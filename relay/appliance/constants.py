@@ -9,8 +9,9 @@ from pathlib import Path
 #: Everything that `relay appliance apply` makes, but for what systemd-networkd reads.
 OUTPUT = Path("/run/mesh-relay-config")
 NETWORKD = Path("/run/systemd/network")
-#: The FAT partition that a computer shows as a drive, and the two files that matter there.
-BOOT_DEVICE = Path("/dev/disk/by-label/MESH-RELAY")
+#: The FAT partition that a computer shows as a drive, and the two files that matter there. Not found by its name, which
+#: a stick can have, too: by the disk of the root (files/59-relay-stick.rules).
+BOOT_DEVICE = Path("/dev/relay/card")
 BOOT_CONFIG = "relay.toml"
 BOOT_STATUS = "relay-status.txt"
 #: The folder there with what participants are offered (relay.process.shelf).
@@ -25,6 +26,10 @@ DATA = Path("/data")
 #: Left by a start that went on with an erase (relay.board.panic): a line for each part of the card that resists.
 ERASURE = Path("/run/mesh-relay-erasure/left")
 
+#: What sticks are used for, a relay.config.sticks.StickUse a line; there if they are used at all.
+STICKS = OUTPUT / "sticks"
+#: Left by files/usb-network: there if a network adapter was plugged in after the start, and is not used.
+REFUSED_ADAPTER = Path("/run/mesh-relay-usb/refused")
 #: What `relay segment` needs; one of them is there where addresses are handed out.
 SEGMENT_SETTINGS = (OUTPUT / "segment-cable", OUTPUT / "segment-bridge")
 

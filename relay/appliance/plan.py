@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from relay.appliance.check import safe
 from relay.appliance.closed import Closing, closing
-from relay.appliance.constants import FORGET, NETWORKD, OUTPUT
+from relay.appliance.constants import FORGET, NETWORKD, OUTPUT, STICKS
 from relay.appliance.effective import LEAST_BYTES, effective, fitting_bytes
 from relay.appliance.firewall import firewall
 from relay.appliance.network import networkd_files
@@ -184,6 +184,9 @@ def _files(checked: Checked, facts: Facts, notices: tuple[Notice, ...]) -> Itera
         # Who stands there may show it to others; nobody but the portal is given it.
         phones = {"name": appliance.access_point_name, "password": appliance.access_point_password}
         yield _text("portal", json.dumps(phones) if appliance.serves_phones else "", _PRIVATE)
+    if appliance.sticks:
+        # The unit's condition looks for it.
+        yield _text(STICKS.name, "".join(f"{use}\n" for use in appliance.sticks))
     if appliance.ssh_keys:
         yield _text("authorized_keys", "".join(f"{key}\n" for key in appliance.ssh_keys))
 

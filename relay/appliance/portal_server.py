@@ -22,7 +22,7 @@ from relay.process.downloads import BLOCK_BYTES, SEND_BUFFER_BYTES, Downloads
 from relay.process.notify import FIRST_GIVEN_FD, is_given_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from relay.appliance.checks import Checks
@@ -218,14 +218,14 @@ async def serve(
     *,
     idle_s: float,
     folder: Path = shelf.FOLDER,
-    listing: Path = shelf.LIST,
+    lists: Sequence[Path] = shelf.LISTS,
 ) -> None:
-    """Answer on ``listening`` until nobody has asked for ``idle_s`` seconds; ``listing``: of the shelf's ``folder``."""
+    """Answer on ``listening`` until nobody has asked for ``idle_s`` seconds; ``lists``: of what the shelf offers."""
     asked = asyncio.Event()
     places = Places(most=MAX_CONNECTIONS, per_address=MAX_CONNECTIONS_PER_ADDRESS)
     checks = read_checks()
     downloads = Downloads(folder)
-    shelf_server = ShelfServer(downloads, ShelfPage(page.pages, listing), listing)
+    shelf_server = ShelfServer(downloads, ShelfPage(page.pages, lists), lists)
     listening.setblocking(False)
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(max_workers=LOOKING_THREADS))

@@ -14,7 +14,7 @@ from relay.process import shelf
 from relay.process.downloads import MAX_DOWNLOAD_S, RETRY_AFTER_S, BusyError, Downloads
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
     from pathlib import Path
 
     from relay.pages.shelf import ShelfPage
@@ -67,12 +67,12 @@ class Reader(Protocol):
 
 
 class ShelfServer:
-    """Answers for the files of ``downloads`` that ``listing`` names, and with their page."""
+    """Answers for the files of ``downloads`` that ``lists`` name, and with their page."""
 
-    def __init__(self, downloads: Downloads, page: ShelfPage, listing: Path = shelf.LIST) -> None:
+    def __init__(self, downloads: Downloads, page: ShelfPage, lists: Sequence[Path] = shelf.LISTS) -> None:
         self.downloads = downloads
         self._page = page
-        self._listing = listing
+        self._lists = lists
         self._pages_out = 0
 
     async def answer(self, request: ShelfRequest, reader: Reader) -> None:
@@ -81,7 +81,7 @@ class ShelfServer:
             if request.path == shelf.PATH:
                 await self._send_page_in_turn(request, reader)
                 return
-            entry = shelf.find(request.path, await asyncio.to_thread(shelf.read_list, self._listing))
+            entry = shelf.find(request.path, await asyncio.to_thread(shelf.read_lists, self._lists))
             if entry is not None:
                 await self._send_file(request, entry, reader)
             elif request.path == shelf.PATH.rstrip("/"):

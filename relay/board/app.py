@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from relay.appliance.addresses import own_addresses
 from relay.appliance.apply import BootPartitionError
-from relay.appliance.constants import WORKS
+from relay.appliance.constants import REFUSED_ADAPTER, WORKS
 from relay.board.board_server import board_server
 from relay.board.button import Button, Press
 from relay.board.inputs import Inputs
@@ -21,9 +21,8 @@ from relay.board.light import PATTERNS, Code, codes_of, foremost
 from relay.board.status_file import Writing, facts, status_text
 from relay.board.sysfs import SYS, Led, find_led, is_undervoltage, read_sensors
 from relay.board.verbs import Request, Verb
-from relay.control.control_client import ask_metrics, ask_status, give_clock
+from relay.control.control_client import ask_status, give_clock
 from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices, read_notices
-from relay.control.relay_report import report_text
 from relay.core.secret import SECRET_DIGITS
 from relay.pages.participant import Works
 from relay.process import logs
@@ -72,6 +71,11 @@ _NOT_FORGOTTEN = Notice(
     text="The card still holds messages from before storage was set to keep none, and they cannot be erased: "
     "it is tried again at each start. To be sure, destroy the card.",
 )
+_REFUSED_ADAPTER = Notice(
+    code=NoticeCode.HINT,
+    text="A network adapter was plugged into USB after the start, and is not used: anybody could do that. "
+    "If it is yours, switch the relay off and on with the adapter in it.",
+)
 _UNDERVOLTAGE = Notice(
     code=NoticeCode.UNDERVOLTAGE,
     text="The voltage was too low since the start: use another power supply or a shorter, thicker cable. "
@@ -100,7 +104,11 @@ _OTHERWISE_SAID: Final = frozenset(
 
 
 class Board:
-    """State of the board. ``notices``: the file with what was found at the start; ``sys``: where /sys is."""
+    """State of the board.
+
+    ``notices``: the file with what was found at the start, ``sticks`` that of `relay stick`; ``refused_adapter``: there
+    if a network adapter was; ``sys``: where /sys is.
+    """
 
     def __init__(
         self,
@@ -109,6 +117,8 @@ class Board:
         machine: Machine,
         socket: Path,
         notices: Path = NOTICES[0],
+        sticks: Path = NOTICES[2],
+        refused_adapter: Path = REFUSED_ADAPTER,
         sys: Path = SYS,
     ) -> None:
         self._config = config
@@ -118,6 +128,8 @@ class Board:
         self._sys = sys
         self._own_notices_file = socket.with_name(NOTICES[1].name)
         self._start_notices = notices
+        self._sticks = sticks
+        self._refused_adapter = refused_adapter
         self._reporter = Reporter(Component.BOARD)
         self._button = Button(self._board.panic_hold_s)
         self._timer: asyncio.TimerHandle | None = None
@@ -135,8 +147,8 @@ class Board:
         #: What there is to say of a store that is not used any more.
         self._old_store: Notice | None = None
         self._writing = Writing()
-        #: The stick that has its report.
-        self._reported: tuple[int, int] | None = None
+        #: When the stick that is plugged in got its report; 0: it has none.
+        self._reported_ns = 0
         self._drawn_secret = secrets.token_hex(SECRET_DIGITS // 2)
 
     async def run(self, notifier: Notifier) -> None:
@@ -301,13 +313,15 @@ class Board:
     # What there is to say
 
     def _notices(self) -> list[Notice]:
-        """What was found at the start, and what the board found since."""
-        return read_notices([self._start_notices]) + self._own_notices()
+        """What was found at the start, of a stick, and what the board found since."""
+        return read_notices([self._start_notices, self._sticks]) + self._own_notices()
 
     def _own_notices(self) -> list[Notice]:
         own = [_UNDERVOLTAGE] if self._undervoltage else []
         if self._old_store is not None:
             own.append(self._old_store)
+        if self._refused_adapter.exists():
+            own.append(_REFUSED_ADAPTER)
         if self._boot_error:
             own.append(Notice(code=NoticeCode.BOARD, text=self._boot_error))
         return own
@@ -352,7 +366,7 @@ class Board:
                 now_told = facts(status, own_addresses(self._start_notices.parent), said)
                 text = status_text(notices, works=works, drawn_secret=self._drawn_secret, told=now_told)
                 await self._write(text, urgent)
-            await self._report(status)
+            self._look_at_stick()
             await asyncio.sleep(TICK_S if works else STARTING_TICK_S)
 
     async def _watch_voltage(self) -> None:
@@ -376,24 +390,15 @@ class Board:
         """Leave the board's own notices for the status page."""
         _leave(self._own_notices_file, encode_notices(own))
 
-    async def _report(self, status: Status | None) -> None:
-        """Write a report to a stick that asks for one by its name; once each time that it is plugged in."""
-        stick = self._machine.stick()
-        if stick == self._reported or self._panic.is_set():
-            return
-        self._reported = stick
-        metrics = await ask_metrics(self._config.control.path) if stick else None
-        if status is None or metrics is None:
-            # Anew with the next look, when the relay answers.
-            self._reported = None
-            return
-        text = report_text(status, metrics, own_addresses(self._start_notices.parent))
+    def _look_at_stick(self) -> None:
+        """Let the light say that `relay stick` has left a report: whoever plugged the stick in waits for that."""
         try:
-            await asyncio.to_thread(self._machine.write_report, text.encode())
-        except (BootPartitionError, OSError) as error:
-            logger.warning("the stick cannot be written (%s)", type(error).__name__)
-            return
-        self._perform(Request(Verb.IDENTIFY))
+            reported_ns = self._sticks.with_name("reported").stat().st_mtime_ns
+        except OSError:
+            reported_ns = 0
+        if reported_ns > self._reported_ns:
+            self._perform(Request(Verb.IDENTIFY))
+        self._reported_ns = reported_ns
 
     async def _write(self, text: bytes, urgent: bytes) -> None:
         now = asyncio.get_running_loop().time()

@@ -22,6 +22,11 @@ _KEY_MAX: Final = 0x2FF
 _KEY_BITS_BYTES: Final = _KEY_MAX // 8 + 1
 #: EVIOCGBIT(EV_KEY, bytes): _IOC(_IOC_READ, 'E', 0x20 + EV_KEY, bytes).
 _GET_KEYS: Final = 2 << 30 | _KEY_BITS_BYTES << 16 | ord("E") << 8 | 0x20 + _EV_KEY
+#: EVIOCGID: _IOR('E', 0x02, struct input_id), which begins with the bus.
+_ID: Final = struct.Struct("@HHHH")
+_GET_ID: Final = 2 << 30 | _ID.size << 16 | ord("E") << 8 | 0x02
+#: BUS_USB and BUS_BLUETOOTH: what somebody plugs in has any keys that he likes, and must not be a button.
+_PLUGGED: Final = frozenset({3, 5})
 #: EVIOCGRAB: _IOW('E', 0x90, int).
 _GRAB: Final = 1 << 30 | 4 << 16 | ord("E") << 8 | 0x90
 #: KEY_POWER, as the Raspberry Pi 5 has it on its board, and KEY_PROG1, for a button on pins: relay-button on the
@@ -40,11 +45,17 @@ class KeyEvent:
 
 
 def open_button(path: Path) -> int | None:
-    """Open a device that has one of BUTTON_KEYS, for us alone and not blocking; None for all others. Raise OSError."""
+    """Open a device that has one of BUTTON_KEYS, for us alone and not blocking; None for all others. Raise OSError.
+
+    None, too, for what is on USB: a stick that is a keyboard as well would erase the relay.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         bits = fcntl.ioctl(descriptor, _GET_KEYS, bytes(_KEY_BITS_BYTES))
+        (bus, *_) = _ID.unpack(fcntl.ioctl(descriptor, _GET_ID, bytes(_ID.size)))
     except OSError:
+        bits, bus = b"", 0
+    if bus in _PLUGGED:
         bits = b""
     # logind would switch the machine off at the first touch, with everything still on the card.
     if any(code // 8 < len(bits) and bits[code // 8] >> code % 8 & 1 for code in BUTTON_KEYS):

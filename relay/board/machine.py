@@ -19,7 +19,6 @@ from relay.board import panic
 from relay.board.card import find_card
 from relay.board.device import Part
 from relay.board.erase import erase_files, erase_folders, erase_secrets, has_files, shut_down
-from relay.control.relay_report import REPORT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,8 +44,6 @@ MARK_FILE: Final = Path("/var/lib/mesh-relay-erasing")
 _SYSTEMCTL_TIMEOUT_S: Final = 8
 #: Somebody may be writing relay-status.txt on a slow card.
 _WRITING_TIMEOUT_S: Final = 60.0
-#: A stick whose owner wants a report: FAT, and called so. No other is touched.
-STICK: Final = Path("/dev/disk/by-label/RELAY-REPORT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +52,6 @@ class Machine:
 
     boot_device: Path | None
     stores: tuple[Path, ...] = STORES
-    stick_device: Path = STICK
     #: Files and folders with secrets, where there are such.
     settings: tuple[Path, ...] = (SETTINGS,)
     mark_file: Path = MARK_FILE
@@ -144,23 +140,6 @@ class Machine:
     def power_off(self, *, force: bool = False) -> None:
         """Switch off; ``force``: without waiting for services to stop."""
         _systemctl("poweroff", *(["--force"] if force else []))
-
-    def stick(self) -> tuple[int, int] | None:
-        """What tells the stick that is plugged in from one that comes later: its device and when it was made."""
-        if self.boot_device is None:
-            return None
-        try:
-            found = self.stick_device.stat()
-        except OSError:
-            return None
-        return found.st_rdev, found.st_ctime_ns
-
-    def write_report(self, text: bytes) -> None:
-        """Leave a report on the stick, in place of an earlier one; raise BootPartitionError or OSError."""
-        with mounted(self.stick_device, writable=True) as folder, (folder / REPORT).open("wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
 
     def write_status(self, text: bytes) -> bool:
         """Have ``text`` in relay-status.txt; return whether it was not there. Raise BootPartitionError or OSError."""

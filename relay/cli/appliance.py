@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Commands of the appliance: appliance, board, segment, portal."""
+"""Commands of the appliance: appliance, board, segment, portal, stick."""
 # ruff: noqa: PLC0415 - each command imports what it needs when it runs, so that the others start fast
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ def add_parsers(commands: Commands) -> None:
     segment.set_defaults(func=_segment)
     portal = commands.add_parser("portal", help="answer phones that look for the internet, on a socket of systemd's")
     portal.set_defaults(func=_portal)
+    stick = commands.add_parser("stick", help="look after what is plugged into USB; as relay-stick.service does it")
+    stick.add_argument("--socket", type=Path, metavar="PATH", help="control socket (default: the appliance's)")
+    stick.set_defaults(func=_stick)
     _add_appliance(appliance.add_subparsers(metavar="COMMAND", required=True))
 
 
@@ -37,7 +40,7 @@ def _add_appliance(commands: Commands) -> None:
         type=Path,
         default=os.environ.get("RELAY_BOOT_DEVICE") or None,
         metavar="DEVICE",
-        help="FAT file system with the relay.toml (default: the one called MESH-RELAY)",
+        help="FAT file system with the relay.toml (default: that of the card)",
     )
     source.add_argument("--folder", type=Path, metavar="FOLDER", help="a folder with the relay.toml instead")
     apply.add_argument(
@@ -112,7 +115,7 @@ def _add_board(commands: Commands) -> None:
         type=Path,
         default=os.environ.get("RELAY_BOOT_DEVICE") or None,
         metavar="DEVICE",
-        help="FAT file system for relay-status.txt (default: the one called MESH-RELAY, if there is one)",
+        help="FAT file system for relay-status.txt (default: that of the card, if there is one)",
     )
     board.set_defaults(func=_board)
 
@@ -303,6 +306,20 @@ def _portal(_: argparse.Namespace) -> int:
     from relay.appliance import portal_server
 
     return portal_server.run(os.environ)
+
+
+def _stick(arguments: argparse.Namespace) -> int:
+    from relay.appliance import constants, effective
+    from relay.config.sticks import StickUse
+    from relay.stick import app
+
+    try:
+        words = constants.STICKS.read_text(encoding="utf-8").split()
+    except OSError:
+        print("Sticks are not used: relay.toml has sticks = [], or this is no appliance.", file=sys.stderr)
+        return 1
+    uses = {use for use in StickUse if use in words}
+    return app.run(uses, arguments.socket or Path(effective.CONTROL_SOCKET))
 
 
 def _screen(arguments: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from relay.config import settings
 from relay.config.countries import country
 from relay.config.passwords import why_trivial
 from relay.config.settings import BadValueError, setting
+from relay.config.sticks import StickUse
 
 #: The commented section that the image brings along; the other sections follow it there.
 EXAMPLE = Path(__file__).with_name("appliance.toml")
@@ -128,6 +130,14 @@ def _ssh_key(line: str) -> str:
     return f"{words[0]} {words[1]}"
 
 
+def _sticks(value: object) -> tuple[StickUse, ...]:
+    """What sticks are used for, each once."""
+    words = [str(use) for use in StickUse]
+    if not isinstance(value, list) or not all(word in words for word in value):
+        raise BadValueError(f"write a list of {' and '.join(words)}, such as {json.dumps(words)}; [] reads no stick")
+    return tuple(StickUse(word) for word in dict.fromkeys(value))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApplianceConfig:
     """What the operator writes; each setting is explained in appliance.toml."""
@@ -150,6 +160,7 @@ class ApplianceConfig:
     status_page: str = setting("ethernet", settings.one_of("off", "ethernet", "everywhere"))
     storage: str = setting("durable", settings.one_of("durable", "volatile"))
     ssh_keys: tuple[str, ...] = setting((), _ssh_keys)
+    sticks: tuple[StickUse, ...] = setting((StickUse.REPORT,), _sticks)
 
     @property
     def wifi(self) -> bool:

@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 VERSION = 1
-#: What `relay appliance apply` found wrong at the start, and what `relay board` found since.
-NOTICES = (Path("/run/mesh-relay-config/notices.json"), Path("/run/mesh-relay-board/notices.json"))
+#: What `relay appliance apply` found wrong at the start, what `relay board` found since, and `relay stick` of a stick.
+NOTICES = (
+    Path("/run/mesh-relay-config/notices.json"),
+    Path("/run/mesh-relay-board/notices.json"),
+    Path("/run/mesh-relay-stick/notices.json"),
+)
 #: A file with a mistake in each line is told its first ones; 20 KiB at most.
 MAX_NOTICES = 32
 MAX_TEXT_CHARS = 600

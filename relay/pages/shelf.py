@@ -13,7 +13,7 @@ from relay.process.answers import to_the_end
 from relay.process.pacer import Pacer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from relay.pages.language import Language
@@ -28,21 +28,25 @@ MAX_KEPT: Final = 8
 MAX_REST_S: Final = 2.0
 
 
-class ShelfPage:
-    """Makes the page, one at a time, and keeps it until the list changes; nothing is imported for it before that."""
+#: Language, how the box was called, and of which state of the lists it was made.
+_Key = tuple[str, str, tuple[tuple[int, int], ...]]
 
-    def __init__(self, pages: Pages, listing: Path = shelf.LIST, *, home: str = "/") -> None:
+
+class ShelfPage:
+    """Makes the page, one at a time, and keeps it until a list changes; nothing is imported for it before that."""
+
+    def __init__(self, pages: Pages, lists: Sequence[Path] = shelf.LISTS, *, home: str = "/") -> None:
         """``home``: path of the participants' page on the same server."""
         self._pages = pages
-        self._listing = listing
+        self._lists = lists
         self._home = home
-        self._kept: dict[tuple[str, str, float], bytes] = {}
+        self._kept: dict[_Key, bytes] = {}
         self._making = asyncio.Lock()
         self._pacer = Pacer(time.monotonic)
 
     async def get(self, host: str, language: Language) -> bytes:
         """The document; ``host``: how the reader called this box, with its port, for the QR codes."""
-        key = (language.code, host, await asyncio.to_thread(_changed_at, self._listing))
+        key = (language.code, host, await asyncio.to_thread(shelf.changed_at, self._lists))
         if key not in self._kept:
             async with self._making:
                 if key not in self._kept:
@@ -64,7 +68,7 @@ class ShelfPage:
             "Vary": "Accept-Language",
         }
 
-    async def _make(self, key: tuple[str, str, float], host: str, language: Language) -> None:
+    async def _make(self, key: _Key, host: str, language: Language) -> None:
         self._pacer.begin()
         try:
             page = await asyncio.to_thread(self._render, host, language)
@@ -75,7 +79,7 @@ class ShelfPage:
         self._kept[key] = page
 
     def _render(self, host: str, language: Language) -> bytes:
-        entries = shelf.read_list(self._listing).values()
+        entries = shelf.read_lists(self._lists).values()
         return render(self._pages, language, entries, host, home=self._home).encode()
 
 
@@ -83,10 +87,3 @@ def render(pages: Pages, language: Language, entries: Iterable[Entry], host: str
     """Return the document; blocking, for a thread."""
     files = [(entry, qr.svg(f"http://{host}{entry.path}")) for entry in entries]
     return pages.render("shelf.html", language, {"files": files, "home": home, "is_live": False})
-
-
-def _changed_at(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0

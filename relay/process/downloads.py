@@ -7,12 +7,13 @@ import asyncio
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from relay.core.stats import Download, Stats
 from relay.process.rate import Rate
-from relay.process.shelf import open_entry
+from relay.process.shelf import STICK_SOCKET, open_entry
+from relay.process.stick_request import StickRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Iterator
@@ -38,6 +39,8 @@ REST: Final = 3.0
 MAX_REST_S: Final = 10.0
 #: What the kernel keeps for a reader; more, and how long he takes would be seen too late.
 SEND_BUFFER_BYTES: Final = 64 * 1024
+#: A stick that gives nothing for so long is of no use to anybody; the kernel asks one again for longer than that.
+STICK_TIMEOUT_S: Final = 20.0
 #: What one whom there is no place for is told to wait, in seconds.
 RETRY_AFTER_S: Final = 30
 
@@ -50,11 +53,18 @@ class Downloads:
     """The places and the rate; how downloads ended is counted in ``stats``."""
 
     def __init__(
-        self, folder: Path, stats: Stats | None = None, *, rate: float = RATE_BYTES_PER_S, stall_s: float = STALL_S
+        self,
+        folder: Path,
+        stats: Stats | None = None,
+        *,
+        stick: Path = STICK_SOCKET,
+        rate: float = RATE_BYTES_PER_S,
+        stall_s: float = STALL_S,
     ) -> None:
-        """``rate`` in bytes a second; without ``stats`` it has counts of its own."""
+        """``rate`` in bytes a second, ``stick`` socket of `relay stick`; without ``stats`` it has counts of its own."""
         self.stats = stats or Stats()
         self._folder = folder
+        self._stick = stick
         #: Its own: a card that hangs would take all those that pages and lists are made in.
         self._card = ThreadPoolExecutor(max_workers=1)
         self._bytes = Rate(rate)
@@ -96,7 +106,35 @@ class Downloads:
         await asyncio.sleep(min(REST * (loop.time() - began), MAX_REST_S))
 
     async def blocks(self, entry: Entry, part: Piece) -> AsyncGenerator[bytes, None]:
-        """The bytes, no faster than all downloads together may be; raise OSError where the card does not give them."""
+        """The bytes, no faster than all downloads together may be; raise OSError where they cannot be had."""
+        async with aclosing(self._from_stick(entry, part) if entry.stick else self._from_card(entry, part)) as blocks:
+            async for block in blocks:
+                await self._bytes.turn(len(block))
+                yield block
+
+    async def _from_stick(self, entry: Entry, part: Piece) -> AsyncGenerator[bytes, None]:
+        """From `relay stick`, which alone has it mounted: a stick that hangs holds that process, and not this one."""
+        writer = None
+        try:
+            async with asyncio.timeout(STICK_TIMEOUT_S):
+                reader, writer = await asyncio.open_unix_connection(self._stick, limit=BLOCK_BYTES)
+            writer.write(StickRequest(name=entry.name, start=part.start, length=part.length).encode())
+            left = part.length
+            while left > 0:
+                async with asyncio.timeout(STICK_TIMEOUT_S):
+                    block = await reader.read(min(BLOCK_BYTES, left))
+                if not block:
+                    raise OSError("the file ends early")  # noqa: TRY301 - one kind for all that a stick does
+                yield block
+                left -= len(block)
+        except OSError as error:
+            # As none of those by which the reader's own end is known (TimeoutError, ConnectionError).
+            raise OSError("the stick was pulled out, or does not answer") from error
+        finally:
+            if writer is not None:
+                writer.transport.abort()
+
+    async def _from_card(self, entry: Entry, part: Piece) -> AsyncGenerator[bytes, None]:
         loop = asyncio.get_running_loop()
         descriptor = await self._open(entry)
         try:
@@ -107,7 +145,6 @@ class Downloads:
                 block = await loop.run_in_executor(self._card, os.pread, descriptor, wanted, at)
                 if not block:
                     raise OSError("the file ends early")
-                await self._bytes.turn(len(block))
                 yield block
                 at += len(block)
         finally:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The shelf: files that an operator put on the card for participants, as two servers offer them.
+"""The shelf: files that an operator put on the card or a stick for participants, as two servers offer them.
 
-`relay appliance shelf` looks at the folder once a start and writes a list of it; the card
-does not change while it is in the box. What is not on the list is not there for anybody:
-a request's path is looked up in the list and never made into a path.
+`relay appliance shelf` looks at the card's folder once a start and writes a list of it; the card
+does not change while it is in the box. `relay stick` does it for a stick, for as long as that is plugged in.
+What is not on a list is not there for anybody: a request's path is looked up in the lists and never made into a path.
 """
 
 from __future__ import annotations
@@ -15,38 +15,53 @@ import json
 import os
 import re
 import stat
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, unquote_to_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 #: Its path on the pages, and the list and the folder as the servers' units show them.
 PATH: Final = "/shelf/"
 LIST: Final = Path("/run/mesh-relay-shelf/list.json")
 FOLDER: Final = Path("/run/mesh-relay-shelf-files")
+#: The list of a stick's files, and the socket at which `relay stick` reads them for the servers: both are gone with it.
+STICK_LIST: Final = Path("/run/mesh-relay-stick/list.json")
+STICK_SOCKET: Final = Path("/run/mesh-relay-stick/files.sock")
+#: Of two files with one name the first list's is offered: nobody replaces what is on the card by plugging something in.
+LISTS: Final = (LIST, STICK_LIST)
 #: A page that a phone shows at once; each file costs 4 kB of it, for its QR code.
 MAX_FILES: Final = 64
 #: Names that mean the same on a card, in an address and in a header. What begins with a
 #: dot is what computers leave there, with a line (_) what the image brings along.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()-]{0,99}")
 MAX_LIST_BYTES: Final = 64 * 1024
+#: Names that are looked at in a folder: a file system can be made to have more of them than there is memory.
+MAX_LOOKED: Final = 4096
+#: As large as a file on FAT can be. Its sum is an hour's work on a slow stick.
+MAX_FILE_BYTES: Final = 4 * 1024**3
 _HASH_BLOCK_BYTES: Final = 1024 * 1024
 #: Nothing is shown by a browser: all of it is saved. A phone asks what to do with it by these.
 _TYPES: Final = {".apk": "application/vnd.android.package-archive", ".pdf": "application/pdf"}
 _OTHER_TYPE: Final = "application/octet-stream"
+_SHA256: Final = re.compile(r"(?:[0-9a-f]{64})?")
 _RANGE: Final = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A file on offer. ``size`` in bytes; ``sha256`` in hexadecimal digits, "" until it is known."""
+    """A file on offer. ``size`` in bytes; ``sha256`` in hexadecimal digits, "" until it is known.
+
+    ``stick``: it is on a stick, and `relay stick` has to be asked for it.
+    """
 
     name: str
     size: int
     sha256: str = ""
+    stick: bool = False
 
     @property
     def path(self) -> str:
@@ -65,14 +80,16 @@ class Missing(enum.Enum):
     NAME = "has a name with other characters than A-Z a-z 0-9 . _ + - ( ) and spaces, or one of over 100"
     KIND = "is a folder or link"
     MANY = f"is one of more than {MAX_FILES}"
+    LARGE = f"is larger than {MAX_FILE_BYTES // 1024**3} GiB"
 
 
-def look(folder: Path) -> tuple[list[Entry], dict[str, Missing]]:
+def look(folder: Path, *, stick: bool = False) -> tuple[list[Entry], dict[str, Missing]]:
     """Files in a folder, without their sums, by name; and what is left out. One that cannot be read is empty."""
     found: list[Entry] = []
     missing: dict[str, Missing] = {}
     try:
-        names = sorted(path.name for path in folder.iterdir())
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in islice(entries, MAX_LOOKED))
     except OSError:
         return [], {}
     for name in names:
@@ -86,10 +103,12 @@ def look(folder: Path) -> tuple[list[Entry], dict[str, Missing]]:
             missing[name] = Missing.KIND
         elif not _NAME.fullmatch(name):
             missing[name] = Missing.NAME
+        elif status.st_size > MAX_FILE_BYTES:
+            missing[name] = Missing.LARGE
         elif len(found) >= MAX_FILES:
             missing[name] = Missing.MANY
         else:
-            found.append(Entry(name=name, size=status.st_size))
+            found.append(Entry(name=name, size=status.st_size, stick=stick))
     return found, missing
 
 
@@ -111,24 +130,24 @@ def summed(folder: Path, entry: Entry) -> Entry | None:
                 return None
             digest.update(block)
             left -= len(block)
-    return Entry(name=entry.name, size=entry.size, sha256=digest.hexdigest())
+    return replace(entry, sha256=digest.hexdigest())
 
 
-def make_list(folder: Path, output: Path, say: Callable[[str], None]) -> None:
+def make_list(folder: Path, output: Path, say: Callable[[str], None], *, stick: bool = False) -> None:
     """Write the list of ``folder`` to ``output``: first without sums, as these take seconds for a large file."""
-    entries, missing = look(folder)
+    entries, missing = look(folder, stick=stick)
     for name, reason in missing.items():
         # Not the name itself: it may say whose file it was.
         say(f"a file of {len(name)} characters is not offered: it {reason.value}")
     write_list(entries, output)
     known: list[Entry] = []
-    for entry in entries:
+    for at, entry in enumerate(entries, 1):
         found = summed(folder, entry)
         if found is None:
-            say(f"a file of {entry.size} bytes cannot be read whole: the card may be damaged")
+            say(f"a file of {entry.size} bytes cannot be read whole: card or stick may be damaged")
         else:
             known.append(found)
-    write_list(known, output)
+        write_list([*known, *entries[at:]], output)
 
 
 def write_list(entries: list[Entry], output: Path) -> None:
@@ -144,10 +163,46 @@ def read_list(path: Path = LIST) -> dict[str, Entry]:
     try:
         with path.open("rb") as file:
             rows = json.loads(file.read(MAX_LIST_BYTES))
-        entries = [Entry(name=row["name"], size=row["size"], sha256=row["sha256"]) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError):
+        entries = [Entry(**row) for row in rows]
+        if not all(map(_is_sound, entries)):
+            return {}
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
     return {entry.name: entry for entry in entries}
+
+
+def _is_sound(entry: Entry) -> bool:
+    """Whether it may go into addresses and headers: of two lists one is made by who reads strangers' sticks."""
+    return bool(
+        _NAME.fullmatch(entry.name)
+        and type(entry.size) is int
+        and 0 <= entry.size <= MAX_FILE_BYTES
+        and _SHA256.fullmatch(entry.sha256)
+        and type(entry.stick) is bool
+    )
+
+
+def read_lists(paths: Sequence[Path] = LISTS) -> dict[str, Entry]:
+    """The entries of all lists by name, MAX_FILES at most; of the first that has the name."""
+    found: dict[str, Entry] = {}
+    for path in paths:
+        for name, entry in read_list(path).items():
+            if len(found) < MAX_FILES:
+                found.setdefault(name, entry)
+    return found
+
+
+def changed_at(paths: Sequence[Path] = LISTS) -> tuple[tuple[int, int], ...]:
+    """What is another value once a list was written anew, came or went."""
+    return tuple(_written(path) for path in paths)
+
+
+def _written(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_ino, status.st_mtime_ns
 
 
 def open_entry(folder: Path, entry: Entry) -> int:

@@ -66,6 +66,21 @@ SENTENCES: Final = (
         "so this relay keeps all others out until that is mended."
     ),
     N_("line %s: %s"),
+    # What is plugged into USB
+    N_("A stick that is plugged in cannot be read: it is damaged, or has neither FAT nor exFAT."),
+    N_("A stick that is plugged in has no folder %s: nothing else of it is looked at."),
+    N_("There is no report on the stick: the relay did not answer. Plug it in again later."),
+    N_("The stick has no room for a report, is write-protected or damaged: use another."),
+    N_("The stick has the report, %s/%s, and may be pulled out."),
+    N_("The stick's files are offered to participants, until it is pulled out."),
+    N_(
+        "The stick's folder %s/%s is not offered, as anybody could plug one in. If it is to be: "
+        'sticks = ["report", "shelf"] in relay.toml, below [appliance].'
+    ),
+    N_(
+        "A network adapter was plugged into USB after the start, and is not used: anybody could do that. "
+        "If it is yours, switch the relay off and on with the adapter in it."
+    ),
     # Radios
     N_("Wi-Fi between relays is off: %s."),
     N_("The access point for phones is off: %s."),

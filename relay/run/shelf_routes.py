@@ -17,6 +17,7 @@ from relay.process.downloads import MAX_DOWNLOAD_S, RETRY_AFTER_S, BusyError, Do
 from relay.run.http_server import add_headers
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from relay.core.stats import Stats
@@ -24,13 +25,15 @@ if TYPE_CHECKING:
 
 
 class ShelfRoutes:
-    """Answers for the files of ``folder`` that ``listing`` names, within the bounds of Downloads."""
+    """Answers for the files of ``folder``, and of a stick, that ``lists`` name, within the bounds of Downloads."""
 
-    def __init__(self, pages: Pages, stats: Stats, folder: Path = shelf.FOLDER, listing: Path = shelf.LIST) -> None:
-        self._listing = listing
+    def __init__(
+        self, pages: Pages, stats: Stats, folder: Path = shelf.FOLDER, lists: Sequence[Path] = shelf.LISTS
+    ) -> None:
+        self._lists = lists
         self._pages = pages
         self._downloads = Downloads(folder, stats)
-        self._shelf_page = ShelfPage(pages, listing, home="/about")
+        self._shelf_page = ShelfPage(pages, lists, home="/about")
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer for a path below shelf.PATH, which is taken as it came, and looked up; raise web.HTTPException."""
@@ -42,7 +45,7 @@ class ShelfRoutes:
         return web.Response(body=page, headers=self._shelf_page.headers(language))
 
     async def _file(self, request: web.BaseRequest) -> web.StreamResponse:
-        entry = shelf.find(request.rel_url.raw_path, await asyncio.to_thread(shelf.read_list, self._listing))
+        entry = shelf.find(request.rel_url.raw_path, await asyncio.to_thread(shelf.read_lists, self._lists))
         if entry is None:
             raise web.HTTPNotFound
         part = shelf.piece(entry, request.headers.get("Range", ""), request.headers.get("If-Range", ""))

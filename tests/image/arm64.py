@@ -7,6 +7,7 @@ everybody runs; arm64.json beside this file is what the last run gave, with the 
 made from.
 """
 
+import contextlib
 import datetime as dt
 import filecmp
 import hashlib
@@ -40,6 +41,8 @@ BOOT_TIMEOUT_S = 900.0
 CARD_BYTES = 4 * 1024**3
 #: Device trees that QEMU's Pi 3 is started with: it has what both boards have of the same.
 BOARDS = ("bcm2837-rpi-3-b", "bcm2837-rpi-zero-2-w")
+#: What whoever wants U-Boot's prompt types: any key, Ctrl-C, and a command.
+TYPED = b" \r\x03version\r"
 #: What the drivers of image/driver.py are asked for by: the supply's voltage, and a Pi 5's serial line to Bluetooth.
 MADE_HERE = ("platform:raspberrypi-hwmon", "of:N*T*Cbrcm,bcm7271-uart")
 #: Of the radios on a Raspberry Pi's board, and of those that docs/appliance.md recommends.
@@ -74,9 +77,10 @@ def program(tree, name, *arguments):
 
 
 class Emulator:
-    """A machine that QEMU emulates, with what it says on its serial line."""
+    """A machine that QEMU emulates, with what it says on its serial line; ``typed`` there again and again."""
 
-    def __init__(self, tree, folder, name, *arguments):
+    def __init__(self, tree, folder, name, *arguments, typed=b""):
+        self._typed = typed
         self._console = folder / f"{name}.txt"
         self._command = program(
             tree, "qemu-system-aarch64",
@@ -87,13 +91,13 @@ class Emulator:
         self.started = time.monotonic()
         with self._console.open("wb") as console:
             self._qemu = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT
+                self._command, stdin=subprocess.PIPE, stdout=console, stderr=subprocess.STDOUT
             )
         return self
 
     def __exit__(self, *_):
         self._qemu.kill()
-        self._qemu.wait()
+        self._qemu.communicate()
 
     def said(self):
         return self._console.read_text(errors="replace")
@@ -104,6 +108,9 @@ class Emulator:
             found = find()
             if found:
                 return found, round(time.monotonic() - self.started)
+            with contextlib.suppress(BrokenPipeError):
+                self._qemu.stdin.write(self._typed)
+                self._qemu.stdin.flush()
             time.sleep(2)
         sys.exit(f"{self.said()[-6000:]}\nno sign of {what}; the console stands above")
 
@@ -219,6 +226,19 @@ def boot_pi(image, folder, tools, tree, board):
     return switch_root_s, supply_s
 
 
+def check_no_prompt(card, folder, tree):
+    """The Pi's U-Boot in a Pi 3 without a card, while somebody types: it starts again, and nothing else."""
+    board = BOARDS[0]
+    for name in ("u-boot.bin", f"{board}.dtb"):
+        (folder / name).write_bytes(card.read("MESH-RELAY", name))
+    with Emulator(
+        tree, folder, "typing", "-M", "raspi3b", "-monitor", "none", "-serial", "null", "-serial", "stdio",
+        "-kernel", folder / "u-boot.bin", "-dtb", folder / f"{board}.dtb", "-device", "usb-kbd", typed=TYPED,
+    ) as machine:  # fmt: skip
+        machine.wait_for(lambda: "resetting ..." in machine.said(), "a restart")
+        check("U-Boot has a prompt", "U-Boot>" not in machine.said())
+
+
 def check_pi5(card, folder, tree):
     """No emulator has a Pi 5. What lies on the card for it is held against what it is to become."""
     check("no overlay for its light", b"dtoverlay=relay-light" in card.read("MESH-RELAY", "config.txt"))
@@ -248,6 +268,7 @@ def main(image, second, tree):
         result |= boot_all(image, Path(name), tools, tree)
         check_pi5(Card(image, Path(name) / "pi5.img", tools=tools), Path(name), tools)
         boots = {board: boot_pi(image, Path(name), tools, tree, board) for board in BOARDS}
+        check_no_prompt(Card(image, Path(name) / "typing.img", tools=tools), Path(name), tree)
         result["raspi3b_switch_root_s"] = {board: switch_root_s for board, (switch_root_s, _) in boots.items()}
         result["raspi3b_supply_s"] = {board: supply_s for board, (_, supply_s) in boots.items()}
     RESULT.write_text(json.dumps(result, indent=1) + "\n")

@@ -112,7 +112,7 @@ def served(*engines, works=None, listing=shelf.LIST):
             listening = socket.create_server(("127.0.0.1", 0))
             urls.append(f"http://127.0.0.1:{listening.getsockname()[1]}")
             page = PortalPage("Plaza north", "river lantern 42", works=works or Path("/nonexistent"))
-            portal = asyncio.create_task(serve(listening, page, idle_s=600, listing=listing))
+            portal = asyncio.create_task(serve(listening, page, idle_s=600, lists=(listing,)))
             loops.append((asyncio.get_running_loop(), stop))
             started.set()
             await stop.wait()

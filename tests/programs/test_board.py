@@ -52,16 +52,6 @@ class Machine:
         self.old = None
         self.told_to_forget = False
         self.forgets = threading.Event()
-        self.plugged = None
-        self.reports = []
-
-    def stick(self):
-        return self.plugged
-
-    def write_report(self, text):
-        if self.broken:
-            raise BootPartitionError("no")
-        self.reports.append(text.decode())
 
     def erase(self):
         self.done.append("erase")
@@ -101,6 +91,9 @@ class Place:
         self.sys = folder / "sys"
         self.notices = folder / "notices" / "notices.json"
         self.notices.parent.mkdir()
+        self.sticks = folder / "stick" / "notices.json"
+        self.sticks.parent.mkdir()
+        self.refused = folder / "refused"
         self.socket = folder / "board.sock"
         self.own_notices = folder / "notices.json"
         self.link = folder / "link.sock"
@@ -138,6 +131,8 @@ def run(place):
                 machine=machine,
                 socket=place.socket,
                 notices=place.notices,
+                sticks=place.sticks,
+                refused_adapter=place.refused,
                 sys=place.sys,
             )
             task = asyncio.ensure_future(made.run(Notifier({})))
@@ -289,22 +284,32 @@ def test_a_card_that_cannot_be_written_is_no_end(place, run, monkeypatch):
     until(lambda: place.status()["light"] == "card")
 
 
-def test_a_stick_that_asks_for_a_report_gets_it_once_each_time_and_the_light_says_so(place, run, monkeypatch):
+def test_what_became_of_a_stick_is_told_and_the_light_says_once_that_it_has_its_report(place, run, monkeypatch):
     monkeypatch.setattr(app, "TICK_S", 0.1)
-    machine = Machine()
-    run(machine)
-    until(lambda: machine.texts)
-    assert "Store: less than half full" in machine.texts[0]
-    assert "Alert: " in machine.texts[0]
-    machine.plugged = (8, 1)
+    monkeypatch.setattr(app, "IDENTIFY_S", 0.5)
+    run(Machine())
+    until(lambda: place.status()["light"] == "clock")
+    place.sticks.write_bytes(encode_notices([Notice(code=NoticeCode.HINT, text="The stick has the report.")]))
+    place.sticks.with_name("reported").touch()
     until(lambda: place.status()["light"] == "identify")
-    (report,) = machine.reports
-    assert "# | store " in report
-    assert "relay_ready 1.0" in report
-    time.sleep(0.5)
-    assert len(machine.reports) == 1
-    machine.plugged = (8, 2)
-    until(lambda: len(machine.reports) == 2)
+    assert "The stick has the report." in [notice["text"] for notice in place.status()["notices"]]
+    until(lambda: place.status()["light"] == "clock")
+    # Pulled out, and another one plugged in.
+    place.sticks.unlink()
+    place.sticks.with_name("reported").unlink()
+    until(lambda: not place.status()["notices"])
+    time.sleep(0.3)
+    place.sticks.with_name("reported").touch()
+    until(lambda: place.status()["light"] == "identify")
+
+
+def test_a_network_adapter_that_is_not_used_is_told_with_the_remedy(place, run, monkeypatch):
+    monkeypatch.setattr(app, "TICK_S", 0.1)
+    run(Machine())
+    assert place.status()["notices"] == []
+    place.refused.touch()
+    until(lambda: "switch the relay off and on" in str(place.status()["notices"]))
+    until(lambda: "network adapter" in str(read_notices([place.own_notices])))
 
 
 def test_panic_erases_shows_it_and_switches_off(place, run, monkeypatch):

@@ -302,7 +302,7 @@ def offered(tmp_path, monkeypatch):
     (files / "large.bin").write_bytes(bytes(200_000))
     listing = tmp_path / "list.json"
     make_list(files, listing, pytest.fail)
-    monkeypatch.setattr("relay.run.web.ShelfRoutes", lambda pages, stats: ShelfRoutes(pages, stats, files, listing))
+    monkeypatch.setattr("relay.run.web.ShelfRoutes", lambda pages, stats: ShelfRoutes(pages, stats, files, (listing,)))
     return files
 
 

@@ -294,6 +294,22 @@ def test_keys_alone_open_the_way_to_log_in(boot):
     assert "dport 22" not in (root / OUTPUT / "nftables.conf").read_text()
 
 
+@pytest.mark.parametrize(
+    ("text", "uses"),
+    [
+        ('hostname = "gate"', "report\n"),
+        ('sticks = ["shelf", "report", "shelf"]', "shelf\nreport\n"),
+        ("sticks = []", None),
+        # Whatever else is wrong: the file may have asked for that.
+        ('sticks = ["report", "shelf"]\nhostname = 3', None),
+    ],
+)
+def test_sticks_are_used_for_what_the_operator_wrote_and_for_participants_never_by_default(boot, text, uses):
+    root = boot(f"[appliance]\n{text}\n".encode())
+    path = root / OUTPUT / "sticks"
+    assert (path.read_text() if path.exists() else None) == uses
+
+
 def test_two_relays_draw_different_segments_beside_the_fixed_address():
     drawn = [draw_segment(random.Random(seed).randbytes) for seed in range(100)]
     # Of 2,048 there are, and the /64 of IPv6 is another one each time.

@@ -195,7 +195,7 @@ def test_a_page_is_made_once_until_the_list_changes_and_few_are_kept(tmp_path):
             return super().render(template, language, values)
 
     async def scene():
-        page = ShelfPage(Counting(), listing)
+        page = ShelfPage(Counting(), (listing,))
         for language in (LANGUAGES[0], LANGUAGES[3]):
             found = set(await asyncio.gather(*(page.get("10.42.70.1", language) for _ in range(20))))
             assert len(found) == 1
@@ -218,7 +218,7 @@ def test_a_page_is_made_once_until_the_list_changes_and_few_are_kept(tmp_path):
 @asynccontextmanager
 async def portal(folder, listing):
     listening = socket.create_server(("127.0.0.1", 0), backlog=128)
-    serving = asyncio.ensure_future(serve(listening, PortalPage(), idle_s=60, folder=folder, listing=listing))
+    serving = asyncio.ensure_future(serve(listening, PortalPage(), idle_s=60, folder=folder, lists=(listing,)))
     try:
         yield listening.getsockname()[1]
     finally:
@@ -309,7 +309,7 @@ def test_a_slow_reader_is_sent_to_a_quarter_of_the_time(folder, listing):
 
     async def scene():
         reader = Slow()
-        server = ShelfServer(Downloads(folder), ShelfPage(Pages(), listing), listing)
+        server = ShelfServer(Downloads(folder), ShelfPage(Pages(), (listing,)), (listing,))
         answering = server.answer(ShelfRequest(host="x", path="/shelf/Chat%20app-1.2.apk"), reader)
         with suppress(TimeoutError):
             await asyncio.wait_for(answering, 0.9)
@@ -417,7 +417,7 @@ def test_a_page_for_the_shelf_is_drawn_for_one_at_a_time_also_for_who_goes(listi
             return super().render(template, language, values)
 
     async def scene():
-        page = ShelfPage(Counting(), listing)
+        page = ShelfPage(Counting(), (listing,))
         for number in range(20):
             asking = asyncio.ensure_future(page.get(f"10.42.70.{number}", LANGUAGES[0]))
             await asyncio.sleep(0.02)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What of a stick is looked at, and the one file that is written to it: by fixed names, and nothing else of it.
+
+All of it lies in the folder FOLDER, so that whoever has other things on his stick is left alone:
+
+================ ==============================================================
+``shelf``        a folder: files for participants
+``write.txt``    the operator's mark, empty or not: a report may be left there
+================ ==============================================================
+
+Another file or folder with another use gets another name in here, and another word in StickUse.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from relay.control.relay_report import REPORT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: FAT knows no difference between large and small letters.
+FOLDER: Final = "mesh-relay"
+SHELF: Final = "shelf"
+#: Windows hides the end of names, and so adds it twice.
+MARKS: Final = ("write.txt", "write.txt.txt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """``shelf``: the folder with files to be offered; ``is_marked``: whether the operator lets us write."""
+
+    shelf: Path | None
+    is_marked: bool
+
+
+def look(where: Path) -> Content | None:
+    """What is on the stick mounted at ``where``; None if there is nothing for us."""
+    folder = where / FOLDER
+    if not _is(folder, stat.S_IFDIR):
+        return None
+    shelf = folder / SHELF
+    return Content(shelf=shelf if _is(shelf, stat.S_IFDIR) else None, is_marked=is_marked(where))
+
+
+def is_marked(where: Path) -> bool:
+    """Whether the stick has the operator's mark."""
+    return any(_is(where / FOLDER / mark, stat.S_IFREG) for mark in MARKS)
+
+
+def write_report(where: Path, text: bytes) -> None:
+    """Leave the report in place of an earlier one, whole or not at all; raise OSError."""
+    path = where / FOLDER / REPORT
+    fresh = path.with_suffix(".new")
+    with contextlib.suppress(FileNotFoundError):
+        fresh.unlink()
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(fresh, flags, 0o600), "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise
+
+
+def _is(path: Path, kind: int) -> bool:
+    """Whether there is such a one, and no link to it."""
+    try:
+        return stat.S_IFMT(path.lstat().st_mode) == kind
+    except OSError:
+        return False
