@@ -168,7 +168,8 @@ class Engine:
         """Let :meth:`_process` run once, after all that is readable now was read."""
         if not self._wake_scheduled:
             self._wake_scheduled = True
-            self._loop.call_soon(self._process)
+            # A timer that is due comes behind what the loop finds readable, call_soon before it.
+            self._loop.call_later(0, self._process)
 
     def _process(self) -> None:
         self._wake_scheduled = False
