@@ -173,11 +173,7 @@ class Serving:
             offers = [Offer(e.identity, e.header.size_class, e.header.expiry_hour) for e in entries]
             session.offer(offers if is_new else offers[::-1])
         else:
-            bodies = self._bodies.read(seqs)
-            if is_new:
-                self._send(session, seqs, bodies, residence_s)
-            else:
-                self._send(session, seqs[::-1], bodies[::-1], residence_s)
+            self._send(session, seqs, self._bodies.read(seqs), residence_s, is_latest_first=not is_new)
         return may_go_on
 
     def _has_to_look(self, subscription: Subscribe) -> bool:
@@ -229,9 +225,18 @@ class Serving:
             self._subscription = None
         return True
 
-    def _send(self, session: Session, seqs: Sequence[int], bodies: Sequence[bytes | None], residence_s: float) -> None:
+    def _send(
+        self,
+        session: Session,
+        seqs: Sequence[int],
+        bodies: Sequence[bytes | None],
+        residence_s: float,
+        *,
+        is_latest_first: bool = False,
+    ) -> None:
+        # Turned round for the peer alone: the log finds what follows each other in a step.
         present = [body for body in bodies if body is not None]
-        session.send_envelopes(present)
+        session.send_envelopes(present[::-1] if is_latest_first else present)
         self._stats.add(Total.FORWARDED, len(present))
         if len(present) < len(seqs):
             seqs = [seq for seq, body in zip(seqs, bodies, strict=True) if body is not None]

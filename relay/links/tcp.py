@@ -249,7 +249,8 @@ def _is_linked(host: Host, target: Target) -> bool:
 
 def _bound_socket(family: int, interface: str) -> socket.socket:
     """Return a socket that only hears and uses one interface; anybody may bind one so since Linux 5.7."""
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    # By the protocol asyncio knows that it is TCP, and lets nothing small wait for the peer (TCP_NODELAY).
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: Streams are served for so long before others are heard: who has a question to ask, a
 #: newcomer, the status page. Half of it is what an honest session waits for a busy relay.
-TURN_S: Final = 0.002
+TURN_S: Final = 0.001
 
 
 class Connections:

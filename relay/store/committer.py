@@ -7,6 +7,7 @@ transaction; so groups grow with the load and nobody waits for a timer.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -66,6 +67,8 @@ class Committer:
         self._max_group_rows = max_group_rows
         self._max_group_bytes = max_group_bytes
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        #: Transactions that are over: their jobs, what went wrong, and how many seconds they took.
+        self._over: queue.SimpleQueue[tuple[list[_Job], BaseException | None, float]] = queue.SimpleQueue()
         self._pending_rows = 0
         self._pending_bytes = 0
         self._pending_batches = 0
@@ -116,6 +119,18 @@ class Committer:
         self._pending_batches += 1
         self._jobs.put(job)
 
+    def deliver(self, wait_s: float = 0.0) -> None:
+        """Call back for what is committed by now, after waiting until something is, for so many seconds at most.
+
+        The loop does so by itself after each transaction, behind all that it has to do already. Whoever keeps it busy
+        calls this before that, and waits a little after it: meanwhile the thread has the interpreter for itself.
+        """
+        with contextlib.suppress(queue.Empty):
+            if wait_s and self._pending_batches:
+                self._call_back(*self._over.get(timeout=wait_s))
+            while True:
+                self._call_back(*self._over.get_nowait())
+
     async def drain(self) -> None:
         """Return as soon as nothing is pending."""
         if self._pending_batches:
@@ -143,8 +158,9 @@ class Committer:
                 self._store.commit(*[job.batch for job in group])
             except Exception as caught:  # noqa: BLE001 - whatever it is, nobody may be told "stored"
                 error = caught
+            self._over.put((group, error, time.monotonic() - began))
             try:
-                self._loop.call_soon_threadsafe(self._deliver, group, error, time.monotonic() - began)
+                self._loop.call_soon_threadsafe(self.deliver)
             except RuntimeError:
                 return  # the loop is closed: nobody is left to tell
 
@@ -167,7 +183,7 @@ class Committer:
                 return group
             group.append(job)
 
-    def _deliver(self, group: list[_Job], error: BaseException | None, took_s: float) -> None:
+    def _call_back(self, group: list[_Job], error: BaseException | None, took_s: float) -> None:
         self._groups += 1
         self._on_commit(took_s)
         for job in group:

@@ -4,6 +4,7 @@
 import asyncio
 import itertools
 import threading
+import time
 
 import pytest
 
@@ -65,6 +66,22 @@ def test_a_burst_shares_transactions_and_is_called_back_in_order(store):
     run(store, scenario)
     assert called == [(index, None) for index in range(3000)]
     assert store.last_seq == 3000
+
+
+def test_a_loop_that_is_busy_can_call_back_before_its_next_turn(store):
+    called = []
+
+    async def scenario(committer):
+        committer.deliver(wait_s=10)  # nothing is pending, so nothing is waited for
+        committer.submit(insert_batch([1]), called.append)
+        committer.deliver(wait_s=10)
+        assert (called, committer.pending_rows) == ([None], 0)
+        await asyncio.sleep(0.01)  # the loop's own call finds nothing left to do
+        assert called == [None]
+
+    began = time.monotonic()
+    run(store, scenario)
+    assert time.monotonic() - began < 10
 
 
 def test_bounds_of_a_transaction_hold_and_a_larger_batch_still_passes(store):
