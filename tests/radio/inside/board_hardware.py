@@ -13,6 +13,8 @@ import struct
 import time
 
 EV_KEY, KEY_POWER = 1, 116
+#: As of a button that is soldered on (linux/input.h): one on USB is none.
+BUS_HOST = 0x19
 UI_SET_EVBIT, UI_SET_KEYBIT, UI_DEV_CREATE = 0x40045564, 0x40045565, 0x5501
 
 
@@ -21,7 +23,7 @@ def make_button():
     fcntl.ioctl(button, UI_SET_EVBIT, EV_KEY)
     fcntl.ioctl(button, UI_SET_KEYBIT, KEY_POWER)
     # struct uinput_user_dev: name, input_id, ff_effects_max, four arrays of 64 numbers.
-    os.write(button, struct.pack("@80sHHHHI256i", b"button", 3, 1, 1, 1, 0, *[0] * 256))
+    os.write(button, struct.pack("@80sHHHHI256i", b"button", BUS_HOST, 1, 1, 1, 0, *[0] * 256))
     fcntl.ioctl(button, UI_DEV_CREATE)
     return button
 
