@@ -59,6 +59,8 @@ port = {self.port}
 interfaces = ["lo"]
 discovery = {str(discovery).lower()}
 peers = {json.dumps([f"127.0.0.1:{port}" for port in peers])}
+[limits]
+handshake_timeout_s = 120
 [unix]
 path = "{folder}/link.sock"
 [control]
