@@ -30,6 +30,7 @@ from relay.process.notify import Notifier, run_watchdog
 from relay.process.progress import Progress
 from relay.process.stopping import stop_signals, until_stopped
 from relay.process.supervisor import supervise
+from relay.run.capacity import capacity
 from relay.run.control_server import ControlServer
 from relay.run.engine import Engine
 from relay.run.history import History
@@ -133,6 +134,7 @@ async def _supervised(link: LinkPlugin, kind: LinkKind, engine: Engine) -> None:
 
 
 def _make_node(config: Config, store: Store, stats: Stats, now: float) -> Node:
+    bounds = capacity(config.store)
     state = store.state()
     interfaces = store.interfaces()
     node = Node(
@@ -146,8 +148,8 @@ def _make_node(config: Config, store: Store, stats: Stats, now: float) -> Node:
             shares=config.store.shares,
         ),
         policy=Policy(
-            max_bytes=config.store.max_bytes,
-            max_envelopes=config.store.max_envelopes,
+            max_bytes=bounds.max_bytes,
+            max_envelopes=bounds.max_envelopes,
             min_price=config.mesh.min_price,
             classes=sum(1 << CLASS_OF_SIZE[size] for size in config.mesh.classes),
             residence_s=config.store.residence_hours * 3600.0,
