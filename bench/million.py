@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 FEW = 1_000
 MANY = 1_000_000
 #: Fresh ones that are put in each round, and rounds: the least of them counts.
-PUTS = 5_000
+PUTS = 10_000
 ROUNDS = 5
 #: ... of fetching all of a million.
 ROUNDS_OF_ALL = 2
