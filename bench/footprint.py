@@ -50,7 +50,7 @@ def measure_full(folder: Path) -> dict[str, float]:
     """Memory with 100,000 envelopes and ten relays that hold the same, the time to start, and to be scraped."""
     with relay(folder / "full") as first:
         put_all(BareClient(first.port), make_envelopes(STORED))
-    with relay(folder / "full", discovery=True, http=True) as full, _peers(folder, full) as peers:
+    with relay(folder / "full", discovery=True, http=True) as full, _copied_peers(folder, full) as peers:
         full.wait(lambda status: sum(link["relays"] for link in status["links"]) == PEERS)
         full.wait(lambda status: status["totals"]["total"]["reconciled"] >= PEERS)
         assert not any(peer.node.wanted() for peer in peers)
@@ -64,23 +64,31 @@ def _scrape(process: RelayProcess) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _peers(folder: Path, full: RelayProcess) -> Iterator[list[BarePeer]]:
+def _copied_peers(folder: Path, full: RelayProcess) -> Iterator[list[BarePeer]]:
     # A copy: the relay holds the lock of its own.
     shutil.copytree(folder / "full/store", folder / "copy")
-    peers = [BarePeer(folder / "copy/store.sqlite") for _ in range(PEERS)]
-    for peer in peers:
+    with peers(folder / "copy/store.sqlite", full) as connected:
+        yield connected
+
+
+@contextlib.contextmanager
+def peers(database: Path, full: RelayProcess) -> Iterator[list[BarePeer]]:
+    """Connect ten relays that hold what ``database`` holds, for the length of a block."""
+    first = BarePeer(database)
+    connected = [first, *(BarePeer(database, first) for _ in range(PEERS - 1))]
+    for peer in connected:
         peer.connect(full.port)
     stop = threading.Event()
 
     def serve() -> None:
         while not stop.is_set():
-            for peer in peers:
+            for peer in connected:
                 peer.turn()
 
     thread = threading.Thread(target=serve)
     thread.start()
     try:
-        yield peers
+        yield connected
     finally:
         stop.set()
         thread.join()

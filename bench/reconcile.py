@@ -108,12 +108,7 @@ def reconcile(shared: AdmittedColumns, seed: int, differences: int, newest_hours
         Side(Reconciler(initiator=first, key=key, columns=joined(shared, columns(own)), scope=SCOPE))
         for first, own in ((True, rows[:half]), (False, rows[half:]))
     )
-    message_bytes, flights = 0, 0
-    messages: list[bytes] | None = None
-    while messages is None or messages:
-        messages = (responder if flights % 2 else initiator).turn(messages)
-        message_bytes += sum(map(len, messages))
-        flights += bool(messages)
+    message_bytes, flights = exchange(initiator, responder)
     found = [set(side.reconciler.to_offer or ()) for side in (initiator, responder)]
     assert found == [{row[0] for row in rows[:half]}, {row[0] for row in rows[half:]}], f"seed {seed}"
     return Run(
@@ -123,6 +118,17 @@ def reconcile(shared: AdmittedColumns, seed: int, differences: int, newest_hours
         slice_s=max(initiator.calls_s + responder.calls_s),
         used_list=initiator.reconciler.used_list,
     )
+
+
+def exchange(initiator: Side, responder: Side) -> tuple[int, int]:
+    """Let two sides talk until they are done; return the bytes of their messages and how often those went over."""
+    message_bytes, flights = 0, 0
+    messages: list[bytes] | None = None
+    while messages is None or messages:
+        messages = (responder if flights % 2 else initiator).turn(messages)
+        message_bytes += sum(map(len, messages))
+        flights += bool(messages)
+    return message_bytes, flights
 
 
 def measure(*, seeds: int = SEEDS) -> dict[str, float]:

@@ -24,7 +24,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-START_S = 60.0
+START_S = 180.0
 _HTTP = """
 [http]
 enabled = {http}
@@ -59,6 +59,8 @@ port = {self.port}
 interfaces = ["lo"]
 discovery = {str(discovery).lower()}
 peers = {json.dumps([f"127.0.0.1:{port}" for port in peers])}
+[limits]
+handshake_timeout_s = 120
 [unix]
 path = "{folder}/link.sock"
 [control]
@@ -104,6 +106,11 @@ path = "{folder}/control.sock"
     def _memory_mib(self, name: str) -> float:
         [line] = [line for line in self.proc("status").splitlines() if line.startswith(name)]
         return int(line.split()[1]) / 1024
+
+    def cpu_s(self) -> float:
+        """Return the processor time of all threads that there are, in seconds (proc_pid_schedstat(5))."""
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
     def stop(self) -> None:
         """Ask it to end, and wait."""

@@ -9,7 +9,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from relay.config.net import BATMAN
-from relay.config.run import StoreConfig
+from relay.config.run import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +25,8 @@ LINK_SOCKET = "/run/mesh-relay/link.sock"
 CONTROL_SOCKET = "/run/mesh-relay/control.sock"
 #: The least that a store can be told to hold (relay.config.run), and so what a partition must have room for.
 LEAST_BYTES = 1024 * 1024
+#: What it holds at the most on a partition of its own, unless its operator says more.
+MOST_BYTES = 4 * GIB
 #: Of a store on a partition of its own: write-ahead log, and what is being written anew.
 OVERHEAD_BYTES = 32 * 1024 * 1024
 #: In memory: systemd's RuntimeDirectory of mesh-relay.service, which goes when that is stopped and stays when it
@@ -63,7 +65,7 @@ def effective(checked: Checked, *, data_bytes: int | None = None) -> dict[str, A
         default("store", path=VOLATILE_PATH, max_bytes=VOLATILE_BYTES, max_envelopes=VOLATILE_ENVELOPES)
     elif fits is not None:
         # Full before the partition is, so that the cheapest goes and not the newest.
-        document["store"]["max_bytes"] = min(document["store"].get("max_bytes", StoreConfig().max_bytes), fits)
+        document["store"]["max_bytes"] = min(document["store"].get("max_bytes") or MOST_BYTES, fits)
     if appliance.mesh_secret:
         default("mesh", secret=appliance.mesh_secret)
     _radios(appliance, document)

@@ -24,11 +24,14 @@ GIB = 1024 * MIB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreConfig:
-    """What is kept, and in which folder. ``shares``: fraction of the store guaranteed to an interface."""
+    """What is kept, and in which folder; bounds of 0 are for the machine to say (relay.run.capacity).
+
+    ``shares``: fraction of the store guaranteed to an interface.
+    """
 
     path: Path = setting(AUTOMATIC, settings.path)
-    max_bytes: int = setting(GIB, settings.integer(MIB, 1024 * GIB))
-    max_envelopes: int = setting(100_000, settings.integer(100, 10_000_000))
+    max_bytes: int = setting(0, settings.integer(MIB, 1024 * GIB, zero="what the disk has room for"))
+    max_envelopes: int = setting(0, settings.integer(100, 10_000_000, zero="what memory has room for"))
     storage: str = setting("durable", settings.one_of("durable", "volatile"))
     residence_hours: int = setting(168, settings.integer(1, 168))
     shares: Mapping[str, float] = setting({}, settings.shares)

@@ -89,12 +89,15 @@ def boolean(value: object) -> bool:
     return value
 
 
-def integer(least: int, most: int) -> Callable[[object], int]:
-    """A whole number within bounds, both allowed."""
+def integer(least: int, most: int, *, zero: str = "") -> Callable[[object], int]:
+    """A whole number within bounds, both allowed; or 0, if that means something, which ``zero`` says."""
 
     def parse(value: object) -> int:
+        if zero and value == 0 and not isinstance(value, bool):
+            return 0
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise BadValueError(f"write a whole number from {least} to {most}, without quotes")
+            or_zero = f", or 0 for {zero}" if zero else ""
+            raise BadValueError(f"write a whole number from {least} to {most}{or_zero}, without quotes")
         return value
 
     return parse

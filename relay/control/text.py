@@ -152,6 +152,9 @@ def startup_summary(status: Status, config: Config, program: str, port: int) -> 
         ("listens", f"port {port} on {where}" if tcp.enabled else "not on IP"),
         ("finds", "other relays by multicast DNS" if tcp.enabled and tcp.discovery else "no relays by itself"),
     ]
+    if not (config.store.max_bytes and config.store.max_envelopes):
+        room = f"{human_bytes(status.store.max_bytes)}, {status.store.max_envelopes:,} envelopes"
+        rows.append(("room", f"{room}: what this machine has; max_bytes and max_envelopes in [store] set others"))
     if tcp.peers:
         rows.append(("peers", plural(len(tcp.peers), "static peer")))
     if config.http.enabled:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from relay.core.admission import Admission
     from relay.core.bodies import Bodies
     from relay.core.clock import Clock
+    from relay.core.loaded import AdmittedRow
     from relay.core.log import AdmittedLog
     from relay.core.retention import Retention
     from relay.core.returns import Returns
@@ -335,7 +336,7 @@ class Intake:
         """Whether memory must be read from the store again after a failed commit."""
         return self._stale and not self._in_flight and not self.pending.batch.inserts
 
-    def reload(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool, bool]]) -> None:
+    def reload(self, rows: Iterable[AdmittedRow]) -> None:
         """Forget what was never stored: read everything from the store again."""
         self._log.reload(rows)
         # Found in the log as it was; what is due will be found again.
@@ -353,8 +354,13 @@ class Intake:
             self.pending_bytes -= size
         return [(link, number) for link, number, _ in waiters if not link.closed]
 
+    @property
+    def has_due(self) -> bool:
+        """Whether :meth:`retire` left some for another slice."""
+        return self._retention.has_more
+
     def retire(self, now: float, *, save_clock: bool) -> None:
-        """Let envelopes leave whose time has come; ``save_clock`` writes the residence clock too."""
+        """Let some envelopes leave whose time has come; ``save_clock`` writes the residence clock too."""
         batch = self.pending.batch
         dropped, forgotten = self._retention.retire(now)
         excess = self._admission.excess()

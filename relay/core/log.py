@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a relay has admitted, in order of arrival, in memory.
 
-Columns of plain arrays, about 86 bytes an entry beside the dictionary of
-identities (about 190): 100,000 entries take 28 MB. No index lives on the card:
-random keys would multiply the bytes written there.
+Columns in blocks (block.py), a table of identities (identities.py) and the order in which
+envelopes would have to leave (ranks.py): about 85 bytes an entry. No
+index lives on the card: random keys would multiply the bytes written there.
 
 An entry is PENDING until its commit, then HELD; when its body leaves it is GONE,
 so that it is not taken again, or DISPLACED, and at last forgotten.
@@ -11,78 +11,56 @@ so that it is not taken again, or DISPLACED, and at last forgotten.
 
 from __future__ import annotations
 
-import enum
 from array import array
 from bisect import bisect_left, bisect_right, insort
+from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import compress, islice
-from typing import TYPE_CHECKING, Final
+from itertools import chain, compress, islice
+from typing import TYPE_CHECKING
 
+from relay.core import block as blocks
+from relay.core.block import (
+    CLASS_MASK,
+    CLASS_OF_KIND,
+    DISPLACED,
+    FORGOTTEN,
+    HELD,
+    LEFT,
+    PENDING,
+    PURGE_FLAG,
+    Block,
+    EntryState,
+    Snapshot,
+    squeezed,
+)
 from relay.core.envelope import (
-    BUCKET_BITS,
     HEADER,
-    HEADER_BYTES,
     ID_BYTES,
     SIZES,
-    TAG_BYTES,
     EnvelopeType,
     Header,
-    decode_header,
     price_paid,
 )
+from relay.core.identities import Identities
+from relay.core.loaded import AdmittedRow, loaded_block
 from relay.core.ranks import Ranks
-from relay.core.reconcile_set import AdmittedColumns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-
-class EntryState(enum.IntEnum):
-    """Where an entry stands."""
-
-    PENDING = 0
-    HELD = 1
-    GONE = 2
-    FORGOTTEN = 3
-    #: Gone to make room for others: it may return (relay.core.returns).
-    DISPLACED = 4
-
-
-_PENDING: Final = int(EntryState.PENDING)
-_HELD: Final = int(EntryState.HELD)
-_GONE: Final = int(EntryState.GONE)
-_FORGOTTEN: Final = int(EntryState.FORGOTTEN)
-_DISPLACED: Final = int(EntryState.DISPLACED)
-#: Without a body: it has left.
-_LEFT: Final = frozenset({_GONE, _DISPLACED})
-_PURGE_FLAG: Final = 0x80
-_CLASS_MASK: Final = 0x0F
-_CLASS_OF_KIND: Final = bytes(kind & _CLASS_MASK for kind in range(256))
-_IS_HELD: Final = bytes(state == _HELD for state in range(256))
-_IS_ZERO: Final = bytes(taken == 0 for taken in range(256))
-#: Forgotten entries are squeezed out when they are this many and half of all.
-COMPACT_AT_LEAST: Final = 4096
-
-
-@lru_cache(1 << BUCKET_BITS + 1)
-def _first_bytes(prefix_bits: int, prefix: int) -> bytes:
-    """Return 1 for each first byte of a tag that lies under the prefix."""
-    return bytes(byte >> 8 - prefix_bits == prefix for byte in range(256))
-
-
-@lru_cache(1 << len(SIZES))
-def _kinds(classes: int) -> bytes:
-    """Return 1 for each kind of these classes."""
-    return bytes(classes >> (kind & _CLASS_MASK) & 1 for kind in range(256))
+__all__ = ["AdmittedLog", "Due", "Entry", "EntryState"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """Sequence numbers whose bodies leave, and those to be forgotten; the former may be among the latter."""
+    """Sequence numbers whose bodies leave, and those to be forgotten; the former may be among the latter.
+
+    ``is_all``: whether that is all there is.
+    """
 
     drop: list[int]
     forget: list[int]
+    is_all: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,28 +85,17 @@ class AdmittedLog:
     """All admitted envelopes, by sequence number and by identity."""
 
     def __init__(self) -> None:
-        self._seq = array("Q")
-        self._ids = bytearray()
-        self._tags = bytearray()
-        self._expiry = array("I")
-        self._kind = bytearray()
-        self._price = array("b")
-        self._interface = bytearray()
-        self._arrived = array("d")
-        self._state = bytearray()
-        #: In which of some periods the body was found to be what it should be; 0 for none.
-        self._checked = bytearray()
-        #: Whether anybody took it since the start of this process: its operator sees the age of the oldest left.
-        self._taken = bytearray()
-        self._by_id: dict[bytes, int] = {}
-        #: When what was displaced and came again arrived first: its time counts from then.
-        self._first_arrived: dict[int, float] = {}
+        #: In order; the last one grows. None is without an entry.
+        self._blocks: list[Block] = []
+        #: Of each block its first sequence number, and when its first entry arrived.
+        self._starts = array("Q")
+        self._arrivals = array("d")
+        self._by_id = Identities(self._identity)
         #: Up to here entries were loaded: of those that came again it is not known when.
         self._loaded_seq = 0
         #: Tag to the expiry hours of its purges, ascending: the latest is at the end, and one of many leaves
         #: without a walk.
         self._purges: dict[bytes, array[int]] = {}
-        self._forgotten = 0
         #: Changes with the set of committed identities.
         self.version = 0
         #: Counts bodies that left, so that others see whether any did.
@@ -152,7 +119,7 @@ class AdmittedLog:
         return len(self._by_id)
 
     def __contains__(self, identity: bytes) -> bool:
-        return identity in self._by_id
+        return self._by_id.find(identity) > 0
 
     # -- changes ----------------------------------------------------------
 
@@ -172,40 +139,53 @@ class AdmittedLog:
         ``first_arrived_s``: of one that was here before, and was displaced.
         """
         seq = seq or self.next_seq
-        if first_arrived_s is not None:
-            self._first_arrived[seq] = first_arrived_s
         self.next_seq = seq + 1
+        stands = int(state)  # members of an enumeration are slow keys
         purge = header.type is EnvelopeType.PURGE
-        self._seq.append(seq)
-        self._ids += identity
-        self._tags += header.tag
-        self._expiry.append(header.expiry_hour)
-        self._kind.append(header.size_class | (_PURGE_FLAG if purge else 0))
-        self._price.append(price_paid(identity, header.size_class))
-        self._interface.append(interface)
-        self._arrived.append(arrived_s)
-        self._state.append(state)
-        self._checked.append(0)
-        self._taken.append(0)
-        self._by_id[identity] = seq
-        self.pending[header.size_class] += state == _PENDING
-        if state not in _LEFT:
+        if not self._blocks or len(self._blocks[-1]) >= blocks.BLOCK_ENTRIES:
+            self._begin_block(Block(seq), arrived_s)
+        block = self._blocks[-1]
+        position = block.append(
+            seq=seq,
+            identity=identity,
+            tag=header.tag,
+            expiry_hour=header.expiry_hour,
+            kind=header.size_class | (PURGE_FLAG if purge else 0),
+            price=price_paid(identity, header.size_class),
+            interface=interface,
+            arrived_s=arrived_s,
+            first_arrived_s=arrived_s if first_arrived_s is None else first_arrived_s,
+            state=stands,
+        )
+        self._by_id.add(identity, seq)
+        self.pending[header.size_class] += stands == PENDING
+        if stands not in LEFT:
             self._account(interface, header.expiry_hour, header.size_class, 1)
             if purge:
-                insort(self._purges.setdefault(header.tag, array("I")), header.expiry_hour)
-            if state == _HELD:
-                self._rank(len(self._seq) - 1)
+                self._note_purge(header.tag, header.expiry_hour)
+            if stands == HELD:
+                self._rank(block, position)
         return seq
 
-    def _rank(self, position: int) -> None:
+    def _begin_block(self, block: Block, arrived_s: float) -> None:
+        if self._blocks:
+            self._blocks[-1].shrink()
+        self._blocks.append(block)
+        self._starts.append(block.first_seq)
+        self._arrivals.append(arrived_s)
+
+    def _rank(self, block: Block, position: int) -> None:
         """From now on the entry may have to leave for others."""
-        interface = self._interface[position]
+        ranks = self.ranks.get(block.interface[position]) or self._ranks(block.interface[position])
+        ranks.add(block.price[position], block.expiry[position], block.seq(position))
+
+    def _ranks(self, interface: int) -> Ranks:
         ranks = self.ranks.get(interface)
         if ranks is None:
             ranks = self.ranks[interface] = Ranks()
-        ranks.add(self._price[position], self._expiry[position], self._seq[position])
+        return ranks
 
-    def reload(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool, bool]]) -> None:
+    def reload(self, rows: Iterable[AdmittedRow]) -> None:
         """Forget everything and :meth:`load`; sequence numbers are not used again.
 
         Nothing changes when ``rows`` raises.
@@ -216,45 +196,68 @@ class AdmittedLog:
         fresh.version = self.version + 1
         fresh.departures = self.departures + 1
         self.__dict__.update(fresh.__dict__)
+        self._by_id.identity_of = self._identity
 
-    def load(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool, bool]]) -> None:
+    def load(self, rows: Iterable[AdmittedRow]) -> None:
         """Take what the store holds: (seq, id, header, interface, first arrived_s, has_body, displaced).
 
         What arrived before the row above it came again since, some time after that one.
         """
+        rows = iter(rows)
         latest_s = 0.0
-        for seq, identity, header, interface, arrived_s, has_body, displaced in rows:
-            latest_s = max(latest_s, arrived_s)
-            self.append(
-                seq=seq,
-                identity=identity,
-                header=decode_header(header),
-                interface=interface,
-                arrived_s=latest_s,
-                state=EntryState.HELD if has_body else EntryState.DISPLACED if displaced else EntryState.GONE,
-                first_arrived_s=arrived_s if arrived_s < latest_s else None,
-            )
+        while some := list(islice(rows, blocks.BLOCK_ENTRIES)):
+            block = loaded_block(some, latest_s)
+            latest_s = block.arrived[-1]
+            self._begin_block(block, block.arrived[0])
+            self.next_seq = block.seq(len(block) - 1) + 1
+            self._account_block(block)
+        self._by_id = self._index()
         self.committed_seq = self._loaded_seq = self.next_seq - 1
+
+    def _index(self) -> Identities:
+        index = Identities(self._identity)
+        index.fill((block.ids, block.numbers()) for block in self._blocks)
+        return index
+
+    def _account_block(self, block: Block) -> None:
+        """Count what a block that was loaded holds."""
+        for number in set(block.interface):
+            mine: bytes | bytearray = block.state.translate(blocks.IS_HELD)
+            if block.interface.count(number) < len(block):
+                mine = blocks.both(mine, block.interface.translate(bytes(each == number for each in range(256))))
+            hours = list(compress(block.expiry, mine))
+            if not hours:
+                continue
+            self._ranks(number).add_all(compress(block.price, mine), hours, list(compress(block.numbers(), mine)))
+            for (hour, kind), count in Counter(zip(hours, compress(block.kind, mine), strict=True)).items():
+                self._account(number, hour, kind & CLASS_MASK, count)
+        if max(block.kind) >= PURGE_FLAG:
+            for position, (kind, state) in enumerate(zip(block.kind, block.state, strict=True)):
+                if kind & PURGE_FLAG and state == HELD:
+                    self._note_purge(block.tag(position), block.expiry[position])
 
     def reserve(self, last_seq: int) -> None:
         """Do not use sequence numbers up to ``last_seq`` again."""
         self.next_seq = max(self.next_seq, last_seq + 1)
         self.committed_seq = self.next_seq - 1
 
-    def _account(self, interface: int, expiry_hour: int, size_class: int, sign: int) -> None:
+    def _account(self, interface: int, expiry_hour: int, size_class: int, change: int) -> None:
         self.balance += 1
-        self.held[size_class] += sign
+        self.held[size_class] += change
         held = self.held_by_interface.get(interface)
         if held is None:
             held = self.held_by_interface[interface] = [0] * len(SIZES)
             self.hours[interface] = {}
-        held[size_class] += sign
+        held[size_class] += change
         hours = self.hours[interface]
-        count = hours.get(expiry_hour, 0) + sign
+        count = hours.get(expiry_hour, 0) + change
         if count:
             hours[expiry_hour] = count
         else:
             del hours[expiry_hour]
+
+    def _note_purge(self, tag: bytes, expiry_hour: int) -> None:
+        insort(self._purges.setdefault(tag, array("I")), expiry_hour)
 
     def _forget_purge(self, tag: bytes, expiry_hour: int) -> None:
         hours = self._purges[tag]
@@ -264,64 +267,120 @@ class AdmittedLog:
 
     def commit(self, first_seq: int, last_seq: int) -> None:
         """Turn the PENDING entries of a committed batch into HELD ones."""
-        for position in range(self._position(first_seq), self._position(last_seq + 1)):
-            if self._state[position] == _PENDING:
-                self._state[position] = _HELD
-                self.pending[self._kind[position] & _CLASS_MASK] -= 1
-                self._rank(position)
+        for block, positions in self._between(first_seq, last_seq):
+            for position in positions:
+                if block.state[position] == PENDING:
+                    block.state[position] = HELD
+                    block.held += 1
+                    self.pending[block.kind[position] & CLASS_MASK] -= 1
+                    self._rank(block, position)
         self.committed_seq = max(self.committed_seq, last_seq)
         self.version += 1
 
     def drop_body(self, seq: int) -> None:
         """The body left the store: remember the identity only."""
-        position = self._position(seq)
-        self._leave(position)
-        self._state[position] = _GONE
+        self._leave(*self._known(seq), EntryState.GONE)
 
     def displace(self, seq: int) -> None:
         """The body left the store to make room for others."""
-        self.drop_body(seq)
-        self._state[self._position(seq)] = _DISPLACED
+        self._leave(*self._known(seq), EntryState.DISPLACED)
 
     def forget(self, seq: int) -> None:
         """The identity may be admitted again."""
-        position = self._position(seq)
-        if self._state[position] not in _LEFT:
-            self._leave(position)
-        self._first_arrived.pop(seq, None)
-        self._state[position] = _FORGOTTEN
-        self._forgotten += 1
+        number = self._block_number(seq)
+        block = self._blocks[number]
+        position = block.lower(seq)
+        if block.state[position] in LEFT:
+            block.set_state(position, FORGOTTEN)
+        else:
+            self._leave(block, position, EntryState.FORGOTTEN)
         self.version += 1
-        del self._by_id[self._id(position)]
-        if self._forgotten >= COMPACT_AT_LEAST and self._forgotten * 2 > len(self._seq):
-            self._compact()
+        self._by_id.remove(block.identity(position), seq)
+        if block.forgotten * 2 > len(block):
+            self._squeeze(number)
 
-    def _leave(self, position: int) -> None:
+    def _leave(self, block: Block, position: int, state: EntryState) -> None:
         self.departures += 1
-        kind = self._kind[position]
-        interface, expiry_hour = self._interface[position], self._expiry[position]
-        self._account(interface, expiry_hour, kind & _CLASS_MASK, -1)
-        if self._state[position] == _HELD:
-            self.ranks[interface].remove(self._price[position], expiry_hour, self._seq[position])
-        elif self._state[position] == _PENDING:
-            self.pending[kind & _CLASS_MASK] -= 1
-        if kind & _PURGE_FLAG:
-            self._forget_purge(self._tag(position), expiry_hour)
+        before, kind = block.state[position], block.kind[position]
+        interface, expiry_hour = block.interface[position], block.expiry[position]
+        self._account(interface, expiry_hour, kind & CLASS_MASK, -1)
+        if before == HELD:
+            self.ranks[interface].remove(block.price[position], expiry_hour, block.seq(position))
+        elif before == PENDING:
+            self.pending[kind & CLASS_MASK] -= 1
+        if kind & PURGE_FLAG:
+            self._forget_purge(block.tag(position), expiry_hour)
+        block.set_state(position, state)
 
-    def _compact(self) -> None:
-        keep = [position for position, state in enumerate(self._state) if state != _FORGOTTEN]
-        self._ids = bytearray().join(self._ids[ID_BYTES * p : ID_BYTES * (p + 1)] for p in keep)
-        self._tags = bytearray().join(self._tags[TAG_BYTES * p : TAG_BYTES * (p + 1)] for p in keep)
-        self._seq = array("Q", [self._seq[p] for p in keep])
-        self._expiry = array("I", [self._expiry[p] for p in keep])
-        self._price = array("b", [self._price[p] for p in keep])
-        self._arrived = array("d", [self._arrived[p] for p in keep])
-        self._kind = bytearray(self._kind[p] for p in keep)
-        self._interface = bytearray(self._interface[p] for p in keep)
-        self._state = bytearray(self._state[p] for p in keep)
-        self._checked = bytearray(self._checked[p] for p in keep)
-        self._taken = bytearray(self._taken[p] for p in keep)
-        self._forgotten = 0
+    def _squeeze(self, number: int) -> None:
+        """Keep of a block what is known, together with those beside it that are small as well."""
+        if number == len(self._blocks) - 1 and len(self._blocks[number]) < blocks.BLOCK_ENTRIES:
+            return  # it grows
+        first, end = number, number + 1
+        for neighbour in (number - 1, number + 1):
+            if 0 <= neighbour < len(self._blocks) - 1:
+                wider = min(first, neighbour), max(end, neighbour + 1)
+                if sum(each.known for each in self._blocks[slice(*wider)]) <= blocks.BLOCK_ENTRIES // 2:
+                    first, end = wider
+        block = squeezed(self._blocks[first:end])
+        del self._blocks[first:end], self._starts[first:end], self._arrivals[first:end]
+        if len(block):
+            self._blocks.insert(first, block)
+            self._starts.insert(first, block.first_seq)
+            self._arrivals.insert(first, block.arrived[0])
+
+    # -- places -----------------------------------------------------------
+
+    def _block_number(self, seq: int) -> int:
+        return max(bisect_right(self._starts, seq) - 1, 0)
+
+    def _known(self, seq: int) -> tuple[Block, int]:
+        """Return block and position of a known sequence number."""
+        block = self._blocks[bisect_right(self._starts, seq) - 1]
+        return block, seq - block.first_seq if block.seqs is None else bisect_left(block.seqs, seq)
+
+    def _place(self, seq: int) -> tuple[Block, int] | None:
+        """Return block and position of a sequence number unless it is forgotten."""
+        if not self._blocks:
+            return None
+        block = self._blocks[self._block_number(seq)]
+        position = block.lower(seq)
+        return (block, position) if block.knows(seq, position) else None
+
+    def _between(self, first_seq: int, last_seq: int) -> Iterator[tuple[Block, range]]:
+        """Yield the positions from one sequence number to another, both included, block by block."""
+        number = self._block_number(first_seq)
+        while number < len(self._blocks) and self._starts[number] <= last_seq:
+            block = self._blocks[number]
+            yield block, range(block.lower(first_seq), block.lower(last_seq + 1))
+            number += 1
+
+    def _runs(self, seqs: Sequence[int]) -> Iterator[tuple[Block, Sequence[int]]]:
+        """Yield the positions of known sequence numbers, block by block, in their order."""
+        at = 0
+        while at < len(seqs):
+            block = self._blocks[self._block_number(seqs[at])]
+            last = len(block) - 1
+            position = min(block.lower(seqs[at]), last)
+            # What arrived together is usually asked for together.
+            some = seqs[at : at + last + 1 - position]
+            numbers = block.numbers(position, position + len(some))
+            if some[-1] == numbers[-1] and list(some) == list(numbers):
+                yield block, range(position, position + len(some))
+                at += len(some)
+                continue
+            positions = [position]
+            for seq in some[1:]:
+                if not block.first_seq <= seq <= numbers[-1]:
+                    break
+                positions.append(min(block.lower(seq), last))
+            yield block, positions
+            at += len(positions)
+
+    def _identity(self, seq: int) -> bytes:
+        block = self._blocks[bisect_right(self._starts, seq) - 1]
+        start = ID_BYTES * (seq - block.first_seq if block.seqs is None else bisect_left(block.seqs, seq))
+        return bytes(block.ids[start : start + ID_BYTES])
 
     # -- questions --------------------------------------------------------
 
@@ -347,147 +406,153 @@ class AdmittedLog:
 
     def oldest_held_arrived_s(self) -> float | None:
         """Return the residence time at which the oldest of what is held arrived, None if nothing is."""
-        position = self._state.find(_HELD)
-        return None if position < 0 else self._arrived[position]
+        block = next((block for block in self._blocks if block.held), None)
+        return None if block is None else block.arrived[block.state.find(HELD)]
 
     def oldest_untaken_arrived_s(self) -> float | None:
         """Return when the oldest of what is held arrived that nobody took since the start, None if there is none."""
-        held = int.from_bytes(self._state.translate(_IS_HELD)) & int.from_bytes(self._taken.translate(_IS_ZERO))
-        position = held.to_bytes(len(self._state)).find(1)
-        return None if position < 0 else self._arrived[position]
+        for block in self._blocks:
+            if (position := block.first_untaken()) >= 0:
+                return block.arrived[position]
+        return None
 
     def note_taken(self, seqs: Sequence[int]) -> None:
         """Remember that somebody took these."""
-        positions = self._positions(seqs)
-        if isinstance(positions, range):
-            self._taken[positions.start : positions.stop] = b"\1" * len(positions)
-            return
-        for position in positions:
-            self._taken[position] = 1
+        for block, positions in self._runs(seqs):
+            if isinstance(positions, range):
+                block.taken[positions.start : positions.stop] = b"\1" * len(positions)
+            else:
+                for position in positions:
+                    block.taken[position] = 1
 
-    def _position(self, seq: int) -> int:
-        return bisect_left(self._seq, seq)
-
-    def _id(self, position: int) -> bytes:
-        return bytes(self._ids[ID_BYTES * position : ID_BYTES * (position + 1)])
-
-    def _tag(self, position: int) -> bytes:
-        return bytes(self._tags[TAG_BYTES * position : TAG_BYTES * (position + 1)])
-
-    def _entry(self, position: int) -> Entry:
-        kind = self._kind[position]
+    def _entry(self, block: Block, position: int) -> Entry:
+        kind = block.kind[position]
         return Entry(
-            seq=self._seq[position],
-            identity=self._id(position),
+            seq=block.seq(position),
+            identity=block.identity(position),
             header=Header(
-                type=EnvelopeType.PURGE if kind & _PURGE_FLAG else EnvelopeType.MESSAGE,
-                size_class=kind & _CLASS_MASK,
-                expiry_hour=self._expiry[position],
-                tag=self._tag(position),
+                type=EnvelopeType.PURGE if kind & PURGE_FLAG else EnvelopeType.MESSAGE,
+                size_class=kind & CLASS_MASK,
+                expiry_hour=block.expiry[position],
+                tag=block.tag(position),
             ),
-            price=self._price[position],
-            interface=self._interface[position],
-            arrived_s=self._arrived[position],
-            state=EntryState(self._state[position]),
+            price=block.price[position],
+            interface=block.interface[position],
+            arrived_s=block.arrived[position],
+            state=EntryState(block.state[position]),
         )
 
     def entry(self, seq: int) -> Entry | None:
         """Return the entry of a sequence number unless it is forgotten."""
-        position = self._position(seq)
-        if position == len(self._seq) or self._seq[position] != seq or self._state[position] == _FORGOTTEN:
-            return None
-        return self._entry(position)
+        place = self._place(seq)
+        return None if place is None else self._entry(*place)
 
     def find(self, identity: bytes) -> Entry | None:
         """Return the entry of an identity."""
-        seq = self._by_id.get(identity)
-        return None if seq is None else self.entry(seq)
+        seq = self._by_id.find(identity)
+        return self._entry(*self._known(seq)) if seq else None
 
     def held_seq(self, identity: bytes) -> int | None:
         """Return the sequence number of an identity whose body is committed and here."""
-        seq = self._by_id.get(identity)
-        return seq if seq is not None and self.is_held(seq) else None
+        seq = self._by_id.find(identity)
+        return seq if seq and self.is_held(seq) else None
 
     def size_class(self, identity: bytes) -> int:
         """Return the size class of an identity, the smallest if it is not known."""
-        seq = self._by_id.get(identity)
-        return 0 if seq is None else self._kind[self._position(seq)] & _CLASS_MASK
+        seq = self._by_id.find(identity)
+        return self.terms(seq)[0] if seq else 0
 
     def is_held(self, seq: int) -> bool:
         """Tell whether the body of ``seq`` is committed and here."""
-        return self.held_identity(seq) is not None
+        place = self._place(seq)
+        return place is not None and place[0].state[place[1]] == HELD
 
     def largest_bytes(self, first_seq: int, last_seq: int) -> int:
         """Return the length of the largest envelope between two known sequence numbers, both included."""
-        kinds = self._kind[self._position(first_seq) : self._position(last_seq) + 1]
-        return SIZES[max(kinds.translate(_CLASS_OF_KIND))]
+        kinds = (b.kind[p.start : p.stop].translate(CLASS_OF_KIND) for b, p in self._between(first_seq, last_seq))
+        return SIZES[max(map(max, filter(None, kinds)))]
 
     def held_identity(self, seq: int) -> bytes | None:
         """Return the identity of ``seq`` if its body is committed and here."""
-        position = self._position(seq)
-        if position == len(self._seq) or self._seq[position] != seq or self._state[position] != _HELD:
+        place = self._place(seq)
+        if place is None or place[0].state[place[1]] != HELD:
             return None
-        return self._id(position)
-
-    def _positions(self, seqs: Sequence[int]) -> range | list[int]:
-        # What arrived together is usually asked for together.
-        first, last = self._position(seqs[0]), self._position(seqs[-1])
-        if last - first + 1 == len(seqs) and self._seq[first : last + 1].tolist() == seqs:
-            return range(first, last + 1)
-        return [self._position(seq) for seq in seqs]
+        return place[0].identity(place[1])
 
     def identities(self, seqs: Sequence[int]) -> list[bytes]:
         """Return the identities of known sequence numbers."""
-        return [self._id(position) for position in self._positions(seqs)]
+        return [block.identity(position) for block, positions in self._runs(seqs) for position in positions]
 
     def are_headers_of(self, seqs: Sequence[int], envelopes: Sequence[bytes]) -> bool:
         """Tell whether what is known of these is what their envelopes say: headers are stored beside them."""
-        positions = self._positions(seqs)
-        known = [(self._expiry[p], self._kind[p], self._tag(p)) for p in positions]
+        known = [(b.expiry[p], b.kind[p], b.tag(p)) for b, positions in self._runs(seqs) for p in positions]
         said = map(HEADER.unpack_from, envelopes)
         return known == [
-            (expiry, size_class | (_PURGE_FLAG if kind else 0), tag) for _, kind, size_class, _, expiry, tag in said
+            (expiry, size_class | (PURGE_FLAG if kind else 0), tag) for _, kind, size_class, _, expiry, tag in said
         ]
 
     def were_checked(self, seqs: Sequence[int], period: int) -> bool:
         """Tell whether the bodies of all these were found sound in a period."""
-        positions = self._positions(seqs)
-        if isinstance(positions, range):
-            return self._checked.count(period, positions.start, positions.stop) == len(seqs)
-        return all(self._checked[position] == period for position in positions)
+        for block, positions in self._runs(seqs):
+            if isinstance(positions, range):
+                if block.checked.count(period, positions.start, positions.stop) < len(positions):
+                    return False
+            elif any(block.checked[position] != period for position in positions):
+                return False
+        return True
 
     def note_checked(self, seqs: Sequence[int], period: int) -> None:
         """Remember that the bodies of these were found sound in a period."""
-        for position in self._positions(seqs):
-            self._checked[position] = period
+        for block, positions in self._runs(seqs):
+            for position in positions:
+                block.checked[position] = period
 
     def terms(self, seq: int) -> tuple[int, int, int]:
         """Return size class, expiry hour and price of a known ``seq``."""
-        position = self._position(seq)
-        return self._kind[position] & _CLASS_MASK, self._expiry[position], self._price[position]
+        block, position = self._known(seq)
+        return block.kind[position] & CLASS_MASK, block.expiry[position], block.price[position]
 
     def arrived_s(self, seq: int) -> float:
         """Return the residence time at which a known ``seq`` arrived."""
-        return self._arrived[self._position(seq)]
+        block, position = self._known(seq)
+        return block.arrived[position]
 
     def first_arrived_s(self, seq: int) -> float:
         """Return the residence time at which a known ``seq`` arrived first, had it been displaced in between."""
-        return self._first_arrived.get(seq, self._arrived[self._position(seq)])
+        block, position = self._known(seq)
+        return block.first_arrived_s(position)
 
     def displaced_below(self, seq: int) -> Iterator[int]:
         """Yield what was displaced, the latest first, from below a sequence number on."""
-        position = self._position(seq)
-        while (position := self._state.rfind(_DISPLACED, 0, position)) >= 0:
-            yield self._seq[position]
+        for number in range(self._block_number(seq), -1, -1):
+            block = self._blocks[number] if self._blocks else None
+            if block is None or not block.left:
+                continue
+            position = block.lower(seq)
+            while (position := block.state.rfind(DISPLACED, 0, position)) >= 0:
+                yield block.seq(position)
 
     def seq_arrived_since(self, arrived_s: float) -> int:
         """Return the sequence number from which entries arrived at or after ``arrived_s``."""
-        position = bisect_left(self._arrived, arrived_s)
-        before = self._seq[position - 1] if position else 0
-        if 0 < before <= self._loaded_seq and before in self._first_arrived:
+        number, position = self._arrived_since(arrived_s)
+        if not self._blocks or (number, position) == (0, 0):
+            return self._blocks[0].seq(0) if self._blocks else self.next_seq
+        before, at = (self._blocks[number], position - 1) if position else (self._blocks[number - 1], -1)
+        at %= len(before)
+        if before.seq(at) <= self._loaded_seq and before.first_arrived_s(at) < before.arrived[at]:
             # It came again later than is known, and so did all of the same time.
-            position = bisect_left(self._arrived, self._arrived[position - 1])
-        return self._seq[position] if position < len(self._seq) else self.next_seq
+            number, position = self._arrived_since(before.arrived[at])
+        return self._blocks[number].seq(position) if number < len(self._blocks) else self.next_seq
+
+    def _arrived_since(self, arrived_s: float) -> tuple[int, int]:
+        """Return number of the block and position of the first entry that arrived at or after ``arrived_s``."""
+        number = bisect_left(self._arrivals, arrived_s)
+        if number:
+            block = self._blocks[number - 1]
+            position = bisect_left(block.arrived, arrived_s)
+            if position < len(block):
+                return number - 1, position
+        return number, 0
 
     def held_in_prefix(
         self, *, first_seq: int, last_seq: int, prefix_bits: int, prefix: int, after_hour: int, classes: int
@@ -497,55 +562,80 @@ class AdmittedLog:
         ``classes`` has a bit for each size class that is wanted. Those that expire at ``after_hour`` or before
         are left out.
         """
-        start = self._position(first_seq)
-        stop = max(start, self._position(last_seq + 1))
-        # Masks of whole columns, because this walk is most of what a subscription costs.
-        first_bytes = self._tags[TAG_BYTES * start : TAG_BYTES * stop : TAG_BYTES]
-        mask = (
-            int.from_bytes(first_bytes.translate(_first_bytes(prefix_bits, prefix)))
-            & int.from_bytes(self._kind[start:stop].translate(_kinds(classes)))
-            & int.from_bytes(self._state[start:stop].translate(_IS_HELD))
-        ).to_bytes(stop - start)
-        expiry, seq = self._expiry, self._seq
-        return array("Q", [seq[p] for p in compress(range(start, stop), mask) if expiry[p] > after_hour])
+        found = array("Q")
+        for block, positions in self._between(first_seq, last_seq):
+            found.extend(
+                block.held_in_prefix(
+                    positions.start,
+                    positions.stop,
+                    prefix_bits=prefix_bits,
+                    prefix=prefix,
+                    after_hour=after_hour,
+                    classes=classes,
+                )
+            )
+        return found
 
     def seq_off(self, seq: int, entries: int) -> int:
         """Return the sequence number so many entries after ``seq``, or before it if negative: 1 to ``next_seq``."""
-        position = self._position(seq) + entries
-        if position < 0:
-            return 1
-        return self._seq[position] if position < len(self._seq) else self.next_seq
+        if not self._blocks:
+            return self.next_seq if entries >= 0 else 1
+        number = self._block_number(seq)
+        position = self._blocks[number].lower(seq) + entries
+        while position < 0:
+            if not number:
+                return 1
+            number -= 1
+            position += len(self._blocks[number])
+        while position >= len(self._blocks[number]):
+            position -= len(self._blocks[number])
+            number += 1
+            if number == len(self._blocks):
+                return self.next_seq
+        return self._blocks[number].seq(position)
 
     def entries(self, *states: EntryState) -> Iterator[Entry]:
         """Yield the entries in any of ``states``, oldest first."""
         wanted = bytes(states)
-        for position, state in enumerate(self._state):
-            if state in wanted:
-                yield self._entry(position)
+        for block in self._blocks:
+            for position, state in enumerate(block.state):
+                if state in wanted:
+                    yield self._entry(block, position)
 
-    def due(self, *, hour: int | None, by_hour_from_s: float, drop_before_s: float, forget_before_s: float) -> Due:
-        """Return what has to leave.
+    def due(
+        self, *, hour: int | None, by_hour_from_s: float, drop_before_s: float, forget_before_s: float, most: int
+    ) -> Due:
+        """Return what has to leave, of up to so many.
 
         By the trusted wall ``hour``, for what arrived from ``by_hour_from_s`` on;
         by residence, for bodies that arrived before ``drop_before_s`` and
         identities that arrived before ``forget_before_s``.
         """
-        due = Due(drop=[], forget=[])
-        expiry, state, first_arrived = self._expiry, self._state, self._first_arrived
-        for p, seq in enumerate(self._seq):
-            if state[p] != _HELD and state[p] not in _LEFT:
-                continue
-            arrived_s = self._arrived[p] if seq not in first_arrived else first_arrived[seq]
-            over = hour is not None and expiry[p] <= hour and arrived_s >= by_hour_from_s
-            if state[p] == _HELD and (over or arrived_s <= drop_before_s):
-                due.drop.append(seq)
-            if over or arrived_s <= forget_before_s:
-                due.forget.append(seq)
-        return due
+        found = chain.from_iterable(
+            block.due(
+                hour=hour,
+                by_hour_from_s=by_hour_from_s,
+                drop_before_s=drop_before_s,
+                forget_before_s=forget_before_s,
+            )
+            for block in self._blocks
+        )
+        some = list(islice(found, most))
+        return Due(
+            drop=[seq for seq, drop, _ in some if drop],
+            forget=[seq for seq, _, forget in some if forget],
+            is_all=len(some) < most,
+        )
 
     def oldest_gone(self, count: int) -> list[int]:
         """Return up to ``count`` identities whose body has left, oldest first."""
-        found = (self._seq[p] for p, state in enumerate(self._state) if state in _LEFT)
+        found = (
+            seq
+            for block in self._blocks
+            if block.left
+            for seq, state in zip(block.numbers(), block.state, strict=True)
+            if state in LEFT
+        )
         return list(islice(found, count))
 
     def by_rank(self, interface: int) -> Iterator[tuple[int, int]]:
@@ -563,50 +653,16 @@ class AdmittedLog:
         A lone purge is found at the speed of a memory search, a batch by one
         walk over the tags, so a flood of purges costs one pass for each commit.
         """
-        if len(purges) == 1:
-            [(tag, _)] = purges.items()
-            positions = self._positions_of_tag(tag)
-        else:
-            tags = bytes(self._tags)
-            positions = [p for p in range(len(self._seq)) if tags[TAG_BYTES * p : TAG_BYTES * (p + 1)] in purges]
+        tags = list(purges)
         return [
-            self._seq[p]
-            for p in positions
-            if self._state[p] in (_HELD, _PENDING)
-            and not self._kind[p] & _PURGE_FLAG
-            and self._expiry[p] <= purges[self._tag(p)]
+            block.seq(p)
+            for block in self._blocks
+            for p in block.tagged(tags)
+            if block.state[p] in (HELD, PENDING)
+            and not block.kind[p] & PURGE_FLAG
+            and block.expiry[p] <= purges[block.tag(p)]
         ]
 
-    def _positions_of_tag(self, tag: bytes) -> list[int]:
-        positions = []
-        at = self._tags.find(tag)
-        while at >= 0:
-            position, misaligned = divmod(at, TAG_BYTES)
-            if not misaligned:
-                positions.append(position)
-            at = self._tags.find(tag, at + 1)
-        return positions
-
-    def columns(self) -> AdmittedColumns:
+    def columns(self) -> Snapshot:
         """Return a snapshot of everything admitted and committed, for a reconciliation."""
-        stop = self._position(self.committed_seq + 1)
-        live = [p for p in range(stop) if self._state[p] != _FORGOTTEN] if self._forgotten else None
-        if live is None:
-            return AdmittedColumns(
-                ids=bytes(memoryview(self._ids)[: ID_BYTES * stop]),
-                expiry_hour=self._expiry[:stop],
-                size_class=array("B", bytes(kind & _CLASS_MASK for kind in self._kind[:stop])),
-                price=self._price[:stop],
-                seq=self._seq[:stop],
-            )
-        return AdmittedColumns(
-            ids=b"".join(self._id(p) for p in live),
-            expiry_hour=array("I", [self._expiry[p] for p in live]),
-            size_class=array("B", [self._kind[p] & _CLASS_MASK for p in live]),
-            price=array("b", [self._price[p] for p in live]),
-            seq=array("Q", [self._seq[p] for p in live]),
-        )
-
-
-if HEADER_BYTES != 8 + TAG_BYTES:  # pragma: no cover - the columns above are cut by it
-    raise AssertionError
+        return Snapshot(self._blocks, self.committed_seq)

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
     from relay.core.link import Link
     from relay.core.log import AdmittedLog
-    from relay.core.reconcile_set import AdmittedColumns
+    from relay.core.reconcile_set import Admitted
     from relay.core.stats import Stats
 
 #: Reconciliations at once that we began, and as many that neighbours began; others
 #: wait. Apart, because who answers never waits for anybody's turn but the asker's, so
-#: relays cannot wait for each other in a ring. Each keeps up to 76 bytes an entry
-#: beside the snapshot they share (46): 65 MB for 100,000 entries if all eight are at
-#: their worst, and nothing once they are done.
+#: relays cannot wait for each other in a ring. Each keeps 20 bytes an entry up to
+#: reconcile_set.SCALAR_ENTRIES, and beyond nothing, unless all of them go over as a list
+#: (8 an entry); the snapshot that they share is a byte an entry where some were forgotten.
 MAX_ACTIVE: Final = 4
 #: A neighbour that says nothing for so long in the middle of one gives its place up,
 #: and the session with it,
@@ -103,7 +103,7 @@ class Meetings:
         self._active: dict[bool, list[Meeting]] = {True: [], False: []}
         self._waiting: dict[bool, list[Meeting]] = {True: [], False: []}
         self._jobs: deque[Meeting] = deque()
-        self._snapshot: tuple[int, AdmittedColumns] | None = None
+        self._snapshot: tuple[int, Admitted] | None = None
 
     def join(self, link: Link) -> None:
         """Take in a session with a relay."""
@@ -196,7 +196,7 @@ class Meetings:
             ),
         )
 
-    def _columns(self) -> AdmittedColumns:
+    def _columns(self) -> Admitted:
         if self._snapshot is None or self._snapshot[0] != self._log.version:
             self._snapshot = (self._log.version, self._log.columns())
         return self._snapshot[1]

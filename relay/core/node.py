@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 
     from relay.core.bodies import ReadBodies
     from relay.core.clock import Clock
+    from relay.core.loaded import AdmittedRow
     from relay.core.noise import KeyPair
 
 #: What waits in a session before more is produced: two records of a fast link, so
@@ -538,15 +539,17 @@ class Node:
     @property
     def has_work(self) -> bool:
         """Whether :meth:`run_slice` has something to compute."""
-        return self._meetings.has_work or self.intake.has_repeated
+        return self._meetings.has_work or self.intake.has_repeated or self.intake.has_due
 
     def run_slice(self, now: float) -> None:
-        """Compute a bounded slice of one reconciliation, and look after some puts of what is held already.
+        """Compute a bounded slice of one reconciliation, and look after some that leave, or are put again.
 
         Slices of several links take turns.
         """
         if self.intake.has_repeated:
             self._repeated(now)
+        if self.intake.has_due:
+            self.intake.retire(now, save_clock=False)
         if not self._meetings.has_work:
             return
         link = self._meetings.next_job()
@@ -673,7 +676,7 @@ class Node:
         """Whether memory must be read from the store again after a failed commit."""
         return self.intake.needs_reload
 
-    def reload(self, rows: Iterable[tuple[int, bytes, bytes, int, int, bool, bool]]) -> None:
+    def reload(self, rows: Iterable[AdmittedRow]) -> None:
         """Forget what was never stored: read everything from the store again."""
         self.intake.reload(rows)
 

@@ -11,7 +11,7 @@ from typing import Final
 
 #: 128 KiB: with MAX_REMEMBERED in it and four bits for each, one in 400 is taken for one that was there.
 BITS: Final = 1 << 20
-#: As many as the store holds by default; after that it begins anew, and what is offered then is counted once more.
+#: After that it begins anew, and what is offered then is counted once more.
 MAX_REMEMBERED: Final = 100_000
 _WORDS: Final = 4
 _WORD_BYTES: Final = 4

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from relay.core.codec import Reader, Writer
 from relay.core.errors import DecodeError
-from relay.core.reconcile_set import SCALAR_ENTRIES, AdmittedColumns, Entries, Scope, make_entries
+from relay.core.reconcile_set import SCALAR_ENTRIES, Admitted, AdmittedColumns, Entries, Scope, make_entries
 from relay.core.reconcile_wire import (
     MAX_FINGERPRINTS_BYTES,
     MAX_FIRST_SYMBOLS,
@@ -95,7 +95,7 @@ class Reconciler:
         *,
         initiator: bool,
         key: bytes,
-        columns: AdmittedColumns,
+        columns: Admitted,
         scope: Scope,
         scalar_entries: int = SCALAR_ENTRIES,
     ) -> None:
@@ -120,9 +120,11 @@ class Reconciler:
         self._sent_list: array[int] = array("Q")
         self._encoder: Encoder | None = None
         # The responder's alone: the initiator's entries in scope; hours listed, of
-        # which only those that differ are left later; symbols asked for.
+        # which only those that differ are left later; those of which the initiator
+        # has nothing; symbols asked for.
         self._peer_count = 0
         self._hours: list[int] = []
+        self._empty: list[int] = []
         self._asked = 0
         self._theirs = Symbols()
         self._decoder = Decoder()
@@ -155,7 +157,7 @@ class Reconciler:
         self._entries = None
         return True
 
-    def resume(self, columns: AdmittedColumns) -> None:
+    def resume(self, columns: Admitted) -> None:
         """Go on with another snapshot: what the answer is compared with need not be what the root told."""
         self._entries = make_entries(columns, self._scope, self._key, scalar_entries=self._scalar_entries)
         self._work = self._resumed(self._entries, self._work)
@@ -274,7 +276,7 @@ class Reconciler:
     def _free(self) -> None:
         self._entries = self._encoder = None
         self._sent_list, self._offered, self._partial = array("Q"), array("Q"), bytearray()
-        self._theirs, self._decoder, self._hours = Symbols(), Decoder(), []
+        self._theirs, self._decoder, self._hours, self._empty = Symbols(), Decoder(), [], []
 
     # Initiator: root, hours, symbols
 
@@ -298,7 +300,7 @@ class Reconciler:
         differ = {hour for hour, status in statuses.items() if status is HourStatus.DIFFERS}
         self._kept = sum(own.hours[hour][1] for hour in differ)
         self._send(Kind.HOURS, encode_hours(self._kept, list(statuses.values())))
-        self._offered = own.in_hours(own.hours.keys() - prints.keys())
+        self._offered = yield from own.in_hours(own.hours.keys() - prints.keys())
         if not differ:
             self._finish()
             return
@@ -308,12 +310,10 @@ class Reconciler:
         surplus = max(surplus, 0) if HourStatus.EMPTY in statuses.values() else abs(surplus)
         batch = first_batch(len(differ), surplus, peer_count)
         own.keep(differ)
-        yield
         if batch >= symbol_cap(self._kept):
             yield from self._send_list()
         else:
             self._encoder = own.encoder()
-            yield
             yield from self._send_symbols(self._encoder, batch)
 
     def _compare(self, hour: int, theirs: bytes) -> HourStatus:
@@ -345,7 +345,7 @@ class Reconciler:
         yield from decode_short_ids(body, wanted)
         if len(set(wanted)) < len(wanted):
             raise DecodeError("short ID wanted twice")
-        chosen = self._own.select(wanted)
+        chosen = yield from self._own.select(wanted)
         if len(chosen) < len(wanted):
             raise ReconcileError(ReconcileReason.UNKNOWN_ID, "wanted")
         self._finish(chosen)
@@ -353,7 +353,7 @@ class Reconciler:
     # Both sides: the list
 
     def _send_list(self) -> Iterator[None]:
-        self._sent_list = self._own.listing()
+        self._sent_list = yield from self._own.listing()
         body = bytearray()
         yield from encode_short_ids(self._sent_list, body)
         self._send(Kind.LIST, body)
@@ -371,18 +371,15 @@ class Reconciler:
         theirs, own = array("Q"), self._own
         yield from decode_short_ids(body, theirs)
         if not self._initiator:
-            own.keep(set(self._hours))
-            yield
-        marks = own.missing(theirs)
-        yield
-        self._finish(own.select(theirs, others=True))
+            yield from self._keep_those_that_differ()
+        marks = yield from own.missing(theirs)
+        self._finish((yield from own.select(theirs, others=True)))
         self.used_list = True
         self._send(Kind.MARKS, marks)
 
     def _on_marks(self, body: bytes) -> Iterator[None]:
         marked = decode_marks(body, self._sent_list)
-        yield
-        self._finish(self._own.select(marked))
+        self._finish((yield from self._own.select(marked)))
 
     # Responder: fingerprints, decoding
 
@@ -396,28 +393,37 @@ class Reconciler:
         own = self._own
         yield from own.scan()
         if not self._peer_count or root(self._key, own.hours) == theirs:
-            self._finish(() if self._peer_count else own.in_hours(own.hours))
+            self._finish(() if self._peer_count else (yield from own.in_hours(own.hours)))
             self._send(Kind.COMPLETE)
             return
         hours = sorted(own.hours)
         self._hours = hours[-MAX_HOURS:]
-        self._offered = own.in_hours(hours[:-MAX_HOURS])
+        self._offered = yield from own.in_hours(hours[:-MAX_HOURS])
         self._send(Kind.FINGERPRINTS, encode_fingerprints(self._hours, own.hours, self._scope.first_hour))
         self._state = State.SENT_FINGERPRINTS
 
-    def _on_hours(self, body: bytes) -> None:
+    def _on_hours(self, body: bytes) -> Iterator[None] | None:
         self._peer_kept, statuses = decode_hours(body, len(self._hours))
         differ = [hour for hour, status in zip(self._hours, statuses, strict=True) if status is HourStatus.DIFFERS]
         if self._peer_kept < len(differ) or bool(self._peer_kept) != bool(differ):
             raise ReconcileError(ReconcileReason.BAD_COUNT, "entries in hours that differ")
         own = self._own
-        empty = [hour for hour, status in zip(self._hours, statuses, strict=True) if status is HourStatus.EMPTY]
-        self._offered.extend(own.in_hours(empty))
+        self._empty = [hour for hour, status in zip(self._hours, statuses, strict=True) if status is HourStatus.EMPTY]
         self._hours = differ
         self._kept = sum(own.hours[hour][1] for hour in differ)
         self._state = State.WAIT_FIRST
-        if not differ:
-            self._finish()
+        # With symbols or a list on their way, what follows from this waits for them.
+        return None if differ else self._finish_without()
+
+    def _finish_without(self) -> Iterator[None]:
+        yield from self._keep_those_that_differ()
+        self._finish()
+
+    def _keep_those_that_differ(self) -> Iterator[None]:
+        """Offer what the peer has nothing of the hour of; look no further than at the hours that differ."""
+        empty, self._empty = self._empty, []
+        self._offered.extend((yield from self._own.in_hours(empty)))
+        self._own.keep(set(self._hours))
 
     def _on_symbols(self, body: bytes) -> Iterator[None]:
         if not body or (self._asked and len(body) != self._asked * SYMBOL_BYTES):
@@ -430,20 +436,17 @@ class Reconciler:
             self._theirs.decode(body[start : start + SLICE * SYMBOL_BYTES])
             yield
         if self._encoder is None:
-            own.keep(set(self._hours))
-            yield
+            yield from self._keep_those_that_differ()
             self._encoder = own.encoder()
-            yield
         yield from self._encoder.extend(len(self._theirs))
         yield from decoder.add(self._theirs, self._encoder.symbols)
         yield from decoder.peel()
         if decoder.complete:
             ours, theirs = array("Q", sorted(decoder.ours)), array("Q", sorted(decoder.theirs))
             yield
-            chosen = own.select(ours)
-            yield
+            chosen = yield from own.select(ours)
             # What cancelled and yet contradicts our own set came from a false match.
-            if len(chosen) >= len(ours) and not own.select(theirs):
+            if len(chosen) >= len(ours) and not (yield from own.select(theirs)):
                 wants = bytearray()
                 yield from encode_short_ids(theirs, wants)
                 self._finish(chosen)

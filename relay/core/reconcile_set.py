@@ -3,7 +3,9 @@
 
 Two implementations with one interface: plain Python up to SCALAR_ENTRIES, numpy
 above. Loading numpy costs about 20 MiB and half a second on a small board, in
-which plain Python hashes and encodes that many entries.
+which plain Python hashes and encodes that many entries. Above, nothing is kept of
+an entry: it is hashed again when it is asked for, a tenth of a microsecond here, as a
+million of them for each of eight neighbours would be more than a small board has.
 docs/protocol.md sections 8.1 and 8.2.
 """
 
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from nacl.bindings import crypto_shorthash_siphash24
 
@@ -19,22 +21,27 @@ from relay.core.envelope import ID_BYTES
 from relay.core.riblt import SHORT_ID_MASK, SLICE, Encoder, ScalarEncoder, VectorEncoder
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Generator, Iterator
 
     import numpy as np
     import numpy.typing as npt
 
+    #: Work that yields between bounded slices, and what it comes to.
+    Numbers = Generator[None, None, array[int]]
+
 #: Entries up to which numpy is not loaded.
 SCALAR_ENTRIES = 16_384
-#: Entries that numpy hashes between two yields: under 2 ms here, 10 ms on a small board.
-VECTOR_SLICE = 4 * SLICE
+#: Entries of a part, which numpy hashes between two yields: under 2 ms here, 10 ms on a small board.
+VECTOR_SLICE = 2 * SLICE
+#: In the place of a class: an entry that is none any more, and in no scope.
+NO_CLASS: Final = 255
 
 _MASK_64 = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmittedColumns:
-    """What a relay has admitted, column by column, one row an entry; a snapshot.
+    """What a relay has admitted, or a part of it, column by column, one row an entry; a snapshot.
 
     ``ids`` holds 32 bytes a row. ``price`` is leading zero bits less 2 a class.
     ``seq`` is the owner's own number of the entry, which comes back in `to_offer`.
@@ -44,15 +51,40 @@ class AdmittedColumns:
     expiry_hour: array[int]
     size_class: array[int]
     price: array[int]
-    seq: array[int]
+    seq: array[int] | range
 
     def __post_init__(self) -> None:
-        codes = [column.typecode for column in (self.expiry_hour, self.size_class, self.price, self.seq)]
-        if codes != ["I", "B", "b", "Q"]:
+        codes = [column.typecode for column in (self.expiry_hour, self.size_class, self.price)]
+        if codes != ["I", "B", "b"] or getattr(self.seq, "typecode", "Q") != "Q":
             raise ValueError(f"columns of types {codes}")
         rows = {len(self.expiry_hour), len(self.size_class), len(self.price), len(self.seq)}
         if rows != {len(self.ids) // ID_BYTES} or len(self.ids) % ID_BYTES:
             raise ValueError("columns of different lengths")
+
+    def __len__(self) -> int:
+        return len(self.seq)
+
+    def parts(self) -> Iterator[AdmittedColumns]:
+        """See :class:`Admitted`."""
+        for start in range(0, len(self), VECTOR_SLICE):
+            rows = slice(start, start + VECTOR_SLICE)
+            yield AdmittedColumns(
+                ids=self.ids[ID_BYTES * rows.start : ID_BYTES * rows.stop],
+                expiry_hour=self.expiry_hour[rows],
+                size_class=self.size_class[rows],
+                price=self.price[rows],
+                seq=self.seq[rows],
+            )
+
+
+class Admitted(Protocol):
+    """What a relay has admitted, as it was at one moment."""
+
+    def __len__(self) -> int:
+        """Rows, those of no class included."""
+
+    def parts(self) -> Iterator[AdmittedColumns]:
+        """Yield it in parts of up to VECTOR_SLICE rows, the same ones each time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,183 +112,223 @@ class Entries(Protocol):
     def encoder(self) -> Encoder:
         """A fresh encoder over the entries kept."""
 
-    def listing(self) -> array[int]:
+    def listing(self) -> Numbers:
         """Short IDs of the entries kept, ascending."""
 
-    def missing(self, short_ids: array[int]) -> bytes:
+    def missing(self, short_ids: array[int]) -> Generator[None, None, bytes]:
         """One bit for each of ``short_ids``, most significant first: 1 where no entry kept has it."""
 
-    def select(self, short_ids: array[int], *, others: bool = False) -> array[int]:
+    def select(self, short_ids: array[int], *, others: bool = False) -> Numbers:
         """Sequence numbers of the entries kept whose short ID is (``others``: is not) given."""
 
-    def in_hours(self, hours: Collection[int]) -> array[int]:
+    def in_hours(self, hours: Collection[int]) -> Numbers:
         """Sequence numbers of all entries of ``hours``."""
 
 
-def make_entries(columns: AdmittedColumns, scope: Scope, key: bytes, *, scalar_entries: int) -> Entries:
+def make_entries(admitted: Admitted, scope: Scope, key: bytes, *, scalar_entries: int) -> Entries:
     """Return the implementation that suits the number of rows."""
-    if len(columns.seq) <= scalar_entries:
-        return ScalarEntries(columns, scope, key)
-    return VectorEntries(columns, scope, key)
+    if len(admitted) <= scalar_entries:
+        return ScalarEntries(admitted, scope, key)
+    return VectorEntries(admitted, scope, key)
 
 
 class ScalarEntries:
     """Entries in plain Python; see :class:`Entries`."""
 
-    def __init__(self, columns: AdmittedColumns, scope: Scope, key: bytes) -> None:
+    def __init__(self, admitted: Admitted, scope: Scope, key: bytes) -> None:
         self.hours: dict[int, tuple[int, int]] = {}
-        self._columns = columns
+        self._admitted = admitted
         self._scope = scope
         self._key = key
-        self._rows = array("I")
+        #: Of what is in scope.
+        self._seqs = array("Q")
+        self._expiry = array("I")
         self._short_ids = array("Q")
         self._kept: list[int] = []
 
     def scan(self) -> Iterator[None]:
         """See :class:`Entries`."""
-        columns, scope, ids = self._columns, self._scope, memoryview(self._columns.ids)
-        for row, hour in enumerate(columns.expiry_hour):
-            if (
-                scope.first_hour <= hour <= scope.last_hour
-                and columns.price[row] >= scope.min_price
-                and scope.classes >> columns.size_class[row] & 1
-            ):
-                identity = bytes(ids[row * ID_BYTES : (row + 1) * ID_BYTES])
-                value = int.from_bytes(crypto_shorthash_siphash24(identity, self._key), "little")
-                self._rows.append(row)
-                self._short_ids.append(value & SHORT_ID_MASK)
-                total, count = self.hours.get(hour, (0, 0))
-                self.hours[hour] = ((total + value) & _MASK_64, count + 1)
-            if row % SLICE == SLICE - 1:
-                yield
+        scope = self._scope
+        for part in self._admitted.parts():
+            for row, hour in enumerate(part.expiry_hour):
+                if (
+                    scope.first_hour <= hour <= scope.last_hour
+                    and part.price[row] >= scope.min_price
+                    and scope.classes >> part.size_class[row] & 1
+                ):
+                    identity = bytes(part.ids[row * ID_BYTES : (row + 1) * ID_BYTES])
+                    value = int.from_bytes(crypto_shorthash_siphash24(identity, self._key), "little")
+                    self._seqs.append(part.seq[row])
+                    self._expiry.append(hour)
+                    self._short_ids.append(value & SHORT_ID_MASK)
+                    total, count = self.hours.get(hour, (0, 0))
+                    self.hours[hour] = ((total + value) & _MASK_64, count + 1)
+                if row % SLICE == SLICE - 1:
+                    yield
 
     def keep(self, hours: Collection[int]) -> None:
         """See :class:`Entries`."""
-        expiry = self._columns.expiry_hour
-        self._kept = [i for i, row in enumerate(self._rows) if expiry[row] in hours]
+        self._kept = [i for i, hour in enumerate(self._expiry) if hour in hours]
 
     def encoder(self) -> Encoder:
         """See :class:`Entries`."""
         return ScalarEncoder(array("Q", [self._short_ids[i] for i in self._kept]))
 
-    def listing(self) -> array[int]:
+    def listing(self) -> Numbers:
         """See :class:`Entries`."""
+        yield
         return array("Q", sorted(self._short_ids[i] for i in self._kept))
 
-    def missing(self, short_ids: array[int]) -> bytes:
+    def missing(self, short_ids: array[int]) -> Generator[None, None, bytes]:
         """See :class:`Entries`."""
+        yield
         own = {self._short_ids[i] for i in self._kept}
         bits = 0
         for short_id in short_ids:
             bits = bits << 1 | (short_id not in own)
         return (bits << -len(short_ids) % 8).to_bytes((len(short_ids) + 7) // 8, "big")
 
-    def select(self, short_ids: array[int], *, others: bool = False) -> array[int]:
+    def select(self, short_ids: array[int], *, others: bool = False) -> Numbers:
         """See :class:`Entries`."""
-        given, seq = set(short_ids), self._columns.seq
-        return array("Q", [seq[self._rows[i]] for i in self._kept if (self._short_ids[i] in given) != others])
+        yield
+        given = set(short_ids)
+        return array("Q", [self._seqs[i] for i in self._kept if (self._short_ids[i] in given) != others])
 
-    def in_hours(self, hours: Collection[int]) -> array[int]:
+    def in_hours(self, hours: Collection[int]) -> Numbers:
         """See :class:`Entries`."""
-        expiry, seq = self._columns.expiry_hour, self._columns.seq
-        return array("Q", [seq[row] for row in self._rows if expiry[row] in hours])
+        yield
+        return array("Q", [seq for seq, hour in zip(self._seqs, self._expiry, strict=True) if hour in hours])
 
 
 class VectorEntries:
-    """Entries in numpy arrays, 20 bytes each; see :class:`Entries`.
+    """Entries hashed by numpy, a part at a time, and none kept; see :class:`Entries`.
 
     Views of the columns live no longer than a call: an array whose buffer is
     exported cannot be appended to by its owner.
     """
 
-    def __init__(self, columns: AdmittedColumns, scope: Scope, key: bytes) -> None:
-        import numpy as np  # noqa: PLC0415 - 20 MiB that small sets do without
-
+    def __init__(self, admitted: Admitted, scope: Scope, key: bytes) -> None:
         self.hours: dict[int, tuple[int, int]] = {}
-        self._columns = columns
+        self._admitted = admitted
         self._scope = scope
         self._key = key
-        self._rows: npt.NDArray[np.uint32] = np.zeros(0, np.uint32)
-        self._short_ids: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
-        self._kept: npt.NDArray[np.intp] = np.zeros(0, np.intp)
+        self._kept: frozenset[int] = frozenset()
 
     def scan(self) -> Iterator[None]:
         """See :class:`Entries`."""
-        import numpy as np  # noqa: PLC0415 - see __init__
+        import numpy as np  # noqa: PLC0415 - 20 MiB that small sets do without
 
-        parts = []
-        for start in range(0, len(self._columns.seq), VECTOR_SLICE):
-            parts.append(self._scan_slice(start))
+        for part in self._admitted.parts():
+            inside = self._inside(part)
+            values = siphash24(_words(part)[inside], self._key)
+            hours, slots = np.unique(np.frombuffer(part.expiry_hour, np.uint32)[inside], return_inverse=True)
+            sums = np.zeros(len(hours), np.uint64)
+            np.add.at(sums, slots, values)
+            counts = np.bincount(slots, minlength=len(hours))
+            for hour, total, count in zip(hours.tolist(), sums.tolist(), counts.tolist(), strict=True):
+                old_total, old_count = self.hours.get(hour, (0, 0))
+                self.hours[hour] = ((old_total + total) & _MASK_64, old_count + count)
             yield
-        self._rows = np.concatenate([self._rows, *(rows for rows, _ in parts)])
-        self._short_ids = np.concatenate([self._short_ids, *(short_ids for _, short_ids in parts)])
 
-    def _scan_slice(self, start: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]:
-        import numpy as np  # noqa: PLC0415 - see __init__
+    def _inside(self, part: AdmittedColumns, hours: Collection[int] | None = None) -> npt.NDArray[np.bool_]:
+        """Return which rows of a part are in scope, and in ``hours``."""
+        import numpy as np  # noqa: PLC0415 - see scan
 
-        columns, scope = self._columns, self._scope
-        count = min(VECTOR_SLICE, len(columns.seq) - start)
-        hour = np.frombuffer(columns.expiry_hour, np.uint32, count, 4 * start)
-        price = np.frombuffer(columns.price, np.int8, count, start)
-        size_class = np.frombuffer(columns.size_class, np.uint8, count, start)
-        inside = (hour >= scope.first_hour) & (hour <= scope.last_hour) & (price >= scope.min_price)
-        inside &= np.array([scope.classes >> c & 1 for c in range(256)], np.bool_)[size_class]
-        words = np.frombuffer(columns.ids, "<u8", 4 * count, ID_BYTES * start).reshape(count, 4)[inside]
-        values = siphash24(words.astype(np.uint64), self._key)
-        hours, slots = np.unique(hour[inside], return_inverse=True)
-        sums = np.zeros(len(hours), np.uint64)
-        np.add.at(sums, slots, values)
-        for key, total, number in zip(
-            hours.tolist(), sums.tolist(), np.bincount(slots, minlength=len(hours)).tolist(), strict=True
-        ):
-            old_total, old_number = self.hours.get(key, (0, 0))
-            self.hours[key] = ((old_total + total) & _MASK_64, old_number + number)
-        rows = (start + np.flatnonzero(inside)).astype(np.uint32)
-        return rows, values & np.uint64(SHORT_ID_MASK)
+        scope, expiry = self._scope, np.frombuffer(part.expiry_hour, np.uint32)
+        inside = (expiry >= scope.first_hour) & (expiry <= scope.last_hour)
+        inside &= np.frombuffer(part.price, np.int8) >= scope.min_price
+        inside &= np.array([scope.classes >> c & 1 for c in range(256)], np.bool_)[
+            np.frombuffer(part.size_class, np.uint8)
+        ]
+        if hours is not None:
+            inside &= np.isin(expiry, np.array(sorted(hours), np.uint32))
+        return inside
 
-    def _rows_in(self, hours: Collection[int]) -> npt.NDArray[np.bool_]:
-        import numpy as np  # noqa: PLC0415 - see __init__
+    def _kept_parts(self) -> Iterator[tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]]:
+        """Yield the short IDs of the entries kept and their sequence numbers, a part at a time."""
+        import numpy as np  # noqa: PLC0415 - see scan
 
-        expiry = np.frombuffer(self._columns.expiry_hour, np.uint32)[self._rows]
-        return np.isin(expiry, np.array(sorted(hours), np.uint32))
-
-    def _seqs(self, rows: npt.NDArray[np.uint32]) -> array[int]:
-        import numpy as np  # noqa: PLC0415 - see __init__
-
-        return array("Q", np.frombuffer(self._columns.seq, np.uint64)[rows].tobytes())
+        for part in self._admitted.parts():
+            inside = self._inside(part, self._kept)
+            yield siphash24(_words(part)[inside], self._key) & np.uint64(SHORT_ID_MASK), _seqs(part)[inside]
 
     def keep(self, hours: Collection[int]) -> None:
         """See :class:`Entries`."""
-        import numpy as np  # noqa: PLC0415 - see __init__
-
-        kept = self._rows_in(hours).nonzero()[0]
-        # In order of short IDs, what is looked up later stays in the processor's cache.
-        self._kept = kept[np.argsort(self._short_ids[kept])]
+        self._kept = frozenset(hours)
 
     def encoder(self) -> Encoder:
         """See :class:`Entries`."""
-        return VectorEncoder(self._short_ids[self._kept])
+        return VectorEncoder(_Again(self))
 
-    def listing(self) -> array[int]:
+    def listing(self) -> Numbers:
         """See :class:`Entries`."""
-        return array("Q", self._short_ids[self._kept].tobytes())
+        import numpy as np  # noqa: PLC0415 - see scan
 
-    def missing(self, short_ids: array[int]) -> bytes:
+        found = array("Q")
+        for short_ids, _ in self._kept_parts():
+            found.frombytes(short_ids.tobytes())
+            yield
+        return array("Q", np.sort(np.frombuffer(found, np.uint64)).tobytes())
+
+    def missing(self, short_ids: array[int]) -> Generator[None, None, bytes]:
         """See :class:`Entries`."""
-        import numpy as np  # noqa: PLC0415 - see __init__
+        import numpy as np  # noqa: PLC0415 - see scan
 
-        return np.packbits(~_among(np.frombuffer(short_ids, np.uint64), self._short_ids[self._kept])).tobytes()
+        given = np.frombuffer(short_ids, np.uint64)
+        order = np.argsort(given)
+        missing = np.ones(len(given), np.bool_)
+        for own, _ in self._kept_parts():
+            if given.size:
+                places = np.searchsorted(given, own, sorter=order)
+                places[places == len(given)] = 0
+                found = order[places]
+                missing[found[given[found] == own]] = False
+            yield
+        return np.packbits(missing).tobytes()
 
-    def select(self, short_ids: array[int], *, others: bool = False) -> array[int]:
+    def select(self, short_ids: array[int], *, others: bool = False) -> Numbers:
         """See :class:`Entries`."""
-        import numpy as np  # noqa: PLC0415 - see __init__
+        import numpy as np  # noqa: PLC0415 - see scan
 
-        chosen = _among(self._short_ids[self._kept], np.sort(np.frombuffer(short_ids, np.uint64)))
-        return self._seqs(self._rows[self._kept[chosen != others]])
+        table = np.sort(np.frombuffer(short_ids, np.uint64))
+        found = array("Q")
+        for own, seqs in self._kept_parts():
+            found.frombytes(seqs[_among(own, table) != others].tobytes())
+            yield
+        return found
 
-    def in_hours(self, hours: Collection[int]) -> array[int]:
+    def in_hours(self, hours: Collection[int]) -> Numbers:
         """See :class:`Entries`."""
-        return self._seqs(self._rows[self._rows_in(hours)])
+        found = array("Q")
+        for part in self._admitted.parts() if hours else ():
+            found.frombytes(_seqs(part)[self._inside(part, hours)].tobytes())
+            yield
+        return found
+
+
+class _Again:
+    """Short IDs of the entries kept, hashed anew for each walk over them."""
+
+    def __init__(self, entries: VectorEntries) -> None:
+        self._entries = entries
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.uint64]]:
+        return (short_ids for short_ids, _ in self._entries._kept_parts())  # noqa: SLF001 - a part of them
+
+
+def _words(part: AdmittedColumns) -> npt.NDArray[np.uint64]:
+    """Return the identities of a part as rows of four words."""
+    import numpy as np  # noqa: PLC0415 - see VectorEntries
+
+    return np.frombuffer(part.ids, "<u8").reshape(len(part), 4).astype(np.uint64)
+
+
+def _seqs(part: AdmittedColumns) -> npt.NDArray[np.uint64]:
+    import numpy as np  # noqa: PLC0415 - see VectorEntries
+
+    if isinstance(part.seq, range):
+        return np.arange(part.seq.start, part.seq.stop, dtype=np.uint64)
+    return np.frombuffer(part.seq, np.uint64)
 
 
 def _among(values: npt.NDArray[np.uint64], table: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from relay.core.errors import DecodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import numpy as np
     import numpy.typing as npt
@@ -149,47 +149,52 @@ class ScalarEncoder:
 
 
 class VectorEncoder:
-    """Encoder on numpy arrays, a slice of entries at a time."""
+    """Encoder on numpy arrays, one of them after the other, of which nothing is kept but the row."""
 
-    __slots__ = ("_checks", "_ids", "_indices", "_states", "symbols")
+    __slots__ = ("_parts", "symbols")
 
-    def __init__(self, short_ids: npt.NDArray[np.uint64]) -> None:
-        import numpy as np  # noqa: PLC0415 - 20 MiB that small sets do without
-
-        mixed = short_ids + np.uint64(_GOLDEN)
-        mixed = (mixed ^ mixed >> np.uint64(30)) * np.uint64(_MIX_1)
-        mixed = (mixed ^ mixed >> np.uint64(27)) * np.uint64(_MIX_2)
-        mixed ^= mixed >> np.uint64(31)
+    def __init__(self, parts: Iterable[npt.NDArray[np.uint64]]) -> None:
+        """``parts``: short IDs, some thousand at a time; walked over anew for each :meth:`extend`."""
         self.symbols = Symbols()
-        self._ids = short_ids
-        self._checks = (mixed >> np.uint64(_CHECK_SHIFT)).astype(np.uint32)
-        self._states = mixed | np.uint64(1)
-        self._indices = np.zeros(len(short_ids), np.int64)
+        self._parts = parts
 
     def extend(self, stop: int) -> Iterator[None]:
         """See :class:`Encoder`."""
-        import numpy as np  # noqa: PLC0415 - see __init__
+        import numpy as np  # noqa: PLC0415 - 20 MiB that small sets do without
 
         begin = len(self.symbols)
         ids, checks = np.zeros(stop - begin, np.uint64), np.zeros(stop - begin, np.uint32)
         counts = np.zeros(stop - begin, np.int64)
-        for start in range(0, len(self._ids), 4 * SLICE):
-            part = slice(start, start + 4 * SLICE)
-            rows = start + np.flatnonzero(self._indices[part] < stop)
-            while rows.size:
-                index, state = self._indices[rows], self._states[rows]
-                np.bitwise_xor.at(ids, index - begin, self._ids[rows])
-                np.bitwise_xor.at(checks, index - begin, self._checks[rows])
-                counts += np.bincount(index - begin, minlength=stop - begin)
+        for part in self._parts:
+            short_ids, state, index = part, _mixed(part), np.zeros(len(part), np.int64)
+            check = (state >> np.uint64(_CHECK_SHIFT)).astype(np.uint32)
+            state |= np.uint64(1)
+            while index.size:
+                here = index >= begin
+                places = index[here] - begin
+                np.bitwise_xor.at(ids, places, short_ids[here])
+                np.bitwise_xor.at(checks, places, check[here])
+                counts += np.bincount(places, minlength=stop - begin)
                 state *= np.uint64(_STEP)
                 root = np.sqrt(((state >> np.uint64(12)) + np.uint64(1)).astype(np.float64))
                 index += 1 + ((index + 1.5) * (_ROOT_SCALE / root - 1.0)).astype(np.int64)
-                self._states[rows], self._indices[rows] = state, index
-                rows = rows[index < stop]
+                left = index < stop
+                short_ids, check, state, index = short_ids[left], check[left], state[left], index[left]
             yield
         self.symbols.ids.frombytes(ids.tobytes())
         self.symbols.checks.frombytes(checks.tobytes())
         self.symbols.counts.frombytes(counts.astype(np.uint8).tobytes())
+
+
+def _mixed(short_ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return :func:`mix` of each."""
+    import numpy as np  # noqa: PLC0415 - see VectorEncoder
+
+    mixed = short_ids + np.uint64(_GOLDEN)
+    mixed = (mixed ^ mixed >> np.uint64(30)) * np.uint64(_MIX_1)
+    mixed = (mixed ^ mixed >> np.uint64(27)) * np.uint64(_MIX_2)
+    mixed ^= mixed >> np.uint64(31)
+    return mixed
 
 
 class Decoder:

@@ -1,21 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The machine's interfaces and addresses, and when they change (rtnetlink through pyroute2)."""
+"""The machine's interfaces and addresses, and when they change (rtnetlink)."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
+import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from pyroute2 import AsyncIPRoute
+from relay.links import rtnetlink
+from relay.process.netlink_attributes import Attributes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-#: RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR (linux/rtnetlink.h)
-_GROUPS: Final = 0x1 | 0x10 | 0x100
-_CHANGES: Final = frozenset({"RTM_NEWLINK", "RTM_DELLINK", "RTM_NEWADDR", "RTM_DELADDR"})
+#: struct ifinfomsg: family, type, index, flags; struct ifaddrmsg: family, prefix length, flags, scope, index
+#: (linux/rtnetlink.h, linux/if_addr.h, linux/if_link.h).
+_LINK: Final = struct.Struct("=BxxxiI4x")
+_ADDRESS: Final = struct.Struct("=BBBBI")
+_IFLA_IFNAME: Final = 3
+_IFA_ADDRESS: Final = 1
+_IFA_LOCAL: Final = 2
+_IFA_FLAGS: Final = 8
 _TENTATIVE: Final = 0x40  # IFA_F_TENTATIVE: not usable until duplicate detection is over
 _UP: Final = 0x1  # IFF_UP
 _CARRIER: Final = 0x10000  # IFF_LOWER_UP: there is somebody at the other end of the cable, or on the air
@@ -73,68 +81,48 @@ def plain(address: str) -> str:
 
 async def watch() -> AsyncIterator[Snapshot]:
     """Yield the interfaces now, and again after every change."""
-    async with AsyncIPRoute() as netlink:
-        # Before the first request, so that no change between the two is missed.
-        await netlink.bind(groups=_GROUPS)
-        changed = asyncio.Event()
-        reader = asyncio.create_task(_note_changes(netlink, changed))
+    # Before the first request, so that no change between the two is missed.
+    with contextlib.closing(rtnetlink.Changes()) as changes:
         last: Snapshot | None = None
-        try:
-            while True:
-                snapshot = await read()
-                if snapshot != last:
-                    last = snapshot
-                    yield snapshot
-                waiter = asyncio.create_task(changed.wait())
-                done, _ = await asyncio.wait({waiter, reader}, return_when=asyncio.FIRST_COMPLETED)
-                if reader in done:
-                    waiter.cancel()
-                    reader.result()
-                    raise ConnectionError("netlink closed")
-                await asyncio.sleep(SETTLE_S)
-                changed.clear()
-        finally:
-            reader.cancel()
-
-
-async def _note_changes(netlink: AsyncIPRoute, changed: asyncio.Event) -> None:
-    is_open = True
-    while is_open:
-        is_open = False
-        # Ends after every datagram, and without a message once the socket is closed.
-        async for message in netlink.get():
-            is_open = True
-            if message.get("event") in _CHANGES:
-                changed.set()
+        while True:
+            snapshot = await read()
+            if snapshot != last:
+                last = snapshot
+                yield snapshot
+            await changes.wait()
+            await asyncio.sleep(SETTLE_S)
+            changes.clear()
 
 
 async def read() -> Snapshot:
     """The interfaces now."""
-    # A socket of its own: answers to requests must not mix with notifications.
-    async with AsyncIPRoute() as netlink:
-        links: dict[int, Any] = {}
-        async for message in await netlink.get_links():
-            if message["flags"] & _UP:
-                links[message["index"]] = message
-        addresses: dict[int, set[str]] = {index: set() for index in links}
-        networks: dict[int, set[str]] = {index: set() for index in links}
-        async for message in await netlink.get_addr():
-            address = message.get("IFA_LOCAL") or message.get("IFA_ADDRESS")
-            flags = message.get("IFA_FLAGS") or message["flags"]
-            if address and message["index"] in addresses and not flags & _TENTATIVE:
-                addresses[message["index"]].add(plain(address))
-                network = ipaddress.ip_network(f"{plain(address)}/{message['prefixlen']}", strict=False)
-                networks[message["index"]].add(str(network))
+    links: dict[int, tuple[str, int]] = {}
+    for body in await rtnetlink.dump(rtnetlink.RTM_GETLINK):
+        _, index, flags = _LINK.unpack_from(body)
+        name = Attributes(body[_LINK.size :]).text(_IFLA_IFNAME)
+        if flags & _UP and name:
+            links[index] = name, flags
+    addresses: dict[int, set[str]] = {index: set() for index in links}
+    networks: dict[int, set[str]] = {index: set() for index in links}
+    for body in await rtnetlink.dump(rtnetlink.RTM_GETADDR):
+        _, prefix_bits, flags, _, index = _ADDRESS.unpack_from(body)
+        attributes = Attributes(body[_ADDRESS.size :])
+        value = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
+        flags = attributes.unsigned(_IFA_FLAGS) or flags
+        if value and index in addresses and not flags & _TENTATIVE:
+            address = plain(str(ipaddress.ip_address(value)))
+            addresses[index].add(address)
+            networks[index].add(str(ipaddress.ip_network(f"{address}/{prefix_bits}", strict=False)))
     return Snapshot(
         {
-            link.get("IFLA_IFNAME"): Interface(
-                name=link.get("IFLA_IFNAME"),
+            name: Interface(
+                name=name,
                 index=index,
-                multicast=bool(link["flags"] & _MULTICAST),
+                multicast=bool(flags & _MULTICAST),
                 addresses=frozenset(addresses[index]),
                 networks=frozenset(networks[index]),
             )
-            for index, link in links.items()
+            for index, (name, flags) in links.items()
         },
-        frozenset(link.get("IFLA_IFNAME") for link in links.values() if not link["flags"] & _CARRIER),
+        frozenset(name for name, flags in links.values() if not flags & _CARRIER),
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from relay.net import attributes as nla
 from relay.net.generic import Family
+from relay.process import netlink_attributes as nla
 
 _SET_MESH: Final = 15
 _MESH_IFINDEX: Final = 3

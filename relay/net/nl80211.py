@@ -6,11 +6,11 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from relay.net import attributes as nla
 from relay.net import wiphy
 from relay.net.errors import KernelRefusedError
 from relay.net.generic import Family
 from relay.net.wiphy import InterfaceType
+from relay.process import netlink_attributes as nla
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

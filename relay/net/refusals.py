@@ -13,8 +13,8 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from relay.core.errors import DecodeError
-from relay.net.attributes import Attributes, encode, text
 from relay.net.errors import KernelRefusedError
+from relay.process.netlink_attributes import Attributes, encode, text
 from relay.process.reports import DHCP_REFUSALS
 
 if TYPE_CHECKING:

@@ -13,15 +13,15 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST
 from pyroute2.netlink.exceptions import NetlinkError
 
-from relay.net.attributes import Attributes, encode, u32
 from relay.net.errors import KernelRefusedError
 from relay.net.generic import RawMessage
+from relay.process.netlink_attributes import Attributes, encode, u32
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from relay.net.attributes import Encoded
+    from relay.process.netlink_attributes import Encoded
 
 # linux/rtnetlink.h, linux/if.h, linux/if_link.h
 _RTM_NEWADDR: Final = 20

@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from relay.core.errors import DecodeError
-from relay.net.attributes import Attributes
+from relay.process.netlink_attributes import Attributes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

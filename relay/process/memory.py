@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How much memory this process takes."""
+"""How much memory this process takes, and giving back what it does not."""
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 from typing import Final
 
@@ -18,3 +19,10 @@ def memory_bytes(process: Path = SELF) -> int | None:
     except (OSError, ValueError, IndexError):
         pass
     return None
+
+
+def give_back() -> None:
+    """Return to the system what was freed: after a start that is a tenth of what a million envelopes take."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # glibc's
+        trim(0)

@@ -26,16 +26,17 @@ from relay.links.foreign import ForeignLink
 from relay.links.targets import Target
 from relay.links.tcp import TcpLink
 from relay.process import logs
+from relay.process.memory import give_back
 from relay.process.notify import Notifier, run_watchdog
 from relay.process.progress import Progress
 from relay.process.stopping import stop_signals, until_stopped
 from relay.process.supervisor import supervise
+from relay.run.capacity import capacity
 from relay.run.control_server import ControlServer
 from relay.run.engine import Engine
 from relay.run.history import History
 from relay.run.kept import open_kept
 from relay.run.keyfile import load_or_make_key
-from relay.run.web import StatusServer
 from relay.store.committer import Committer
 from relay.store.database import Store
 
@@ -44,9 +45,13 @@ if TYPE_CHECKING:
 
     from relay.config.file import Config
     from relay.links import LinkPlugin
+    from relay.run.web import StatusServer
 
 logger = logging.getLogger(__name__)
 
+#: What has to be there before a relay says that it is ready.
+_LISTENING: Final = "listening"
+_PAGES: Final = "pages"
 #: From SIGTERM to exit; systemd and users expect 5 s at most.
 SHUTDOWN_S: Final = 4.0
 #: The store's thread waits so long for the interpreter between two statements, at
@@ -94,19 +99,33 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
         history = History(loop.time, open_kept(environ, notifier, config.control.path))
         announced: set[str] = set()
         await stack.enter_async_context(ControlServer(engine, config.control.path, config.control.mode))
-        if config.http.enabled:
-            token = resolve(config.http.token, HTTP_TOKEN, environ)
-            await stack.enter_async_context(StatusServer(engine, config.http, history, announced, token=token))
+        token = resolve(config.http.token, HTTP_TOKEN, environ) if config.http.enabled else ""
 
         def on_tick() -> None:
             engine.tick()
             history.note(engine.status())
 
-        def on_listening(port: int) -> None:
-            if not engine.ready:
+        missing = {_LISTENING, _PAGES} if config.http.enabled else {_LISTENING}
+        ports: list[int] = []
+
+        def on_ready(part: str) -> None:
+            missing.discard(part)
+            if not missing and not engine.ready:
                 engine.ready = True
                 notifier.ready("running")
-                print(startup_summary(engine.status(), config, program_name(sys.argv[0]), port), flush=True)  # noqa: T201 - a person reads it
+                summary = startup_summary(engine.status(), config, program_name(sys.argv[0]), ports[0])
+                print(summary, flush=True)  # noqa: T201 - a person reads it
+
+        def on_listening(port: int) -> None:
+            ports.append(port)
+            on_ready(_LISTENING)
+
+        async def serve_pages() -> None:
+            # A third of all that is imported is for pages alone: whoever has an envelope does not wait for that.
+            make_server = await asyncio.to_thread(_import_pages)
+            async with make_server(engine, config.http, history, announced, token=token):
+                on_ready(_PAGES)
+                await asyncio.Event().wait()
 
         links = _make_links(config, on_listening, announced)
         if not config.tcp.enabled:
@@ -120,7 +139,15 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
 
         work = [_supervised(link, kind, engine) for link, kind in links]
         work.append(run_watchdog(notifier, progress, on_tick))
+        if config.http.enabled:
+            work.append(serve_pages())
         await until_stopped(stopping, work, notifier, say_goodbye)
+
+
+def _import_pages() -> type[StatusServer]:
+    from relay.run.web import StatusServer  # noqa: PLC0415 - see its caller
+
+    return StatusServer
 
 
 async def _supervised(link: LinkPlugin, kind: LinkKind, engine: Engine) -> None:
@@ -133,6 +160,7 @@ async def _supervised(link: LinkPlugin, kind: LinkKind, engine: Engine) -> None:
 
 
 def _make_node(config: Config, store: Store, stats: Stats, now: float) -> Node:
+    bounds = capacity(config.store)
     state = store.state()
     interfaces = store.interfaces()
     node = Node(
@@ -146,8 +174,8 @@ def _make_node(config: Config, store: Store, stats: Stats, now: float) -> Node:
             shares=config.store.shares,
         ),
         policy=Policy(
-            max_bytes=config.store.max_bytes,
-            max_envelopes=config.store.max_envelopes,
+            max_bytes=bounds.max_bytes,
+            max_envelopes=bounds.max_envelopes,
             min_price=config.mesh.min_price,
             classes=sum(1 << CLASS_OF_SIZE[size] for size in config.mesh.classes),
             residence_s=config.store.residence_hours * 3600.0,
@@ -166,6 +194,7 @@ def _make_node(config: Config, store: Store, stats: Stats, now: float) -> Node:
         {node.interface_number(name): fraction for name, fraction in config.store.shares.items()}
     )
     node.log.load(store.load())
+    give_back()
     stats.add(Trouble.HEADER_DAMAGED, store.left_out)
     node.log.reserve(store.last_seq)
     return node

@@ -8,7 +8,7 @@ import fcntl
 import logging
 import os
 import sqlite3
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from relay.core.bodies import UNREAD, is_body
 from relay.core.envelope import HEADER_BYTES
@@ -20,7 +20,7 @@ from relay.store.errors import (
     StoreNewerError,
     store_errors,
 )
-from relay.store.rows import is_admitted_shape, is_header
+from relay.store.rows import are_admitted, is_admitted_shape, is_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from relay.core.batch import Batch
     from relay.core.bodies import Unread
+    from relay.core.loaded import AdmittedRow
     from relay.store.replay import LogDamage
 
 logger = logging.getLogger(__name__)
@@ -36,18 +37,6 @@ logger = logging.getLogger(__name__)
 _READ_ERRORS = (sqlite3.DatabaseError, MemoryError)
 #: Rows fetched at a time by load(): 1,024 of about 300 bytes.
 _LOAD_ROWS = 1024
-
-
-class AdmittedRow(NamedTuple):
-    """What is known of an admitted ID without reading its body; ``arrived_s``: when it came first."""
-
-    seq: int
-    id: bytes
-    header: bytes
-    interface: int
-    arrived_s: int
-    has_body: bool
-    displaced: bool
 
 
 class Store:
@@ -146,12 +135,15 @@ class Store:
         with store_errors(self.path), contextlib.closing(self._reader.cursor()) as cursor:
             cursor.execute(schema.SELECT_ADMITTED)
             while rows := cursor.fetchmany(_LOAD_ROWS):
+                if are_admitted(rows):
+                    yield from rows
+                    continue
                 for seq, identity, header, interface, arrived_s, has_body, displaced in rows:
                     if not is_admitted_shape((identity, header, interface, arrived_s)):
                         raise StoreDamagedError(self.path, f"row {seq} of admitted is malformed")
                     sound = header if is_header(header) else self._header_of_body(seq, identity)
                     if sound is not None:
-                        yield AdmittedRow(seq, identity, sound, interface, arrived_s, bool(has_body), bool(displaced))
+                        yield seq, identity, sound, interface, arrived_s, has_body, displaced
 
     def _header_of_body(self, seq: int, identity: bytes) -> bytes | None:
         logger.warning("row %d of admitted is damaged; look with `relay store check`", seq)

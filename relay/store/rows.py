@@ -39,6 +39,19 @@ def is_admitted_shape(values: Sequence[object]) -> bool:
     return False
 
 
+def are_admitted(rows: Sequence[tuple[object, ...]]) -> bool:
+    """Tell of many rows at once whether each is (seq, id, header, interface, arrived_s, ...) with a header.
+
+    May say no of some that are, if what their headers say was never seen before; never the other way.
+    """
+    _, ids, headers, interfaces, arrived_s, *_ = zip(*rows, strict=True)
+    if {*map(type, ids), *map(type, headers)} != {bytes} or {*map(type, interfaces), *map(type, arrived_s)} != {int}:
+        return False
+    if {*map(len, ids)} != {ID_BYTES} or {*map(len, headers)} != {HEADER_BYTES}:
+        return False
+    return {header[:_KIND_BYTES] for header in headers} <= _KINDS
+
+
 def is_envelope(data: object, identity: object) -> bool:
     """Tell whether ``data`` is an envelope, and the one that ``identity`` names."""
     if not isinstance(data, bytes) or envelope_id(data) != identity:

@@ -51,6 +51,15 @@ def responder(rows, *, scope=WHOLE, scalar_entries=SCALAR, key=KEY):
     return Reconciler(initiator=False, key=key, columns=columns(rows), scope=scope, scalar_entries=scalar_entries)
 
 
+def result(slices):
+    """Do all of a work that comes in slices; return what it comes to."""
+    while True:
+        try:
+            next(slices)
+        except StopIteration as end:
+            return end.value
+
+
 def work(side):
     """Do all pending work; return the number of slices."""
     slices = 1

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.errors import DecodeError
-from relay.net import attributes as nla
 from relay.net import found, wiphy
-from relay.net.attributes import Attributes
+from relay.process import netlink_attributes as nla
+from relay.process.netlink_attributes import Attributes
 
 NUMBERS = st.integers(0, 0x3FFF)
 #: Attributes within attributes under the numbers that matter, and garbage between.

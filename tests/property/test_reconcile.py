@@ -4,6 +4,7 @@
 import itertools
 import subprocess
 import sys
+import tracemalloc
 from array import array
 from dataclasses import replace
 from random import Random
@@ -33,6 +34,7 @@ from tests.property.reconciling import (
     initiator,
     offers,
     responder,
+    result,
     scenario,
     seqs,
     work,
@@ -218,7 +220,7 @@ def test_the_prf_is_siphash_2_4(kind):
     value = int.from_bytes(output, "little")
     assert held.hours == {HOUR: (value, 1)}
     held.keep({HOUR})
-    assert held.listing().tolist() == [value & SHORT_ID_MASK]
+    assert result(held.listing()).tolist() == [value & SHORT_ID_MASK]
 
 
 @pytest.mark.parametrize("count", [0, 1, 1000, 2 * VECTOR_SLICE + 1])
@@ -238,16 +240,16 @@ def test_both_ways_of_holding_entries_say_the_same(count):
         results = []
         for held in (scalar, vector):
             held.keep(set(hours))
-            some = held.listing()[::3] + array("Q", [1, 2, 3])
+            some = result(held.listing())[::3] + array("Q", [1, 2, 3])
             results.append(
                 (
-                    held.listing().tolist(),
-                    held.missing(some),
-                    held.missing(array("Q")),
-                    sorted(held.select(some)),
-                    sorted(held.select(some, others=True)),
-                    sorted(held.select(array("Q"))),
-                    sorted(held.in_hours(hours)),
+                    result(held.listing()).tolist(),
+                    result(held.missing(some)),
+                    result(held.missing(array("Q"))),
+                    sorted(result(held.select(some))),
+                    sorted(result(held.select(some, others=True))),
+                    sorted(result(held.select(array("Q")))),
+                    sorted(result(held.in_hours(hours))),
                 )
             )
         assert results[0] == results[1]
@@ -300,6 +302,19 @@ def test_work_comes_in_bounded_slices():
         a.start()
         assert not a.messages_to_send()
         assert work(a) >= len(rows) // entries_a_slice
+
+
+def test_of_many_entries_nothing_is_kept_but_the_difference():
+    """A hundred bytes an entry for each of eight neighbours would be more than a board has."""
+    rows = entries(range(12 * VECTOR_SLICE), hours=24)
+    sides = [side(rows[n:], scalar_entries=VECTOR) for n, side in ((3, initiator), (0, responder))]
+    tracemalloc.start()
+    converse(*sides)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sorted(sides[1].to_offer) == [0, 1, 2]
+    # Some columns of a part for each side.
+    assert peak < 60 * 8 * VECTOR_SLICE < 48 * len(rows)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

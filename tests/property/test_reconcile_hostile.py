@@ -30,6 +30,7 @@ from tests.property.reconciling import (
     offers,
     replayed,
     responder,
+    result,
     seqs,
     tell,
     transcript,
@@ -241,7 +242,7 @@ def test_symbols_that_decode_to_what_cannot_be_are_not_believed():
     common = ScalarEntries(columns(rows), WHOLE, KEY)
     list(common.scan())
     common.keep({HOUR})
-    for short_id, sign in ((common.listing()[7], 1), (12345, -1)):
+    for short_id, sign in ((result(common.listing())[7], 1), (12345, -1)):
         _, b, symbols = waiting_for_symbols(rows, rows[5:])
         tell(b, altered(symbols, short_id, sign))
         assert b.messages_to_send()[0][0] == Kind.LIST

@@ -14,8 +14,8 @@ import struct
 import sys
 from pathlib import Path
 
-from relay.net import attributes as nla
 from relay.net.wiphy import InterfaceType
+from relay.process import netlink_attributes as nla
 
 NEW_RADIO, DEL_RADIO = 4, 5
 RADIOS = Path("/sys/class/ieee80211")

@@ -15,7 +15,7 @@ from pathlib import Path
 from relay.core.batch import Batch
 from relay.store.committer import Committer
 from relay.store.database import Store
-from tests.store.helpers import insert, make_envelope
+from tests.store.helpers import insert, make_envelope, rows_of
 
 _PENDING_ROWS = 300
 
@@ -24,8 +24,8 @@ async def main(path, seed):
     rng = random.Random(seed)
     store = Store.open(path)
     committer = Committer(store, loop=asyncio.get_running_loop())
-    live = {row.seq for row in store.load()}
-    held = {row.seq for row in store.load() if row.has_body}
+    live = {row.seq for row in rows_of(store)}
+    held = {row.seq for row in rows_of(store) if row.has_body}
     # Few different ones: making them would take the time in which to be killed.
     envelopes = {number: make_envelope(number, number % 3) for number in range(40)}
     seq = store.last_seq

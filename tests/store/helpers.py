@@ -3,6 +3,7 @@
 
 import hashlib
 import random
+from typing import NamedTuple
 
 from relay.core.batch import Batch
 from relay.core.envelope import SIZES, EnvelopeType, Header, grind
@@ -32,9 +33,26 @@ def insert_batch(seqs, size_class=1, **others):
     return Batch(inserts=[insert(seq, make_envelope(seq, size_class)) for seq in seqs], **others)
 
 
+class Row(NamedTuple):
+    """What a store knows of an identity, by name."""
+
+    seq: int
+    id: bytes
+    header: bytes
+    interface: int
+    arrived_s: int
+    has_body: bool
+    displaced: bool
+
+
+def rows_of(store):
+    """All that a store knows without reading bodies."""
+    return [Row(*row[:5], bool(row[5]), bool(row[6])) for row in store.load()]
+
+
 def contents(store):
     """All that a store holds, as {seq: (row, body)}."""
-    rows = list(store.load())
+    rows = rows_of(store)
     bodies = store.read_bodies([row.seq for row in rows])
     return {row.seq: (row, body) for row, body in zip(rows, bodies, strict=True)}
 

@@ -16,7 +16,7 @@ from relay.store import schema
 from relay.store.check import check
 from relay.store.database import Store
 from relay.store.errors import StoreFullError, StoreIoError
-from tests.store.helpers import contents, insert, insert_batch, make_envelope
+from tests.store.helpers import contents, insert, insert_batch, make_envelope, rows_of
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_what_was_committed_is_there_after_a_restart(path):
     store.close()
 
     store = Store.open(path)
-    assert [tuple(row) for row in store.load()] == [(*row[:5], True, False) for row in rows]
+    assert [tuple(row) for row in rows_of(store)] == [(*row[:5], True, False) for row in rows]
     assert store.read_bodies(list(envelopes)) == list(envelopes.values())
     assert store.state() == {"clock": 6, "name": 1}
     assert store.interfaces() == {0: "eth0", 1: "wlan1"}
@@ -60,12 +60,12 @@ def test_a_store_of_the_first_version_keeps_all_it_has_and_takes_more(path):
 
     for _ in range(2):
         store = Store.open(path)
-        assert [row.seq for row in store.load() if not row.has_body] == [3]
-        assert not any(row.displaced for row in store.load())
+        assert [row.seq for row in rows_of(store) if not row.has_body] == [3]
+        assert not any(row.displaced for row in rows_of(store))
         store.close()
     store = Store.open(path)
     store.commit(Batch(displace=[4]))
-    assert [row.seq for row in store.load() if row.displaced] == [4]
+    assert [row.seq for row in rows_of(store) if row.displaced] == [4]
     store.close()
 
 
@@ -79,7 +79,7 @@ def test_a_dropped_body_is_gone_and_its_id_is_known(store):
 
 def test_an_id_without_a_body_can_be_stored(store):
     store.commit(Batch(inserts=[insert(1, make_envelope(1), keep=False)]))
-    assert [row.has_body for row in store.load()] == [False]
+    assert [row.has_body for row in rows_of(store)] == [False]
 
 
 def test_a_forgotten_id_is_gone_whether_its_body_left_before_with_it_or_not_at_all(store):
@@ -95,7 +95,7 @@ def test_a_forgotten_id_is_gone_whether_its_body_left_before_with_it_or_not_at_a
 
 def test_batches_of_one_commit_may_build_on_each_other(store):
     store.commit(insert_batch(range(1, 4)), Batch(drop_bodies=[1, 2]), Batch(forget=[2]), insert_batch([4]))
-    assert [(row.seq, row.has_body) for row in store.load()] == [(1, False), (3, True), (4, True)]
+    assert [(row.seq, row.has_body) for row in rows_of(store)] == [(1, False), (3, True), (4, True)]
 
 
 def test_a_seq_is_never_used_twice_not_even_a_forgotten_one(path):
@@ -262,7 +262,7 @@ def test_a_flipped_bit_in_a_header_keeps_no_envelope_away(path, flipped):
     store = Store.open(path)
     store.commit(insert_batch(range(1, 11)))
     store.commit(Batch(drop_bodies=[5]))
-    before = {row.seq: row for row in store.load()}
+    before = {row.seq: row for row in rows_of(store)}
     store.close()
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         for seq in (3, 5):
@@ -271,5 +271,5 @@ def test_a_flipped_bit_in_a_header_keeps_no_envelope_away(path, flipped):
             database.execute("UPDATE admitted SET header = ? WHERE seq = ?", (bytes(header), seq))
     store = Store.open(path)
     # Of what has left nothing tells; it may come again.
-    assert {row.seq: row for row in store.load()} == {seq: row for seq, row in before.items() if seq != 5}
+    assert {row.seq: row for row in rows_of(store)} == {seq: row for seq, row in before.items() if seq != 5}
     store.close()

@@ -2,6 +2,7 @@
 """Offers and requests between relays: what moves, once, and what a lying neighbour gets."""
 
 import random
+from array import array
 from itertools import pairwise
 
 import pytest
@@ -9,11 +10,12 @@ import pytest
 from relay.core import messages as m
 from relay.core.admission import Policy
 from relay.core.envelope import envelope_id, price_paid
-from relay.core.exchange import DOUBT_AFTER_S, LEAST_BYTES_PER_S, MAX_STALLS, MAX_WANTS, REQUEST_TIMEOUT_S
+from relay.core.exchange import DOUBT_AFTER_S, LEAST_BYTES_PER_S, MAX_STALLS, MAX_WANTS, REQUEST_TIMEOUT_S, _Backlog
 from relay.core.intake import LEAST_PENDING_BYTES
 from relay.core.meetings import MAX_AT_ONCE as MAX_RECONCILIATIONS
 from relay.core.messages import OFFER_WINDOW, Goodbye, Hello, MessageType, Offer, Role
 from relay.core.node import MAX_UNWANTED
+from relay.core.reconcile_set import SCALAR_ENTRIES
 from relay.core.session import DEAD_AFTER_S, PROBE_TIMEOUT_S, Credit, Fetch, Offers, Reconcile, Same
 from relay.core.stats import Dropped, Rejected, SessionError, Total
 from tests.unit.core.memory import (
@@ -768,3 +770,14 @@ def test_a_change_of_price_is_told_and_taken():
     put_all(b, [cheap], seed=41, now=31.0)
     settle(wire, now=31.0)
     assert wire.bytes_back == before, "what a full neighbour would refuse is not even offered"
+
+
+@pytest.mark.parametrize("count", [10, SCALAR_ENTRIES + 10])
+def test_a_backlog_has_each_once_however_often_it_was_found(count):
+    backlog = _Backlog()
+    numbers = list(range(1, count))
+    random.Random(1).shuffle(numbers)
+    backlog.add(array("Q", numbers[: count // 2 + 3]))
+    backlog.add(array("Q", numbers[count // 2 - 3 :]))
+    assert len(backlog) == count - 1
+    assert list(backlog) == sorted(numbers)

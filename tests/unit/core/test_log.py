@@ -10,9 +10,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from relay.core import log as log_module
+from relay.core import block as block_module
+from relay.core import identities as identities_module
 from relay.core.envelope import BUCKET_BITS, SIZES, EnvelopeType, Header, price_paid
+from relay.core.errors import DecodeError
 from relay.core.log import AdmittedLog, EntryState
+from relay.core.reconcile_set import NO_CLASS
+from tests.unit.core.test_refusals import steps_of, stored
 
 TAGS = [bytes([n // 2, n]) + bytes(14) for n in range(4)]
 headers = st.builds(
@@ -41,6 +45,7 @@ class LogMachine(RuleBasedStateMachine):
         self.rng = random.Random(seed)
         self.log = AdmittedLog()
         self.rows = []
+        self.snapshots = []
         self.now = 0.0
         self.first_pending = 1
         self.committed = 0
@@ -134,14 +139,22 @@ class LogMachine(RuleBasedStateMachine):
         self.first_pending, self.committed = next_seq, next_seq - 1
 
     @rule(
-        hour=st.none() | st.integers(0, 5), era=st.integers(0, 20), drop=st.integers(0, 20), forget=st.integers(0, 20)
+        hour=st.none() | st.integers(0, 5),
+        era=st.integers(0, 20),
+        drop=st.integers(0, 20),
+        forget=st.integers(0, 20),
+        most=st.integers(1, 6) | st.just(1000),
     )
-    def due(self, hour, era, drop, forget):
-        due = self.log.due(hour=hour, by_hour_from_s=era, drop_before_s=drop, forget_before_s=forget)
+    def due(self, hour, era, drop, forget, most):
+        due = self.log.due(hour=hour, by_hour_from_s=era, drop_before_s=drop, forget_before_s=forget, most=most)
         over = {r[0] for r in self.rows if hour is not None and r[2].expiry_hour <= hour and r[6] >= era}
-        assert due.drop == [r[0] for r in self.in_state(EntryState.HELD) if r[0] in over or r[6] <= drop]
+        dropped = [r[0] for r in self.in_state(EntryState.HELD) if r[0] in over or r[6] <= drop]
         settled = self.in_state(EntryState.HELD, EntryState.GONE, EntryState.DISPLACED)
-        assert due.forget == [r[0] for r in settled if r[0] in over or r[6] <= forget]
+        forgotten = [r[0] for r in settled if r[0] in over or r[6] <= forget]
+        some = sorted({*dropped, *forgotten})[:most]
+        assert due.drop == [seq for seq in dropped if seq in some]
+        assert due.forget == [seq for seq in forgotten if seq in some]
+        assert due.is_all or len(some) == most
 
     @rule(
         bits=st.integers(0, BUCKET_BITS),
@@ -251,9 +264,9 @@ class LogMachine(RuleBasedStateMachine):
             assert entry.state is state
             assert int(entry.arrived_s) == int(arrived_s)
             assert self.log.is_held(seq) == (state is EntryState.HELD)
-        assert [e.seq for e in self.log.entries(*EntryState)] == [r[0] for r in self.rows] or self.log._forgotten, (
-            "forgotten entries may linger, nothing else"
-        )
+        # Forgotten entries may linger, nothing else.
+        states = (state for state in EntryState if state is not EntryState.FORGOTTEN)
+        assert [e.seq for e in self.log.entries(*states)] == [r[0] for r in self.rows]
         known = {r[0] for r in self.rows}
         assert all(self.log.entry(seq) is None for seq in range(1, self.log.next_seq + 1) if seq not in known)
 
@@ -261,30 +274,114 @@ class LogMachine(RuleBasedStateMachine):
     def reconciliation_sees_what_is_committed(self):
         if not hasattr(self, "log"):
             return
-        columns = self.log.columns()
         rows = [r for r in self.rows if r[0] <= self.log.committed_seq]
-        assert list(columns.seq) == [r[0] for r in rows]
-        assert bytes(columns.ids) == b"".join(r[1] for r in rows)
-        assert list(columns.expiry_hour) == [r[2].expiry_hour for r in rows]
-        assert list(columns.size_class) == [r[2].size_class for r in rows]
-        assert list(columns.price) == [price_paid(r[1], r[2].size_class) for r in rows]
+        expected = [(r[0], r[1], r[2].expiry_hour, r[2].size_class, price_paid(r[1], r[2].size_class)) for r in rows]
+        assert seen(self.log.columns()) == expected
+        # What was looked at before is as it was, whatever happened since.
+        for snapshot, rows in self.snapshots:
+            assert seen(snapshot) == rows
+        self.snapshots = [*self.snapshots[-3:], (self.log.columns(), expected)]
+
+
+def seen(snapshot):
+    """What a reconciliation sees of a snapshot: seq, identity, expiry hour, class and price of each."""
+    return [
+        (part.seq[row], bytes(part.ids[32 * row : 32 * row + 32]), part.expiry_hour[row], size_class, part.price[row])
+        for part in snapshot.parts()
+        for row, size_class in enumerate(part.size_class)
+        if size_class != NO_CLASS
+    ]
 
 
 @pytest.fixture(autouse=True)
-def _compacts_early(monkeypatch):
-    """Squeezing out the forgotten happens among thousands; here among a few."""
-    monkeypatch.setattr(log_module, "COMPACT_AT_LEAST", 3)
+def _small_blocks(monkeypatch):
+    """Blocks are of thousands; here of a few."""
+    monkeypatch.setattr(block_module, "BLOCK_ENTRIES", 5)
+    monkeypatch.setattr(identities_module, "BUCKET_ENTRIES", 2)
 
 
 LogMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
-@pytest.mark.usefixtures("_compacts_early")
+@pytest.mark.usefixtures("_small_blocks")
 class TestLog(LogMachine.TestCase):
     pass
 
 
-def test_a_hundred_thousand_purges_leave_without_a_walk_for_each():
+@pytest.mark.parametrize("first", [1, (1 << 32) - 3])
+def test_what_was_loaded_is_what_was_there_also_after_four_thousand_million_envelopes(first):
+    rng = random.Random(first)
+    log = AdmittedLog()
+    log.reserve(first - 1)
+    for n in range(6000):
+        purge = n % 50 == 0
+        header = Header(
+            type=EnvelopeType.PURGE if purge else EnvelopeType.MESSAGE,
+            size_class=0 if purge else rng.randrange(4),
+            expiry_hour=rng.randrange(1 << 20),
+            tag=rng.randbytes(16),
+        )
+        identity = (rng.getrandbits(256) >> rng.choice([0, 0, 9, 20])).to_bytes(32)
+        log.append(identity=identity, header=header, interface=n % 3, arrived_s=n // 7, state=EntryState.PENDING)
+    log.commit(first, log.next_seq - 1)
+    for seq in rng.sample(range(first, log.next_seq), 3000):
+        rng.choice([log.drop_body, log.displace, log.forget])(seq)
+    before = list(log.entries(EntryState.HELD, EntryState.GONE, EntryState.DISPLACED))
+    by_rank = [list(log.by_rank(interface)) for interface in range(3)]
+    counts = [log.held, log.held_by_interface, log.hours, log._purges]
+    log.reload(
+        [
+            (
+                each.seq,
+                each.identity,
+                each.header.encode(),
+                each.interface,
+                each.arrived_s,
+                each.state is EntryState.HELD,
+                each.state is EntryState.DISPLACED,
+            )
+            for each in before
+        ]
+    )
+    assert list(log.entries(*EntryState)) == before
+    assert [list(log.by_rank(interface)) for interface in range(3)] == by_rank
+    assert [log.held, log.held_by_interface, log.hours, log._purges] == counts
+    assert all(log.find(each.identity) == each for each in before)
+
+
+@pytest.mark.parametrize("header", [b"\2", b"\1\2", b"\1\0\4", b"\1\0\0\1", b"\1\1\1"])
+def test_a_header_that_is_none_is_not_loaded(header):
+    good = Header(type=EnvelopeType.PURGE, size_class=0, expiry_hour=9, tag=bytes(16)).encode()
+    rows = [(seq, bytes([seq]) * 32, good, 1, 0, True, False) for seq in (1, 2, 3)]
+    for bad in (header + good[len(header) :], good[:-1], good + b"\0"):
+        with pytest.raises(DecodeError):
+            AdmittedLog().load([*rows, (4, bytes(32), bad, 1, 0, True, False)])
+
+
+def test_no_envelope_pays_for_all_that_are_there():
+    """Neither a table that is built anew nor columns that are: a put, a commit and a departure are a few steps."""
+
+    def longest(number):
+        log = AdmittedLog()
+        log.load(stored(number))
+        rng = random.Random(5)
+        spent = [0]
+        for n in range(300):
+            header = Header(type=EnvelopeType.MESSAGE, size_class=0, expiry_hour=9, tag=rng.randbytes(16))
+            identity = rng.randbytes(32)
+
+            def put(identity=identity, header=header):
+                seq = log.append(identity=identity, header=header, interface=1, arrived_s=0.0, state=EntryState.PENDING)
+                log.commit(seq, seq)
+
+            spent.append(steps_of(put))
+            spent.append(steps_of(lambda seq=2 * n + 1: log.forget(seq)))
+        return max(spent)
+
+    assert longest(100_000) <= 1.5 * longest(4000)
+
+
+def test_a_hundred_thousand_purges_leave_without_a_walk_for_each(monkeypatch):
     """A store filled with purges of one expiry hour would stand still in that hour."""
     log = AdmittedLog()
     rng = random.Random(1)
@@ -292,7 +389,7 @@ def test_a_hundred_thousand_purges_leave_without_a_walk_for_each():
         header = Header(type=EnvelopeType.PURGE, size_class=0, expiry_hour=9, tag=rng.randbytes(16))
         log.append(identity=rng.randbytes(32), header=header, interface=1, arrived_s=0.0, state=EntryState.HELD)
     walks = []
-    log._positions_of_tag = walks.append
+    monkeypatch.setattr(block_module.Block, "tagged", walks.append)
     for seq in range(1, 20_001):
         log.drop_body(seq)
     assert walks == []

@@ -2,6 +2,7 @@
 """When envelopes leave: never before their time, and always in the end."""
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -11,9 +12,10 @@ from relay.core.admission import Policy
 from relay.core.envelope import envelope_id
 from relay.core.messages import Refusal
 from relay.core.node import ADMITTED_PER_ENVELOPE
-from relay.core.retention import FORGET_RESIDENCES
+from relay.core.retention import FORGET_RESIDENCES, RETIRED
 from relay.core.stats import Dropped, Histogram, Total
 from tests.unit.core.memory import BUILD_HOUR, Relay, client, envelope, purge, put_all, settle
+from tests.unit.core.test_refusals import stored
 
 WEEK_S = 168 * 3600.0
 YEAR_S = 365 * 86400.0
@@ -108,6 +110,24 @@ def test_memory_of_what_left_is_bounded_and_what_is_forgotten_early_is_counted()
     assert 12 * 19 - forgotten == len(relay.node.log)
     assert 12 * 19 - remembered <= forgotten <= 12 * 19 - remembered * 7 // 8
     assert len(relay.store.rows) == len(relay.node.log)
+
+
+def test_what_expires_in_one_hour_leaves_in_slices():
+    """A town's evening, written to leave at noon, would else hold everything else up at noon."""
+    rows = stored(3 * RETIRED)
+    policy = Policy(max_bytes=1 << 30, max_envelopes=4 * RETIRED, residence_s=1000.0)
+    relay = Relay(policy=policy)
+    relay.node.log.load(rows)
+    held = [relay.node.log.held_count]
+    relay.node.retire(2000.0, save_clock=False)
+    held.append(relay.node.log.held_count)
+    while relay.node.has_work:
+        relay.node.run_slice(2000.0)
+        held.append(relay.node.log.held_count)
+    assert held[0] == len(rows)
+    assert all(before - after <= RETIRED for before, after in pairwise(held))
+    assert held[-1] == 0
+    assert relay.count(Total.EXPIRED) == len(rows)
 
 
 def test_nothing_that_waits_for_its_commit_leaves():

@@ -85,7 +85,7 @@ def test_a_symbol_is_the_xor_and_count_of_the_entries_that_map_to_it():
 @pytest.mark.parametrize("count", [0, 1, 500, 4 * SLICE + 1])
 def test_both_encoders_agree_however_the_row_is_cut(count):
     ids = array("Q", [0, SHORT_ID_MASK, *short_ids(random.Random(count), count)][:count])
-    scalar, vector = ScalarEncoder(ids), VectorEncoder(np.array(ids, np.uint64))
+    scalar, vector = ScalarEncoder(ids), VectorEncoder([np.array(ids, np.uint64)])
     for length in (1, 2, 40, 41, 300):
         drain(scalar.extend(length))
         drain(vector.extend(length))
@@ -196,7 +196,7 @@ def test_counts_tell_how_large_a_difference_is_long_before_it_decodes(difference
         source = random.Random(seed)
         alone = short_ids(source, differences)
         cut = differences // share
-        encoders = [VectorEncoder(np.array(part, np.uint64)) for part in (alone[:cut], alone[cut:])]
+        encoders = [VectorEncoder([np.array(part, np.uint64)]) for part in (alone[:cut], alone[cut:])]
         for encoder in encoders:
             drain(encoder.extend(length))
         decoder = Decoder()

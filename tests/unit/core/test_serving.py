@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from relay.core import log as log_module
+from relay.core import block as block_module
 from relay.core import serving as serving_module
 from relay.core.admission import Policy
 from relay.core.envelope import envelope_id, in_bucket
@@ -210,7 +210,7 @@ def test_a_subscriber_is_not_stuck_behind_sequence_numbers_that_a_failed_commit_
 
 def test_what_left_between_two_reads_is_neither_sent_nor_an_error(monkeypatch):
     """The body may still lie in the store while the log has forgotten its identity already."""
-    monkeypatch.setattr(log_module, "COMPACT_AT_LEAST", 1)
+    monkeypatch.setattr(block_module, "BLOCK_ENTRIES", 20)
     relay = Relay(policy=Policy(max_bytes=1 << 24, max_envelopes=1000, residence_s=100.0))
     rng = random.Random(8)
     put_all(relay, [envelope(rng, size_class=2) for _ in range(200)])

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.errors import DecodeError
-from relay.net.attributes import encode, nest, text
 from relay.net.net_report import Reporting
 from relay.net.refusals import Refusals, decode_counter
+from relay.process.netlink_attributes import encode, nest, text
 from tests.unit.net.test_net_report import report
 
 

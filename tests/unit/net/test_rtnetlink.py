@@ -5,8 +5,8 @@ import struct
 
 import pytest
 
-from relay.net import attributes as nla
 from relay.net.rtnetlink import address_key, is_link_local
+from relay.process import netlink_attributes as nla
 
 IFA_ADDRESS, IFA_LOCAL, IFA_LABEL = 1, 2, 3
 

@@ -2,9 +2,9 @@
 import pytest
 
 from relay.config.net import frequency_of
-from relay.net import attributes as nla
 from relay.net import wiphy
 from relay.net.wiphy import InterfaceType, decode_interfaces, decode_wiphys
+from relay.process import netlink_attributes as nla
 
 NAME = nla.text(wiphy.ATTR_WIPHY_NAME, "phy0")
 INDEX = nla.u32(wiphy.ATTR_WIPHY, 0)

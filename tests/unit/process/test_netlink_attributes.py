@@ -2,8 +2,8 @@
 import pytest
 
 from relay.core.errors import DecodeError
-from relay.net import attributes as nla
-from relay.net.attributes import Attributes
+from relay.process import netlink_attributes as nla
+from relay.process.netlink_attributes import Attributes
 
 
 def test_what_was_written_is_read_back():
