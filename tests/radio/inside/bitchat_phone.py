@@ -14,19 +14,14 @@ import json
 import sys
 import time
 
-from relay.bitchat.announce import read_announce
-from relay.bitchat.packet import PacketType, decode_packet
 from relay.bluetooth.bluez import Bluez, BluezError, Changed, adapters, characteristics, devices, is_lost
 from relay.bluetooth.local import LocalService
-from relay.core.errors import DecodeError
 from tests.unit.bitchat.phones import Android, Iphone
 
 SERVICE = "f47b5e2d-4a9e-4c5a-9b3f-8e1d2c3a4b5c"
 CHARACTERISTIC = "a1b2c3d4-e5f6-4a5b-8c9d-0e1f2a3b4c5d"
 ANNOUNCE_S = 4.0
 CONNECT_S = 30.0
-#: After so long an iPhone takes what comes for another packet.
-STREAM_PAUSE_S = 0.25
 
 
 class OnTheAir:
@@ -37,9 +32,6 @@ class OnTheAir:
         self.path = None
         self.socket = None
         self.links = 0
-        self.names = {}
-        self._rest = b""
-        self._rest_s = 0.0
 
     @property
     def now(self):
@@ -123,21 +115,7 @@ class OnTheAir:
         self.links += 1
 
     def heard(self, value):
-        """Take a notification: an Android needs one packet in each, an iPhone puts several together."""
-        if self.phone.takes_long and self._rest and self.now - self._rest_s < STREAM_PAUSE_S:
-            value = self._rest + value
-        self._rest = b""
-        try:
-            packet = decode_packet(value)
-        except DecodeError as error:
-            if self.phone.takes_long:
-                self._rest, self._rest_s = value, self.now
-            else:
-                self.phone.refused.append((f"no packet: {error}", None))
-            return
-        self.phone.take(packet, self.now)
-        if packet.type == PacketType.ANNOUNCE:
-            self.names[packet.sender.hex()] = read_announce(packet).nickname
+        self.phone.hear(value, self.now)
 
     # -- what the test asks -------------------------------------------------------
 
@@ -152,7 +130,7 @@ class OnTheAir:
             answer |= {
                 "links": self.links,
                 "shown": self.phone.shown,
-                "names": self.names,
+                "names": {peer.hex(): name for peer, name in self.phone.names.items()},
                 "refused": [reason for reason, _ in self.phone.refused],
                 "strangers": len(self.phone.strangers),
                 "linked_to": self.phone.linked_to.hex() if self.phone.linked_to else None,

@@ -274,9 +274,10 @@ def test_an_announce_with_another_signing_key_silences_nobody():
         assert mesh_.memory.messages == 1
     assert len(streets.meshes[0].memory.keys_of(ana.id)) == 4
     assert streets.meshes[0].counts["announce", "keys"] == 57
-    assert [packet.type for packet in ben.accepted if packet.payload == b"it is me"] + [
-        packet.type for packet in ben.strangers
-    ] == [PacketType.MESSAGE]
+    # It reached him. Both apps believe the first signing key that they hear of, and here that was a false one.
+    assert ben.strangers == []
+    assert ("forged", b"it is me") in [(reason, packet.payload) for reason, packet in ben.refused]
+    assert {reason for reason, _ in ben.refused} == {"forged", "another signing key"}
 
 
 def test_replays_go_nowhere():
@@ -308,10 +309,9 @@ def test_altering_the_recipient_of_what_nobody_can_check_does_not_stop_the_true_
     for recipient in (eve.id, ben.id):
         streets.send(eve, ana.packet(PacketType.NOISE_ENCRYPTED, bytes(40), streets.now, recipient=recipient))
     streets.run(1)
-    assert [packet.recipient for packet in ben.accepted if packet.type == PacketType.NOISE_ENCRYPTED] == [
-        eve.id,
-        ben.id,
-    ]
+    came = [packet for packet in ben.accepted + ben.known if packet.type == PacketType.NOISE_ENCRYPTED]
+    # An iPhone takes the true one for known, as it does not look at the recipient; that is its own fault.
+    assert [packet.recipient for packet in came] == [eve.id, ben.id]
 
 
 # Frames
