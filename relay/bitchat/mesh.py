@@ -7,6 +7,7 @@ by `receive` and `receive_live`; `frames_to_send`, `events` and `next_s` say wha
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -104,6 +105,7 @@ ANNOUNCE_EVERY_CROWDED_S: Final = 30.0
 CROWDED_LINKS: Final = 6
 """The rhythm of iPhones."""
 
+_SALT_BYTES: Final = 16
 _MUST_BE_SIGNED: Final = frozenset({PacketType.ANNOUNCE, PacketType.MESSAGE, PacketType.LEAVE})
 _MEDIA: Final = frozenset({PacketType.FILE_TRANSFER, PacketType.VOICE_FRAME})
 _NAMES: Final = {int(kind): kind.name.lower() for kind in PacketType}
@@ -200,6 +202,7 @@ class Mesh:
         self._carry_media = carry_media
         self._draw = draw
         self._random_bytes = random_bytes
+        self._salt = random_bytes(_SALT_BYTES)
         self._links: dict[int, _Link] = {}
         self._seen: Pool[bytes, None] = Pool(most=MAX_SEEN, most_bytes=1, life_s=SEEN_S)
         self._strangers: Pool[bytes, tuple[Packet, Hashable]] = Pool(
@@ -532,9 +535,17 @@ class Mesh:
         self._pending[name] = _Pending(packet, origin, set(targets))
         for target, (least, most) in targets.items():
             self._turn_number += 1
-            at = now + least + self._draw() * (most - least)
+            at = now + least + self._share_of(packet.sender, target) * (most - least)
             heapq.heappush(self._turns, (at, self._turn_number, name, target))
         return None
+
+    def _share_of(self, sender: bytes, target: Hashable) -> float:
+        """Which part of a wait is for a sender's packets to a link, in [0, 1): of each relay another one.
+
+        It is the same for all of them, as a message that overtakes the end of its handshake is lost.
+        """
+        digest = hashlib.sha256(self._salt + sender + str(target).encode()).digest()
+        return int.from_bytes(digest[:4], "big") / (1 << 32)
 
     @staticmethod
     def _wait(packet: Packet, origin: Hashable) -> tuple[float, float]:

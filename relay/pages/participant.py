@@ -36,8 +36,8 @@ class Place:
 
     ``page``: the address of this page; ``relay``: what the program is told to use, "" if it finds the relay by itself;
     ``wifi_name`` and ``wifi_password``: "" where there is none. ``shelf``: path of the files on offer, "" if there are
-    none; ``operator``: path of the page for whoever looks after it, "" where it is not served. ``bitchat``: whether phones
-    with bitchat find the relay.
+    none; ``operator``: path of the page for whoever looks after it, "" where it is not served. ``bitchat``: whether
+    phones with bitchat find the relay.
     """
 
     page: str

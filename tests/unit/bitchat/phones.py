@@ -11,6 +11,7 @@ screen lost as too much at once in `lost`; what it had forgotten and got again i
 `known`.
 """
 
+import contextlib
 import heapq
 import random
 import zlib
@@ -20,9 +21,9 @@ from relay.bitchat.courier import decode_letter
 from relay.bitchat.fragments import decode_piece, split
 from relay.bitchat.gcs import encode_filter, most_ids
 from relay.bitchat.packet import PacketType, decode_packet, make_packet
-from relay.bitchat.private import NoiseSession
+from relay.bitchat.private import NoiseSession, PrivateMessage, decode_private_message
 from relay.bitchat.sync import decode_request_sync, encode_request_sync
-from relay.core.errors import DecodeError
+from relay.core.errors import DecodeError, RelayError
 
 #: The link of a phone that has one.
 ONLY = "link"
@@ -70,6 +71,10 @@ class Phone:
         self.repeated = []
         self.known = []
         self.letters = []
+        #: Conversations: sessions by peer, what waits for one, and (peer, text) of what came.
+        self.sessions = {}
+        self.untold = {}
+        self.private = []
         self.pieces = {}
         self.seen = {}
         self.announces = {}
@@ -103,6 +108,42 @@ class Phone:
         if len(data) > self.frame_bytes:
             data = packet.encode(padded=False)
         return [data] if len(data) <= self.frame_bytes else [piece.encode() for piece in split(packet, 512)]
+
+    def tell(self, peer, text, now):
+        """Say something to one peer alone."""
+        self.untold.setdefault(peer, []).append(text)
+        if peer not in self.sessions:
+            session = self.sessions[peer] = self.session(initiator=True)
+            self.broadcast(self.packet(PacketType.NOISE_HANDSHAKE, session.start(), now, recipient=peer))
+        self.tell_rest(peer, now)
+
+    def tell_rest(self, peer, now):
+        session = self.sessions[peer]
+        while session.is_open and self.untold.get(peer):
+            message = PrivateMessage(message_id=f"{self.random.random()}", content=self.untold[peer].pop(0)).encode()
+            self.broadcast(self.packet(PacketType.NOISE_ENCRYPTED, session.encrypt(message), now, recipient=peer))
+
+    def session(self, *, initiator):
+        return NoiseSession(initiator=initiator, static=self.identity.noise, random_bytes=self.random.randbytes)
+
+    def converse(self, packet, now):
+        """Take part of a conversation."""
+        peer = packet.sender
+        if packet.type == PacketType.NOISE_ENCRYPTED:
+            if (session := self.sessions.get(peer)) is not None:
+                self.private.append((peer, decode_private_message(session.decrypt(packet.payload)).content))
+            return
+        if len(packet.payload) == 32:
+            self.sessions[peer] = self.session(initiator=False)
+        if (session := self.sessions.get(peer)) is not None:
+            answer = session.receive_handshake(packet.payload)
+            if answer is not None:
+                self.broadcast(self.packet(PacketType.NOISE_HANDSHAKE, answer, now, recipient=peer))
+            self.tell_rest(peer, now)
+
+    def broadcast(self, packet):
+        for link in self.links:
+            self.send(link, packet)
 
     # Its links
 
@@ -187,6 +228,9 @@ class Phone:
                 self.forget(packet.sender)
         elif packet.type == PacketType.COURIER:
             self.letters.append(decode_letter(packet.payload))
+        elif packet.recipient == self.id:
+            with contextlib.suppress(RelayError):
+                self.converse(packet, now)
         self.accepted.append(packet)
         return None
 
