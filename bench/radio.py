@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from relay.core.envelope import SIZES
 from tests.guest.uml import GuestError, Parts
-from tests.radio import bridged
+from tests.radio import bitchat_lab, bridged
 from tests.radio.scene import load_scene
 from tests.radio.stage import Stage
 
@@ -38,6 +38,14 @@ PATIENCE_S = 120.0
 RESTARTS = 3
 #: Long enough for garbage of the start to be gone.
 IDLE_S = 10.0
+BITCHAT_MESSAGES = 60
+BITCHAT_PAUSE_S = 0.4
+#: Of each of three phones, a second: near what a relay takes.
+BITCHAT_RATE = 30
+BITCHAT_S = 30
+BITCHAT_CROWD = 50
+#: As many as the scene has; what they are for a relay is links, and there are eight by default.
+BITCHAT_PHONES = 6
 
 
 class Phones:
@@ -207,11 +215,70 @@ def measure_clients(stage: Stage, _: int) -> dict[str, float]:
     return {"ble_clients": told["served"], "ble_clients_busy": told["busy"]}
 
 
+def measure_bitchat(stage: Stage, _: int) -> dict[str, float]:
+    """Islands of phones with bitchat: delay, packets a second, memory, and CPU while fifty announce themselves."""
+    islands = bitchat_lab.Islands(stage)
+    islands.start()
+    phones = list(islands.phones.values())
+    ana, near, far = phones[0], phones[:3], phones[3:]
+    # An iPhone's screen shows one message a second of a sender, and loses the rest.
+    listeners = [phone for phone in far if phone.kind == "android"]
+    for phone in phones:
+        phone.wait_names(*(other.name for other in phones if other is not phone))
+    said = {}
+    for number in range(BITCHAT_MESSAGES):
+        text = f"message {number}"
+        said[text] = ana.say(text)
+        time.sleep(BITCHAT_PAUSE_S)
+    delays = []
+    for phone in listeners:
+        shown = phone.wait_shows(text)["shown_at"]
+        delays += [shown[text] - at_s for text, at_s in said.items() if text in shown]
+    if len(delays) < 0.99 * len(listeners) * len(said):
+        raise RuntimeError(f"{len(delays)} of {len(listeners) * len(said)} messages arrived")
+    found = {
+        "bitchat_delay_median_s": statistics.median(delays),
+        "bitchat_delay_p99_s": statistics.quantiles(delays, n=100)[-1],
+    }
+
+    before = {phone.name: len(phone.state()["shown"]) for phone in listeners}
+    for phone in near:
+        phone.ask(f"talk {BITCHAT_RATE} {BITCHAT_S}")
+    time.sleep(BITCHAT_S + 5)
+    crossed = [len(phone.state()["shown"]) - before[phone.name] for phone in listeners]
+    found["bitchat_packets_per_s"] = min(crossed) / BITCHAT_S
+
+    process = islands.relay_a.processes["bitchat"]
+    cpu_s = _cpu_s(islands.relay_a, process.pid)
+    ana.ask(f"crowd {BITCHAT_CROWD} {BITCHAT_S}")
+    time.sleep(BITCHAT_S)
+    found["bitchat_cpu_share_50"] = (_cpu_s(islands.relay_a, process.pid) - cpu_s) / BITCHAT_S
+    shown = islands.relay_a.guest.sh(f"grep '^Pss:' /proc/{process.pid}/smaps_rollup")
+    found["pss_bitchat_mib"] = int(shown.split()[1]) / 1024
+
+    islands.place(**dict.fromkeys(islands.at, "a"))
+    for phone in far:
+        phone.ask("away")
+        phone.ask("back 0")
+    status = islands.relay_a.wait("all are at one relay", _has_all_phones, PATIENCE_S)
+    return found | {"bitchat_phones": bitchat_lab.part(status)["gauges"]["clients"]}
+
+
+def _has_all_phones(status: dict) -> bool:
+    return bitchat_lab.part(status)["gauges"].get("clients") == BITCHAT_PHONES
+
+
+def _cpu_s(machine: Machine, pid: int) -> float:
+    fields = machine.guest.sh(f"cat /proc/{pid}/stat").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
 PARTS: dict[str, tuple[str, Callable[[Stage, int], dict[str, float]]]] = {
     "streams": ("phones", measure_streams),
     "processes": ("phones", measure_processes),
     "bridge": ("bridge", measure_bridge),
     "clients": ("crowd", measure_clients),
+    "bitchat": ("islands", measure_bitchat),
 }
 
 

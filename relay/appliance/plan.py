@@ -182,8 +182,10 @@ def _files(checked: Checked, facts: Facts, notices: tuple[Notice, ...]) -> Itera
             yield _text("phones.conf", phones_dnsmasq(appliance))
     if appliance.serves_phones or (appliance.lan_bridge and appliance.hands_out):
         # Who stands there may show it to others; nobody but the portal is given it.
-        phones = {"name": appliance.access_point_name, "password": appliance.access_point_password}
-        yield _text("portal", json.dumps(phones) if appliance.serves_phones else "", _PRIVATE)
+        phones: dict[str, Any] = {"bitchat": checked.config.bitchat.enabled}
+        if appliance.serves_phones:
+            phones |= {"name": appliance.access_point_name, "password": appliance.access_point_password}
+        yield _text("portal", json.dumps(phones), _PRIVATE)
     if appliance.sticks:
         # The unit's condition looks for it.
         yield _text(STICKS.name, "".join(f"{use}\n" for use in appliance.sticks))

@@ -36,11 +36,21 @@ class PortalPage:
     """Makes the page; of each language and state once."""
 
     def __init__(
-        self, wifi_name: str = "", wifi_password: str = "", *, works: Path = WORKS, listing: Path = shelf.LIST
+        self,
+        wifi_name: str = "",
+        wifi_password: str = "",
+        *,
+        bitchat: bool = False,
+        works: Path = WORKS,
+        listing: Path = shelf.LIST,
     ) -> None:
-        """``works``: the word that `relay board` leaves; ``listing``: of the files on the shelf."""
+        """``works``: the word that `relay board` leaves; ``listing``: of the files on the shelf.
+
+        ``bitchat``: whether relay.toml switches it on.
+        """
         self._wifi_name = wifi_name
         self._wifi_password = wifi_password
+        self._bitchat = bitchat
         self._works_file = works
         self._listing = listing
         self.pages = Pages()
@@ -62,6 +72,7 @@ class PortalPage:
                 wifi_name=self._wifi_name,
                 wifi_password=self._wifi_password,
                 shelf=shelf.PATH if has_files else "",
+                bitchat=self._bitchat,
             )
             if len(self._made) >= _MAX_PAGES:
                 self._made.clear()
@@ -94,6 +105,8 @@ def read_portal_page(environ: Mapping[str, str]) -> PortalPage:
     try:
         with (Path(folder) / CREDENTIAL_NAME).open("rb") as file:
             found: Any = json.loads(file.read(_MAX_BYTES))
-        return PortalPage(str(found["name"]), str(found["password"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        return PortalPage(
+            str(found.get("name", "")), str(found.get("password", "")), bitchat=found.get("bitchat") is True
+        )
+    except (OSError, ValueError, AttributeError):
         return PortalPage()

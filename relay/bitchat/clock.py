@@ -74,6 +74,14 @@ class MeshClock:
         )
         if len(offsets) >= MIN_WITNESSES:
             return int(1000 * now + offsets[(len(offsets) - 1) // 2])
+        return self._said_by(link, now)
+
+    def phone_ms(self, now: float, link: Hashable) -> int | None:
+        """Return what the clock of the phone on a link says, by which it takes and refuses; else the time, or None."""
+        said = self._said_by(link, now)
+        return self.time_ms(now) if said is None else said
+
+    def _said_by(self, link: Hashable, now: float) -> int | None:
         witness = self._witnesses.get(link)
         if witness is None or now - witness.heard_at > WITNESS_S:
             return None

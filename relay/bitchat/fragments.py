@@ -36,6 +36,9 @@ MAX_SETS_OF_LINK: Final = 8
 """So that one phone does not take the places of all."""
 MAX_SETS_OF_RELAYS: Final = 32
 """All other islands come by one link."""
+MAX_PASSING_OF_LINK: Final = 6
+"""Sets of one link, not whole yet, whose pieces are passed on: an Android has room for 64 of all whom it hears."""
+MAX_PASSING_OF_RELAYS: Final = 16
 _SET_CONTEXT: Final = b"fragments"
 
 
@@ -104,6 +107,37 @@ def _piece_packet(packet: Packet, payload: bytes) -> Packet:
 
 
 @dataclass(slots=True)
+class _Passing:
+    expires_at: float
+    missing: set[int]
+
+
+class Passing:
+    """The sets whose pieces pass: so many of each link at a time, lest phones have no room for those of others."""
+
+    def __init__(self) -> None:
+        self._sets: dict[Hashable, dict[tuple[bytes, bytes], _Passing]] = {}
+
+    def may_pass(self, link: Hashable, sender: bytes, piece: Piece, now: float, *, most: int) -> bool:
+        """Whether a piece is of one of the ``most`` sets of this link that pass, and note it."""
+        sets = self._sets[link] = {name: one for name, one in self._sets.get(link, {}).items() if one.expires_at > now}
+        name = (sender, piece.set_id)
+        one = sets.get(name)
+        if one is None:
+            if len(sets) >= most:
+                return False
+            one = sets[name] = _Passing(now + LIFETIME_S, set(range(piece.count)))
+        one.missing.discard(piece.index)
+        if not one.missing:
+            del sets[name]
+        return True
+
+    def forget(self, link: Hashable) -> None:
+        """A link is gone."""
+        self._sets.pop(link, None)
+
+
+@dataclass(slots=True)
 class _Set:
     link: Hashable
     count: int
@@ -117,6 +151,8 @@ class Reassembly:
 
     def __init__(self) -> None:
         self._sets: dict[tuple[bytes, bytes], _Set] = {}
+        #: Sets that were given up, until somebody counts them.
+        self.lost = 0
 
     def __len__(self) -> int:
         return len(self._sets)
@@ -153,12 +189,12 @@ class Reassembly:
         del self._sets[name]
         return decode_packet(b"".join(waiting.pieces[index] for index in range(waiting.count))).with_ttl(0)
 
-    def expire(self, now: float) -> int:
-        """Forget sets that were not completed in time; return how many."""
+    def expire(self, now: float) -> None:
+        """Forget sets that were not completed in time."""
         late = [name for name, waiting in self._sets.items() if waiting.expires_at <= now]
         for name in late:
             del self._sets[name]
-        return len(late)
+        self.lost += len(late)
 
     def forget(self, link: Hashable) -> None:
         """A link is gone, and with it what it began."""
@@ -175,3 +211,4 @@ class Reassembly:
                 return
             loser = max(counts, key=counts.__getitem__)
         del self._sets[next(name for name, waiting in self._sets.items() if waiting.link == loser)]
+        self.lost += 1

@@ -27,5 +27,11 @@ LETTERS_OF_PHONE: Final = Rate(per_s=8 / 3600, burst=8.0)
 """Letters that one phone gives us to keep, each of which becomes envelopes in the store of every relay."""
 LETTERS: Final = Rate(per_s=120 / 3600, burst=60.0)
 """Letters that all phones together give us."""
-UNCHECKED_LIVE: Final = Rate(per_s=60.0, burst=240.0)
-"""Packets that nobody can check (Noise, fragments), which all phones of an island together send to other islands."""
+CHECKED_LIVE: Final = Rate(per_s=36_000.0, burst=72_000.0)
+"""Bytes, and LIVE_PACKET_COST for each packet, of an island to others. With those below it is within what `relay run`
+takes of a gateway, so that what is too much is lost here, where it is known whose it is."""
+UNCHECKED_LIVE: Final = Rate(per_s=12_000.0, burst=48_000.0)
+"""The same of what nobody can check (Noise, fragments): some 30 messages a second. It is less than a phone of another
+island gets of the air, whoever floods it."""
+LIVE_PACKET_COST: Final = 250
+"""`relay run` takes 100 packets a second, as it takes 64 KiB."""

@@ -7,19 +7,23 @@ by `receive` and `receive_live`; `frames_to_send`, `events` and `next_s` say wha
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from relay.bitchat.announce import NEUTRAL_NICKNAME, Identity, read_announce
-from relay.bitchat.answers import ANSWER_S, Planned, plan_answer
+from relay.bitchat.answers import ANSWER_S, Planned, Told, plan_answer
 from relay.bitchat.clock import MeshClock
 from relay.bitchat.couriers import Couriers, Handover, Outcome
 from relay.bitchat.fragments import (
+    MAX_PASSING_OF_LINK,
+    MAX_PASSING_OF_RELAYS,
     MAX_SET_PIECES,
     MAX_SETS_OF_LINK,
     MAX_SETS_OF_RELAYS,
+    Passing,
     Reassembly,
     decode_piece,
     split,
@@ -27,7 +31,10 @@ from relay.bitchat.fragments import (
 from relay.bitchat.limits import (
     ANSWERS,
     BYTES_IN,
+    BYTES_OUT,
+    CHECKED_LIVE,
     HANDSHAKES,
+    LIVE_PACKET_COST,
     NEW_PEERS,
     OTHER_KEYS,
     PACKETS_IN,
@@ -35,7 +42,7 @@ from relay.bitchat.limits import (
     WELCOMES,
 )
 from relay.bitchat.memory import Memory
-from relay.bitchat.outbox import Group, Lane, Outbox, lane_of
+from relay.bitchat.outbox import Group, Outbox, is_checked
 from relay.bitchat.packet import (
     ORIGIN_TTL,
     UNSIGNED_TYPES,
@@ -60,6 +67,8 @@ if TYPE_CHECKING:
 
 RELAYS: Final = "relays"
 """The link to all other relays."""
+OWN: Final = "own"
+"""Where our own packets and answers come from."""
 
 FRESH_MS: Final = 600_000
 """Nothing older, or further ahead, is passed on live; Androids take announces for so long."""
@@ -96,6 +105,7 @@ ANNOUNCE_EVERY_CROWDED_S: Final = 30.0
 CROWDED_LINKS: Final = 6
 """The rhythm of iPhones."""
 
+_SALT_BYTES: Final = 16
 _MUST_BE_SIGNED: Final = frozenset({PacketType.ANNOUNCE, PacketType.MESSAGE, PacketType.LEAVE})
 _MEDIA: Final = frozenset({PacketType.FILE_TRANSFER, PacketType.VOICE_FRAME})
 _NAMES: Final = {int(kind): kind.name.lower() for kind in PacketType}
@@ -150,6 +160,7 @@ class _Link:
         """Whether it is known to put a packet together from several notifications, which only iPhones do."""
         return self.can_stream and self.kind is Kind.IPHONE
 
+    told: Told = field(default_factory=Told)
     plan: deque[Planned] = field(default_factory=deque)
     session: NoiseSession | None = None
     letters: deque[Handover] = field(default_factory=lambda: deque(maxlen=MAX_LETTERS_HELD))
@@ -159,6 +170,7 @@ class _Link:
 @dataclass(slots=True)
 class _Pending:
     packet: Packet
+    origin: Hashable
     targets: set[Hashable]
 
 
@@ -190,16 +202,21 @@ class Mesh:
         self._carry_media = carry_media
         self._draw = draw
         self._random_bytes = random_bytes
+        self._salt = random_bytes(_SALT_BYTES)
         self._links: dict[int, _Link] = {}
         self._seen: Pool[bytes, None] = Pool(most=MAX_SEEN, most_bytes=1, life_s=SEEN_S)
         self._strangers: Pool[bytes, tuple[Packet, Hashable]] = Pool(
             most=MAX_STRANGERS, most_bytes=1 << 18, life_s=STRANGER_S
         )
         self._reassembly = Reassembly()
+        self._passing = Passing()
         self._pending: dict[bytes, _Pending] = {}
         self._turns: list[tuple[float, int, bytes, Hashable]] = []
         self._turn_number = 0
-        self._unchecked = Bucket(UNCHECKED_LIVE, now)
+        self._to_relays = {
+            checked: Outbox(now, rate, frame_cost=LIVE_PACKET_COST)
+            for checked, rate in ((True, CHECKED_LIVE), (False, UNCHECKED_LIVE))
+        }
         self._events: list[ToRelays | KeepLetter | LookFor] = []
         self._housekeeping_at = now + HOUSEKEEPING_S
 
@@ -214,7 +231,7 @@ class Mesh:
             number=number,
             frame_bytes=frame_bytes,
             can_stream=can_stream,
-            outbox=Outbox(now),
+            outbox=Outbox(now, BYTES_OUT),
             packets=Bucket(PACKETS_IN, now),
             bytes_in=Bucket(BYTES_IN, now),
             answers=Bucket(ANSWERS, now),
@@ -229,7 +246,8 @@ class Mesh:
         """A phone takes frames of so many bytes from now on, and none longer as a stream. What waits may not fit."""
         link = self._links.get(number)
         if link is not None and (frame_bytes < link.frame_bytes or link.takes_long):
-            self.counts["any", "lost"] += link.outbox.clear()
+            link.outbox.clear()
+            self._count_lost(link.outbox, link.told)
         if link is not None:
             link.frame_bytes, link.can_stream = frame_bytes, False
 
@@ -240,6 +258,7 @@ class Mesh:
         self.memory.close_link(number)
         self.couriers.close_link(number)
         self._reassembly.forget(number)
+        self._passing.forget(number)
         self._seen.leave(number)
         self._strangers.leave(number)
 
@@ -279,7 +298,11 @@ class Mesh:
     def frames_to_send(self, number: int, now: float) -> list[bytes]:
         """Return the frames that may be sent to a phone now."""
         link = self._links.get(number)
-        return [] if link is None else link.outbox.take(now)
+        if link is None:
+            return []
+        frames = link.outbox.take(now)
+        self._count_lost(link.outbox, link.told)
+        return frames
 
     def events(self) -> list[ToRelays | KeepLetter | LookFor]:
         """Return what happened since."""
@@ -301,6 +324,7 @@ class Mesh:
                 times.append(link.plan[0].at)
             if (at := link.outbox.next_s(now)) is not None and at > now:
                 times.append(at)
+        times += [at for box in self._to_relays.values() if (at := box.next_s(now)) is not None]
         return min(times)
 
     def take_due(self, now: float) -> None:
@@ -311,9 +335,13 @@ class Mesh:
         while self._turns and self._turns[0][0] <= now:
             _, _, name, target = heapq.heappop(self._turns)
             self._pass_on(name, target, now)
+        for box in self._to_relays.values():
+            for data in box.take(now):
+                self._events.append(ToRelays(data, data[1] == PacketType.ANNOUNCE))
+            self._count_lost(box)
         for link in self._links.values():
             while link.plan and link.plan[0].at <= now:
-                self._send(link, link.plan.popleft().packet, now, until=(link.asked_at or now) + ANSWER_S + 5)
+                self._send(link, link.plan.popleft().packet, OWN, now, until=(link.asked_at or now) + ANSWER_S + 5)
         if self._housekeeping_at <= now:
             self._housekeeping_at = now + HOUSEKEEPING_S
             self.memory.expire(now)
@@ -321,6 +349,9 @@ class Mesh:
             self._seen.expire(now)
             self._strangers.expire(now)
             self._reassembly.expire(now)
+            if self._reassembly.lost:
+                self.counts["fragment", "incomplete"] += self._reassembly.lost
+                self._reassembly.lost = 0
 
     # Decisions about one packet
 
@@ -341,6 +372,8 @@ class Mesh:
             return self._request(packet, link, now)
         name = packet.flood_id
         if name in self._seen:
+            if link is not None:
+                link.told.note(packet)
             pending = self._pending.get(name)
             if pending is None or origin not in pending.targets:
                 return self._count(packet, "known")
@@ -367,6 +400,8 @@ class Mesh:
         self._seen.put(name, None, origin=origin, now=now)
         if announce is not None and link is not None and packet.ttl == ORIGIN_TTL:
             self._bind(link, packet, announce, now)
+        if link is not None:
+            link.told.note(packet)
         # Its TTL is lowered by the relay that heard it from a phone, and by no other relay.
         onward = packet if link is None else packet.with_ttl(packet.ttl - 1)
         self._remember(onward, announce, origin, link, now)
@@ -394,6 +429,8 @@ class Mesh:
             if not known:
                 return None if link.new_peers.take(1, now) else "identities"
             return None if link.other_keys.take(1, now) else "keys"
+        if packet.type == PacketType.FRAGMENT:
+            return self._why_not_piece(packet, origin, now)
         if packet.type in _MUST_BE_SIGNED and packet.signature is None:
             return "unsigned"
         if packet.signature is None or packet.type in UNSIGNED_TYPES:
@@ -405,6 +442,14 @@ class Mesh:
             return "forged"
         self._strangers.put(packet.flood_id, (packet, origin), origin=origin, now=now, size=len(packet.body))
         return "stranger"
+
+    def _why_not_piece(self, packet: Packet, origin: Hashable, now: float) -> str | None:
+        most = MAX_PASSING_OF_RELAYS if origin == RELAYS else MAX_PASSING_OF_LINK
+        try:
+            may = self._passing.may_pass(origin, packet.sender, decode_piece(packet.payload), now, most=most)
+        except DecodeError:
+            return "malformed"
+        return None if may else "limited"
 
     def _remember(
         self, packet: Packet, announce: Announce | None, origin: Hashable, link: _Link | None, now: float
@@ -430,7 +475,7 @@ class Mesh:
         if is_new and link.welcomes.take(1, now):
             for known in self.memory.announces_now():
                 if known.ttl and known.sender != link.peer:
-                    self._send(link, known, now, until=now + LIVE_WAIT_S)
+                    self._send(link, known, OWN, now, until=now + LIVE_WAIT_S)
 
     def _met(self, packet: Packet, announce: Announce, origin: Hashable, link: _Link | None, now: float) -> None:
         self.memory.keep_announce(packet, announce, origin=origin, now=now)
@@ -482,17 +527,25 @@ class Mesh:
             for number, link in self._links.items()
             if number != origin and link.peer != packet.sender
         }
-        if origin != RELAYS and self._goes_to_relays(packet, now):
+        if origin != RELAYS and self._goes_to_relays(packet):
             targets[RELAYS] = (0.0, 0.0) if packet.type == PacketType.ANNOUNCE else TO_RELAYS_WAIT_S
         if not targets:
             return None
         name = packet.flood_id
-        self._pending[name] = _Pending(packet, set(targets))
+        self._pending[name] = _Pending(packet, origin, set(targets))
         for target, (least, most) in targets.items():
             self._turn_number += 1
-            at = now + least + self._draw() * (most - least)
+            at = now + least + self._share_of(packet.sender, target) * (most - least)
             heapq.heappush(self._turns, (at, self._turn_number, name, target))
         return None
+
+    def _share_of(self, sender: bytes, target: Hashable) -> float:
+        """Which part of a wait is for a sender's packets to a link, in [0, 1): of each relay another one.
+
+        It is the same for all of them, as a message that overtakes the end of its handshake is lost.
+        """
+        digest = hashlib.sha256(self._salt + sender + str(target).encode()).digest()
+        return int.from_bytes(digest[:4], "big") / (1 << 32)
 
     @staticmethod
     def _wait(packet: Packet, origin: Hashable) -> tuple[float, float]:
@@ -502,13 +555,9 @@ class Mesh:
             return CONVERSATION_WAIT_S
         return RELAYS_WAIT_S if origin == RELAYS else AIR_WAIT_S
 
-    def _goes_to_relays(self, packet: Packet, now: float) -> bool:
+    def _goes_to_relays(self, packet: Packet) -> bool:
         if not self._carry_media and _is_media(packet):
             self._count(packet, "media")
-            return False
-        is_checked = packet.signature is not None and packet.type not in UNSIGNED_TYPES
-        if not is_checked and not self._unchecked.take(1, now):
-            self._count(packet, "limited")
             return False
         return True
 
@@ -525,33 +574,41 @@ class Mesh:
         packet = pending.packet
         if target == RELAYS:
             self._count(packet, "to_relays")
-            self._events.append(ToRelays(packet.encode(padded=False), packet.type == PacketType.ANNOUNCE))
+            group = Group((packet.encode(padded=False),), now + LIVE_WAIT_S)
+            self._to_relays[is_checked(packet)].put(packet, group, pending.origin)
         elif isinstance(target, int) and (link := self._links.get(target)) is not None:
-            self._send(link, packet, now, until=now + LIVE_WAIT_S)
+            self._send(link, packet, pending.origin, now, until=now + LIVE_WAIT_S)
 
-    def _send(self, link: _Link, packet: Packet, now: float, *, until: float) -> None:
+    def _send(self, link: _Link, packet: Packet, origin: Hashable, now: float, *, until: float) -> None:
         """Let a packet wait for a phone's air, unless that phone would not take it."""
-        time_ms = self.clock.time_ms(now, link.number)
-        if time_ms is None:
-            # Nobody has said what time it is, so it is taken for live.
-            time_ms = packet.timestamp_ms
         try:
             frames = self._frames(link, packet)
         except ValueError:
             return self._count(packet, "too_long")
-        phone = self._phone(link, time_ms, now)
+        phone_ms = self.clock.phone_ms(now, link.number)
+        # Where nobody has said what time it is, it is taken for live.
+        phone = self._phone(link, packet.timestamp_ms if phone_ms is None else phone_ms, now)
         reason = refusal_of_kind(link.kind, packet, phone, pieces=len(frames))
         if reason is not None:
             return self._count(packet, f"refused_{reason}")
-        lost = link.outbox.put(lane_of(packet), Group(frames, until))
-        self.counts["any", "lost"] += lost
+        link.told.note(packet)
+        link.outbox.put(packet, Group(frames, until), origin)
+        self._count_lost(link.outbox, link.told)
         return self._count(packet, "sent")
 
-    def _phone(self, link: _Link, time_ms: int, now: float) -> Phone:
+    def _count_lost(self, outbox: Outbox, told: Told | None = None) -> None:
+        if outbox.lost:
+            self.counts["any", "lost"] += outbox.lost
+            outbox.lost = 0
+            if told is not None:
+                # Nobody knows which of it that was: if the phone asks, it is told again.
+                told.clear()
+
+    def _phone(self, link: _Link, phone_ms: int, now: float) -> Phone:
         return Phone(
             peer_id=link.peer,
             linked_to=self.identity.peer_id if link.has_announce else None,
-            time_ms=time_ms,
+            time_ms=phone_ms,
             asked_s=None if link.asked_at is None else now - link.asked_at,
         )
 
@@ -575,7 +632,7 @@ class Mesh:
             link.announce_at = now + 1.0
             return
         packet = self.identity.announce(self._nickname, time_ms, is_relay=True)
-        link.outbox.put(Lane.ANNOUNCE, Group(self._frames(link, packet), now + LIVE_WAIT_S))
+        link.outbox.put(packet, Group(self._frames(link, packet), now + LIVE_WAIT_S), OWN)
         link.has_announce = True
         self._count(packet, "announced")
 
@@ -608,11 +665,14 @@ class Mesh:
         link.asked_at = now
         while link.letters:
             self._hand_over(link.letters.popleft(), now)
-        time_ms = self.clock.time_ms(now, link.number)
-        if time_ms is None:
+        if not request.asks_for(PacketType.ANNOUNCE) and not request.asks_for(PacketType.MESSAGE):
+            # iPhones ask for fragments, files and more right after messages: the answer about those goes on.
+            return self._count(packet, "answered")
+        phone_ms = self.clock.phone_ms(now, link.number)
+        if phone_ms is None:
             return self._count(packet, "no_clock")
-        phone = self._phone(link, time_ms, now)
-        link.plan = deque(plan_answer(request, self.memory, kind=link.kind, phone=phone, now=now))
+        phone = self._phone(link, phone_ms, now)
+        link.plan = deque(plan_answer(request, self.memory, told=link.told, kind=link.kind, phone=phone, now=now))
         return self._count(packet, "answered")
 
     def _letter(self, packet: Packet, link: _Link, now: float) -> None:
@@ -654,7 +714,7 @@ class Mesh:
         packet = make_packet(kind, payload, sender=self.identity.peer_id, recipient=recipient, timestamp_ms=time_ms)
         if kind not in UNSIGNED_TYPES:
             packet = self.identity.sign(packet)
-        self._send(link, packet, now, until=now + LIVE_WAIT_S)
+        self._send(link, packet, OWN, now, until=now + LIVE_WAIT_S)
 
     def _hand_over(self, handover: Handover, now: float) -> None:
         """Give a letter to its recipient's own link, or to the links of iPhones where he is further away."""

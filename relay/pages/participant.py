@@ -36,7 +36,8 @@ class Place:
 
     ``page``: the address of this page; ``relay``: what the program is told to use, "" if it finds the relay by itself;
     ``wifi_name`` and ``wifi_password``: "" where there is none. ``shelf``: path of the files on offer, "" if there are
-    none; ``operator``: path of the page for whoever looks after it, "" where it is not served.
+    none; ``operator``: path of the page for whoever looks after it, "" where it is not served. ``bitchat``: whether
+    phones with bitchat find the relay.
     """
 
     page: str
@@ -45,6 +46,7 @@ class Place:
     wifi_password: str = ""
     shelf: str = ""
     operator: str = ""
+    bitchat: bool = False
 
 
 def render(pages: Pages, language: Language, works: Works, place: Place) -> str:

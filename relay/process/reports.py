@@ -64,10 +64,22 @@ class Idle(enum.Enum):
 DHCP_REFUSALS: Final = ("dhcp_other_hardware", "dhcp_too_often", "dhcp_newcomers", "dhcp_crowd")
 #: What became of bitchat's packets (relay.bitchat.mesh), and of which types they were.
 PACKET_OUTCOMES: Final = (
-    *("announced", "answered", "crowded", "ends_here", "for_us", "forged", "heard_there", "identities", "keys"),
-    *("known", "late", "letter_brief", "letter_expired", "letter_known", "letter_lifetime", "letter_limit"),
-    *("letter_malformed", "letter_no_clock", "letter_taken", "limited", "lost", "malformed", "media", "no_clock"),
-    *("no_ttl", "not_for_us", "not_linked", "old", "own", "refused", "relay", "sent", "stranger", "to_relays"),
+    *("announced", "answered", "crowded", "ends_here", "for_us", "forged", "heard_there", "identities"),
+    *("incomplete", "keys", "known", "late", "letter_brief", "letter_expired", "letter_known", "letter_lifetime"),
+    *("letter_limit", "letter_malformed", "letter_no_clock", "letter_taken", "limited", "lost", "malformed", "media"),
+    *(
+        "no_clock",
+        "no_ttl",
+        "not_for_us",
+        "not_linked",
+        "old",
+        "own",
+        "refused",
+        "relay",
+        "sent",
+        "stranger",
+        "to_relays",
+    ),
     *("too_long", "unsigned"),
 )
 PACKET_TYPES: Final = (

@@ -174,13 +174,15 @@ class StatusServer:
     async def _get_about(self, request: web.BaseRequest) -> web.Response:
         language = _language(request)
 
-        def look() -> Works:
+        def look() -> tuple[Works, bool]:
             status = self._engine.status()
-            return Works.of(ready=status.ready, well=not status.problems())
+            bitchat = any(part.name == "bitchat" and part.up for part in status.components)
+            return Works.of(ready=status.ready, well=not status.problems()), bitchat
 
-        def draw(works: Works) -> str:
+        def draw(seen: tuple[Works, bool]) -> str:
+            works, bitchat = seen
             files = shelf.PATH if shelf.read_list() else ""
-            place = Place(page=f"http://{request.host}/about", operator="/", shelf=files)
+            place = Place(page=f"http://{request.host}/about", operator="/", shelf=files, bitchat=bitchat)
             return render(self._pages, language, works, place)
 
         page = await self._for_all.get((language.code, request.host), look, draw)

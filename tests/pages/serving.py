@@ -71,6 +71,7 @@ def crowded():
             name="net", connected=True, gauges={"radios": 2, "radios_up": 1, "phones": 7, "phones_most": 7},
             troubles=["wifi1: its radio went away; plug it in again, or name another in mesh_interface"],
         ),
+        ComponentStatus(name="bitchat", connected=True, up=True, gauges={"clients": 6}),
         ComponentStatus(name="board", connected=True, up=True, gauges={"temperature_celsius": 61, "undervoltage": 0}),
     ]  # fmt: skip
     engine.changes = {"relays": 9, "links": links, "components": components, "link_states": {"tcp": "up"}}

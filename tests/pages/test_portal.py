@@ -68,6 +68,11 @@ def test_the_way_here_is_shown_as_codes_that_phones_read(tmp_path):
     assert wifi == 'WIFI:T:WPA;S:Plaza\\; \\"north\\";P:river\\: lantern\\\\42;;'
     assert 'Plaza; "north"' in unescape(body)
     assert "relay receive --relay 10.42.70.1" in " ".join(re.sub("<[^>]+>", "", body).split())
+    assert "What bitchat gives away" not in body
+    (tmp_path / "portal").write_text(json.dumps({"bitchat": True}))
+    body = ask(read_portal_page({"CREDENTIALS_DIRECTORY": str(tmp_path)}))[1]
+    assert "What bitchat gives away" in body
+    assert "Join the Wi-Fi" not in body
     # An open network, and none.
     assert "No password" in ask(PortalPage("Plaza"))[1]
     assert "Join the Wi-Fi" not in ask(read_portal_page({}))[1]

@@ -15,13 +15,12 @@ import pytest
 from relay.bitchat.courier import DAY_MS, Letter, recipient_tag
 from relay.bitchat.fragments import split
 from relay.bitchat.live import KIND, is_true, to_datagram
-from relay.bitchat.packet import PacketType, decode_packet
+from relay.bitchat.packet import PacketType
 from relay.bitchat_gateway.gateway import Gateway
 from relay.bitchat_gateway.letters import Letters
 from relay.bitchat_gateway.peripheral import Peripheral
 from relay.config.bitchat import BitchatConfig
 from relay.config.file import ConfigError, parse_config
-from relay.core.errors import DecodeError
 from relay.core.messages import LiveDatagram
 from relay.process import link_socket
 from relay.process.gateway_client import GatewayClient
@@ -63,7 +62,6 @@ class Island:
         self.letters = Letters(self.gateway, path=path, secret=None, reporter=self.reporter, random=random.random)
         self.gateway.letters = self.letters
         self.sockets = {}
-        self.rest = {}
 
     async def __aenter__(self):
         self.tasks = [
@@ -97,17 +95,9 @@ class Island:
         self.peripheral.on_write(DEVICE.format(phone.name), frame, MTU_BYTES)
 
     def hear(self, phone):
-        """Give a phone what was notified; of several an iPhone makes one packet."""
+        """Give a phone what was notified."""
         with contextlib.suppress(BlockingIOError):
             while frame := self.sockets[phone.name].recv(4096):
-                assert len(frame) <= MTU_BYTES - 3
-                if phone.takes_long:
-                    frame = self.rest.pop(phone.name, b"") + frame
-                    try:
-                        decode_packet(frame)
-                    except DecodeError:
-                        self.rest[phone.name] = frame
-                        continue
                 phone.hear(frame, now())
 
 

@@ -191,6 +191,15 @@ def test_what_is_wrong_stands_first_and_turns_the_health_check(engine):
     assert "This relay is starting" in get(engine, "/about")[2]
 
 
+def test_everybody_is_told_of_bitchat_where_it_runs_and_only_there(engine):
+    for is_up in (False, True):
+        engine.changes = {"components": [ComponentStatus(name="bitchat", connected=True, up=is_up)]}
+        about = shown(get(engine, "/about")[2])
+        for text in ("Phones with bitchat:", "What bitchat gives away", "Files and voice stay near this box."):
+            assert (text in about) is is_up
+        assert ("No phone app yet." in about) is not is_up
+
+
 def test_the_page_shows_how_the_radios_are(engine):
     report = {"counters": {"bluetoothd_lost": 2}, "gauges": {"clients": 3, "slots_used": 12, "neighbours": 1}}
     engine.changes = {"components": [ComponentStatus(name="ble", connected=True, up=True, **report)]}

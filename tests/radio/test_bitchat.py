@@ -1,114 +1,121 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Phones with bitchat, each in reach of another relay, hear each other; test phones, written from the facts."""
 
-import json
+import re
+import statistics
+import time
 
 import pytest
 
-from tests.waiting import wait_until
+from tests.radio.bitchat_lab import PATIENCE_S, Islands, Phone, part
 
-PATIENCE_S = 90
-BITCHAT = {"enabled": True}
+#: The issue's bound.
+MOST_DELAY = 20
+#: Packets; on an idle machine 160 a second, of which a relay takes forty; on a busy one eight.
+FLOODED = 60
 
 
-class Phone:
-    """A phone with bitchat, on a machine of the scene."""
+def delays(phone, others, count, prefix):
+    """How long what a phone says takes to all the others."""
+    said = {}
+    for number in range(count):
+        text = f"{prefix} {number}"
+        said[text] = phone.say(text)
+        time.sleep(0.7)
+    found = []
+    for other in others:
+        state = other.wait_shows(text)
+        found += [state["shown_at"][text] - at_s for text, at_s in said.items() if text in state["shown_at"]]
+    assert len(found) == count * len(others), "all of it arrived"
+    return found
 
-    def __init__(self, machine, kind, *how):
-        self._machine = machine
-        self._socket = f"{machine.folder}/phone.sock"
-        machine.run("true")
-        self.process = machine.start_process(
-            "python3", "-m", "tests.radio.inside.bitchat_phone", kind, machine.name, self._socket, *how
+
+@pytest.mark.lasts(150)
+@pytest.mark.timeout(500)
+def test_phones_of_two_islands_hear_each_other_by_way_of_relays(open_stage):
+    """Over Ethernet and ad-hoc Wi-Fi; beside `relay ble` on one adapter; with floods, kills, walks and hours away."""
+    with open_stage("islands") as stage:
+        islands = Islands(stage)
+        islands.start()
+        ana, ben, cleo, dora, emil, fay = phones = list(islands.phones.values())
+        for phone in phones:
+            phone.wait_names(*(other.name for other in phones if other is not phone))
+
+        quiet = delays(ana, [ben, dora, emil], 4, "soup at eight")
+        ana.ask(f"tell {emil.name} behind the old mill")
+        emil.wait("he reads it", lambda state: [ana.name, "behind the old mill"] in state["private"])
+        emil.ask(f"tell {ana.name} I am on my way")
+        ana.wait("she reads it", lambda state: [emil.name, "I am on my way"] in state["private"])
+
+        fay.ask("flood 25")
+        fay.wait("she floods", lambda state: state["flooded"] > FLOODED)
+        flooded = delays(ana, [ben, dora, emil], 8, "do you hear me")
+        print(f"quiet {statistics.median(quiet):.2f} s; flooded {statistics.median(flooded):.2f}, {max(flooded):.2f} s")
+        assert statistics.median(flooded) <= MOST_DELAY * statistics.median(quiet)
+        counted = part(islands.relay_b.status())["counters"]
+        assert counted["packets_limited"] > 5, counted
+
+        islands.place(emil=None)
+        emil.ask("away")
+        cleo.ask(f"letter {emil.name} the key is under the stone")
+        for relay in islands.relays:
+            relay.wait("it keeps the letter", lambda status: status["store"]["envelopes"] == 1, PATIENCE_S)
+        islands.place(cleo=None)
+        cleo.ask("away")
+        # By BlueZ's issue 1452; if there is no such event any more, the way around it can go.
+        islands.relay_a.wait(
+            "another lost his socket", lambda status: part(status)["counters"].get("clients_orphaned"), PATIENCE_S
         )
 
-    def state(self):
-        answer = self._machine.guest.ask(self._socket, "state")
-        return json.loads(answer) if answer else None
+        islands.relay_a.station.bluetoothd.kill()
+        islands.relay_a.station.start_bluetoothd()
+        islands.relay_b.processes["bitchat"].kill()
+        islands.relay_b.start("bitchat")
+        islands.place(ana="b")
+        ana.ask("away")
+        ana.ask("back 0")
+        for phone in (ana, ben, dora, fay):
+            phone.wait("it is linked again", lambda state: state["links"] >= 2 and state["linked_to"])
+        ana.say("now I am on the other side")
+        for phone in (ben, dora, fay):
+            phone.wait_shows("now I am on the other side")
 
-    def say(self, text):
-        assert json.loads(self._machine.guest.ask(self._socket, f"say {text}"))["ok"]
+        islands.let_pass(3600, cleo="b")
+        cleo.wait_shows("now I am on the other side")
+        islands.let_pass(5 * 3600, emil="b")
+        emil.wait("he opens it", lambda state: "the key is under the stone" in state["letters"])
 
-    def wait(self, what, condition, patience_s=PATIENCE_S):
-        state = None
-
-        def look():
-            nonlocal state
-            state = self.state()
-            return state if state is not None and condition(state) else None
-
-        return wait_until(lambda: self.process.describe(f"{what}; {state}"), look, patience_s)
-
-    def wait_linked(self):
-        self.wait("it is linked to a relay", lambda state: state["linked_to"])
-
-    def wait_name(self, name):
-        self.wait(f"it knows {name}", lambda state: name in state["names"].values())
-
-    def wait_shown(self, texts):
-        self.wait(f"it shows {texts}", lambda state: sorted(state["shown"]) == sorted(texts))
-
-
-def part(status):
-    return next((found for found in status["components"] if found["name"] == "bitchat"), {"gauges": {}, "counters": {}})
-
-
-def hears(stage, *pairs):
-    """Who hears whom is by radio here, not by machine: both are of one."""
-    stage.air.heard([pair for one, other in pairs for pair in ((one, other), (other, one))])
-
-
-@pytest.mark.lasts(80)
-@pytest.mark.timeout(300)
-def test_phones_of_two_islands_hear_each_other_by_way_of_relays(open_stage):
-    """Beside `relay ble` on one adapter; after a phone has left; after bluetoothd and `relay bitchat` were killed."""
-    near_a, cleo_too, near_b = ("ana", "relay_a"), ("cleo", "relay_a"), ("ben", "relay_a.1")
-    with open_stage("islands") as stage:
-        relay_a, relay_b = stage.machines["relay_a"], stage.machines["relay_b"]
-        relay_a.station.wait_powered(1)
-        hears(stage, near_a, near_b)
-        for relay, adapter, ble in ((relay_a, "hci0", {"adapters": ["hci0"]}), (relay_b, "hci1", {"enabled": False})):
-            relay.start_relay(bitchat=BITCHAT | {"adapter": adapter}, ble=ble)
-        for relay in (relay_a, relay_b):
-            relay.start("bitchat")
-        relay_a.start("ble")
-        ana, ben = Phone(stage.machines["ana"], "iphone"), Phone(stage.machines["ben"], "android")
-        for relay in (relay_a, relay_b):
-            relay.wait("it has a phone", lambda status: part(status)["gauges"].get("clients") == 1, PATIENCE_S)
-        ana.wait_name("ben")
-        ben.wait_name("ana")
-        ana.say("soup at eight")
-        ben.wait_shown(["soup at eight"])
-        ben.say("I bring bread")
-        ana.wait_shown(["I bring bread"])
-
-        hears(stage, near_a, cleo_too, near_b)
-        cleo = Phone(stage.machines["cleo"], "android")
-        cleo.wait_name("ben")
-        cleo.say("I have to go")
-        for phone, shown in ((ana, "I bring bread"), (ben, "soup at eight")):
-            phone.wait_shown([shown, "I have to go"])
-        hears(stage, near_a, near_b)
-        relay_a.wait("she is gone", lambda status: part(status)["gauges"].get("clients") == 1, PATIENCE_S)
-        ben.say("who is still here?")
-        ana.wait_shown(["I bring bread", "I have to go", "who is still here?"])
-        for phone in (ana, ben, cleo):
+        marks = {
+            *(phone.name for phone in phones),
+            "old mill",
+            "I am on my way",
+            "soup at eight",
+            "other side",
+            "under the stone",
+        }
+        for phone in phones:
             state = phone.state()
-            assert (state["refused"], state["links"]) == ([], 1), state
-        # By BlueZ's issue 1452; if there is no such event any more, the way around it can go.
-        relay_a.wait("it says so", lambda status: part(status)["counters"].get("clients_orphaned"), PATIENCE_S)
+            assert state["refused"] == [], (phone.name, state)
+            assert len(set(state["shown"])) == len(state["shown"]), "nothing is shown twice"
+            marks.update(state["marks"])
+        assert_nowhere(islands, sorted(marks))
 
-        relay_a.station.bluetoothd.kill()
-        relay_a.station.start_bluetoothd()
-        relay_b.processes["bitchat"].kill()
-        relay_b.start("bitchat")
-        for phone in (ana, ben):
-            phone.wait("it is linked again", lambda state: state["links"] == 2 and state["linked_to"])
-        ben.say("and now?")
-        ana.wait("it shows that", lambda state: "and now?" in state["shown"])
-        for phone in (ana, ben):
-            assert phone.state()["refused"] == []
-            assert len(set(phone.state()["shown"])) == len(phone.state()["shown"]), "nothing is shown twice"
+
+def assert_nowhere(islands, marks):
+    """Nothing of bitchat's people is in a file of the relays', of this or any memory, nor in what they wrote."""
+    relays = islands.relay_a.guest
+    relays.write("/run/planted", bytes.fromhex(marks_of_bytes(marks)[0]))
+    found = relays.run("python3", "-m", "tests.radio.inside.markers", *marks, timeout_s=PATIENCE_S).stdout.splitlines()
+    assert [line for line in found if line.startswith("/run/planted: ")], "the control is found"
+    assert [line for line in found if ": " in line and not line.startswith("/run/planted")] == []
+    assert int(found[-1].split()[0]) > 20
+    for relay in islands.relays:
+        for process in relay.processes.values():
+            assert [mark for mark in marks if mark in process.output] == []
+
+
+def marks_of_bytes(marks):
+    return [mark for mark in marks if re.fullmatch("[0-9a-f]{16,}", mark)]
 
 
 @pytest.mark.lasts(50)
@@ -116,11 +123,13 @@ def test_phones_of_two_islands_hear_each_other_by_way_of_relays(open_stage):
 def test_a_phone_that_only_waits_is_dialled_if_the_relay_may_dial(open_stage):
     with open_stage("waiting") as stage:
         relay = stage.machines["relay"]
-        relay.start_relay(bitchat=BITCHAT | {"max_dialled": 2}, ble={"enabled": False})
-        ana = Phone(stage.machines["ana"], "android", "waits")
+        # Beside `relay ble` on the same adapter, which listens and dials too.
+        relay.start_relay(bitchat={"enabled": True, "max_dialled": 2})
+        ana = Phone(stage.machines["ana"], "android", "ana", "waits")
+        relay.start("ble")
         relay.start("bitchat")
         ana.wait_linked()
-        ana.wait_name("relay")
+        ana.wait_names("relay")
         ana.say("is anybody there?")
         relay.wait("it heard that", lambda status: part(status)["counters"].get("type_message"), PATIENCE_S)
         assert part(relay.status())["gauges"]["clients"] == 1

@@ -14,7 +14,7 @@ SOURCE = Path(mesh.__file__).read_text(encoding="utf-8")
 #: Each word that is a reason: counted as it is, or returned by what says why not.
 WORDS = {
     *re.findall(r'_count\([a-z]+, "([a-z_]+)"\)', SOURCE),
-    *re.findall(r'counts\["any", "([a-z_]+)"\]', SOURCE),
+    *re.findall(r'counts\["[a-z]+", "([a-z_]+)"\]', SOURCE),
     *re.findall(r'return (?:None if [^\n]* else )?"([a-z_]+)"', SOURCE),
 }
 
