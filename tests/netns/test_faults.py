@@ -27,7 +27,8 @@ def refused_for_storage(client, envelopes):
 
 
 def test_a_full_disk_refuses_and_recovers(lab, small_disk):
-    scene = Scene(lab, store={"path": str(small_disk / "store")})
+    # More than the disk has, so that it is the disk which says no.
+    scene = Scene(lab, store={"path": str(small_disk / "store"), "max_bytes": 1 << 30})
     client = scene.enemy.client(scene.address)
     refused_for_storage(client, make_envelopes(1, 1000, 16384))
     status = scene.relay.status()
