@@ -224,7 +224,8 @@ def test_full_and_damaged_stores(lab):
 
 def test_a_disk_that_is_full_or_read_only_and_is_well_again_without_anybody_putting_anything(lab, small_disk):
     box = lab.box("relay", lab.segment())
-    watched = Watched(box, store={"path": str(small_disk / "store")})
+    # More than the disk has, so that it is the disk which is full.
+    watched = Watched(box, store={"path": str(small_disk / "store"), "max_bytes": 1 << 30})
     watched.wait_for("disk_full")
     with pytest.raises(ClientError, match="STORAGE"):
         watched.put(make_envelopes(1, 1000, 16384))
