@@ -104,7 +104,10 @@ class Emulator:
 
     def wait_for(self, find, what):
         """Call ``find`` until it returns something true; return that, and the seconds since the start."""
-        while time.monotonic() - self.started < BOOT_TIMEOUT_S and self._qemu.poll() is None:
+        ended = False
+        while time.monotonic() - self.started < BOOT_TIMEOUT_S and not ended:
+            # What it said last counts, too.
+            ended = self._qemu.poll() is not None
             found = find()
             if found:
                 return found, round(time.monotonic() - self.started)
