@@ -283,11 +283,10 @@ class OnTheAir:
                 return someone.announce("x", other["timestamp_ms"]).with_ttl(6).encode()
             case 1:
                 modulus, data = encode_filter([])
-                return self.phone.identity.sign(
-                    self.phone.packet(
-                        PacketType.REQUEST_SYNC, encode_request_sync(7, modulus, data, types=3), self.now + turn / 1000
-                    )
-                ).encode()
+                # Without types, which only iPhones name: the relay would take her for one, and give her letters.
+                request = encode_request_sync(7, modulus, data)
+                packet = self.phone.packet(PacketType.REQUEST_SYNC, request, self.now + turn / 1000)
+                return self.phone.identity.sign(packet).encode()
             case 2:
                 piece = random.randbytes(8) + b"\0\0\0\x40\2" + random.randbytes(300)
                 return make_packet(PacketType.FRAGMENT, piece, **other).encode()
