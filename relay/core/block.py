@@ -43,12 +43,18 @@ PURGE_FLAG: Final = 0x80
 CLASS_MASK: Final = 0x0F
 CLASS_OF_KIND: Final = bytes(kind & CLASS_MASK for kind in range(256))
 IS_HELD: Final = bytes(state == HELD for state in range(256))
+_IS_PENDING: Final = bytes(state == PENDING for state in range(256))
+_COMMITTED: Final = bytes(HELD if state == PENDING else state for state in range(256))
 _IS_KNOWN: Final = bytes(state != FORGOTTEN for state in range(256))
 _NONE_IF_FORGOTTEN: Final = bytes(NO_CLASS if state == FORGOTTEN else 0 for state in range(256))
 _IS_ZERO: Final = bytes(taken == 0 for taken in range(256))
 #: Entries of a part, at most: 0.3 MB.
 BLOCK_ENTRIES: Final = 4096
 _NO_HOUR: Final = 1 << 32
+
+#: An entry on its way into the columns: sequence number, identity, tag, expiry hour, kind, price, interface,
+#: when it arrived, when it arrived first, state.
+Row = tuple[int, bytes, bytes, int, int, int, int, float, float, int]
 
 
 @lru_cache(1 << BUCKET_BITS + 1)
@@ -130,50 +136,41 @@ class Block:
 
     # -- changes ----------------------------------------------------------
 
-    def append(
-        self,
-        *,
-        seq: int,
-        identity: bytes,
-        tag: bytes,
-        expiry_hour: int,
-        kind: int,
-        price: int,
-        interface: int,
-        arrived_s: float,
-        first_arrived_s: float,
-        state: int,
-    ) -> int:
-        """Add an entry at the end; return its position."""
+    def extend(self, rows: Sequence[Row]) -> None:
+        """Add entries at the end: columns at a time, which costs a third of entry by entry."""
         position = len(self.state)
+        seqs, ids, tags, hours, kinds, prices, interfaces, arrivals, first_arrivals, states = zip(*rows, strict=True)
         if self.seqs is not None:
-            self.seqs.append(seq)
-        elif seq != self.first_seq + position:
-            self.seqs = array("Q", (*range(self.first_seq, self.first_seq + position), seq))
-        self.ids += identity
-        self.tags += tag
-        self.expiry.append(expiry_hour)
-        self.kind.append(kind)
-        self.price.append(price)
-        self.interface.append(interface)
-        if first_arrived_s != arrived_s and self.first_arrived is None:
+            self.seqs.extend(seqs)
+        elif seqs[0] != self.first_seq + position or seqs[-1] - seqs[0] >= len(rows):
+            self.seqs = array("Q", (*range(self.first_seq, self.first_seq + position), *seqs))
+        self.ids += b"".join(ids)
+        self.tags += b"".join(tags)
+        self.expiry.extend(hours)
+        self.kind += bytes(kinds)
+        self.price.extend(prices)
+        self.interface += bytes(interfaces)
+        if first_arrivals != arrivals and self.first_arrived is None:
             self.first_arrived = array("d", self.arrived)
-        self.arrived.append(arrived_s)
+        self.arrived.extend(arrivals)
         if self.first_arrived is not None:
-            self.first_arrived.append(first_arrived_s)
-        self.state.append(state)
-        self.checked.append(0)
-        self.taken.append(0)
-        if state == HELD:
-            self.held += 1
-        elif state in LEFT:
-            self.left += 1
-        self.classes |= 1 << (kind & CLASS_MASK)
-        if expiry_hour < self.least_hour:  # noqa: PLR1730 - min() takes three times as long, for every envelope
-            self.least_hour = expiry_hour
-        if first_arrived_s < self.least_arrived:  # noqa: PLR1730
-            self.least_arrived = first_arrived_s
-        return position
+            self.first_arrived.extend(first_arrivals)
+        self.state += bytes(states)
+        self.checked += bytes(len(rows))
+        self.taken += bytes(len(rows))
+        self.held += states.count(HELD)
+        self.left += sum(map(states.count, LEFT))
+        self.classes |= sum({1 << (kind & CLASS_MASK) for kind in set(kinds)})
+        self.least_hour = min(self.least_hour, *hours)
+        self.least_arrived = min(self.least_arrived, *first_arrivals)
+
+    def commit(self, some: slice) -> bytes:
+        """Let those that are PENDING be HELD; return 1 for each of these."""
+        states = self.state[some]
+        were_pending = states.translate(_IS_PENDING)
+        self.state[some] = states.translate(_COMMITTED)
+        self.held += were_pending.count(1)
+        return bytes(were_pending)
 
     def set_state(self, position: int, state: int) -> None:
         """Change where an entry stands."""
@@ -184,7 +181,7 @@ class Block:
         self.forgotten += state == FORGOTTEN
 
     def tally(self) -> None:
-        """Count anew, after columns were filled otherwise than by :meth:`append`."""
+        """Count anew, after columns were filled otherwise than by :meth:`extend`."""
         state = self.state
         self.held, self.forgotten = state.count(HELD), state.count(FORGOTTEN)
         self.left = sum(map(state.count, LEFT))
@@ -242,6 +239,16 @@ class Block:
     def first_untaken(self) -> int:
         """Return the position of the first that is held and that nobody took, below 0 if there is none."""
         return both(self.state.translate(IS_HELD), self.taken.translate(_IS_ZERO)).find(1) if self.held else -1
+
+    def by_interface(self, some: slice, mine: bytes | bytearray) -> Iterator[tuple[int, bytes | bytearray]]:
+        """Yield the interfaces of those of ``some`` that ``mine`` has a 1 for, each with a column of its own ones."""
+        interfaces = self.interface[some]
+        for number in set(interfaces):
+            chosen = mine
+            if interfaces.count(number) < len(interfaces):
+                chosen = both(mine, interfaces.translate(bytes(each == number for each in range(256))))
+            if chosen.count(1):
+                yield number, chosen
 
     def held_in_prefix(
         self, start: int, stop: int, *, prefix_bits: int, prefix: int, after_hour: int, classes: int

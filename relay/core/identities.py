@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sequence numbers by identity: seven bytes an entry, and never a moment in which all of it is built anew.
+"""Sequence numbers by identity: 12 bytes an entry, and never a moment in which all of it is built anew.
 
 A hash table that grows by one bucket at a time (W. Litwin, "Linear Hashing", VLDB 1980).
-A bucket keeps a byte of the hash and the number of each entry; the identity itself is
-looked up where it is kept anyway. The hash is Python's of bytes, SipHash under a key of
+A bucket keeps a byte of the hash of each entry, by which it is found, and further bits of it
+beside its number, so that a split computes no hash again; the identity itself is looked up
+where it is kept anyway. The hash is Python's of bytes, SipHash under a key of
 the process, so that nobody can grind identities into one bucket.
 """
 
@@ -24,21 +25,26 @@ if TYPE_CHECKING:
 BUCKET_ENTRIES: Final = 64
 _MARK_BITS: Final = 8
 _MARK_MASK: Final = (1 << _MARK_BITS) - 1
-_NARROW: Final = (1 << 32) - 1
+#: What is kept of an entry, in one number: bits of its hash above these of its sequence number.
+_SEQ_BITS: Final = 40
+_SEQ_MASK: Final = (1 << _SEQ_BITS) - 1
+#: Bits of the hash that choose a bucket: enough for a thousand million entries.
+_CHOICE_MASK: Final = (1 << 64 - _SEQ_BITS) - 1
+_HASH_MASK: Final = _CHOICE_MASK << _MARK_BITS | _MARK_MASK
 
 
 class Identities:
     """Maps identities of 32 bytes to sequence numbers."""
 
-    __slots__ = ("_count", "_marks", "_seqs", "_size", "_split", "identity_of")
+    __slots__ = ("_count", "_entries", "_marks", "_size", "_split", "identity_of")
 
     def __init__(self, identity_of: Callable[[int], bytes]) -> None:
         """``identity_of`` returns the identity of a sequence number that is in here."""
         self.identity_of = identity_of
         self._count = 0
-        #: Of each bucket: of each entry in it a byte of its hash, and its number.
+        #: Of each bucket: of each entry in it a byte of its hash, and the rest with its number.
         self._marks = [bytearray()]
-        self._seqs = [array("I")]
+        self._entries = [array("Q")]
         #: Buckets when this round of splits began, and how many of these are split.
         self._size = 1
         self._split = 0
@@ -46,22 +52,24 @@ class Identities:
     def __len__(self) -> int:
         return self._count
 
-    def _bucket(self, hashed: int) -> int:
-        bucket = hashed >> _MARK_BITS & self._size - 1
-        return bucket if bucket >= self._split else hashed >> _MARK_BITS & 2 * self._size - 1
+    def _bucket(self, choice: int) -> int:
+        bucket = choice & self._size - 1
+        return bucket if bucket >= self._split else choice & 2 * self._size - 1
 
     def find(self, identity: bytes) -> int:
         """Return the sequence number of an identity, 0 if there is none."""
         hashed = hash(identity)
+        choice, mark = hashed >> _MARK_BITS & _CHOICE_MASK, hashed & _MARK_MASK
         # As in _bucket: every envelope, offer and fetch passes here.
-        bucket = hashed >> _MARK_BITS & self._size - 1
+        bucket = choice & self._size - 1
         if bucket < self._split:
-            bucket = hashed >> _MARK_BITS & 2 * self._size - 1
-        marks, mark = self._marks[bucket], hashed & _MARK_MASK
+            bucket = choice & 2 * self._size - 1
+        marks = self._marks[bucket]
         at = marks.find(mark)
         while at >= 0:
-            seq = self._seqs[bucket][at]
-            if self.identity_of(seq) == identity:
+            entry = self._entries[bucket][at]
+            seq = entry & _SEQ_MASK
+            if entry >> _SEQ_BITS == choice and self.identity_of(seq) == identity:
                 return seq
             at = marks.find(mark, at + 1)
         return 0
@@ -71,62 +79,58 @@ class Identities:
         self._count += 1
         if self._count > BUCKET_ENTRIES * len(self._marks):
             self._split_next()
-        self._put(hash(identity), seq)
-
-    def _put(self, hashed: int, seq: int) -> None:
-        bucket = self._bucket(hashed)
+        hashed = hash(identity)
+        choice = hashed >> _MARK_BITS & _CHOICE_MASK
+        bucket = choice & self._size - 1
+        if bucket < self._split:
+            bucket = choice & 2 * self._size - 1
         self._marks[bucket].append(hashed & _MARK_MASK)
-        seqs = self._seqs[bucket]
-        if seq > _NARROW and seqs.typecode == "I":
-            # After four thousand million envelopes.
-            seqs = self._seqs[bucket] = array("Q", seqs)
-        seqs.append(seq)
+        self._entries[bucket].append(choice << _SEQ_BITS | seq)
 
     def _split_next(self) -> None:
         """Give what is in one bucket to two, by a further bit of its hashes."""
-        bucket, bit = self._split, self._size << _MARK_BITS
-        marks, seqs = self._marks[bucket], self._seqs[bucket]
-        goes = [hash(identity) & bit for identity in map(self.identity_of, seqs)]
+        bucket, bit = self._split, self._size << _SEQ_BITS
+        marks, entries = self._marks[bucket], self._entries[bucket]
+        goes = [entry & bit for entry in entries]
         stays = [not each for each in goes]
         self._marks.append(bytearray(compress(marks, goes)))
-        self._seqs.append(array(seqs.typecode, compress(seqs, goes)))
+        self._entries.append(array("Q", compress(entries, goes)))
         self._marks[bucket] = bytearray(compress(marks, stays))
-        self._seqs[bucket] = array(seqs.typecode, compress(seqs, stays))
+        self._entries[bucket] = array("Q", compress(entries, stays))
         self._split += 1
         if self._split == self._size:
             self._size, self._split = 2 * self._size, 0
 
     def remove(self, identity: bytes, seq: int) -> None:
         """Forget an identity that is there with this number."""
-        hashed = hash(identity)
-        bucket = self._bucket(hashed)
-        marks, seqs = self._marks[bucket], self._seqs[bucket]
-        at = marks.find(hashed & _MARK_MASK)
-        while seqs[at] != seq:
-            at = marks.find(hashed & _MARK_MASK, at + 1)
+        choice = hash(identity) >> _MARK_BITS & _CHOICE_MASK
+        bucket = self._bucket(choice)
+        marks, entries = self._marks[bucket], self._entries[bucket]
+        at = entries.index(choice << _SEQ_BITS | seq)
         # The last one takes its place.
-        marks[at], seqs[at] = marks[-1], seqs[-1]
-        del marks[-1], seqs[-1]
+        marks[at], entries[at] = marks[-1], entries[-1]
+        del marks[-1], entries[-1]
         self._count -= 1
 
     def fill(self, columns: Iterable[tuple[bytes | bytearray, Sequence[int]]]) -> None:
         """Take in, while nothing is in here, many at once: identities one after the other, and their numbers."""
-        hashes, seqs = array("I"), array("I")
+        hashes, seqs = array("I"), array("Q")
         for ids, numbers in columns:
-            if numbers[-1] > _NARROW:
-                seqs = array("Q", seqs)
             view = bytes(ids)
-            hashes.extend([hash(view[at : at + ID_BYTES]) & _NARROW for at in range(0, len(view), ID_BYTES)])
+            hashes.extend([hash(view[at : at + ID_BYTES]) & _HASH_MASK for at in range(0, len(view), ID_BYTES)])
             seqs.extend(iter(numbers))  # an array takes none of another type
         self._count = len(seqs)
         buckets = self._count // BUCKET_ENTRIES + 1
         self._size = 1 << buckets.bit_length() - 1
         self._split = buckets - self._size
         self._marks = [bytearray() for _ in range(buckets)]
-        self._seqs = [array(seqs.typecode) for _ in range(buckets)]
+        self._entries = [array("Q") for _ in range(buckets)]
         if self._count <= SCALAR_ENTRIES:
             for hashed, seq in zip(hashes, seqs, strict=True):
-                self._put(hashed, seq)
+                choice = hashed >> _MARK_BITS
+                bucket = self._bucket(choice)
+                self._marks[bucket].append(hashed & _MARK_MASK)
+                self._entries[bucket].append(choice << _SEQ_BITS | seq)
         else:
             self._fill_sorted(hashes, seqs)
 
@@ -141,10 +145,13 @@ class Identities:
         order = np.argsort(buckets, kind="stable").astype(np.uint32)
         ends = np.cumsum(np.bincount(buckets, minlength=len(self._marks))).tolist()
         del buckets, split
-        marks = hashed[order].astype(np.uint8).tobytes()
-        numbers = np.frombuffer(seqs, f"u{seqs.itemsize}")[order].tobytes()
+        hashed = hashed[order]
+        marks = hashed.astype(np.uint8).tobytes()
+        entries = np.frombuffer(seqs, np.uint64)[order]
+        entries |= (hashed >> _MARK_BITS).astype(np.uint64) << _SEQ_BITS
+        content = entries.tobytes()
         start = 0
         for bucket, end in enumerate(ends):
             self._marks[bucket] = bytearray(marks[start:end])
-            self._seqs[bucket] = array(seqs.typecode, numbers[seqs.itemsize * start : seqs.itemsize * end])
+            self._entries[bucket] = array("Q", content[8 * start : 8 * end])
             start = end

@@ -16,7 +16,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from dataclasses import dataclass
 from itertools import chain, compress, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from relay.core import block as blocks
 from relay.core.block import (
@@ -47,6 +47,9 @@ from relay.core.ranks import Ranks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+#: Entries that are moved into the columns at once, at most.
+FRESH_ENTRIES: Final = 256
 
 __all__ = ["AdmittedLog", "Due", "Entry", "EntryState"]
 
@@ -85,8 +88,10 @@ class AdmittedLog:
     """All admitted envelopes, by sequence number and by identity."""
 
     def __init__(self) -> None:
-        #: In order; the last one grows. None is without an entry.
-        self._blocks: list[Block] = []
+        #: Those that came last, on their way into the last block: many at once cost a third.
+        self._fresh: list[Row] = []
+        #: In order; the last one grows. None is without an entry. Read through :attr:`_blocks`.
+        self._settled: list[Block] = []
         #: Of each block its first sequence number, and when its first entry arrived.
         self._starts = array("Q")
         self._arrivals = array("d")
@@ -134,50 +139,59 @@ class AdmittedLog:
         seq: int = 0,
         first_arrived_s: float | None = None,
     ) -> int:
-        """Add an entry and return its sequence number (drawn here unless loaded).
+        """Add an entry, PENDING or GONE, and return its sequence number (drawn here unless loaded).
 
         ``first_arrived_s``: of one that was here before, and was displaced.
         """
         seq = seq or self.next_seq
         self.next_seq = seq + 1
-        stands = int(state)  # members of an enumeration are slow keys
         purge = header.type is EnvelopeType.PURGE
-        if not self._blocks or len(self._blocks[-1]) >= blocks.BLOCK_ENTRIES:
-            self._begin_block(Block(seq), arrived_s)
-        block = self._blocks[-1]
-        position = block.append(
-            seq=seq,
-            identity=identity,
-            tag=header.tag,
-            expiry_hour=header.expiry_hour,
-            kind=header.size_class | (PURGE_FLAG if purge else 0),
-            price=price_paid(identity, header.size_class),
-            interface=interface,
-            arrived_s=arrived_s,
-            first_arrived_s=arrived_s if first_arrived_s is None else first_arrived_s,
-            state=stands,
+        kind = header.size_class | PURGE_FLAG if purge else header.size_class
+        first_s = arrived_s if first_arrived_s is None else first_arrived_s
+        price = price_paid(identity, header.size_class)
+        self._fresh.append(
+            (seq, identity, header.tag, header.expiry_hour, kind, price, interface, arrived_s, first_s, int(state))
         )
         self._by_id.add(identity, seq)
-        self.pending[header.size_class] += stands == PENDING
-        if stands not in LEFT:
+        if state is EntryState.PENDING:
+            self.pending[header.size_class] += 1
             self._account(interface, header.expiry_hour, header.size_class, 1)
             if purge:
                 self._note_purge(header.tag, header.expiry_hour)
-            if stands == HELD:
-                self._rank(block, position)
+        if len(self._fresh) >= FRESH_ENTRIES:
+            self._settle()
         return seq
 
+    @property
+    def _blocks(self) -> list[Block]:
+        """All blocks, with all that was appended."""
+        if self._fresh:
+            self._settle()
+        return self._settled
+
+    def _settle(self) -> None:
+        fresh, self._fresh = self._fresh, []
+        while fresh:
+            if not self._settled or len(self._settled[-1]) >= blocks.BLOCK_ENTRIES:
+                seq, *_, arrived_s, _, _ = fresh[0]
+                self._begin_block(Block(seq), arrived_s)
+            room = blocks.BLOCK_ENTRIES - len(self._settled[-1])
+            self._settled[-1].extend(fresh[:room])
+            fresh = fresh[room:]
+
     def _begin_block(self, block: Block, arrived_s: float) -> None:
-        if self._blocks:
-            self._blocks[-1].shrink()
-        self._blocks.append(block)
+        if self._settled:
+            self._settled[-1].shrink()
+        self._settled.append(block)
         self._starts.append(block.first_seq)
         self._arrivals.append(arrived_s)
 
-    def _rank(self, block: Block, position: int) -> None:
-        """From now on the entry may have to leave for others."""
-        ranks = self.ranks.get(block.interface[position]) or self._ranks(block.interface[position])
-        ranks.add(block.price[position], block.expiry[position], block.seq(position))
+    def _rank(self, block: Block, some: slice, mine: bytes) -> None:
+        """From now on those of ``some`` that ``mine`` has a 1 for may have to leave for others."""
+        for number, chosen in block.by_interface(some, mine):
+            hours = list(compress(block.expiry[some], chosen))
+            numbers = list(compress(block.numbers(some.start, some.stop), chosen))
+            self._ranks(number).add_all(compress(block.price[some], chosen), hours, numbers)
 
     def _ranks(self, interface: int) -> Ranks:
         ranks = self.ranks.get(interface)
@@ -221,15 +235,11 @@ class AdmittedLog:
 
     def _account_block(self, block: Block) -> None:
         """Count what a block that was loaded holds."""
-        for number in set(block.interface):
-            mine: bytes | bytearray = block.state.translate(blocks.IS_HELD)
-            if block.interface.count(number) < len(block):
-                mine = blocks.both(mine, block.interface.translate(bytes(each == number for each in range(256))))
-            hours = list(compress(block.expiry, mine))
-            if not hours:
-                continue
-            self._ranks(number).add_all(compress(block.price, mine), hours, list(compress(block.numbers(), mine)))
-            for (hour, kind), count in Counter(zip(hours, compress(block.kind, mine), strict=True)).items():
+        all_of_it, held = slice(0, len(block)), block.state.translate(blocks.IS_HELD)
+        self._rank(block, all_of_it, held)
+        for number, mine in block.by_interface(all_of_it, held):
+            kinds = zip(compress(block.expiry, mine), compress(block.kind, mine), strict=True)
+            for (hour, kind), count in Counter(kinds).items():
                 self._account(number, hour, kind & CLASS_MASK, count)
         if max(block.kind) >= PURGE_FLAG:
             for position, (kind, state) in enumerate(zip(block.kind, block.state, strict=True)):
@@ -268,12 +278,11 @@ class AdmittedLog:
     def commit(self, first_seq: int, last_seq: int) -> None:
         """Turn the PENDING entries of a committed batch into HELD ones."""
         for block, positions in self._between(first_seq, last_seq):
-            for position in positions:
-                if block.state[position] == PENDING:
-                    block.state[position] = HELD
-                    block.held += 1
-                    self.pending[block.kind[position] & CLASS_MASK] -= 1
-                    self._rank(block, position)
+            some = slice(positions.start, positions.stop)
+            committed = block.commit(some)
+            for kind in compress(block.kind[some], committed):
+                self.pending[kind & CLASS_MASK] -= 1
+            self._rank(block, some, committed)
         self.committed_seq = max(self.committed_seq, last_seq)
         self.version += 1
 
@@ -332,6 +341,7 @@ class AdmittedLog:
     # -- places -----------------------------------------------------------
 
     def _block_number(self, seq: int) -> int:
+        self._settle()
         return max(bisect_right(self._starts, seq) - 1, 0)
 
     def _known(self, seq: int) -> tuple[Block, int]:
@@ -378,7 +388,11 @@ class AdmittedLog:
             at += len(positions)
 
     def _identity(self, seq: int) -> bytes:
-        block = self._blocks[bisect_right(self._starts, seq) - 1]
+        if self._fresh and seq >= self._fresh[0][0]:
+            # Asked at each put, before anything else is: these must stay many.
+            fresh = self._fresh
+            return fresh[bisect_left(fresh, (seq,))][1]
+        block = self._settled[bisect_right(self._starts, seq) - 1]
         start = ID_BYTES * (seq - block.first_seq if block.seqs is None else bisect_left(block.seqs, seq))
         return bytes(block.ids[start : start + ID_BYTES])
 
@@ -546,6 +560,7 @@ class AdmittedLog:
 
     def _arrived_since(self, arrived_s: float) -> tuple[int, int]:
         """Return number of the block and position of the first entry that arrived at or after ``arrived_s``."""
+        self._settle()
         number = bisect_left(self._arrivals, arrived_s)
         if number:
             block = self._blocks[number - 1]

@@ -387,7 +387,8 @@ def test_a_hundred_thousand_purges_leave_without_a_walk_for_each(monkeypatch):
     rng = random.Random(1)
     for _ in range(20_000):
         header = Header(type=EnvelopeType.PURGE, size_class=0, expiry_hour=9, tag=rng.randbytes(16))
-        log.append(identity=rng.randbytes(32), header=header, interface=1, arrived_s=0.0, state=EntryState.HELD)
+        log.append(identity=rng.randbytes(32), header=header, interface=1, arrived_s=0.0, state=EntryState.PENDING)
+    log.commit(1, 20_000)
     walks = []
     monkeypatch.setattr(block_module.Block, "tagged", walks.append)
     for seq in range(1, 20_001):

@@ -184,7 +184,7 @@ def test_finding_where_a_window_begins_costs_a_lookup_however_much_has_returned(
                     header=header,
                     interface=1,
                     arrived_s=1000.0,
-                    state=EntryState.HELD,
+                    state=EntryState.PENDING,
                     first_arrived_s=0.0,
                 )
         found = []

@@ -90,7 +90,7 @@ def test_asking_for_the_last_hour_costs_no_walk_over_all_that_came_back(is_loade
                 header=header,
                 interface=1,
                 arrived_s=100.0,
-                state=EntryState.HELD,
+                state=EntryState.PENDING,
                 first_arrived_s=50.0,
             )
         if is_loaded:
