@@ -80,16 +80,17 @@ class Admission:
 
     # -- decisions --------------------------------------------------------
 
-    def decide(self, *, header: Header, identity: bytes, interface: int, now: float) -> Decision:
-        """Decide over a whole envelope that is not a duplicate."""
-        price = price_paid(identity, header.size_class)
+    def decide(self, *, header: Header, price: int, interface: int, now: float) -> Decision:
+        """Decide over a whole envelope that is not a duplicate; ``price`` is what it paid."""
         refusal = self._refusal(header.expiry_hour, header.size_class, price, interface, now)
         if refusal is None and self._log.purged(header):
             refusal = Refusal.PURGED
         if refusal is not None:
             return Decision(refusal)
         decision = self._place(self._units[header.size_class], price, interface)
-        return decision if decision.refusal else self._make_hour(header.expiry_hour, price, interface, decision)
+        if decision.refusal or not self._is_one_hour_too_many(header.expiry_hour, interface):
+            return decision
+        return self._make_hour(price, interface, decision)
 
     def refuses_offer(
         self, *, identity: bytes, size_class: int, expiry_hour: int, interface: int, now: float
@@ -131,14 +132,12 @@ class Admission:
         price = ranks.weakest_price if ranks is not None else None
         return MAX_PRICE if price is None else price
 
-    def _make_hour(self, expiry_hour: int, price: int, interface: int, decision: Decision) -> Decision:
-        """Let the weakest hour go when there is one too many.
+    def _make_hour(self, price: int, interface: int, decision: Decision) -> Decision:
+        """Let the weakest hour go, as there is one too many.
 
         One in which something is about to be acknowledged does not go before its commit, but
         the next one does: who always has something under way must not keep the hours.
         """
-        if not self._is_one_hour_too_many(expiry_hour, interface):
-            return decision
         ranks, hours = self._log.ranks[interface], self._log.hours[interface]
         for hour in ranks.weak_hours(price):
             if ranks.count_in_hour(hour) == hours[hour]:

@@ -20,6 +20,7 @@ from relay.core.envelope import (
     EnvelopeVersionError,
     Header,
     decode_envelope,
+    price_paid,
 )
 from relay.core.errors import DecodeError
 from relay.core.exchange import REJECTED
@@ -137,7 +138,8 @@ class Intake:
             return self._duplicate(link, number, envelope, identity, header, now)
         if self._stale or (self.storage_failed and now < self._storage_retry_at):
             return Refusal.STORAGE
-        decision = self._admission.decide(header=header, identity=identity, interface=link.interface, now=now)
+        price = price_paid(identity, header.size_class)
+        decision = self._admission.decide(header=header, price=price, interface=link.interface, now=now)
         purged = decision.refusal is not None
         # Between relays an identity that was purged counts as admitted, or it would be
         # offered at every meeting; a client just hears of it.
@@ -156,6 +158,7 @@ class Intake:
         seq = self._log.append(
             identity=identity,
             header=header,
+            price=price,
             interface=link.interface,
             arrived_s=arrived_s,
             state=EntryState.GONE if purged else EntryState.PENDING,

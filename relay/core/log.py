@@ -2,7 +2,7 @@
 """What a relay has admitted, in order of arrival, in memory.
 
 Columns in blocks (block.py), a table of identities (identities.py) and the order in which
-envelopes would have to leave (ranks.py): about 85 bytes an entry. No
+envelopes would have to leave (ranks.py): about 90 bytes an entry. No
 index lives on the card: random keys would multiply the bytes written there.
 
 An entry is PENDING until its commit, then HELD; when its body leaves it is GONE,
@@ -39,7 +39,6 @@ from relay.core.envelope import (
     SIZES,
     EnvelopeType,
     Header,
-    price_paid,
 )
 from relay.core.identities import Identities
 from relay.core.loaded import AdmittedRow, loaded_block
@@ -47,6 +46,8 @@ from relay.core.ranks import Ranks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from relay.core.block import Row
 
 #: Entries that are moved into the columns at once, at most.
 FRESH_ENTRIES: Final = 256
@@ -133,6 +134,7 @@ class AdmittedLog:
         *,
         identity: bytes,
         header: Header,
+        price: int,
         interface: int,
         arrived_s: float,
         state: EntryState,
@@ -148,7 +150,6 @@ class AdmittedLog:
         purge = header.type is EnvelopeType.PURGE
         kind = header.size_class | PURGE_FLAG if purge else header.size_class
         first_s = arrived_s if first_arrived_s is None else first_arrived_s
-        price = price_paid(identity, header.size_class)
         self._fresh.append(
             (seq, identity, header.tag, header.expiry_hour, kind, price, interface, arrived_s, first_s, int(state))
         )

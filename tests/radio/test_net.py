@@ -253,11 +253,13 @@ def test_relay_run_shows_how_the_radios_do(pair):
         box.start(MESH)
 
     def shown():
-        status = json.loads(
-            a.guest.run(
-                "python3", "-m", "relay", "status", "--json", netns="a", env={"XDG_RUNTIME_DIR": a.runtime}
-            ).stdout
+        asked = a.guest.run(
+            "python3", "-m", "relay", "status", "--json", netns="a", env={"XDG_RUNTIME_DIR": a.runtime}, check=False
         )
+        if asked.code:  # it is about to start
+            assert run.poll() is None, run.output
+            return None
+        status = json.loads(asked.stdout)
         components = {component["name"]: component for component in status["components"]}
         net = components.get("net")
         return net if net and net["up"] and net["gauges"]["mesh_peers"] == 1 else None

@@ -99,7 +99,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         )
         identity = identity_of_price(self.rng, price, size_class)
         decision = self.admission.decide(
-            header=header(size_class, expiry_hour), identity=identity, interface=interface, now=0.0
+            header=header(size_class, expiry_hour), price=price, interface=interface, now=0.0
         )
         if price < self.policy.min_price:
             assert decision.refusal is Refusal.UNDERPAID
@@ -114,6 +114,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         newcomer.seq = self.log.append(
             identity=identity,
             header=header(size_class, expiry_hour),
+            price=price,
             interface=interface,
             arrived_s=0.0,
             state=EntryState.PENDING,
@@ -231,7 +232,7 @@ def test_hours_are_few_and_go_to_those_who_paid(seed, monkeypatch):
         hour, price = HOUR + rng.randrange(7), rng.randrange(6)
         identity = identity_of_price(rng, price, 0)
         here = list(log.entries(EntryState.HELD, EntryState.PENDING))
-        decision = admission.decide(header=header(expiry_hour=hour), identity=identity, interface=0, now=0.0)
+        decision = admission.decide(header=header(expiry_hour=hour), price=price, interface=0, now=0.0)
         crowded = len(log.hours.get(0, ())) >= 3 and hour not in log.hours[0]
         if not crowded:
             assert (decision.refusal, decision.victims) == (None, ())
@@ -252,7 +253,12 @@ def test_hours_are_few_and_go_to_those_who_paid(seed, monkeypatch):
         for seq in decision.victims:
             log.drop_body(seq)
         log.append(
-            identity=identity, header=header(expiry_hour=hour), interface=0, arrived_s=0.0, state=EntryState.PENDING
+            identity=identity,
+            header=header(expiry_hour=hour),
+            price=price,
+            interface=0,
+            arrived_s=0.0,
+            state=EntryState.PENDING,
         )
         assert len(log.hours[0]) <= 3
 

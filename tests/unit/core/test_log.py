@@ -58,7 +58,10 @@ class LogMachine(RuleBasedStateMachine):
         self.now += wait
         state = EntryState.GONE if gone else EntryState.PENDING
         identity = (self.rng.getrandbits(256) >> self.rng.choice([0, 0, 5, 20])).to_bytes(32, "big")
-        seq = self.log.append(identity=identity, header=header, interface=interface, arrived_s=self.now, state=state)
+        price = price_paid(identity, header.size_class)
+        seq = self.log.append(
+            identity=identity, header=header, price=price, interface=interface, arrived_s=self.now, state=state
+        )
         assert seq == self.log.next_seq - 1
         assert not self.rows or seq > self.rows[-1][0]
         self.rows.append([seq, identity, header, interface, self.now, state, self.now, self.now])
@@ -99,6 +102,7 @@ class LogMachine(RuleBasedStateMachine):
         seq = self.log.append(
             identity=identity,
             header=header,
+            price=price_paid(identity, header.size_class),
             interface=interface,
             arrived_s=self.now,
             state=EntryState.PENDING,
@@ -322,7 +326,14 @@ def test_what_was_loaded_is_what_was_there_also_after_four_thousand_million_enve
             tag=rng.randbytes(16),
         )
         identity = (rng.getrandbits(256) >> rng.choice([0, 0, 9, 20])).to_bytes(32)
-        log.append(identity=identity, header=header, interface=n % 3, arrived_s=n // 7, state=EntryState.PENDING)
+        log.append(
+            identity=identity,
+            header=header,
+            price=price_paid(identity, header.size_class),
+            interface=n % 3,
+            arrived_s=n // 7,
+            state=EntryState.PENDING,
+        )
     log.commit(first, log.next_seq - 1)
     for seq in rng.sample(range(first, log.next_seq), 3000):
         rng.choice([log.drop_body, log.displace, log.forget])(seq)
@@ -371,7 +382,9 @@ def test_no_envelope_pays_for_all_that_are_there():
             identity = rng.randbytes(32)
 
             def put(identity=identity, header=header):
-                seq = log.append(identity=identity, header=header, interface=1, arrived_s=0.0, state=EntryState.PENDING)
+                seq = log.append(
+                    identity=identity, header=header, price=0, interface=1, arrived_s=0.0, state=EntryState.PENDING
+                )
                 log.commit(seq, seq)
 
             spent.append(steps_of(put))
@@ -387,7 +400,9 @@ def test_a_hundred_thousand_purges_leave_without_a_walk_for_each(monkeypatch):
     rng = random.Random(1)
     for _ in range(20_000):
         header = Header(type=EnvelopeType.PURGE, size_class=0, expiry_hour=9, tag=rng.randbytes(16))
-        log.append(identity=rng.randbytes(32), header=header, interface=1, arrived_s=0.0, state=EntryState.PENDING)
+        log.append(
+            identity=rng.randbytes(32), header=header, price=0, interface=1, arrived_s=0.0, state=EntryState.PENDING
+        )
     log.commit(1, 20_000)
     walks = []
     monkeypatch.setattr(block_module.Block, "tagged", walks.append)

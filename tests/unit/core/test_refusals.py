@@ -182,6 +182,7 @@ def test_finding_where_a_window_begins_costs_a_lookup_however_much_has_returned(
                 log.append(
                     identity=row[1],
                     header=header,
+                    price=0,
                     interface=1,
                     arrived_s=1000.0,
                     state=EntryState.PENDING,

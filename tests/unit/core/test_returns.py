@@ -88,6 +88,7 @@ def test_asking_for_the_last_hour_costs_no_walk_over_all_that_came_back(is_loade
             log.append(
                 identity=identity,
                 header=header,
+                price=0,
                 interface=1,
                 arrived_s=100.0,
                 state=EntryState.PENDING,
