@@ -187,7 +187,7 @@ class AdmittedLog:
         self._starts.append(block.first_seq)
         self._arrivals.append(arrived_s)
 
-    def _rank(self, block: Block, some: slice, mine: bytes) -> None:
+    def _rank(self, block: Block, some: slice, mine: bytes | bytearray) -> None:
         """From now on those of ``some`` that ``mine`` has a 1 for may have to leave for others."""
         for number, chosen in block.by_interface(some, mine):
             hours = list(compress(block.expiry[some], chosen))
