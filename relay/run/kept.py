@@ -8,6 +8,7 @@ name and no place on any disk. Whoever runs a relay by hand has a folder for his
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from relay.process.notify import Notifier
+
+logger = logging.getLogger(__name__)
 
 #: By this name systemd hands it back.
 NAME: Final = "history"
@@ -54,7 +57,12 @@ def open_kept(environ: Mapping[str, str], notifier: Notifier, control: Path) -> 
     session = environ.get("XDG_RUNTIME_DIR", "")
     if session and control.is_relative_to(session):
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        return Kept(os.open(control.with_name(NAME), flags, 0o600))
+        try:
+            # The first relay of a session comes before whatever else makes it, its socket included.
+            control.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return Kept(os.open(control.with_name(NAME), flags, 0o600))
+        except OSError as error:
+            logger.warning("the history of the day is lost with this process: %s", error.strerror)
     return None
 
 

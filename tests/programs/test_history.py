@@ -32,6 +32,16 @@ def status(received, sent=0):
     return Status(version="1", links=[LinkStatus(kind="tcp", interface="eth0", bytes_in=received, bytes_out=sent)])
 
 
+def test_the_first_relay_of_a_session_makes_its_folder_and_one_that_cannot_goes_on(tmp_path):
+    """It ended at once on every desktop whose session had had no relay yet."""
+    environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    open_kept(environ, Notifier({}), tmp_path / "mesh-relay" / "control.sock").write(b"noted")
+    assert (tmp_path / "mesh-relay").stat().st_mode & 0o777 == 0o700
+    assert open_kept(environ, Notifier({}), tmp_path / "mesh-relay" / "control.sock").read() == b"noted"
+    (tmp_path / "file").touch()
+    assert open_kept(environ, Notifier({}), tmp_path / "file" / "control.sock") is None
+
+
 @pytest.fixture
 def kept():
     fd = os.memfd_create("test")
