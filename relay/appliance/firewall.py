@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from relay.config.appliance import ApplianceConfig
     from relay.config.file import Config
 
+#: By its number (IANA, Protocol Numbers): its name is in /etc/protocols, which a Debian has only with netbase.
+ICMPV6 = 58
 #: Mark of packets that came into the bridge by the cable, or by the own access point.
 _BY_CABLE = 1
 _BY_ACCESS_POINT = 2
@@ -59,8 +61,8 @@ def _chain(name: str, lines: list[str], hook: str = "") -> Iterator[str]:
 def _inet(appliance: ApplianceConfig, config: Config) -> str:
     everywhere = [
         # Neighbour discovery, path MTU and errors; without them IPv6 does not work.
-        "meta l4proto ipv6-icmp icmpv6 type != { echo-request } accept",
-        "meta l4proto { icmp, ipv6-icmp } limit rate 10/second burst 20 packets accept",
+        f"meta l4proto {ICMPV6} icmpv6 type != {{ echo-request }} accept",
+        f"meta l4proto {{ icmp, {ICMPV6} }} limit rate 10/second burst 20 packets accept",
         "ip daddr 224.0.0.0/24 ip protocol igmp accept",
     ]
     if config.tcp.enabled:

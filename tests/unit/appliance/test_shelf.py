@@ -319,6 +319,7 @@ def test_a_slow_reader_is_sent_to_a_quarter_of_the_time(folder, listing):
     asyncio.run(scene())
 
 
+@pytest.mark.usefixtures("open_files")
 def test_who_takes_all_places_or_reads_nothing_keeps_nobody_from_anything(folder, listing, monkeypatch):
     """A thousand connections, most of them silent, some that ask for files and do not read them."""
     (folder / "large.bin").write_bytes(os.urandom(1 << 23))
