@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 
 import aiohttp
 import pytest
@@ -20,7 +21,7 @@ from relay.core.messages import Subscribe
 from relay.core.stats import HttpRefused
 from relay.process.answers import ANSWER_AGE_S
 from relay.run.history import History
-from relay.run.http_server import ANSWERS_PER_S, MAX_CONNECTIONS
+from relay.run.http_server import ANSWERS_PER_S, MAX_CONNECTIONS, MAX_FORM_BYTES
 from relay.run.web import StatusServer
 from tests.programs.running import Phone, envelope, running
 
@@ -75,7 +76,7 @@ def test_what_is_no_request_is_refused_without_naming_the_software(engine, raw):
     assert b" 200 OK" not in answer
     assert b"aiohttp" not in answer
     assert b"Python" not in answer
-    assert engine.stats.get(HttpRefused.BAD_REQUEST) == (answer.split(b" ")[1:2] == [b"400"])
+    assert engine.stats.get(HttpRefused.BAD_REQUEST) == (answer.split(b" ")[1:2] in ([b"400"], [b"411"]))
     assert answer or raw.startswith((b"\r\n", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX", b"GET /x"))
 
 
@@ -337,15 +338,61 @@ def test_no_way_to_ask_for_metrics_is_a_fault_or_comes_back(engine, accept):
     assert b"yyy" not in head
 
 
+@pytest.mark.parametrize("at", [0, 5, 16, 18])
+def test_what_comes_in_pieces_is_refused_before_it_is_looked_at(engine, at):
+    """Of pieces of one byte each was work for the loop, also for who may not ask for anything."""
+    head = b"POST /clock HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    header = b"tRANSFER-ENCODING: chunked\r\n\r\n"
+
+    async def talk(server):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(head + header[:at])
+        await asyncio.sleep(0.1)
+        writer.write(header[at:] + b"1\r\nx\r\n" * 10)
+        answer = await reader.read(1 << 16)
+        # Nothing is made of what comes after that.
+        with contextlib.suppress(OSError):
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            answer += await asyncio.wait_for(reader.read(), PATIENCE_S)
+        writer.transport.abort()
+        return answer
+
+    answer = serve(engine, talk)
+    assert answer.startswith(b"HTTP/1.1 411 ")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert engine.stats.get(HttpRefused.BAD_REQUEST) == 1
+
+
+def test_nothing_that_is_packed_is_unpacked(engine):
+    async def talk(server):
+        packed = zlib.compress(b"time=" + bytes(1_000_000))
+        head = (
+            "POST /clock HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: http://127.0.0.1\r\nContent-Encoding: deflate\r\n"
+            f"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {len(packed)}\r\n\r\n"
+        )
+        assert len(packed) < MAX_FORM_BYTES
+        return await say(server.port, head.encode() + packed)
+
+    # It was 413: after a thousand times as many bytes had been made of it.
+    assert b" 400 " in serve(engine, talk).partition(b"\r\n")[0] + b" "
+
+
 FLOOD = """
 import asyncio, sys
 PORT = int(sys.argv[1])
-STARTS = (
-    b"GET / HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\n\\r\\n" * 20,
-    b"GET /metrics HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\n\\r\\n" * 20,
-    b"GET / HTTP/1.1\\r\\nHost: attacker.example\\r\\n\\r\\n" * 20,
-    b"GET / HTTP/1.1\\r\\nX: " + b"x" * 5000,
-)
+STARTS = {
+    "requests": (
+        b"GET / HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\n\\r\\n" * 20,
+        b"GET /metrics HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\n\\r\\n" * 20,
+        b"GET / HTTP/1.1\\r\\nHost: attacker.example\\r\\n\\r\\n" * 20,
+        b"GET / HTTP/1.1\\r\\nX: " + b"x" * 5000,
+    ),
+    "pieces": (
+        b"POST / HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n"
+        + b"1\\r\\nx\\r\\n" * 50_000,
+    ),
+    "bodies": (b"POST / HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\nContent-Length: 9999999\\r\\n\\r\\n" + bytes(300_000),),
+}[sys.argv[2]]
 async def one(number):
     while True:
         try:
@@ -380,7 +427,15 @@ async def delays(sender, reader, rng, count):
     return found
 
 
-def test_a_flood_of_requests_delays_no_envelope(tmp_path):
+def was_one(stats, flood_of):
+    """Whether the flood of that kind has been one by now."""
+    if flood_of == "pieces":
+        return stats.get(HttpRefused.BAD_REQUEST) > 100
+    return stats.get(HttpRefused.PLACE) > 100 and (flood_of == "bodies" or stats.get(HttpRefused.HOST) > 0)
+
+
+@pytest.mark.parametrize("flood_of", ["requests", "pieces", "bodies"])
+def test_a_flood_of_requests_delays_no_envelope(tmp_path, flood_of):
     """Of a real engine and store: what 400 hostile connections add to an envelope's way through them."""
     rng = random.Random(4)
 
@@ -397,7 +452,9 @@ def test_a_flood_of_requests_delays_no_envelope(tmp_path):
                 await delays(sender, reader, rng, 10)
                 quiet = await delays(sender, reader, rng, 60)
                 flood = subprocess.Popen(  # noqa: ASYNC220 - its output is waited for in a thread
-                    ["nice", sys.executable, "-c", FLOOD, str(server.port)], stdout=subprocess.PIPE, text=True
+                    ["nice", sys.executable, "-c", FLOOD, str(server.port), flood_of],
+                    stdout=subprocess.PIPE,
+                    text=True,
                 )
                 try:
                     await asyncio.to_thread(flood.stdout.readline)
@@ -405,7 +462,7 @@ def test_a_flood_of_requests_delays_no_envelope(tmp_path):
                     flooded = await delays(sender, reader, rng, 60)
                     # The flood was one, also where it gets little of a busy machine.
                     async with asyncio.timeout(PATIENCE_S):
-                        while engine.stats.get(HttpRefused.PLACE) < 100 or not engine.stats.get(HttpRefused.HOST):  # noqa: ASYNC110 - counts say nothing when they rise
+                        while not was_one(engine.stats, flood_of):  # noqa: ASYNC110 - counts say nothing when they rise
                             await asyncio.sleep(0.05)
                 finally:
                     flood.kill()
