@@ -8,10 +8,10 @@ import contextlib
 import errno
 import ipaddress
 import math
+import re
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Final, Self
 
-import aiohttp
 from zeroconf import IPVersion, ServiceStateChange
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
 
@@ -41,10 +41,12 @@ RESOLVE_TIMEOUT_MS: Final = 3000
 ANSWER_TIMEOUT_S: Final = 3.0
 #: Where nobody is, nobody refuses.
 CONNECT_TIMEOUT_S: Final = 1.0
-#: /target.json has under 100 bytes.
-MAX_ANSWER_BYTES: Final = 1024
+#: Of an answer, its head included: /target.json has under 100 bytes, and the headers of its answer under 1 KiB. No more
+#: is looked at, so no library's parser is at work on what a stranger sends for as long as he may.
+MAX_ANSWER_BYTES: Final = 4096
 #: Asked at once.
 MAX_CONNECTIONS: Final = 32
+_OK: Final = re.compile(rb"HTTP/1\.[01] 200 ")
 
 
 class FindingError(RelayError):
@@ -91,19 +93,12 @@ class Finder:
                 "list the relays in prometheus.yml yourself (static_configs)"
             )
         self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, SERVICE_TYPE, handlers=[self._changed])
-        self._http = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S),
-            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, force_close=True),
-            # What this machine is set to use for the web leads out of the segment.
-            trust_env=False,
-        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Stop browsing."""
         for task in self._resolving.values():
             task.cancel()
-        await self._http.close()
         await self._browser.async_cancel()
         await self._zeroconf.async_close()
 
@@ -165,12 +160,30 @@ class Finder:
             return await self._ask_now(address)
 
     async def _ask_now(self, address: Address) -> Identity | None:
-        with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError, ValueError):
-            url = f"http://{address}/target.json"
-            async with self._http.get(url, allow_redirects=False) as response:
-                raw = await response.content.read(MAX_ANSWER_BYTES)
-                return read_identity(raw) if response.status == 200 else None
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    opening = asyncio.open_connection(address.host, address.port, limit=MAX_ANSWER_BYTES)
+                    reader, writer = await opening
+                try:
+                    # By this version an answer comes in one piece and ends with the connection (RFC 9112 section 6.3).
+                    writer.write(f"GET /target.json HTTP/1.0\r\nHost: {address}\r\n\r\n".encode())
+                    return _identity(await _read(reader))
+                finally:
+                    writer.transport.abort()
         return None
+
+
+async def _read(reader: asyncio.StreamReader) -> bytes:
+    raw = b""
+    while len(raw) < MAX_ANSWER_BYTES and (more := await reader.read(MAX_ANSWER_BYTES - len(raw))):
+        raw += more
+    return raw
+
+
+def _identity(answer: bytes) -> Identity | None:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return read_identity(body) if _OK.match(head) else None
 
 
 def _askable(addresses: Iterable[str], snapshot: Snapshot, port: int) -> list[Address]:
