@@ -72,16 +72,22 @@ def merge(known: Sequence[ScrapeTarget], answers: Mapping[Address, Identity], no
     by_run: dict[str, list[Address]] = {}
     for address, identity in answers.items():
         by_run.setdefault(identity.run, []).append(address)
-    found = [
-        ScrapeTarget(
-            address=min(addresses, key=lambda address: (address not in listed, *_preference(address))),
-            identity=answers[addresses[0]],
-            seen_s=now,
-        )
+    # What a relay says of itself counts, and not what another says who repeats its value.
+    chosen = [
+        min(addresses, key=lambda address: (address not in listed, *_preference(address)))
         for addresses in by_run.values()
     ]
-    # Of those of one label the one that had it before keeps it, or two relays would write into one series.
-    found.sort(key=lambda target: (target.identity not in [old.identity for old in known], _preference(target.address)))
+    found = [ScrapeTarget(address=address, identity=answers[address], seen_s=now) for address in chosen]
+    # Of those of one label the one that had it before keeps it, or two relays would write into one series. And who is
+    # listed stays so, also when he starts again, however many false ones come.
+    identities = [old.identity for old in known]
+    found.sort(
+        key=lambda target: (
+            target.identity not in identities,
+            target.address not in listed,
+            _preference(target.address),
+        )
+    )
     found = [
         target if not target.label or target.label not in {other.label for other in found[:at]} else _unlabelled(target)
         for at, target in enumerate(found)

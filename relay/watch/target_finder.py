@@ -72,6 +72,8 @@ class Finder:
         self._asking = asyncio.Semaphore(MAX_CONNECTIONS)
         #: Relays that announce themselves and have no status server for this machine, at the last look.
         self.unanswered = 0
+        #: Relays that answered at the last look and are not listed, as MAX_TARGETS others are.
+        self.unlisted = 0
         #: Labels that several relays had at the last look.
         self.same_label: list[str] = []
 
@@ -144,6 +146,7 @@ class Finder:
         )
         self.same_label = same_label(found.values())
         self._targets = merge(self._targets, found, now)
+        self.unlisted = len({one.run for one in found.values()}) - sum(one.seen_s == now for one in self._targets)
         return self._targets
 
     def _next(self, announced: Collection[Sequence[Address]]) -> set[Address]:

@@ -12,7 +12,7 @@ from aiohttp import web
 from relay.core.errors import RelayError
 from relay.process.http_hosts import is_called_rightly
 from relay.process.ports import why_not
-from relay.watch.scrape_targets import service_discovery
+from relay.watch.scrape_targets import MAX_TARGETS, service_discovery
 from relay.watch.target_finder import Finder
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class TargetServer:
 
     def _warn(self, finder: Finder) -> None:
         """Say what an operator should know, once for each change."""
-        state = (finder.unanswered, *finder.same_label)
+        state = (finder.unanswered, finder.unlisted, *finder.same_label)
         if state != self._warned:
             self._warned = state
             for line in warnings(finder, self._port):
@@ -95,6 +95,11 @@ def warnings(finder: Finder, port: int) -> list[str]:
         f'several relays have the label "{label}": only one of them is listed by it; change it in their relay.toml'
         for label in finder.same_label
     ]
+    if finder.unlisted:
+        found.append(
+            f"{finder.unlisted} that answered are not listed, as {MAX_TARGETS} others are: somebody announces false "
+            "relays; list yours in prometheus.yml yourself (static_configs)"
+        )
     if finder.unanswered:
         found.append(
             f"{finder.unanswered} announced without metrics for this machine on port {port}: to watch them, set listen "

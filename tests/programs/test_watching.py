@@ -11,6 +11,7 @@ import pytest
 from docs.prometheus import dashboard
 from relay.control.conditions import TABLE
 from relay.run.metrics import FAMILIES, HISTOGRAMS
+from relay.run.metrics_doc import most_series
 
 FOLDER = Path(__file__).parents[2] / "docs" / "prometheus"
 RULES = (FOLDER / "rules.yml").read_text()
@@ -42,6 +43,24 @@ def test_each_alert_fires_and_does_not_where_it_should():
 def test_prometheus_takes_the_configuration():
     promtool("check", "config", "prometheus.yml")
     promtool("check", "rules", "rules.yml")
+
+
+def test_a_relay_fits_into_what_prometheus_takes_of_one():
+    text = (FOLDER / "prometheus.yml").read_text()
+    limits = {name: int(value) for name, value in re.findall(r"^    (\w+_limit): (\d+)$", text, re.MULTILINE)}
+    (said,) = re.findall(r"A relay has under (\d+) series", text)
+    # And process_ and scrape's own, some ten.
+    assert most_series() < int(said) < limits["sample_limit"]
+    labels = [
+        (name, value)
+        for family in FAMILIES
+        for row in family.series()
+        for name, value in zip(family.labels, row, strict=True)
+    ]
+    # Those of a target (job, instance) come with them.
+    assert max(len(family.labels) for family in FAMILIES) + 4 < limits["label_limit"]
+    assert max(len(name) for name, _ in labels) < limits["label_name_length_limit"]
+    assert max(len(str(value)) for _, value in labels) < limits["label_value_length_limit"]
 
 
 def test_each_alert_stands_in_the_document():

@@ -64,6 +64,25 @@ def test_of_two_relays_with_one_label_the_one_that_had_it_keeps_it():
     assert same_label([*first.values(), *first.values(), run(1), run(2)]) == []
 
 
+def test_who_repeats_a_relays_value_gives_it_no_label_and_does_not_take_its_own():
+    true = {at("10.0.1.5"): run(5, "gate")}
+    known = merge([], true, 0.0)
+    for liar in ("10.0.1.1", "10.0.1.9"):
+        for answers in ({at(liar): run(5, "x"), **true}, {**true, at(liar): run(5, "x")}):
+            assert listed(merge(known, answers, 1.0)) == [("10.0.1.5", "gate")]
+
+
+def test_false_relays_push_out_none_that_is_listed_also_when_it_starts_again():
+    true = {at(f"10.9.0.{n}"): run(n) for n in range(10)}
+    known = merge([], true, 0.0)
+    false = {at(f"10.1.{n >> 8}.{n & 255}"): run(1000 + n) for n in range(2 * MAX_TARGETS)}
+    known = merge(known, {**false, **true}, 1.0)
+    again = merge(known, {**false, **{address: run(500 + n) for n, address in enumerate(true)}}, 2.0)
+    for targets in (known, again):
+        assert len(targets) == MAX_TARGETS
+        assert {target.address for target in targets} >= set(true)
+
+
 def test_prometheus_reads_addresses_and_the_label_alone():
     targets = merge([], {at("10.0.1.1"): run(1, "gate"), at("fe80::2%eth0"): run(2)}, 0.0)
     assert json.loads(json.dumps(service_discovery(targets))) == [

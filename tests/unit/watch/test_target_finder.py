@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import gc
 import gzip
+from ipaddress import ip_address
 
 import aiohttp
 import pytest
@@ -15,8 +16,9 @@ from relay.config.settings import Address
 from relay.links.address import SERVICE_TYPE
 from relay.links.interfaces import Interface, Snapshot
 from relay.watch import target_finder
+from relay.watch.scrape_targets import MAX_TARGETS, Identity
 from relay.watch.target_finder import MAX_ADDRESSES, MAX_ANNOUNCED, MAX_ASKED, Finder
-from relay.watch.target_server import FIRST_LOOK_S, ServeError, TargetServer
+from relay.watch.target_server import FIRST_LOOK_S, ServeError, TargetServer, warnings
 from tests.waiting import until_true
 
 
@@ -209,6 +211,28 @@ def test_names_without_relays_keep_none_from_being_found():
             assert "relay" in finder._announced
 
     asyncio.run(answer(RELAY, look))
+
+
+@pytest.mark.usefixtures("loopback")
+def test_where_more_answer_than_are_listed_the_operator_is_told(monkeypatch):
+    async def tell(_, address):
+        return Identity(run=f"{int(ip_address(address.host)):016x}")
+
+    monkeypatch.setattr(Finder, "_ask_now", tell)
+    monkeypatch.setattr(target_finder, "MAX_ASKED", MAX_TARGETS + 3)
+
+    async def main():
+        async with Listening(9) as finder:
+            known(finder, "few", "127.1.0.1")
+            await finder.look(0.0)
+            assert warnings(finder, 9470) == []
+            for number in range(MAX_TARGETS + 2):
+                known(finder, f"liar {number}", f"127.2.{number >> 8}.{number & 255}")
+            await finder.look(1.0)
+            return warnings(finder, 9470)
+
+    (said,) = asyncio.run(main())
+    assert said.startswith("3 that answered are not listed")
 
 
 @pytest.mark.usefixtures("loopback")
