@@ -11,6 +11,7 @@ from bisect import bisect_right
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from relay.control.status import LinkState
 from relay.process.reports import MEMORY, PACKET_OUTCOMES, PACKET_TYPES
 
 if TYPE_CHECKING:
@@ -60,18 +61,27 @@ def memory(count: int) -> int:
 
 def coarse(status: Status) -> Status:
     """Return the status with coarse counts; what it says of the relay's health is by the exact ones."""
+    links = [_link(link) for link in status.links]
+    are_up = {link.kind for link in links if link.state is LinkState.UP}
     return replace(
         status,
         relays=relays(status.relays),
         memory_bytes=None if status.memory_bytes is None else memory(status.memory_bytes),
-        links=[_link(link) for link in status.links],
+        links=links,
+        link_states={
+            kind: str(LinkState.LISTENING) if state == LinkState.UP and kind not in are_up else state
+            for kind, state in status.link_states.items()
+        },
         components=[_component(row) for row in status.components],
     )
 
 
 def _link(link: LinkStatus) -> LinkStatus:
     ended = {reason: told for reason, count in link.ended.items() if (told := events(count))}
-    return replace(link, relays=relays(link.relays), clients=people(link.clients), ended=ended)
+    row = replace(link, relays=relays(link.relays), clients=people(link.clients), ended=ended)
+    # A link on which somebody is would be up for as long as he is there, to the second of a scrape.
+    is_few = row.state is LinkState.UP and not row.relays and not row.clients
+    return replace(row, state=LinkState.LISTENING) if is_few else row
 
 
 def _component(row: ComponentStatus) -> ComponentStatus:

@@ -276,7 +276,8 @@ FAMILIES: tuple[Family, ...] = (
     ),
     _labelled_gauge(
         "link_state",
-        "How a kind of link is, as the interface of which there is most to say: the state that is 1",
+        "How a kind of link is, as the interface of which there is most to say: the state that is 1. up: with a relay, "
+        "or five clients or more",
         _link_states,
         "down: cable, adapter, power",
         link=_LINKS,

@@ -95,7 +95,7 @@ def test_what_happened_is_counted_under_its_name(engine):
     assert found["relay_link_peers", ("link", "tcp"), ("peer", "relay")] == 3
     assert found["relay_neighbours",] == 2
     assert found["relay_link_peers", ("link", "tcp"), ("peer", "client")] == 5
-    for link, state in (("tcp", "up"), ("dnssd", "discovering"), ("unix", "up"), ("ble", "off")):
+    for link, state in (("tcp", "up"), ("dnssd", "discovering"), ("unix", "listening"), ("ble", "off")):
         assert [s for s in LinkState if found["relay_link_state", ("link", link), ("state", str(s))]] == [state]
     assert found["relay_condition", ("condition", "store_damaged"), ("severity", "critical")] == 1
     assert found["relay_condition", ("condition", "link_down"), ("severity", "warning")] == 0
@@ -195,8 +195,12 @@ def test_nobody_who_comes_or_goes_alone_is_seen_in_a_count_of_people_or_visits(e
         engine.stats = Stats()
         for _ in range(clients):
             engine.stats.link(LinkKind.UNIX, "other").error(SessionError.GOODBYE)
+        state = LinkState.UP if clients else LinkState.LISTENING
         engine.changes = {
-            "links": [LinkStatus(kind="ble", interface="hci0", clients=clients, ended={"goodbye": clients})],
+            "link_states": {"ble": str(state), "unix": "listening"},
+            "links": [
+                LinkStatus(kind="ble", interface="hci0", state=state, clients=clients, ended={"goodbye": clients})
+            ],
             "components": [
                 ComponentStatus(
                     name="ble", connected=True, up=True, gauges={"clients": clients}, counters={"connections": clients}
@@ -205,7 +209,8 @@ def test_nobody_who_comes_or_goes_alone_is_seen_in_a_count_of_people_or_visits(e
             ],
         }
         status = coarse(engine.status()).as_dict()
-        seen.add((json.dumps([status["links"], status["components"]]), re.sub(r"(?m)^process_.*", "", scrape(engine))))
+        told = [status["links"], status["link_states"], status["components"]]
+        seen.add((json.dumps(told), re.sub(r"(?m)^process_.*", "", scrape(engine))))
     assert len(seen) == 1
 
 
