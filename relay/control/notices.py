@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relay.process.printable import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -88,5 +90,6 @@ def read_notices(paths: Iterable[Path] = NOTICES) -> list[Notice]:
 
 
 def _fit(text: str) -> str:
-    shown = " ".join(text.split())
+    # A terminal, the screen and a report show it, and what reads strangers' sticks may write one of these files.
+    shown = printable(" ".join(text.split()))
     return shown if len(shown) <= MAX_TEXT_CHARS else shown[: MAX_TEXT_CHARS - 3] + "..."

@@ -2,12 +2,13 @@
 """What an appliance has to say is on every page that its operator sees."""
 
 import asyncio
+import json
 
 import pytest
 
 from relay.appliance import screen
 from relay.control.control_client import ControlClient
-from relay.control.notices import Notice, NoticeCode, encode_notices, read_notices
+from relay.control.notices import Notice, NoticeCode, decode_notices, encode_notices, read_notices
 from relay.control.status import NoticeStatus
 from relay.control.text import status_text
 from relay.pages.language import LANGUAGES
@@ -51,6 +52,17 @@ def test_the_screen_shows_the_status_or_that_there_is_none_yet(control, engine, 
     text, started = screen.picture(tmp_path / "none.sock")
     assert not started
     assert "starting" in text
+
+
+def test_a_notice_gives_a_terminal_nothing_to_obey():
+    """A process that reads strangers' sticks writes one of the files, and operators and the screen see them."""
+    hostile = "a\x1b[2J\x1b]0;b\x07 c\u202ed\u2066e\x9b1m \u2028 f"
+    raw = json.dumps({"v": 1, "notices": [{"code": "hint", "text": hostile}]}).encode()
+    for found in (decode_notices(raw), decode_notices(encode_notices([Notice(code=NoticeCode.HINT, text=hostile)]))):
+        (notice,) = found
+        assert notice.text.isprintable()
+        assert notice.text.startswith("a")
+        assert notice.text.endswith("f")
 
 
 def test_notices_are_read_from_where_they_are(tmp_path):
