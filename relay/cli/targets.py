@@ -81,12 +81,15 @@ async def _serve(listen: Address, port: int) -> int:
     from relay.process.stopping import stop_signals, until_stopped
     from relay.watch.target_server import TargetServer
 
+    def say() -> None:
+        print(
+            f"Prometheus reads the relays near here from http://{listen}/ (http_sd_configs); Ctrl-C ends this.",
+            flush=True,
+        )
+
     stopping = stop_signals()
-    print(
-        f"Prometheus reads the relays near here from http://{listen}/ (http_sd_configs); Ctrl-C ends this.", flush=True
-    )
     server = TargetServer(port, warn=lambda line: print(line, file=sys.stderr, flush=True))
-    await until_stopped(stopping, [server.serve(listen)], Notifier(os.environ))
+    await until_stopped(stopping, [server.serve(listen, say)], Notifier(os.environ))
     return 0
 
 

@@ -43,7 +43,7 @@ class TargetServer:
         self._targets: list[ScrapeTarget] | None = None
         self._warned: tuple[object, ...] = ()
 
-    async def serve(self, listen: Address) -> None:
+    async def serve(self, listen: Address, on_listening: Callable[[], None] = lambda: None) -> None:
         """Serve until cancelled; raise ServeError or FindingError."""
         app = web.Application()
         app.add_routes([web.get("/", self._get)])
@@ -63,6 +63,7 @@ class TargetServer:
                 cause = await asyncio.to_thread(why_not, error, listen.port, "tcp")
                 stop = "stop what has it, or " if error.errno == errno.EADDRINUSE else ""
                 raise ServeError(f"cannot listen on {listen}: {cause}; {stop}name another with --serve") from error
+            on_listening()
             try:
                 await asyncio.sleep(FIRST_LOOK_S)
                 while True:

@@ -120,8 +120,10 @@ def test_the_list_is_for_who_calls_it_by_its_address():
         port = probe.sockets[0].getsockname()[1]
         probe.close()
         await probe.wait_closed()
-        told = []
-        serving = asyncio.ensure_future(TargetServer(9, warn=told.append).serve(Address("127.0.0.1", port)))
+        told, listening = [], []
+        serving = asyncio.ensure_future(
+            TargetServer(9, warn=told.append).serve(Address("127.0.0.1", port), lambda: listening.append(port))
+        )
         async with aiohttp.ClientSession() as session:
 
             async def status(host):
@@ -143,7 +145,9 @@ def test_the_list_is_for_who_calls_it_by_its_address():
             assert (await status("attacker.example"))[0] == 421
             assert (await status("127.0.0.1:9471"))[0] == 200
             with pytest.raises(ServeError, match=r"already in use.+ --serve"):
-                await TargetServer(9, warn=told.append).serve(Address("127.0.0.1", port))
+                # It was said before it was so.
+                await TargetServer(9, warn=told.append).serve(Address("127.0.0.1", port), lambda: listening.append(0))
+            assert listening == [port]
         serving.cancel()
         await asyncio.wait([serving])
 
