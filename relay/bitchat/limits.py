@@ -10,7 +10,10 @@ from relay.core.rate import Rate
 PACKETS_IN: Final = Rate(per_s=40.0, burst=200.0)
 """Packets from one phone. iPhones send a fragment every 25 ms; a phone that joins passes on what it has."""
 BYTES_IN: Final = Rate(per_s=20_000.0, burst=128_000.0)
-"""Bytes from one phone: about what a link of a crowded adapter carries."""
+"""Bytes from one phone, once they are decompressed: about what a link of a crowded adapter carries."""
+EXPANDED_LIVE: Final = Rate(per_s=1_000_000.0, burst=1_000_000.0)
+"""Bytes that live packets of all other relays become when they are decompressed: a tenth of the slowest board. What they
+are before is bounded by `relay run`."""
 BYTES_OUT: Final = Rate(per_s=16_000.0, burst=16_000.0)
 """Bytes to one phone: its part of the airtime, and a letter of a courier at once."""
 ANSWERS: Final = Rate(per_s=8 / 30, burst=8.0)
