@@ -12,8 +12,8 @@ PACKETS_IN: Final = Rate(per_s=40.0, burst=200.0)
 BYTES_IN: Final = Rate(per_s=20_000.0, burst=128_000.0)
 """Bytes from one phone, once they are decompressed: about what a link of a crowded adapter carries."""
 EXPANDED_LIVE: Final = Rate(per_s=1_000_000.0, burst=1_000_000.0)
-"""Bytes that live packets of all other relays become when they are decompressed: a tenth of the slowest board. What they
-are before is bounded by `relay run`."""
+"""Bytes that live packets of all other relays become when they are decompressed: a tenth of the slowest board. What
+they are before is bounded by `relay run`."""
 BYTES_OUT: Final = Rate(per_s=16_000.0, burst=16_000.0)
 """Bytes to one phone: its part of the airtime, and a letter of a courier at once."""
 ANSWERS: Final = Rate(per_s=8 / 30, burst=8.0)
