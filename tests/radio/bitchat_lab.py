@@ -86,7 +86,7 @@ class Islands:
         self.stage.air.heard(pairs)
 
     def start(self):
-        """Relays: one with a clock that is right, one whose operator set it wrong, one without; the machine's is wrong."""
+        """Relays: one with a clock that is right, one with a wrong one, one without; the machine's is wrong, too."""
         self.place(ana="a", ben="a", cleo=None, dora="b", emil="b", fay="b")
         for relay in (self.relay_m, self.relay_b):
             relay.sh(
