@@ -20,7 +20,7 @@ from relay.bitchat.courier import (
     decode_letter,
 )
 from relay.bitchat.limits import LETTERS, LETTERS_OF_PHONE
-from relay.bitchat.pool import Pool
+from relay.bitchat.pool import GONE, Pool
 from relay.core.clock import HOUR_S
 from relay.core.envelope import EXPIRY_STEP_HOURS, decode_header
 from relay.core.errors import DecodeError
@@ -28,7 +28,7 @@ from relay.core.named import MAX_PIECES, Name, NamedPiece, join, unwrap, wrap
 from relay.core.rate import Bucket
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Iterable
 
 USE: Final = b"bitchat courier"
 PRICE: Final = 8
@@ -38,6 +38,10 @@ MAX_WANTED: Final = 1_000
 """Recipients who are near and whose letters are looked for."""
 WANTED_S: Final = 900.0
 """How long after an announce."""
+MAX_READ: Final = 24
+"""Names whose buckets are read in the store at a time, a tenth of it at most: eight people."""
+MAX_UNREAD_OF_LINK: Final = 300
+"""Names that wait for that, of one link; more of it cost it the oldest."""
 AGAIN_S: Final = 3_600.0
 """A letter is not handed to the same recipient again before this: nobody acknowledges one."""
 MAX_HANDED: Final = 2_000
@@ -104,6 +108,8 @@ class Couriers:
         self._of_phone: Pool[bytes, Bucket] = Pool(most=MAX_WANTED, most_bytes=1, life_s=HOUR_S)
         self._taken: Pool[bytes, None] = Pool(most=MAX_HANDED, most_bytes=1, life_s=MAX_LIFETIME_MS / 1000)
         self._wanted: Pool[bytes, _Wanted] = Pool(most=MAX_WANTED, most_bytes=1, life_s=WANTED_S)
+        #: By link, the names whose buckets were not read yet.
+        self._unread: dict[Hashable, dict[Name, None]] = {}
         self._parts: Pool[tuple[bytes, bytes, int], NamedPiece] = Pool(
             most=MAX_PARTS, most_bytes=MAX_PARTS_BYTES, life_s=PARTS_S
         )
@@ -157,7 +163,31 @@ class Couriers:
             return ()
         names = tuple((name.bucket, tag, name) for tag in tags for name in [name_of(tag)])
         self._wanted.put(recipient, _Wanted(tags, names), origin=link, now=now)
+        self._note_unread(link, [name for _, _, name in names])
         return tuple(name for _, _, name in names)
+
+    def take_unread(self) -> frozenset[Name]:
+        """Return names whose buckets are to be read now, MAX_READ at most, of each link in turn; none: all were.
+
+        Identities cost nothing, and reading does: whoever makes up many waits for himself.
+        """
+        wanted, found = self.names(), set[Name]()
+        while self._unread and len(found) < MAX_READ:
+            link, names = next(iter(self._unread.items()))
+            del self._unread[link]
+            name = next(iter(names))
+            del names[name]
+            if names:
+                self._unread[link] = names
+            if name in wanted:
+                found.add(name)
+        return frozenset(found)
+
+    def _note_unread(self, link: Hashable, names: Iterable[Name]) -> None:
+        unread = self._unread.setdefault(link, {})
+        unread.update(dict.fromkeys(names))
+        while len(unread) > MAX_UNREAD_OF_LINK:
+            del unread[next(iter(unread))]
 
     def names(self) -> frozenset[Name]:
         """All names that are looked for now."""
@@ -203,6 +233,9 @@ class Couriers:
         self._of_phone.leave(link)
         self._taken.leave(link)
         self._wanted.leave(link)
+        # He may come back by another link.
+        if (names := self._unread.pop(link, None)) is not None:
+            self._note_unread(GONE, names)
         self._brief.leave(link)
 
     def _whole(self, tag: bytes, piece: NamedPiece, now: float) -> Letter | None:

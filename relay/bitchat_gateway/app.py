@@ -72,6 +72,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
             random=random,
             random_bytes=secrets.token_bytes,
             reporter=reporter,
+            carry_media=config.bitchat.carry_media,
         )
         peripheral = Peripheral(gateway, max_phones=config.bitchat.max_phones, reporter=reporter)
         service = LocalService(bluez, peripheral, service_uuid=SERVICE_UUID, characteristic_uuid=CHARACTERISTIC_UUID)

@@ -57,8 +57,12 @@ class Gateway:
         random: Callable[[], float],
         random_bytes: Callable[[int], bytes],
         reporter: Reporter,
+        carry_media: bool = False,
     ) -> None:
-        """``random`` gives floats in [0, 1), ``random_bytes`` unpredictable bytes."""
+        """``random`` gives floats in [0, 1), ``random_bytes`` unpredictable bytes.
+
+        ``carry_media``: files and voice go to other islands, too.
+        """
         self._random_bytes = random_bytes
         self._reporter = reporter
         self._loop = asyncio.get_running_loop()
@@ -72,6 +76,7 @@ class Gateway:
             draw=random,
             random_bytes=random_bytes,
             nickname=nickname,
+            carry_media=carry_media,
         )
         self._phones: dict[int, Phone] = {}
         self._last_number = 0

@@ -8,6 +8,8 @@ import pytest
 from relay.bitchat.courier import DAY_MS, MAX_CIPHERTEXT_BYTES, Letter, recipient_tag
 from relay.bitchat.couriers import (
     AGAIN_S,
+    MAX_READ,
+    MAX_UNREAD_OF_LINK,
     Couriers,
     Outcome,
     expiry_hour,
@@ -166,6 +168,34 @@ def test_junk_under_a_name_that_its_maker_knows_is_bounded_and_hides_no_letter()
     assert couriers._parts.held_bytes <= 1 << 20
     [envelope] = to_envelopes(kept)
     assert len(couriers.found(envelope, time_ms=WALL_MS, now=1.0)) == 1
+
+
+def test_who_makes_up_identities_waits_for_himself_until_the_store_is_read_for_them():
+    couriers = Couriers(0.0)
+    for number in range(400):
+        couriers.heard(b"%08d" % number, number.to_bytes(32, "big"), WALL_MS, link=1, now=0.0)
+    ana = set(couriers.heard(ANA, ANA_KEY, WALL_MS, link=2, now=1.0))
+    read = couriers.take_unread()
+    assert ana <= read
+    assert len(read) == MAX_READ
+    rounds = 1
+    while more := couriers.take_unread():
+        assert len(more) <= MAX_READ
+        rounds += 1
+    assert rounds <= 1 + MAX_UNREAD_OF_LINK / MAX_READ
+    # She is known for a while, and each new one is looked for alone.
+    assert couriers.heard(ANA, ANA_KEY, WALL_MS + 1, link=2, now=2.0) == ()
+    new = couriers.heard(b"new", bytes(32), WALL_MS, link=1, now=3.0)
+    assert couriers.take_unread() == set(new)
+    assert couriers.take_unread() == frozenset()
+
+
+def test_who_goes_and_comes_back_before_the_store_was_read_for_him_is_looked_for():
+    couriers = Couriers(0.0)
+    ana = set(couriers.heard(ANA, ANA_KEY, WALL_MS, link=2, now=1.0))
+    couriers.close_link(2)
+    assert couriers.heard(ANA, ANA_KEY, WALL_MS + 1, link=3, now=2.0) == ()
+    assert couriers.take_unread() == ana
 
 
 # With phones
