@@ -223,10 +223,16 @@ class Couriers:
         self._handed.put(handed, None, origin=recipient, now=now)
         return [Handover(recipient, letter)]
 
-    def expire(self, now: float) -> None:
-        """Forget what is over."""
-        for pool in (self._of_phone, self._taken, self._wanted, self._parts, self._brief, self._handed):
+    @property
+    def brief(self) -> int:
+        """How many letters this relay alone has."""
+        return len(self._brief)
+
+    def expire(self, now: float) -> int:
+        """Forget what is over; return how many letters that this relay alone had are."""
+        for pool in (self._of_phone, self._taken, self._wanted, self._parts, self._handed):
             pool.expire(now)
+        return self._brief.expire(now)
 
     def close_link(self, link: Hashable) -> None:
         """What a link brought is one part with that of other closed links."""

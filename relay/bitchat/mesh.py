@@ -354,7 +354,8 @@ class Mesh:
         if self._housekeeping_at <= now:
             self._housekeeping_at = now + HOUSEKEEPING_S
             self.memory.expire(now)
-            self.couriers.expire(now)
+            if over := self.couriers.expire(now):
+                self.counts["courier", "letter_over"] += over
             self._seen.expire(now)
             self._strangers.expire(now)
             self._reassembly.expire(now)
@@ -775,6 +776,7 @@ class Mesh:
                 link.letters.append(handover)
             elif time_ms is not None:
                 payload = handover.letter.encode()
+                self.counts["courier", "letter_handed_over"] += 1
                 self._send_own(link, PacketType.COURIER, payload, handover.recipient, time_ms, now)
 
 

@@ -170,7 +170,12 @@ class Gateway:
         self._measure()
 
     def _measure(self) -> None:
+        now, clock = self._loop.time(), self.mesh.clock
         self._reporter.gauge("clients", len(self._phones))
+        self._reporter.gauge("clock_trusted", int(clock.is_trusted))
+        self._reporter.gauge("clock_learned", int(clock.is_learned(now)))
+        self._reporter.gauge("clock_disputed", int(clock.is_disputed(now)))
+        self._reporter.gauge("letters_brief", self.mesh.couriers.brief)
         counts, self.mesh.counts = self.mesh.counts, type(self.mesh.counts)()
         for (kind, outcome), count in counts.items():
             self._reporter.count(f"type_{kind}", count)
