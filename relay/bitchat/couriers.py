@@ -38,8 +38,8 @@ MAX_WANTED: Final = 1_000
 """Recipients who are near and whose letters are looked for."""
 WANTED_S: Final = 900.0
 """How long after an announce."""
-MAX_READ: Final = 24
-"""Names whose buckets are read in the store at a time, a tenth of it at most: eight people."""
+MAX_READ: Final = 6
+"""Buckets that are read in the store at a time, of 32: those of two people, and of all others who are in the same."""
 MAX_UNREAD_OF_LINK: Final = 300
 """Names that wait for that, of one link; more of it cost it the oldest."""
 AGAIN_S: Final = 3_600.0
@@ -108,6 +108,8 @@ class Couriers:
         self._of_phone: Pool[bytes, Bucket] = Pool(most=MAX_WANTED, most_bytes=1, life_s=HOUR_S)
         self._taken: Pool[bytes, None] = Pool(most=MAX_HANDED, most_bytes=1, life_s=MAX_LIFETIME_MS / 1000)
         self._wanted: Pool[bytes, _Wanted] = Pool(most=MAX_WANTED, most_bytes=1, life_s=WANTED_S)
+        #: Of all who are wanted, by bucket; None: to be made anew.
+        self._buckets: dict[int, dict[Name, tuple[bytes, bytes]]] | None = None
         #: By link, the names whose buckets were not read yet.
         self._unread: dict[Hashable, dict[Name, None]] = {}
         self._parts: Pool[tuple[bytes, bytes, int], NamedPiece] = Pool(
@@ -163,24 +165,33 @@ class Couriers:
             return ()
         names = tuple((name.bucket, tag, name) for tag in tags for name in [name_of(tag)])
         self._wanted.put(recipient, _Wanted(tags, names), origin=link, now=now)
+        self._buckets = None
         self._note_unread(link, [name for _, _, name in names])
         return tuple(name for _, _, name in names)
 
     def take_unread(self) -> frozenset[Name]:
-        """Return names whose buckets are to be read now, MAX_READ at most, of each link in turn; none: all were.
+        """Return names whose buckets are to be read now, MAX_READ of them, by turns of the links; none: all were.
 
         Identities cost nothing, and reading does: whoever makes up many waits for himself.
         """
-        wanted, found = self.names(), set[Name]()
-        while self._unread and len(found) < MAX_READ:
+        wanted, chosen = self.names(), set[int]()
+        while self._unread and len(chosen) < MAX_READ:
             link, names = next(iter(self._unread.items()))
             del self._unread[link]
             name = next(iter(names))
-            del names[name]
-            if names:
-                self._unread[link] = names
             if name in wanted:
-                found.add(name)
+                chosen.add(name.bucket)
+            else:
+                del names[name]
+            self._unread[link] = {other: None for other in names if other.bucket not in chosen}
+            if not self._unread[link]:
+                del self._unread[link]
+        found = {name for bucket in chosen for name in self._by_bucket().get(bucket, {})}
+        self._unread = {
+            link: left
+            for link, names in self._unread.items()
+            if (left := {name: None for name in names if name.bucket not in chosen})
+        }
         return frozenset(found)
 
     def _note_unread(self, link: Hashable, names: Iterable[Name]) -> None:
@@ -191,7 +202,20 @@ class Couriers:
 
     def names(self) -> frozenset[Name]:
         """All names that are looked for now."""
-        return frozenset(name for _, wanted in self._wanted.items() for _, _, name in wanted.names)
+        return frozenset(name for names in self._by_bucket().values() for name in names)
+
+    def is_anybody_wanted(self) -> bool:
+        """Whether any are."""
+        return len(self._wanted) > 0
+
+    def _by_bucket(self) -> dict[int, dict[Name, tuple[bytes, bytes]]]:
+        """Return recipient and tag of each name that is looked for; each new envelope is compared with those."""
+        if self._buckets is None:
+            self._buckets = {}
+            for recipient, wanted in self._wanted.items():
+                for bucket, tag, name in wanted.names:
+                    self._buckets.setdefault(bucket, {})[name] = recipient, tag
+        return self._buckets
 
     def waiting(self, recipient: bytes, *, time_ms: int | None, now: float) -> list[Handover]:
         """Return the letters in RAM for somebody who is near."""
@@ -207,12 +231,11 @@ class Couriers:
         except DecodeError:
             return []
         ready = []
-        for recipient, wanted in self._wanted.items():
-            for at, tag, name in wanted.names:
-                if at == bucket and (piece := unwrap(envelope, name)) is not None:
-                    letter = self._whole(tag, piece, now)
-                    if letter is not None:
-                        ready += self._hand(recipient, letter, time_ms=time_ms, now=now)
+        for name, (recipient, tag) in self._by_bucket().get(bucket, {}).items():
+            if (piece := unwrap(envelope, name)) is not None:
+                letter = self._whole(tag, piece, now)
+                if letter is not None:
+                    ready += self._hand(recipient, letter, time_ms=time_ms, now=now)
         return ready
 
     def _hand(self, recipient: bytes, letter: Letter, *, time_ms: int | None, now: float) -> list[Handover]:
@@ -232,6 +255,7 @@ class Couriers:
         """Forget what is over; return how many letters that this relay alone had are."""
         for pool in (self._of_phone, self._taken, self._wanted, self._parts, self._handed):
             pool.expire(now)
+        self._buckets = None
         return self._brief.expire(now)
 
     def close_link(self, link: Hashable) -> None:

@@ -18,6 +18,9 @@ BYTES_OUT: Final = Rate(per_s=16_000.0, burst=16_000.0)
 """Bytes to one phone: its part of the airtime, and a letter of a courier at once."""
 ANSWERS: Final = Rate(per_s=8 / 30, burst=8.0)
 """Requests of one phone that are answered: as many as iPhones answer."""
+PLANS: Final = Rate(per_s=0.1, burst=2.0)
+"""Answers with announces or messages that are begun for one phone: all that is remembered is gone through for each, and
+an iPhone asks for these in one of its five requests."""
 HANDSHAKES: Final = Rate(per_s=1 / 6, burst=5.0)
 """Handshakes of one phone with us: iPhones allow ten a minute."""
 WELCOMES: Final = Rate(per_s=1 / 60, burst=2.0)

@@ -40,6 +40,7 @@ from relay.bitchat.limits import (
     NEW_PEERS,
     OTHER_KEYS,
     PACKETS_IN,
+    PLANS,
     UNCHECKED_LIVE,
     WELCOMES,
 )
@@ -145,6 +146,7 @@ class _Link:
     packets: Bucket
     bytes_in: Bucket
     answers: Bucket
+    plans: Bucket
     handshakes: Bucket
     welcomes: Bucket
     new_peers: Bucket
@@ -240,6 +242,7 @@ class Mesh:
             packets=Bucket(PACKETS_IN, now),
             bytes_in=Bucket(BYTES_IN, now),
             answers=Bucket(ANSWERS, now),
+            plans=Bucket(PLANS, now),
             handshakes=Bucket(HANDSHAKES, now),
             welcomes=Bucket(WELCOMES, now),
             new_peers=Bucket(NEW_PEERS, now),
@@ -722,6 +725,8 @@ class Mesh:
         phone_ms = self.clock.phone_ms(now, link.number)
         if phone_ms is None:
             return self._count(packet, "no_clock")
+        if not link.plans.take(1, now):
+            return self._count(packet, "limited")
         phone = self._phone(link, phone_ms, now)
         link.plan = deque(plan_answer(request, self.memory, told=link.told, kind=link.kind, phone=phone, now=now))
         return self._count(packet, "answered")

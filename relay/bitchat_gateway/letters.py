@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 #: Letters that wait to be wrapped or put, 16 KiB each; phones give a few in an hour.
 MAX_WAITING: Final = 32
-#: A tenth of a full store is read in a second or two for those who came. The next few wait so long.
+#: A fifth of a full store is read in a second or two for those who came. The next few wait so long.
 READ_REST_S: Final = 10.0
 #: The relay of this machine answers within a second; so long it takes on a full card.
 ANSWER_S: Final = 60.0
@@ -128,7 +128,7 @@ class Letters:
         await self._is_wanted.wait()
         async with await self._open() as connection:
             connection.subscribe(Subscribe(prefix_bits=0, prefix=0, window=Window.HOUR))
-            while self._gateway.mesh.couriers.names():
+            while self._gateway.mesh.couriers.is_anybody_wanted():
                 await self._take(connection)
         self._is_wanted.clear()
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from relay.process.reports import MEMORY, PACKET_OUTCOMES, PACKET_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from relay.control.status import ComponentStatus, LinkStatus, Status
 
@@ -86,7 +86,9 @@ def _link(link: LinkStatus) -> LinkStatus:
 
 
 def _component(row: ComponentStatus) -> ComponentStatus:
-    steps = dict.fromkeys(_PEOPLE_GAUGES, people) | dict.fromkeys(_RELAY_GAUGES, relays) | {MEMORY: memory}
+    steps: dict[str, Callable[[int], int]] = (
+        dict.fromkeys(_PEOPLE_GAUGES, people) | dict.fromkeys(_RELAY_GAUGES, relays) | {MEMORY: memory}
+    )
     if not people(row.gauges.get("clients", 0)):
         steps |= dict.fromkeys(_OF_PEOPLE, lambda _: 0)
     return replace(

@@ -3,16 +3,18 @@
 
 import statistics
 import zlib
+from collections import Counter
 from random import Random
 
 import pytest
 
+from relay.bitchat import answers
 from relay.bitchat.announce import Announce, Identity
 from relay.bitchat.courier import DAY_MS, Letter, recipient_tag
 from relay.bitchat.couriers import MAX_HANDED
 from relay.bitchat.fragments import MAX_SET_BYTES, MAX_SETS_OF_LINK, Piece, split
 from relay.bitchat.gcs import encode_filter
-from relay.bitchat.limits import BYTES_IN, EXPANDED_LIVE, LETTERS_OF_PHONE
+from relay.bitchat.limits import BYTES_IN, EXPANDED_LIVE, LETTERS_OF_PHONE, PLANS
 from relay.bitchat.memory import MAX_MESSAGE_BYTES, MAX_PEERS
 from relay.bitchat.mesh import MAX_PENDING, MAX_SEEN, MAX_STRANGERS, Mesh
 from relay.bitchat.outbox import MAX_WAITING_BYTES
@@ -348,6 +350,28 @@ def test_others_are_heard_as_if_nothing_was(attack, quiet):
     assert max(kinds) <= 6
     if attack is junk_letters:
         assert siege.mesh.counts["courier", "letter_taken"] <= EVIL * (LETTERS_OF_PHONE.burst + 1)
+
+
+def test_a_request_costs_no_more_than_the_longest_answer_and_few_are_begun(monkeypatch):
+    siege = Siege()
+    siege.announce_evil()
+    one, now = siege.mesh, siege.town.now
+    for number in range(MAX_PEERS):
+        someone = Identity.generate(Random(number).randbytes)
+        one.receive_live(someone.announce("x", siege.now_ms).with_ttl(6).encode(), now)
+    examined = Counter()
+    refusal = answers.refusal_of_kind
+    monkeypatch.setattr(
+        answers, "refusal_of_kind", lambda *values, **more: examined.update(["one"]) or refusal(*values, **more)
+    )
+    for number in siege.numbers:
+        for _ in range(20):
+            siege.count += 1
+            one.receive(number, storm(siege, number), now)
+    begun = EVIL * PLANS.burst
+    assert one.counts["request_sync", "answered"] == begun
+    assert one.counts["request_sync", "limited"] == EVIL * 20 - begun
+    assert 0 < examined["one"] <= begun * answers.MAX_ANSWER
 
 
 def test_ten_thousand_identities(ten_thousand, quiet):
