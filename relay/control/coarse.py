@@ -86,11 +86,11 @@ def _link(link: LinkStatus) -> LinkStatus:
 
 
 def _component(row: ComponentStatus) -> ComponentStatus:
-    steps: dict[str, Callable[[int], int]] = (
-        dict.fromkeys(_PEOPLE_GAUGES, people) | dict.fromkeys(_RELAY_GAUGES, relays) | {MEMORY: memory}
-    )
+    steps: dict[str, Callable[[int], int]] = {MEMORY: memory}
+    for names, step in ((_PEOPLE_GAUGES, people), (_RELAY_GAUGES, relays)):
+        steps |= dict.fromkeys(names, step)
     if not people(row.gauges.get("clients", 0)):
-        steps |= dict.fromkeys(_OF_PEOPLE, lambda _: 0)
+        steps |= dict.fromkeys(_OF_PEOPLE, _nothing)
     return replace(
         row,
         gauges={name: steps[name](count) if name in steps else count for name, count in row.gauges.items()},
@@ -100,6 +100,10 @@ def _component(row: ComponentStatus) -> ComponentStatus:
             if (told := events(count) if name in _PEOPLE_EVENTS else count)
         },
     )
+
+
+def _nothing(_: int) -> int:
+    return 0
 
 
 def _down(steps: Sequence[int], count: int) -> int:
