@@ -4,6 +4,7 @@
 import json
 import time
 
+from tests.guest.uml import GuestError
 from tests.waiting import wait_until
 
 PATIENCE_S = 90
@@ -35,7 +36,8 @@ class Phone:
     def say(self, text):
         """Say something to all; return when, by the clock of its machine."""
         answer = self.ask(f"say {text}")
-        assert answer["ok"]
+        if answer is None or not answer["ok"]:
+            raise GuestError(self.process.describe(f"{self.name} could not say {text!r}"))
         return answer["at_s"]
 
     def wait(self, what, condition, patience_s=PATIENCE_S):
