@@ -92,15 +92,19 @@ def plan_answer(
 ) -> list[Planned]:
     """Return what answers a request, in order; the announces are due at once."""
     marked = kind is Kind.IPHONE
-    plan = [
-        Planned(now, answer)
-        for packet in (memory.announces_now() if request.asks_for(PacketType.ANNOUNCE) else [])
-        if not told.has(packet)
-        and not request.filter.may_have(packet.sync_id)
-        and refusal_of_kind(kind, answer := packet.as_answer(is_answer=marked), phone) is None
-    ]
+    plan: list[Planned] = []
+    for packet in memory.announces_now() if request.asks_for(PacketType.ANNOUNCE) else []:
+        if len(plan) == MAX_ANSWER:
+            break
+        if told.has(packet) or request.filter.may_have(packet.sync_id):
+            continue
+        answer = packet.as_answer(is_answer=marked)
+        if refusal_of_kind(kind, answer, phone) is None:
+            plan.append(Planned(now, answer))
     due: dict[bytes, float] = {}
     for sync_id, packet in memory.messages_now() if request.asks_for(PacketType.MESSAGE) else []:
+        if len(plan) == MAX_ANSWER:
+            break
         if request.since_ms is not None and packet.timestamp_ms < request.since_ms:
             continue
         at = due.get(packet.sender, now)
@@ -110,4 +114,4 @@ def plan_answer(
         if refusal_of_kind(kind, answer, phone) is None:
             plan.append(Planned(at, answer))
             due[packet.sender] = at + SENDER_PACE_S
-    return sorted(plan[:MAX_ANSWER], key=lambda planned: planned.at)
+    return sorted(plan, key=lambda planned: planned.at)

@@ -20,6 +20,10 @@ MAX_WITNESSES: Final = 64
 """More links than any adapter has."""
 WITNESS_S: Final = 180.0
 """A phone announces itself every 15 to 38 seconds; one that has been silent for so long says nothing of the time."""
+MIN_DISPUTING: Final = 5
+"""Fewer phones say nothing about a clock to trust: what is told of them tells that they are there."""
+DISPUTED_MS: Final = 120_000
+"""As far off an iPhone ignores who says so."""
 LAST_MS: Final = 4_102_444_800_000
 """2100-01-01: whoever says a later time lies."""
 
@@ -62,6 +66,21 @@ class MeshClock:
         """Whether there is a time of our own without a clock to trust."""
         return self._trusted_offset_ms is None and self.time_ms(now) is not None
 
+    @property
+    def is_trusted(self) -> bool:
+        """Whether there is a clock that the operator vouches for."""
+        return self._trusted_offset_ms is not None
+
+    def is_disputed(self, now: float) -> bool:
+        """Whether phones by far say another time than that clock: iPhones ignore us then, and all seems too old."""
+        offsets = self._offsets(now)
+        if self._trusted_offset_ms is None or len(offsets) < MIN_DISPUTING:
+            return False
+        return abs(offsets[(len(offsets) - 1) // 2] - self._trusted_offset_ms) > DISPUTED_MS
+
+    def _offsets(self, now: float) -> list[float]:
+        return sorted(witness.offset_ms for witness in self._witnesses.values() if now - witness.heard_at <= WITNESS_S)
+
     def time_ms(self, now: float, link: Hashable | None = None) -> int | None:
         """Return the time, for a link if one is named; None where nobody has said anything.
 
@@ -69,9 +88,7 @@ class MeshClock:
         """
         if self._trusted_offset_ms is not None:
             return int(1000 * now + self._trusted_offset_ms)
-        offsets = sorted(
-            witness.offset_ms for witness in self._witnesses.values() if now - witness.heard_at <= WITNESS_S
-        )
+        offsets = self._offsets(now)
         if len(offsets) >= MIN_WITNESSES:
             return int(1000 * now + offsets[(len(offsets) - 1) // 2])
         return self._said_by(link, now)

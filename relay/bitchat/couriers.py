@@ -20,7 +20,7 @@ from relay.bitchat.courier import (
     decode_letter,
 )
 from relay.bitchat.limits import LETTERS, LETTERS_OF_PHONE
-from relay.bitchat.pool import Pool
+from relay.bitchat.pool import GONE, Pool
 from relay.core.clock import HOUR_S
 from relay.core.envelope import EXPIRY_STEP_HOURS, decode_header
 from relay.core.errors import DecodeError
@@ -28,7 +28,7 @@ from relay.core.named import MAX_PIECES, Name, NamedPiece, join, unwrap, wrap
 from relay.core.rate import Bucket
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Iterable
 
 USE: Final = b"bitchat courier"
 PRICE: Final = 8
@@ -38,6 +38,10 @@ MAX_WANTED: Final = 1_000
 """Recipients who are near and whose letters are looked for."""
 WANTED_S: Final = 900.0
 """How long after an announce."""
+MAX_READ: Final = 6
+"""Buckets that are read in the store at a time, of 32: those of two people, and of all others who are in the same."""
+MAX_UNREAD_OF_LINK: Final = 300
+"""Names that wait for that, of one link; more of it cost it the oldest."""
 AGAIN_S: Final = 3_600.0
 """A letter is not handed to the same recipient again before this: nobody acknowledges one."""
 MAX_HANDED: Final = 2_000
@@ -104,6 +108,10 @@ class Couriers:
         self._of_phone: Pool[bytes, Bucket] = Pool(most=MAX_WANTED, most_bytes=1, life_s=HOUR_S)
         self._taken: Pool[bytes, None] = Pool(most=MAX_HANDED, most_bytes=1, life_s=MAX_LIFETIME_MS / 1000)
         self._wanted: Pool[bytes, _Wanted] = Pool(most=MAX_WANTED, most_bytes=1, life_s=WANTED_S)
+        #: Of all who are wanted, by bucket; None: to be made anew.
+        self._buckets: dict[int, dict[Name, tuple[bytes, bytes]]] | None = None
+        #: By link, the names whose buckets were not read yet.
+        self._unread: dict[Hashable, dict[Name, None]] = {}
         self._parts: Pool[tuple[bytes, bytes, int], NamedPiece] = Pool(
             most=MAX_PARTS, most_bytes=MAX_PARTS_BYTES, life_s=PARTS_S
         )
@@ -157,11 +165,57 @@ class Couriers:
             return ()
         names = tuple((name.bucket, tag, name) for tag in tags for name in [name_of(tag)])
         self._wanted.put(recipient, _Wanted(tags, names), origin=link, now=now)
+        self._buckets = None
+        self._note_unread(link, [name for _, _, name in names])
         return tuple(name for _, _, name in names)
+
+    def take_unread(self) -> frozenset[Name]:
+        """Return names whose buckets are to be read now, MAX_READ of them, by turns of the links; none: all were.
+
+        Identities cost nothing, and reading does: whoever makes up many waits for himself.
+        """
+        wanted, chosen = self.names(), set[int]()
+        while self._unread and len(chosen) < MAX_READ:
+            link, names = next(iter(self._unread.items()))
+            del self._unread[link]
+            name = next(iter(names))
+            if name in wanted:
+                chosen.add(name.bucket)
+            else:
+                del names[name]
+            self._unread[link] = {other: None for other in names if other.bucket not in chosen}
+            if not self._unread[link]:
+                del self._unread[link]
+        found = {name for bucket in chosen for name in self._by_bucket().get(bucket, {})}
+        self._unread = {
+            link: left
+            for link, names in self._unread.items()
+            if (left := {name: None for name in names if name.bucket not in chosen})
+        }
+        return frozenset(found)
+
+    def _note_unread(self, link: Hashable, names: Iterable[Name]) -> None:
+        unread = self._unread.setdefault(link, {})
+        unread.update(dict.fromkeys(names))
+        while len(unread) > MAX_UNREAD_OF_LINK:
+            del unread[next(iter(unread))]
 
     def names(self) -> frozenset[Name]:
         """All names that are looked for now."""
-        return frozenset(name for _, wanted in self._wanted.items() for _, _, name in wanted.names)
+        return frozenset(name for names in self._by_bucket().values() for name in names)
+
+    def is_anybody_wanted(self) -> bool:
+        """Whether any are."""
+        return len(self._wanted) > 0
+
+    def _by_bucket(self) -> dict[int, dict[Name, tuple[bytes, bytes]]]:
+        """Return recipient and tag of each name that is looked for; each new envelope is compared with those."""
+        if self._buckets is None:
+            self._buckets = {}
+            for recipient, wanted in self._wanted.items():
+                for bucket, tag, name in wanted.names:
+                    self._buckets.setdefault(bucket, {})[name] = recipient, tag
+        return self._buckets
 
     def waiting(self, recipient: bytes, *, time_ms: int | None, now: float) -> list[Handover]:
         """Return the letters in RAM for somebody who is near."""
@@ -177,12 +231,11 @@ class Couriers:
         except DecodeError:
             return []
         ready = []
-        for recipient, wanted in self._wanted.items():
-            for at, tag, name in wanted.names:
-                if at == bucket and (piece := unwrap(envelope, name)) is not None:
-                    letter = self._whole(tag, piece, now)
-                    if letter is not None:
-                        ready += self._hand(recipient, letter, time_ms=time_ms, now=now)
+        for name, (recipient, tag) in self._by_bucket().get(bucket, {}).items():
+            if (piece := unwrap(envelope, name)) is not None:
+                letter = self._whole(tag, piece, now)
+                if letter is not None:
+                    ready += self._hand(recipient, letter, time_ms=time_ms, now=now)
         return ready
 
     def _hand(self, recipient: bytes, letter: Letter, *, time_ms: int | None, now: float) -> list[Handover]:
@@ -193,16 +246,26 @@ class Couriers:
         self._handed.put(handed, None, origin=recipient, now=now)
         return [Handover(recipient, letter)]
 
-    def expire(self, now: float) -> None:
-        """Forget what is over."""
-        for pool in (self._of_phone, self._taken, self._wanted, self._parts, self._brief, self._handed):
+    @property
+    def brief(self) -> int:
+        """How many letters this relay alone has."""
+        return len(self._brief)
+
+    def expire(self, now: float) -> int:
+        """Forget what is over; return how many letters that this relay alone had are."""
+        for pool in (self._of_phone, self._taken, self._wanted, self._parts, self._handed):
             pool.expire(now)
+        self._buckets = None
+        return self._brief.expire(now)
 
     def close_link(self, link: Hashable) -> None:
         """What a link brought is one part with that of other closed links."""
         self._of_phone.leave(link)
         self._taken.leave(link)
         self._wanted.leave(link)
+        # He may come back by another link.
+        if (names := self._unread.pop(link, None)) is not None:
+            self._note_unread(GONE, names)
         self._brief.leave(link)
 
     def _whole(self, tag: bytes, piece: NamedPiece, now: float) -> Letter | None:

@@ -12,7 +12,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from relay.bitchat.packet import Packet, PacketType, decode_packet, make_packet
+from relay.bitchat.packet import Packet, PacketType, decode_packet, expanded_bytes, make_packet
 from relay.core.codec import Reader
 from relay.core.errors import DecodeError
 
@@ -31,6 +31,8 @@ LIFETIME_S: Final = 30.0
 MAX_SET_PIECES: Final = 64
 MAX_SET_BYTES: Final = 32 << 10
 """Of a set that we put together: a courier's letter or a long message; more is a file."""
+MAX_WHOLE_BYTES: Final = 0xFFFF
+"""... and of what is in it once it is decompressed: as much as a packet of version 1 holds."""
 MAX_SETS: Final = 64
 MAX_SETS_OF_LINK: Final = 8
 """So that one phone does not take the places of all."""
@@ -187,7 +189,10 @@ class Reassembly:
         if len(waiting.pieces) < waiting.count:
             return None
         del self._sets[name]
-        return decode_packet(b"".join(waiting.pieces[index] for index in range(waiting.count))).with_ttl(0)
+        whole = b"".join(waiting.pieces[index] for index in range(waiting.count))
+        if expanded_bytes(whole) > MAX_WHOLE_BYTES:
+            raise DecodeError(f"a set that would be more than {MAX_WHOLE_BYTES} bytes")
+        return decode_packet(whole).with_ttl(0)
 
     def expire(self, now: float) -> None:
         """Forget sets that were not completed in time."""

@@ -10,11 +10,17 @@ from relay.core.rate import Rate
 PACKETS_IN: Final = Rate(per_s=40.0, burst=200.0)
 """Packets from one phone. iPhones send a fragment every 25 ms; a phone that joins passes on what it has."""
 BYTES_IN: Final = Rate(per_s=20_000.0, burst=128_000.0)
-"""Bytes from one phone: about what a link of a crowded adapter carries."""
+"""Bytes from one phone, once they are decompressed: about what a link of a crowded adapter carries."""
+EXPANDED_LIVE: Final = Rate(per_s=1_000_000.0, burst=1_000_000.0)
+"""Bytes that live packets of all other relays become when they are decompressed: a tenth of the slowest board. What
+they are before is bounded by `relay run`."""
 BYTES_OUT: Final = Rate(per_s=16_000.0, burst=16_000.0)
 """Bytes to one phone: its part of the airtime, and a letter of a courier at once."""
 ANSWERS: Final = Rate(per_s=8 / 30, burst=8.0)
 """Requests of one phone that are answered: as many as iPhones answer."""
+PLANS: Final = Rate(per_s=0.1, burst=2.0)
+"""Answers with announces or messages that are begun for one phone: all that is remembered is gone through for each, and
+an iPhone asks for these in one of its five requests."""
 HANDSHAKES: Final = Rate(per_s=1 / 6, burst=5.0)
 """Handshakes of one phone with us: iPhones allow ten a minute."""
 WELCOMES: Final = Rate(per_s=1 / 60, burst=2.0)

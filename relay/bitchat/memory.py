@@ -68,6 +68,11 @@ class Memory:
         known = self._peers.get((packet.sender, announce.signing_key))
         return known is None or packet.timestamp_ms > known.packet.timestamp_ms
 
+    def is_newest(self, packet: Packet, announce: Announce) -> bool:
+        """Whether an announce is the last that is known under its key."""
+        known = self._peers.get((packet.sender, announce.signing_key))
+        return known is not None and packet.timestamp_ms == known.packet.timestamp_ms
+
     def keep_announce(self, packet: Packet, announce: Announce, *, origin: Hashable, now: float) -> None:
         """Remember a verified announce."""
         key = announce.signing_key
@@ -84,7 +89,7 @@ class Memory:
             Peer(packet=packet, announce=announce),
             origin=origin,
             now=now,
-            size=len(packet.body),
+            size=packet.held_bytes,
         )
         self._tidy_keys()
 
@@ -94,6 +99,11 @@ class Memory:
         newest = [key for key in reversed(keys) if (peer_id, key) in self._peers]
         return tuple(sorted(newest, key=lambda key: keys[key] != origin))
 
+    def is_here(self, peer_id: bytes, key: bytes, timestamp_ms: int) -> bool:
+        """Whether somebody has announced himself under a key since then."""
+        known = self._peers.get((peer_id, key))
+        return known is not None and known.packet.timestamp_ms > timestamp_ms
+
     def leave(self, peer_id: bytes, key: bytes) -> None:
         """Somebody says that he goes: he is no longer announced. What he said stays."""
         self._peers.pop((peer_id, key))
@@ -101,7 +111,7 @@ class Memory:
     def keep_message(self, packet: Packet, *, origin: Hashable, now: float) -> None:
         """Remember a verified public message."""
         if packet.sync_id not in self._messages:
-            self._messages.put(packet.sync_id, packet, origin=origin, now=now, size=len(packet.body))
+            self._messages.put(packet.sync_id, packet, origin=origin, now=now, size=packet.held_bytes)
 
     def announces_now(self) -> list[Packet]:
         """Return the announces, the newest first."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import Counter, deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -33,11 +34,13 @@ from relay.bitchat.limits import (
     BYTES_IN,
     BYTES_OUT,
     CHECKED_LIVE,
+    EXPANDED_LIVE,
     HANDSHAKES,
     LIVE_PACKET_COST,
     NEW_PEERS,
     OTHER_KEYS,
     PACKETS_IN,
+    PLANS,
     UNCHECKED_LIVE,
     WELCOMES,
 )
@@ -49,6 +52,7 @@ from relay.bitchat.packet import (
     Packet,
     PacketType,
     decode_packet,
+    expanded_bytes,
     make_packet,
 )
 from relay.bitchat.pool import Pool
@@ -142,6 +146,7 @@ class _Link:
     packets: Bucket
     bytes_in: Bucket
     answers: Bucket
+    plans: Bucket
     handshakes: Bucket
     welcomes: Bucket
     new_peers: Bucket
@@ -204,10 +209,12 @@ class Mesh:
         self._random_bytes = random_bytes
         self._salt = random_bytes(_SALT_BYTES)
         self._links: dict[int, _Link] = {}
-        self._seen: Pool[bytes, None] = Pool(most=MAX_SEEN, most_bytes=1, life_s=SEEN_S)
+        #: With how much TTL each was to go on: 0 ended here.
+        self._seen: Pool[bytes, int] = Pool(most=MAX_SEEN, most_bytes=1, life_s=SEEN_S)
         self._strangers: Pool[bytes, tuple[Packet, Hashable]] = Pool(
             most=MAX_STRANGERS, most_bytes=1 << 18, life_s=STRANGER_S
         )
+        self._expanded_live = Bucket(EXPANDED_LIVE, now)
         self._reassembly = Reassembly()
         self._passing = Passing()
         self._pending: dict[bytes, _Pending] = {}
@@ -235,6 +242,7 @@ class Mesh:
             packets=Bucket(PACKETS_IN, now),
             bytes_in=Bucket(BYTES_IN, now),
             answers=Bucket(ANSWERS, now),
+            plans=Bucket(PLANS, now),
             handshakes=Bucket(HANDSHAKES, now),
             welcomes=Bucket(WELCOMES, now),
             new_peers=Bucket(NEW_PEERS, now),
@@ -275,7 +283,8 @@ class Mesh:
         link = self._links.get(number)
         if link is None:
             return
-        if not link.packets.take(1, now) or not link.bytes_in.take(len(frame), now):
+        size = max(len(frame), expanded_bytes(frame))
+        if not link.packets.take(1, now) or not link.bytes_in.take(size, now):
             self.counts["any", "limited"] += 1
             return
         packet = self._decode(frame)
@@ -284,6 +293,9 @@ class Mesh:
 
     def receive_live(self, data: bytes, now: float) -> None:
         """Take a live packet that another relay heard."""
+        if not self._expanded_live.take(expanded_bytes(data), now):
+            self.counts["any", "limited"] += 1
+            return
         packet = self._decode(data)
         if packet is not None:
             self._take(packet.with_ttl(min(packet.ttl, RELAYED_TTL)), RELAYS, None, now)
@@ -345,7 +357,8 @@ class Mesh:
         if self._housekeeping_at <= now:
             self._housekeeping_at = now + HOUSEKEEPING_S
             self.memory.expire(now)
-            self.couriers.expire(now)
+            if over := self.couriers.expire(now):
+                self.counts["courier", "letter_over"] += over
             self._seen.expire(now)
             self._strangers.expire(now)
             self._reassembly.expire(now)
@@ -372,13 +385,7 @@ class Mesh:
             return self._request(packet, link, now)
         name = packet.flood_id
         if name in self._seen:
-            if link is not None:
-                link.told.note(packet)
-            pending = self._pending.get(name)
-            if pending is None or origin not in pending.targets:
-                return self._count(packet, "known")
-            pending.targets.discard(origin)
-            return self._count(packet, "heard_there")
+            return self._take_again(packet, name, origin, link, now)
         if packet.ttl == 0:
             return self._count(packet, "no_ttl")
         announce: Announce | None = None
@@ -395,19 +402,61 @@ class Mesh:
         if packet.recipient == self.identity.peer_id:
             # What comes by the link of another is not remembered: he cannot make us deaf to the one whose it is.
             if link is not None and packet.sender == link.peer:
-                self._seen.put(name, None, origin=origin, now=now)
+                self._seen.put(name, packet.ttl, origin=origin, now=now)
             return self._for_us(packet, link, now)
-        self._seen.put(name, None, origin=origin, now=now)
+        onward = _onward(packet, link)
+        self._seen.put(name, onward.ttl, origin=origin, now=now)
         if announce is not None and link is not None and packet.ttl == ORIGIN_TTL:
             self._bind(link, packet, announce, now)
         if link is not None:
             link.told.note(packet)
-        # Its TTL is lowered by the relay that heard it from a phone, and by no other relay.
-        onward = packet if link is None else packet.with_ttl(packet.ttl - 1)
-        self._remember(onward, announce, origin, link, now)
         if self._is_late(packet, link, now):
             return self._count(packet, "late")
+        self._remember(onward, announce, origin, link, now)
         return self._spread(onward, origin, now)
+
+    def _take_again(self, packet: Packet, name: bytes, origin: Hashable, link: _Link | None, now: float) -> None:
+        """A packet that is known: who sent it needs it no more, and what the first copy lacked it may have."""
+        if link is not None:
+            link.told.note(packet)
+            self._bind_late(link, packet, now)
+        onward = _onward(packet, link)
+        pending = self._pending.get(name)
+        if pending is not None:
+            # The shorter way may have been the slower one, and no signature covers a TTL.
+            pending.packet = pending.packet.with_ttl(max(pending.packet.ttl, onward.ttl))
+            if origin in pending.targets:
+                pending.targets.discard(origin)
+                return self._count(packet, "heard_there")
+        elif onward.ttl and self._seen.get(name) == 0 and not self._is_late(packet, link, now):
+            # The first copy ended here. This one may say to be the same, and has to be signed as well as that.
+            if self._is_genuine(packet, origin):
+                self._seen.put(name, onward.ttl, origin=origin, now=now)
+                return self._spread(onward, origin, now)
+            return self._count(packet, "forged")
+        return self._count(packet, "known")
+
+    def _bind_late(self, link: _Link, packet: Packet, now: float) -> None:
+        """A phone announces itself by its own link, and its announce was here before, by another relay or phone."""
+        if packet.type != PacketType.ANNOUNCE or packet.ttl != ORIGIN_TTL or link.peer is not None:
+            return
+        if any(other.peer == packet.sender for other in self._links.values()) or self._is_late(packet, link, now):
+            return
+        with suppress(DecodeError):
+            announce = read_announce(packet)
+            if self.memory.is_newest(packet, announce):
+                self._bind(link, packet, announce, now)
+
+    def _is_genuine(self, packet: Packet, origin: Hashable) -> bool:
+        if packet.type == PacketType.ANNOUNCE:
+            try:
+                read_announce(packet)
+            except DecodeError:
+                return False
+            return True
+        if packet.signature is None or packet.type in UNSIGNED_TYPES:
+            return packet.type not in _MUST_BE_SIGNED
+        return any(packet.is_signed_by(key) for key in self.memory.keys_of(packet.sender, origin))
 
     def _is_late(self, packet: Packet, link: _Link | None, now: float) -> bool:
         """Whether a packet is a replay, or history: Androids would show it again, as they do not look at its age."""
@@ -436,11 +485,15 @@ class Mesh:
         if packet.signature is None or packet.type in UNSIGNED_TYPES:
             return None
         keys = self.memory.keys_of(packet.sender, origin)
-        if any(packet.is_signed_by(key) for key in keys):
-            return None
+        signed_by = next((key for key in keys if packet.is_signed_by(key)), None)
+        if signed_by is not None:
+            is_void = packet.type == PacketType.LEAVE and self.memory.is_here(
+                packet.sender, signed_by, packet.timestamp_ms
+            )
+            return "old" if is_void else None
         if keys:
             return "forged"
-        self._strangers.put(packet.flood_id, (packet, origin), origin=origin, now=now, size=len(packet.body))
+        self._strangers.put(packet.flood_id, (packet, origin), origin=origin, now=now, size=packet.held_bytes)
         return "stranger"
 
     def _why_not_piece(self, packet: Packet, origin: Hashable, now: float) -> str | None:
@@ -507,10 +560,11 @@ class Mesh:
         if for_us and whole.recipient == self.identity.peer_id:
             self._for_us(whole, link, now)
         elif whole.type == PacketType.MESSAGE and whole.flood_id not in self._seen:
-            reason = self._why_not(whole, None, origin, link, now)
+            reason = "late" if self._is_late(whole, link, now) else self._why_not(whole, None, origin, link, now)
             if reason is not None:
                 return self._count(whole, reason)
-            self._seen.put(whole.flood_id, None, origin=origin, now=now)
+            # It goes on in its pieces. If it comes whole, too, that is no news.
+            self._seen.put(whole.flood_id, ORIGIN_TTL, origin=origin, now=now)
             self._remember(whole, None, origin, link, now)
         return None
 
@@ -671,6 +725,8 @@ class Mesh:
         phone_ms = self.clock.phone_ms(now, link.number)
         if phone_ms is None:
             return self._count(packet, "no_clock")
+        if not link.plans.take(1, now):
+            return self._count(packet, "limited")
         phone = self._phone(link, phone_ms, now)
         link.plan = deque(plan_answer(request, self.memory, told=link.told, kind=link.kind, phone=phone, now=now))
         return self._count(packet, "answered")
@@ -725,7 +781,13 @@ class Mesh:
                 link.letters.append(handover)
             elif time_ms is not None:
                 payload = handover.letter.encode()
+                self.counts["courier", "letter_handed_over"] += 1
                 self._send_own(link, PacketType.COURIER, payload, handover.recipient, time_ms, now)
+
+
+def _onward(packet: Packet, link: _Link | None) -> Packet:
+    """As it goes on: its TTL is lowered by the relay that heard it from a phone, and by no other relay."""
+    return packet if link is None else packet.with_ttl(max(0, packet.ttl - 1))
 
 
 def _is_media(packet: Packet) -> bool:

@@ -110,12 +110,16 @@ class Packet:
     def flood_id(self) -> bytes:
         """16 bytes by which we know a packet again.
 
-        Other than :attr:`sync_id` it covers the recipient, else whoever alters that of a packet without a signature
-        could have the true one dropped as known.
+        Other than :attr:`sync_id` it covers recipient and signature, else whoever alters the one or leaves out the
+        other of a packet that need not have a signature could have the true one dropped as known.
         """
-        return hashlib.sha256(self.sync_id + (BROADCAST if self.recipient is None else self.recipient)).digest()[
-            :PACKET_ID_BYTES
-        ]
+        recipient = BROADCAST if self.recipient is None else self.recipient
+        return hashlib.sha256(self.sync_id + recipient + (self.signature or b"")).digest()[:PACKET_ID_BYTES]
+
+    @property
+    def held_bytes(self) -> int:
+        """What it takes in memory: what was compressed is there twice."""
+        return len(self.body) + (len(self.payload) if self.compressed else 0)
 
     def with_ttl(self, ttl: int) -> Packet:
         """Return the same packet with another TTL, which no signature covers."""
@@ -246,6 +250,20 @@ def decode_packet(data: bytes) -> Packet:
         is_answer=bool(flags & _RSR),
         signature=signature,
     )
+
+
+def expanded_bytes(data: bytes) -> int:
+    """Return how long the payload at the front of ``data`` says it is once it is decompressed; 0 if it is none such.
+
+    Nothing is decompressed, so that who has no more to spend is refused for the price of a glance.
+    """
+    if len(data) < _HEAD.size or data[0] not in {1, 2} or not data[_HEAD.size - 1] & _COMPRESSED:
+        return 0
+    flags, size = data[_HEAD.size - 1], _length_bytes(data[0])
+    at = _HEAD.size + size + PEER_ID_BYTES + (PEER_ID_BYTES if flags & _RECIPIENT else 0)
+    if data[0] == 2 and flags & _ROUTE:
+        at += 1 + PEER_ID_BYTES * int.from_bytes(data[at : at + 1], "big")
+    return int.from_bytes(data[at : at + size], "big")
 
 
 def pad(data: bytes) -> bytes:

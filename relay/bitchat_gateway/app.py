@@ -14,11 +14,12 @@ import relay
 from relay.adapters import privacy
 from relay.adapters.bus import follow_bus, open_bus
 from relay.bitchat.live import KIND
+from relay.bitchat.service import CHARACTERISTIC_UUID, SERVICE_UUID
 from relay.bitchat_gateway.central import Central
 from relay.bitchat_gateway.gateway import Gateway
 from relay.bitchat_gateway.letters import Letters
 from relay.bitchat_gateway.peripheral import Peripheral
-from relay.bitchat_gateway.radio import CHARACTERISTIC_UUID, SERVICE_UUID, Radio
+from relay.bitchat_gateway.radio import Radio
 from relay.bluetooth.local import LocalService
 from relay.config.settings import CREDENTIAL
 from relay.core.secret import mesh_secret
@@ -71,6 +72,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
             random=random,
             random_bytes=secrets.token_bytes,
             reporter=reporter,
+            carry_media=config.bitchat.carry_media,
         )
         peripheral = Peripheral(gateway, max_phones=config.bitchat.max_phones, reporter=reporter)
         service = LocalService(bluez, peripheral, service_uuid=SERVICE_UUID, characteristic_uuid=CHARACTERISTIC_UUID)

@@ -9,7 +9,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from relay.bitchat.announce import decode_announce
-from relay.bitchat.packet import PacketType, decode_packet
+from relay.bitchat.packet import PacketType, decode_packet, expanded_bytes
+from relay.bitchat_gateway.peripheral import LONG_S, SILENT_S
 from relay.bluetooth.bluez import DEVICE, BluezError, Changed, characteristics, devices, is_lost
 from relay.bluetooth.gatt import DEFAULT_MTU_BYTES, frame_bytes
 from relay.core.clock import jittered
@@ -31,7 +32,7 @@ LINK_TIMEOUT_S: Final = 8.0
 CONNECT_TIMEOUT_S: Final = 20.0
 #: Whoever could not be dialled is not dialled again before.
 RETRY_S: Final = 60.0
-#: ... and another relay not before its address has changed.
+#: ... another relay not before its address has changed, and whoever said nothing as long.
 RELAY_S: Final = 900.0
 #: Devices that are not dialled now: whoever makes up more is dialled again sooner.
 MAX_AVOIDED: Final = 256
@@ -44,7 +45,10 @@ class _Dialled:
     def __init__(self, device: str, wake: Callable[[], None]) -> None:
         self.device = device
         self.number = 0
+        self.came_s = self.heard_s = asyncio.get_running_loop().time()
         self.ended = asyncio.Event()
+        #: Its place is free.
+        self.gone = asyncio.Event()
         self._wake = wake
         self._waiting: deque[bytes] = deque()
         self._arrived = asyncio.Event()
@@ -108,14 +112,29 @@ class Central:
         async with TaskGroup() as tasks:
             while True:
                 await asyncio.sleep(jittered(REST_S, self._random()))
-                if not is_heard() or len(self._dialled) >= self._max_dialled:
+                if not is_heard() or (self._is_full() and self._longest() is None):
                     continue
                 device = await self._scan(adapter_path)
                 if device is not None and is_heard():
+                    await self._make_room()
                     linked = asyncio.Event()
                     tasks.create_task(self._visit(adapter_path, device, linked))
                     # Controllers cannot connect and scan at once.
                     await linked.wait()
+
+    def _is_full(self) -> bool:
+        return len(self._dialled) >= self._max_dialled
+
+    def _longest(self) -> _Dialled | None:
+        """Whoever has had his place for longest, if that is long enough to give way."""
+        longest = min(self._dialled.values(), key=lambda phone: phone.came_s)
+        return longest if asyncio.get_running_loop().time() - longest.came_s >= LONG_S else None
+
+    async def _make_room(self) -> None:
+        if self._is_full() and (longest := self._longest()) is not None:
+            self._reporter.count("gave_way")
+            longest.hang_up()
+            await longest.gone.wait()
 
     async def _scan(self, adapter_path: str) -> Device | None:
         """Return the strongest of those heard who may be dialled."""
@@ -184,18 +203,20 @@ class Central:
         finally:
             self._gateway.closed(phone.number)
             self._avoid(device.path, RETRY_S)
-            self._dialled.pop(device.path, None)
             linked.set()
             # Of an attempt to connect that still runs, only Disconnect is the end.
             with contextlib.suppress(BluezError):
                 await self._bluez.disconnect(device.path, timeout_s=_CLOSE_TIMEOUT_S)
             with contextlib.suppress(BluezError):
                 await self._bluez.forget(adapter_path, device.path, timeout_s=_CLOSE_TIMEOUT_S)
+            self._dialled.pop(device.path, None)
+            phone.gone.set()
 
     async def _stay(self, phone: _Dialled, characteristic: str) -> None:
         work = [
             asyncio.ensure_future(phone.write(self._bluez, characteristic)),
             asyncio.ensure_future(phone.ended.wait()),
+            asyncio.ensure_future(self._until_silent(phone)),
         ]
         try:
             done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
@@ -206,9 +227,20 @@ class Central:
                 task.cancel()
             await asyncio.gather(*work, return_exceptions=True)
 
+    async def _until_silent(self, phone: _Dialled) -> None:
+        loop = asyncio.get_running_loop()
+        left_s = SILENT_S
+        while left_s > 0:
+            await asyncio.sleep(left_s)
+            left_s = phone.heard_s + SILENT_S - loop.time()
+        self._reporter.count("idle_ended")
+        self._avoid(phone.device, RELAY_S)
+
     def _heard(self, phone: _Dialled, value: bytes) -> None:
+        phone.heard_s = asyncio.get_running_loop().time()
+        # A relay compresses no announce. Whatever else it is has to be paid for before it is decompressed.
         with contextlib.suppress(DecodeError):
-            packet = decode_packet(value)
+            packet = decode_packet(b"" if expanded_bytes(value) else value)
             if packet.type == PacketType.ANNOUNCE and decode_announce(packet.payload).is_relay:
                 # It is joined to us by better means.
                 self._reporter.count("dialled_relay")

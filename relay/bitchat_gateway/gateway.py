@@ -57,8 +57,12 @@ class Gateway:
         random: Callable[[], float],
         random_bytes: Callable[[int], bytes],
         reporter: Reporter,
+        carry_media: bool = False,
     ) -> None:
-        """``random`` gives floats in [0, 1), ``random_bytes`` unpredictable bytes."""
+        """``random`` gives floats in [0, 1), ``random_bytes`` unpredictable bytes.
+
+        ``carry_media``: files and voice go to other islands, too.
+        """
         self._random_bytes = random_bytes
         self._reporter = reporter
         self._loop = asyncio.get_running_loop()
@@ -72,6 +76,7 @@ class Gateway:
             draw=random,
             random_bytes=random_bytes,
             nickname=nickname,
+            carry_media=carry_media,
         )
         self._phones: dict[int, Phone] = {}
         self._last_number = 0
@@ -165,7 +170,12 @@ class Gateway:
         self._measure()
 
     def _measure(self) -> None:
+        now, clock = self._loop.time(), self.mesh.clock
         self._reporter.gauge("clients", len(self._phones))
+        self._reporter.gauge("clock_trusted", int(clock.is_trusted))
+        self._reporter.gauge("clock_learned", int(clock.is_learned(now)))
+        self._reporter.gauge("clock_disputed", int(clock.is_disputed(now)))
+        self._reporter.gauge("letters_brief", self.mesh.couriers.brief)
         counts, self.mesh.counts = self.mesh.counts, type(self.mesh.counts)()
         for (kind, outcome), count in counts.items():
             self._reporter.count(f"type_{kind}", count)

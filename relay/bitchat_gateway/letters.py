@@ -2,7 +2,8 @@
 """Letters of couriers in the store of this machine's relay, of which we are a client like others.
 
 New envelopes are followed as a whole while somebody is near for whom there may be a letter; what was there before is
-read once for each of his buckets. No relay learns from that more than that this one has phones with bitchat.
+read once for each of his buckets, of a few people at a time. No relay learns from that more than that this one has
+phones with bitchat.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
 
     from relay.bitchat.courier import Letter
     from relay.bitchat_gateway.gateway import Gateway
+    from relay.core.named import Name
     from relay.process.reports import Reporter
 
 logger = logging.getLogger(__name__)
 
 #: Letters that wait to be wrapped or put, 16 KiB each; phones give a few in an hour.
 MAX_WAITING: Final = 32
-#: A full store is read in some seconds for somebody who came. Whoever comes then waits so long, and all are read for
-#: together.
+#: A fifth of a full store is read in a second or two for those who came. The next few wait so long.
 READ_REST_S: Final = 10.0
 #: The relay of this machine answers within a second; so long it takes on a full card.
 ANSWER_S: Final = 60.0
@@ -61,6 +62,7 @@ class Letters:
         self._waiting: asyncio.Queue[Letter] = asyncio.Queue(MAX_WAITING)
         #: Somebody is looked for whose buckets were not read yet; anybody is looked for at all.
         self._is_news = asyncio.Event()
+        self._reading: frozenset[Name] = frozenset()
         self._is_wanted = asyncio.Event()
 
     def keep(self, letter: Letter) -> None:
@@ -126,15 +128,19 @@ class Letters:
         await self._is_wanted.wait()
         async with await self._open() as connection:
             connection.subscribe(Subscribe(prefix_bits=0, prefix=0, window=Window.HOUR))
-            while self._gateway.mesh.couriers.names():
+            while self._gateway.mesh.couriers.is_anybody_wanted():
                 await self._take(connection)
         self._is_wanted.clear()
 
     async def _look_back(self) -> None:
         """Read what was there before, for those who came."""
         await self._is_news.wait()
-        self._is_news.clear()
-        buckets = {name.bucket for name in self._gateway.mesh.couriers.names()}
+        # What a connection that broke kept from being read goes first.
+        self._reading = self._reading or self._gateway.mesh.couriers.take_unread()
+        if not self._reading:
+            self._is_news.clear()
+            return
+        buckets = {name.bucket for name in self._reading}
         while buckets:
             async with await self._open() as connection:
                 bits = min(connection.hello.prefix_bits, BUCKET_BITS)
@@ -143,6 +149,7 @@ class Letters:
                 connection.subscribe(Subscribe(prefix_bits=bits, prefix=prefix, follow=False))
                 while not await self._take(connection):
                     pass
+        self._reading = frozenset()
         await asyncio.sleep(READ_REST_S)
 
     async def _take(self, connection: Connection) -> bool:

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SERVICE_UUID: Final = "f47b5e2d-4a9e-4c5a-9b3f-8e1d2c3a4b5c"
-CHARACTERISTIC_UUID: Final = "a1b2c3d4-e5f6-4a5b-8c9d-0e1f2a3b4c5d"
 #: `relay ble` is silent for no longer between two addresses: whoever is, does not run.
 ALONE_S: Final = epoch.BEFORE_S + epoch.AFTER_S + 2 * epoch.MOST_MORE_S + 30.0
 """Then we have epochs of our own, as on an adapter that is ours alone."""

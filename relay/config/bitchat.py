@@ -38,3 +38,4 @@ class BitchatConfig:
     adapter: str = setting("", adapter)
     max_phones: int = setting(8, settings.integer(1, 32))
     max_dialled: int = setting(0, settings.integer(0, 8))
+    carry_media: bool = setting(False, settings.boolean)

@@ -15,7 +15,7 @@ from relay.control.status import LinkState
 from relay.process.reports import MEMORY, PACKET_OUTCOMES, PACKET_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from relay.control.status import ComponentStatus, LinkStatus, Status
 
@@ -24,7 +24,11 @@ PEOPLE: Final = (0, 5, 10, 20, 50, 100, 200, 500, 1000)
 #: Relays are boxes that an operator put up and counts; of many he needs no more than this.
 RELAYS: Final = (0, 1, 2, 3, 4, 8, 16, 32, 64, 128)
 #: What other processes count: phones, connections of phones, and what they take up.
-_PEOPLE_GAUGES: Final = frozenset({"clients", "phones", "slots_used"})
+_PEOPLE_GAUGES: Final = frozenset({"clients", "phones", "slots_used", "letters_brief"})
+#: Three phones tell a clock, so that is told only where phones are.
+_OF_PEOPLE: Final = frozenset({"clock_learned"})
+#: Counted once for what a phone says, or more often.
+_PEOPLE_TOTALS: Final = frozenset({"live", "live_dropped"})
 _RELAY_GAUGES: Final = frozenset({"neighbours", "relays_heard", "mesh_peers"})
 #: Events that happen once for each that comes or goes are told in steps of this: counts rise by it or not at all.
 EVENT_STEP: Final = 10
@@ -32,7 +36,10 @@ EVENT_STEP: Final = 10
 MEMORY_STEP_BYTES: Final = 1 << 20
 _PEOPLE_EVENTS: Final = frozenset(
     {"connections", "clients_accepted", "idle_ended", "slots_given", "slot_unused", "channel_lost", "slow_reader"}
-    | {"clients_orphaned", "refused_busy"}
+    | {"clients_orphaned", "refused_busy", "gave_way"}
+    # What a phone with bitchat says goes to other relays, too, and letters are of people.
+    | {"live_sent", "live_lost", "live_received", "live_untrue"}
+    | {"letters_kept", "letters_refused", "letters_lost"}
     # Each phone says a few in a minute.
     | {f"packets_{outcome}" for outcome in PACKET_OUTCOMES}
     | {f"type_{kind}" for kind in PACKET_TYPES}
@@ -73,6 +80,10 @@ def coarse(status: Status) -> Status:
             for kind, state in status.link_states.items()
         },
         components=[_component(row) for row in status.components],
+        totals={
+            family: {name: events(count) for name, count in counts.items()} if family in _PEOPLE_TOTALS else counts
+            for family, counts in status.totals.items()
+        },
     )
 
 
@@ -85,7 +96,11 @@ def _link(link: LinkStatus) -> LinkStatus:
 
 
 def _component(row: ComponentStatus) -> ComponentStatus:
-    steps = dict.fromkeys(_PEOPLE_GAUGES, people) | dict.fromkeys(_RELAY_GAUGES, relays) | {MEMORY: memory}
+    steps: dict[str, Callable[[int], int]] = {MEMORY: memory}
+    for names, step in ((_PEOPLE_GAUGES, people), (_RELAY_GAUGES, relays)):
+        steps |= dict.fromkeys(names, step)
+    if not people(row.gauges.get("clients", 0)):
+        steps |= dict.fromkeys(_OF_PEOPLE, _nothing)
     return replace(
         row,
         gauges={name: steps[name](count) if name in steps else count for name, count in row.gauges.items()},
@@ -95,6 +110,10 @@ def _component(row: ComponentStatus) -> ComponentStatus:
             if (told := events(count) if name in _PEOPLE_EVENTS else count)
         },
     )
+
+
+def _nothing(_: int) -> int:
+    return 0
 
 
 def _down(steps: Sequence[int], count: int) -> int:

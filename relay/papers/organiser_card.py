@@ -53,8 +53,8 @@ def card_svg(language: str) -> str:
         page.panel(_BOXES[place], top, 278, str(place + 1), name, texts["card"])
     page.lights(384, texts["light"])
     for place, (name, number) in enumerate((("check", "4"), ("panic", "!"), ("knows", "?"))):
-        page.panel(_BOXES[place], 744, 258, number, name, texts["card"])
-    page.foot(1016, texts["card"])
+        page.panel(_BOXES[place], 729, 258, number, name, texts["card"])
+    page.foot(1001, texts["card"])
     return page.whole(texts["card"]["title"])
 
 
@@ -110,7 +110,7 @@ class _Page:
             self._lines(x + 16, below, "s", texts[f"{name}_note"])
 
     def lights(self, y: int, texts: dict[str, list[str]]) -> None:
-        pitch = 24.6
+        pitch = 23.4
         self._frame(24, y, 746, 50 + pitch * len(CODES))
         self._line(44, 250, y + 30, "h", str(texts["heading"]))
         self._line(310, 440, y + 30, "s", str(texts["scale"]))
@@ -140,6 +140,7 @@ class _Page:
             self._parts.append(f'<path d="M{x} {y + 62} h350" stroke="#111"/>')
         self._line(24, 746, y + 80, "s", texts["leave"])
         self._line(24, 746, y + 97, "s", texts["handbook"])
+        self._line(24, 746, y + 114, "s", texts["bitchat"])
 
     def _frame(self, x: int, y: int, width: int, height: float) -> None:
         self._parts.append(

@@ -75,14 +75,14 @@ def _fitting(sheet: Sheet, x: float, y: float, name: str) -> None:
 def _block(sheet: Sheet, y: float, language: str) -> float:
     texts = read_texts(language)["poster"]
     sheet.box(_MARGIN, y, WIDTH - 2 * _MARGIN, 0.6, "#9db1bb")
-    y += 23
+    y += 22
     for place, line in enumerate((texts["title"], *texts["lines"])):
         size = 15.0 if place == 0 else 11.5
         if language in RIGHT_TO_LEFT:
             sheet.outline(WIDTH - _MARGIN, y, size, line)
         else:
             sheet.text(_MARGIN, y, size, line, bold=place == 0)
-        y += 19 if place == 0 else 16
+        y += 18 if place == 0 else 14.2
     if y > HEIGHT:
         raise ValueError("the texts are too long for a page")
     return y + 4

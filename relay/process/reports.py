@@ -80,7 +80,7 @@ PACKET_OUTCOMES: Final = (
         "stranger",
         "to_relays",
     ),
-    *("too_long", "unsigned"),
+    *("too_long", "unsigned", "letter_handed_over", "letter_over"),
 )
 PACKET_TYPES: Final = (
     *("announce", "message", "leave", "courier", "noise_handshake", "noise_encrypted", "fragment", "request_sync"),
@@ -184,7 +184,16 @@ EVENTS: Final[dict[Component, tuple[str, ...]]] = {
 #: What each measures; of what is among SENSORS only where it is there.
 GAUGES: Final[dict[Component, tuple[str, ...]]] = {
     Component.BLE: ("adapters", "adapters_up", "clients", "neighbours", "slots_used", "relays_heard", MEMORY),
-    Component.BITCHAT: ("adapters", "adapters_up", "clients", MEMORY),
+    Component.BITCHAT: (
+        "adapters",
+        "adapters_up",
+        "clients",
+        "clock_trusted",
+        "clock_learned",
+        "clock_disputed",
+        "letters_brief",
+        MEMORY,
+    ),
     Component.NET: (
         "radios",
         "radios_up",

@@ -222,6 +222,10 @@ _GAUGE_TEXTS = {
     "power_percent": ("Charge of the emptiest battery that tells", "charge or change it"),
     "power_external": ("Whether any supply that tells feeds it from outside", "look at the cable"),
     "clients": ("Phones that are connected, coarse", ""),
+    "clock_trusted": ("Whether it has the relay's clock", ""),
+    "clock_learned": ("Whether it has learned a time from phones, told where clients are", ""),
+    "clock_disputed": ("Whether five phones or more say another time than that clock", "set the clock"),
+    "letters_brief": ("Letters that this relay alone keeps, until they end, coarse", ""),
     "phones": ("Phones on the access point, coarse", ""),
     "phones_most": ("Phones that the access point's radio holds", ""),
     "slots_used": ("Places for phones over GATT that are taken, coarse", ""),
@@ -449,15 +453,17 @@ FAMILIES: tuple[Family, ...] = (
     _by_reason(Dropped, "queue_dropped", "Items that a bounded queue let go of"),
     _counter(
         "live_datagrams",
-        "Live datagrams by what became of them; those sent and delivered once for each neighbour and gateway",
-        lambda stats, _: {(result,): count for result, count in stats.by_label(LiveTotal).items()},
+        "Live datagrams by what became of them, in steps of ten; those sent and delivered once for each neighbour and "
+        "gateway",
+        lambda stats, _: {(result,): events(count) for result, count in stats.by_label(LiveTotal).items()},
         result=_values(LiveTotal),
     ),
-    _by_reason(
-        LiveDropped,
+    _counter(
         "live_dropped",
-        "Live datagrams that went no further, or not to somebody",
+        "Live datagrams that went no further, or not to somebody, in steps of ten",
+        lambda stats, _: {(reason,): events(count) for reason, count in stats.by_label(LiveDropped).items()},
         "rate: a flood, or more phones than the mesh carries; queue_full, late: a slow link; unread: the gateway",
+        reason=_values(LiveDropped),
     ),
     _by_reason(
         HttpRefused,

@@ -8,9 +8,10 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
 from relay.bluetooth.gatt import COMPANY, SERVICE_UUID
+from relay.sniff import bitchat
 from relay.sniff.att import GAP_NAME
 from relay.sniff.counts import Counts, Passed
-from relay.sniff.events import Advertised, Event, escaped
+from relay.sniff.events import Advertised, BitchatAdvertised, Event, escaped
 from relay.sniff.layers import RelayNews, dissect
 from relay.sniff.linkable import Field
 
@@ -26,7 +27,13 @@ MAX_STRUCTURES: Final = 64
 #: First byte of an address here.
 PUBLIC, RANDOM = 0, 1
 _SERVICE: Final = uuid.UUID(SERVICE_UUID).bytes[::-1]
+#: What a relay advertises, each in an advertisement of its own; the same for all.
+_KNOWN_SERVICES: Final = frozenset({_SERVICE, bitchat.SERVICE})
+#: An identity has 8 bytes; of what else is there so much is shown.
+MAX_PEER_BYTES: Final = 8
 _FLAGS, _SERVICES, _NAMES, _MANUFACTURER = {0x01}, {0x06, 0x07}, {0x08, 0x09}, 0xFF
+#: Data of a service with a long UUID: Androids tell their bitchat identity so.
+_SERVICE_DATA: Final = 0x21
 
 
 class Advertisements:
@@ -36,6 +43,8 @@ class Advertisements:
         self._counts = counts
         self._linkage = linkage
         self._told: OrderedDict[str, tuple[str, str, str]] = OrderedDict()
+        #: By address, the identity that was told with bitchat's service.
+        self._bitchat: OrderedDict[str, str] = OrderedDict()
 
     def address_seen(self, time_s: float, address: bytes) -> None:
         """Somebody uses this address: PUBLIC or RANDOM, and 6 bytes."""
@@ -59,9 +68,11 @@ class Advertisements:
                 _observe(self._linkage, time_s, who, kind, value)
         if is_ours and self._linkage is not None:
             self._linkage.own(who)
+        with_bitchat = self._heard_bitchat(time_s, who, structures)
         if not is_ours and who not in self._told:
-            self._counts.add(Passed.OTHER)
-            return []
+            if not with_bitchat and who not in self._bitchat:
+                self._counts.add(Passed.OTHER)
+            return with_bitchat
         before = self._told.get(who)
         salt_text, digest_text, name_text = before or ("", "", "")
         now = (salt.hex() or salt_text, digest.hex() or digest_text, escaped(name) or name_text)
@@ -70,8 +81,25 @@ class Advertisements:
         if len(self._told) > MAX_ADVERTISERS:
             self._told.popitem(last=False)
         if now == before:
+            return with_bitchat
+        return [*with_bitchat, Advertised(time_s=time_s, address=who, salt=now[0], digest=now[1], gap_name=now[2])]
+
+    def _heard_bitchat(self, time_s: float, who: str, structures: list[tuple[int, bytes]]) -> list[Event]:
+        """Who advertises bitchat is told once, and again with another identity."""
+        size, peer, is_there = len(bitchat.SERVICE), "", False
+        for kind, value in structures:
+            if kind in _SERVICES and bitchat.SERVICE in _parts(value, size):
+                is_there = True
+            elif kind == _SERVICE_DATA and value[:size] == bitchat.SERVICE:
+                is_there, peer = True, value[size : size + MAX_PEER_BYTES].hex()
+        before = self._bitchat.get(who)
+        if not is_there or before == (peer := peer or before or ""):
             return []
-        return [Advertised(time_s=time_s, address=who, salt=now[0], digest=now[1], gap_name=now[2])]
+        self._bitchat[who] = peer
+        self._bitchat.move_to_end(who)
+        if len(self._bitchat) > MAX_ADVERTISERS:
+            self._bitchat.popitem(last=False)
+        return [BitchatAdvertised(time_s=time_s, address=who, peer=peer)]
 
 
 def structures_of(elements: Iterable[Any] | None) -> list[tuple[int, bytes]]:
@@ -104,7 +132,7 @@ def _observe(linkage: Linkage, time_s: float, who: str, kind: int, value: bytes)
         linkage.add(time_s, who, Field.DIGEST, news.digest)
         linkage.add(time_s, who, Field.NEWS, news.salt + news.digest)
         linkage.add(time_s, who, Field.ADVERTISED, bytes(news.more), is_unexpected=True)
-    elif kind not in _FLAGS and not (kind in _SERVICES and value == _SERVICE):
+    elif kind not in _FLAGS and not (kind in _SERVICES and value in _KNOWN_SERVICES):
         linkage.add(time_s, who, Field.ADVERTISED, bytes([kind]) + value, is_unexpected=True)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Attributes of one connection: which handle is what, who read or wrote it, and the stream of a GATT slot.
+"""Attributes of one connection: which handle is what, who read or wrote it, the stream of a GATT slot, and bitchat.
 
 Core Specification 3.F (ATT) and 3.G (GATT); docs/ble.md sections 3 and 5. Handles are
 learnt from the discovery in the capture. Without one, RX and TX are recognised by the
@@ -12,8 +12,11 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from relay.bitchat.packet import ORIGIN_TTL
+from relay.bitchat.service import CHARACTERISTIC_UUID
 from relay.bluetooth import gatt
 from relay.bluetooth.slot_frames import MAX_WINDOW, Kind
+from relay.sniff.bitchat import announced, read_frame
 from relay.sniff.events import Bearer, Event, GattSeen
 from relay.sniff.layers import KINDS, RelayInfo, RelaySlotFrame, dissect
 from relay.sniff.linkable import Field
@@ -31,6 +34,7 @@ _NAMES: Final = {
     gatt.SLOT_UUID: "SLOT",
     gatt.RX_UUID: "RX",
     **{one: f"TX {slot}" for slot, one in enumerate(gatt.TX_UUIDS)},
+    CHARACTERISTIC_UUID: "BITCHAT",
 }
 _INFOS: Final = frozenset({"INFO", "RELAY INFO"})
 _CHARACTERISTIC: Final = b"\x03\x28"
@@ -146,12 +150,17 @@ class Attributes:
         if not what and not server:
             what = self._by_shape(side, handle, value, from_central=from_central)
         name = _NAMES.get(what)
-        self._observe(what, name, value, time_s, who=self._names[from_central])
-        if name is None:
-            return []
         detail = ""
         events: list[Event] = []
-        if name in _INFOS:
+        if name == "BITCHAT":
+            detail = self._bitchat(value, time_s, who=self._names[from_central])
+        else:
+            self._observe(what, name, value, time_s, who=self._names[from_central])
+        if name is None:
+            return []
+        if name == "BITCHAT":
+            pass
+        elif name in _INFOS:
             detail = _info_words(value)
         elif name == "SLOT":
             detail = f"slot {value[0]}" if value and value[0] != gatt.NO_SLOT else "none is free"
@@ -167,6 +176,19 @@ class Attributes:
             detail=detail,
         )
         return [seen, *events]
+
+    def _bitchat(self, value: bytes, time_s: float, *, who: str) -> str:
+        """A packet of bitchat in words. Phones join their addresses by it themselves; a relay must not."""
+        words, packet = read_frame(value)
+        announce = announced(packet) if packet is not None else None
+        if packet is None or announce is None or self._linkage is None:
+            return words
+        # With a lower TTL it is another's, whom a phone passes on.
+        if announce.is_relay and packet.ttl == ORIGIN_TTL:
+            self._linkage.own(who)
+            for own in (packet.sender, announce.noise_key, announce.signing_key):
+                self._linkage.add(time_s, who, Field.BITCHAT, own)
+        return words
 
     @staticmethod
     def _by_shape(side: _Side, handle: int, value: bytes, *, from_central: bool) -> str:

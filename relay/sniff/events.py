@@ -149,6 +149,18 @@ class Advertised(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BitchatAdvertised(Event):
+    """A phone, or a relay, with bitchat advertises under another address, or says another identity (hexadecimal)."""
+
+    name: ClassVar[str] = "bitchat_advertisement"
+    address: str
+    peer: str
+
+    def words(self) -> str:
+        return f"bitchat advertisement {self.address}{f' of {self.peer}' if self.peer else ''}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Connected(Event):
     """A Bluetooth connection began or ended."""
 

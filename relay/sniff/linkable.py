@@ -62,6 +62,7 @@ class Field(enum.StrEnum):
     ADVERTISED = "advertised data"
     NAME = "name"
     GATT = "GATT value"
+    BITCHAT = "bitchat identity"
     EPHEMERAL_KEY = "ephemeral key"
     HANDSHAKE = "encrypted handshake"
     RECORD = "first record after the handshake"

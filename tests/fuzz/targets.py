@@ -15,7 +15,7 @@ from relay.bitchat.fragments import MAX_SET_BYTES, MAX_SETS, decode_piece
 from relay.bitchat.gcs import decode_filter
 from relay.bitchat.mesh import MAX_PENDING, Mesh
 from relay.bitchat.outbox import MAX_WAITING_BYTES
-from relay.bitchat.packet import MAX_PAYLOAD_BYTES, decode_packet
+from relay.bitchat.packet import MAX_PAYLOAD_BYTES, decode_packet, expanded_bytes
 from relay.bitchat.private import decode_private_message
 from relay.bitchat.sync import decode_request_sync
 from relay.client.bulletin import CARD_PREFIX, POSTING_PREFIX, Bulletin, parse_bulletin_uri
@@ -52,6 +52,7 @@ from relay.core.session import Closed, Session, State
 from relay.process.gateway_frames import ClockReading, FrameCutter, decode_frame, encode_live_frame
 from relay.process.link_socket import decode_preamble
 from relay.process.reports import Component, ComponentState, NewsForBle, decode_news, decode_report, encode_news
+from relay.sniff.bitchat import MAX_EXPANDED_BYTES, read_frame
 from tests.fuzz.plain import plain_session
 from tests.fuzz.relay import run_relay
 
@@ -599,11 +600,16 @@ def news(data):
 
 def bitchat_packet(data):
     """A packet of a phone: padded or not, compressed or not, what is carried further is the same one."""
+    expands = expanded_bytes(data)
+    words, shown = read_frame(data)
+    check(words.isprintable() and len(words) < 1_000, "words of a stranger that are none")
     try:
         value = decode_packet(data)
     except DecodeError:
         return
     check(len(value.payload) <= MAX_PAYLOAD_BYTES, "a payload without bound")
+    check(expands == (len(value.payload) if value.compressed else 0), "another length than it said")
+    check(shown == value or expands > MAX_EXPANDED_BYTES, "a listener sees another packet")
     for padded in (False, True):
         check(decode_packet(value.encode(padded=padded)) == value, "round trip")
     value.is_signed_by(bytes(32))

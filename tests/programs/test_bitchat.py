@@ -252,7 +252,7 @@ def parse(text, tmp_path):
 
 def test_it_is_off_unless_asked_for(tmp_path):
     assert parse("[tcp]\nport = 4270\n", tmp_path) == BitchatConfig(
-        enabled=False, nickname="relay", adapter="", max_phones=8, max_dialled=0
+        enabled=False, nickname="relay", adapter="", max_phones=8, max_dialled=0, carry_media=False
     )
     assert parse('[bitchat]\nenabled = true\nadapter = "hci1"', tmp_path).adapter == "hci1"
 

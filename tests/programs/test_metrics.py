@@ -31,7 +31,7 @@ from relay.core.stats import (
     SessionError,
     Stats,
 )
-from relay.process.reports import EVENTS
+from relay.process.reports import EVENTS, Component
 from relay.run import metrics_doc
 from relay.run.metrics import FAMILIES, Metrics
 from relay.run.metrics_doc import most_series
@@ -206,10 +206,24 @@ def test_nobody_who_comes_or_goes_alone_is_seen_in_a_count_of_people_or_visits(e
                     name="ble", connected=True, up=True, gauges={"clients": clients}, counters={"connections": clients}
                 ),
                 ComponentStatus(name="net", connected=True, up=True, gauges={"phones": clients}),
+                ComponentStatus(
+                    name="bitchat",
+                    connected=True,
+                    up=True,
+                    gauges={"clients": clients, "clock_learned": int(clients >= 3), "letters_brief": clients},
+                    counters={
+                        name: clients
+                        for name in EVENTS[Component.BITCHAT]
+                        if name.startswith(("packets_", "type_", "live_", "clients_"))
+                        or name in {"letters_kept", "letters_refused", "letters_lost"}
+                    },
+                ),
             ],
         }
+        for total in (*LiveTotal, *LiveDropped):
+            engine.stats.add(total, clients)
         status = coarse(engine.status()).as_dict()
-        told = [status["links"], status["link_states"], status["components"]]
+        told = [status["links"], status["link_states"], status["components"], status["totals"]]
         seen.add((json.dumps(told), re.sub(r"(?m)^process_.*", "", scrape(engine))))
     assert len(seen) == 1
 

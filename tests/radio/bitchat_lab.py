@@ -4,10 +4,11 @@
 import json
 import time
 
+from tests.guest.uml import GuestError
 from tests.waiting import wait_until
 
 PATIENCE_S = 90
-#: By how much the clock of the relays' machine is wrong.
+#: By how much the clock of the relays' machine is slow, and the one that an operator set wrong is fast.
 WRONG_S = 3 * 3600
 KINDS = {"ana": "iphone", "ben": "android", "cleo": "iphone", "dora": "android", "emil": "iphone", "fay": "android"}
 
@@ -35,7 +36,8 @@ class Phone:
     def say(self, text):
         """Say something to all; return when, by the clock of its machine."""
         answer = self.ask(f"say {text}")
-        assert answer["ok"]
+        if answer is None or not answer["ok"]:
+            raise GuestError(self.process.describe(f"{self.name} could not say {text!r}"))
         return answer["at_s"]
 
     def wait(self, what, condition, patience_s=PATIENCE_S):
@@ -58,8 +60,8 @@ class Phone:
         return self.wait(f"it shows {text!r}", lambda state: text in state["shown"])
 
 
-def part(status):
-    return next((found for found in status["components"] if found["name"] == "bitchat"), {"gauges": {}, "counters": {}})
+def part(status, name="bitchat"):
+    return next((found for found in status["components"] if found["name"] == name), {"gauges": {}, "counters": {}})
 
 
 class Islands:
@@ -86,7 +88,7 @@ class Islands:
         self.stage.air.heard(pairs)
 
     def start(self):
-        """Relays: one with a clock, one whose machine has a wrong one, which nobody vouches for."""
+        """Relays: one with a clock that is right, one with a wrong one, one without; the machine's is wrong, too."""
         self.place(ana="a", ben="a", cleo=None, dora="b", emil="b", fay="b")
         for relay in (self.relay_m, self.relay_b):
             relay.sh(
@@ -118,7 +120,8 @@ class Islands:
     def set_clock(self, unix_s):
         self.unix_s = unix_s
         self.set_at_s = time.monotonic()
-        self.relay_a.cli("clock", "set", f"@{int(unix_s)}", "--config", f"{self.relay_a.folder}/relay.toml")
+        for relay, off_s in ((self.relay_a, 0), (self.relay_m, WRONG_S)):
+            relay.cli("clock", "set", f"@{int(unix_s) + off_s}", "--config", f"{relay.folder}/relay.toml")
 
     def let_pass(self, seconds, **where):
         """All are somewhere else for so long; then they are here, or there."""

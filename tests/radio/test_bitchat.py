@@ -118,14 +118,16 @@ def marks_of_bytes(marks):
     return [mark for mark in marks if re.fullmatch("[0-9a-f]{16,}", mark)]
 
 
-@pytest.mark.lasts(50)
-@pytest.mark.timeout(300)
+@pytest.mark.lasts(80)
+@pytest.mark.timeout(400)
 def test_a_phone_that_only_waits_is_dialled_if_the_relay_may_dial(open_stage):
     with open_stage("waiting") as stage:
         relay = stage.machines["relay"]
         # Beside `relay ble` on the same adapter, which listens and dials too.
-        relay.start_relay(bitchat={"enabled": True, "max_dialled": 2})
-        ana = Phone(stage.machines["ana"], "android", "ana", "waits")
+        relay.station.wait_powered(1)
+        ble = {"adapters": ["hci0"]}
+        relay.start_relay(bitchat={"enabled": True, "max_dialled": 2, "adapter": "hci0"}, ble=ble)
+        ana = Phone(stage.machines["phones"], "android", "ana", "waits")
         relay.start("ble")
         relay.start("bitchat")
         ana.wait_linked()
@@ -135,3 +137,23 @@ def test_a_phone_that_only_waits_is_dialled_if_the_relay_may_dial(open_stage):
         assert part(relay.status())["gauges"]["clients"] == 1
         state = ana.state()
         assert (state["refused"], state["links"]) == ([], 1), state
+
+        # On an adapter of its own it goes on, and lets new phones in, whatever becomes of `relay ble`.
+        relay.processes["bitchat"].stop(PATIENCE_S)
+        relay.configure(bitchat={"enabled": True, "adapter": "hci1"}, ble=ble)
+        relay.start("bitchat")
+        stage.machines["phones"].station.wait_powered(1)
+        ben = Phone(stage.machines["phones"], "iphone", "ben", adapter=1)
+        ben.wait_linked()
+        relay.wait("both have their adapter", has_both, PATIENCE_S)
+        relay.processes["ble"].kill()
+        ben.ask("away")
+        relay.wait("he is gone", lambda status: part(status)["gauges"].get("clients") == 0, PATIENCE_S)
+        ben.ask("back 0")
+        ben.wait("he is linked anew", lambda state: state["links"] == 2 and state["linked_to"])
+        ben.say("and here?")
+        relay.wait("it heard that", lambda status: part(status)["counters"].get("type_message"), PATIENCE_S)
+
+
+def has_both(status):
+    return all(part(status, name)["gauges"].get("adapters_up") == 1 for name in ("ble", "bitchat"))

@@ -4,7 +4,15 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.bitchat.clock import LAST_MS, MAX_WITNESSES, MIN_WITNESSES, WITNESS_S, MeshClock
+from relay.bitchat.clock import (
+    DISPUTED_MS,
+    LAST_MS,
+    MAX_WITNESSES,
+    MIN_DISPUTING,
+    MIN_WITNESSES,
+    WITNESS_S,
+    MeshClock,
+)
 
 T = 1_780_000_000_000
 
@@ -107,3 +115,20 @@ def test_liars_who_are_as_many_do_move_it_as_the_threat_model_says():
     for link, off_ms in enumerate((0, 0, -(10**8), -(10**8))):
         hear(learning, link, off_ms)
     assert learning.time_ms(0.0) == T - 10**8
+
+
+def test_a_clock_to_trust_that_five_phones_contradict_is_told_and_kept():
+    learning = clock()
+    learning.trust(T + DISPUTED_MS + 1, 0.0)
+    for link in range(MIN_DISPUTING):
+        assert not learning.is_disputed(0.0)
+        hear(learning, link)
+    assert learning.is_disputed(0.0)
+    assert learning.time_ms(0.0) == T + DISPUTED_MS + 1
+    assert not learning.is_learned(0.0)
+    learning.trust(T + DISPUTED_MS, 0.0)
+    assert not learning.is_disputed(0.0)
+    learning.trust(T - DISPUTED_MS - 1, 0.0)
+    assert learning.is_disputed(0.0)
+    learning.forget(0)
+    assert not learning.is_disputed(0.0)

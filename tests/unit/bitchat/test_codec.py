@@ -21,7 +21,7 @@ from relay.bitchat.fragments import (
     split,
 )
 from relay.bitchat.gcs import MAX_FILTER_BYTES, decode_filter, encode_filter
-from relay.bitchat.packet import MAX_PAYLOAD_BYTES, PacketType, decode_packet, make_packet, pad
+from relay.bitchat.packet import MAX_PAYLOAD_BYTES, PacketType, decode_packet, expanded_bytes, make_packet, pad
 from relay.bitchat.private import PrivateMessage, ReplayWindow, decode_private_message
 from relay.bitchat.sync import decode_request_sync, encode_request_sync
 from relay.core.errors import DecodeError
@@ -243,6 +243,13 @@ def test_what_is_compressed_takes_no_more_memory_than_it_says_and_never_more_tha
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < 6 * len(lie) + 3 * min(says, MAX_PAYLOAD_BYTES) + (1 << 16)
+
+
+@given(packets(), st.binary(max_size=60))
+def test_how_long_a_payload_will_be_is_known_before_it_is_decompressed(packet, junk):
+    assert expanded_bytes(packet.encode()) == (len(packet.payload) if packet.compressed else 0)
+    assert expanded_bytes(packet.encode()[: len(junk)]) >= 0
+    assert expanded_bytes(junk) >= 0
 
 
 @pytest.mark.parametrize("length", [0, 1, 240, 241, 495, 496, 497, 1008, 1009, 2032, 2033, 5000])

@@ -8,6 +8,8 @@ import pytest
 from relay.bitchat.courier import DAY_MS, MAX_CIPHERTEXT_BYTES, Letter, recipient_tag
 from relay.bitchat.couriers import (
     AGAIN_S,
+    MAX_READ,
+    MAX_UNREAD_OF_LINK,
     Couriers,
     Outcome,
     expiry_hour,
@@ -166,6 +168,45 @@ def test_junk_under_a_name_that_its_maker_knows_is_bounded_and_hides_no_letter()
     assert couriers._parts.held_bytes <= 1 << 20
     [envelope] = to_envelopes(kept)
     assert len(couriers.found(envelope, time_ms=WALL_MS, now=1.0)) == 1
+
+
+def test_who_makes_up_identities_waits_for_himself_until_the_store_is_read_for_them():
+    couriers = Couriers(0.0)
+    for number in range(400):
+        couriers.heard(b"%08d" % number, number.to_bytes(32, "big"), WALL_MS, link=1, now=0.0)
+    ana = set(couriers.heard(ANA, ANA_KEY, WALL_MS, link=2, now=1.0))
+    read = couriers.take_unread()
+    assert ana <= read
+    buckets = [{name.bucket for name in read}]
+    while more := couriers.take_unread():
+        buckets.append({name.bucket for name in more})
+    assert all(len(one) <= MAX_READ for one in buckets)
+    # Whoever is in the same bucket is read for with it, so that nothing is read twice.
+    assert sorted(bucket for one in buckets for bucket in one) == list(range(32))
+    # She is known for a while, and a new one is looked for in his own buckets alone.
+    assert couriers.heard(ANA, ANA_KEY, WALL_MS + 1, link=2, now=2.0) == ()
+    new = couriers.heard(b"new", bytes(32), WALL_MS, link=1, now=3.0)
+    assert {name.bucket for name in couriers.take_unread()} == {name.bucket for name in new}
+    assert couriers.take_unread() == frozenset()
+
+
+def test_names_that_wait_to_be_read_for_are_bounded():
+    couriers = Couriers(0.0)
+    for number in range(900):
+        couriers.heard(b"%08d" % number, number.to_bytes(32, "big"), WALL_MS, link=number % 2, now=0.0)
+    assert [len(names) for names in couriers._unread.values()] == [MAX_UNREAD_OF_LINK] * 2
+    for link in range(2):
+        couriers.close_link(link)
+    assert [len(names) for names in couriers._unread.values()] == [MAX_UNREAD_OF_LINK]
+
+
+def test_who_goes_and_comes_back_before_the_store_was_read_for_him_is_looked_for():
+    couriers = Couriers(0.0)
+    ana = set(couriers.heard(ANA, ANA_KEY, WALL_MS, link=2, now=1.0))
+    couriers.close_link(2)
+    assert couriers.heard(ANA, ANA_KEY, WALL_MS + 1, link=3, now=2.0) == ()
+    assert couriers.take_unread() == ana
+    assert couriers.take_unread() == frozenset()
 
 
 # With phones

@@ -3,16 +3,18 @@
 
 import statistics
 import zlib
+from collections import Counter
 from random import Random
 
 import pytest
 
+from relay.bitchat import answers
 from relay.bitchat.announce import Announce, Identity
 from relay.bitchat.courier import DAY_MS, Letter, recipient_tag
 from relay.bitchat.couriers import MAX_HANDED
-from relay.bitchat.fragments import MAX_SET_BYTES, MAX_SETS_OF_LINK, Piece
+from relay.bitchat.fragments import MAX_SET_BYTES, MAX_SETS_OF_LINK, Piece, split
 from relay.bitchat.gcs import encode_filter
-from relay.bitchat.limits import LETTERS_OF_PHONE
+from relay.bitchat.limits import BYTES_IN, EXPANDED_LIVE, LETTERS_OF_PHONE, PLANS
 from relay.bitchat.memory import MAX_MESSAGE_BYTES, MAX_PEERS
 from relay.bitchat.mesh import MAX_PENDING, MAX_SEEN, MAX_STRANGERS, Mesh
 from relay.bitchat.outbox import MAX_WAITING_BYTES
@@ -26,6 +28,8 @@ EVIL = 4
 RATE = 100
 SECONDS = 8
 EVERY_S = 1.5
+#: What all five links say at once, and what a relay takes of all others.
+MAX_WAITING_PAYLOADS = (EVIL + 2) * int(BYTES_IN.burst) + int(EXPANDED_LIVE.burst)
 #: The issue's bound. Against a quiet median of a third of a second.
 MOST_DELAY = 20
 
@@ -111,7 +115,11 @@ class Siege:
     def is_bounded(self):
         one = self.mesh
         assert one.memory.peers <= MAX_PEERS
-        assert one.memory._messages.held_bytes <= MAX_MESSAGE_BYTES
+        held = [packet for _, packet in one.memory._messages.items()]
+        assert sum(len(packet.payload) for packet in held) <= MAX_MESSAGE_BYTES
+        waiting = [pending.packet for pending in one._pending.values()]
+        waiting += [packet for _, (packet, _) in one._strangers.items()]
+        assert sum(len(packet.payload) for packet in waiting) <= MAX_WAITING_PAYLOADS
         assert len(one._seen) <= MAX_SEEN
         assert len(one._pending) <= MAX_PENDING
         assert len(one._turns) <= MAX_PENDING * (len(one._links) + 1)
@@ -219,6 +227,20 @@ def bomb(siege, number):
     return bytes(packet[:11]) + bytes([4]) + len(body).to_bytes(2, "big") + bytes(packet[14:22]) + body
 
 
+def swollen(siege, number):
+    """True messages, signed and short, which are 400 kilobytes of nothing once they are read."""
+    identity = siege.evil[number - 100]
+    packet = make_packet(
+        PacketType.MESSAGE,
+        siege.count.to_bytes(4, "big") + bytes(400_000),
+        sender=identity.peer_id,
+        timestamp_ms=siege.now_ms,
+        version=2,
+        compress=True,
+    )
+    return identity.sign(packet).encode()
+
+
 def pieces(siege, _):
     """Sets that are never whole, and sets that make something compressed."""
     piece = Piece(
@@ -305,6 +327,7 @@ ATTACKS = {
     strangers: ("message", "stranger"),
     opaque: ("any", "lost"),
     bomb: ("any", "malformed"),
+    swollen: ("any", "limited"),
     pieces: ("fragment", "limited"),
     storm: ("request_sync", "limited"),
     filters: ("request_sync", "limited"),
@@ -327,6 +350,28 @@ def test_others_are_heard_as_if_nothing_was(attack, quiet):
     assert max(kinds) <= 6
     if attack is junk_letters:
         assert siege.mesh.counts["courier", "letter_taken"] <= EVIL * (LETTERS_OF_PHONE.burst + 1)
+
+
+def test_a_request_costs_no_more_than_the_longest_answer_and_few_are_begun(monkeypatch):
+    siege = Siege()
+    siege.announce_evil()
+    one, now = siege.mesh, siege.town.now
+    for number in range(MAX_PEERS):
+        someone = Identity.generate(Random(number).randbytes)
+        one.receive_live(someone.announce("x", siege.now_ms).with_ttl(6).encode(), now)
+    examined = Counter()
+    refusal = answers.refusal_of_kind
+    monkeypatch.setattr(
+        answers, "refusal_of_kind", lambda *values, **more: examined.update(["one"]) or refusal(*values, **more)
+    )
+    for number in siege.numbers:
+        for _ in range(20):
+            siege.count += 1
+            one.receive(number, storm(siege, number), now)
+    begun = EVIL * PLANS.burst
+    assert one.counts["request_sync", "answered"] == begun
+    assert one.counts["request_sync", "limited"] == EVIL * 20 - begun
+    assert 0 < examined["one"] <= begun * answers.MAX_ANSWER
 
 
 def test_ten_thousand_identities(ten_thousand, quiet):
@@ -365,6 +410,28 @@ def test_liars_about_the_time_at_a_relay_without_a_clock(quiet):
     assert siege.mesh.counts["announce", "late"] > 50
     assert abs(siege.mesh.clock.time_ms(siege.town.now) - siege.now_ms) < 1000
     assert dora.refused == []
+
+
+def test_what_is_short_and_becomes_long_is_paid_for_as_what_it_becomes():
+    """By phones, and by other relays; in pieces it is not put together."""
+    siege = Siege()
+    siege.announce_evil()
+    one = siege.mesh
+    for number in range(50):
+        siege.count += 1
+        frame = swollen(siege, 100)
+        one.receive(100, frame, siege.town.now)
+        siege.count += 1000
+        one.receive_live(swollen(siege, 100)[:2] + b"\6" + swollen(siege, 100)[3:], siege.town.now)
+        whole = decode_packet(swollen(siege, 101))
+        for piece in split(whole, 300):
+            one.receive(101, piece.encode(), siege.town.now)
+        siege.town.now += 0.01 * number
+        one.take_due(siege.town.now)
+    assert one.memory.messages <= 2
+    siege.is_bounded()
+    assert one.counts["any", "limited"] > 60
+    assert one.counts["fragment", "malformed"] > 10
 
 
 def test_a_decoded_bomb_is_one():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Relays among phones of both apps, in time that passes as the test says: what is passed on, answered and refused."""
 
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
@@ -328,6 +329,127 @@ def test_altering_the_recipient_of_what_nobody_can_check_does_not_stop_the_true_
     came = [packet for packet in ben.accepted + ben.known if packet.type == PacketType.NOISE_ENCRYPTED]
     # An iPhone takes the true one for known, as it does not look at the recipient; that is its own fault.
     assert [packet.recipient for packet in came] == [eve.id, ben.id]
+
+
+def test_an_old_message_that_was_recorded_is_neither_passed_on_nor_answered_with():
+    """An Android asks no message's age."""
+    streets, (ana, eve, ben) = town(1), phones("i-ana", "i-eve", "a-ben")
+    for phone in (ana, eve, ben):
+        streets.join(0, phone)
+    streets.run(1)
+    yesterday = ana.say("yesterday " + "".join(chr(33 + n * 7 % 90) for n in range(700)), streets.now - 86_400)
+    streets.send(eve, ana.say("last night", streets.now - 43_200))
+    for piece in split(yesterday, 512):
+        # Pieces carry no signature, so these are as fresh as whoever sends them says.
+        streets.send(eve, replace(piece, timestamp_ms=eve.time_ms(streets.now)))
+    streets.run(1)
+    streets.send(ben, ben.sync(streets.now))
+    streets.run(5)
+    assert streets.meshes[0].memory.messages == 0
+    assert streets.meshes[0].counts["message", "late"] == 2
+    assert "last night" not in ben.shown
+
+
+@pytest.mark.parametrize("clock", [True, False])
+def test_a_recorded_goodbye_takes_nobody_away(clock):
+    streets, (ana, eve, ben) = town(1, clock=clock), phones("i-ana", "i-eve", "a-ben")
+    for phone in (ana, eve, ben):
+        streets.join(0, phone)
+    streets.run(1)
+    for ago_s in (86_400, 300, 2):
+        streets.send(eve, ana.identity.sign(ana.packet(PacketType.LEAVE, b"", streets.now - ago_s)))
+    assert streets.meshes[0].memory.keys_of(ana.id)
+    streets.send(ana, ana.say("I am still here", streets.now))
+    streets.run(2)
+    assert ben.shown == ["I am still here"]
+    counts = streets.meshes[0].counts
+    assert counts["leave", "late"] + counts["leave", "old"] == 3
+    # Her own, later one is heard.
+    streets.send(ana, ana.identity.sign(ana.packet(PacketType.LEAVE, b"", streets.now)))
+    assert not streets.meshes[0].memory.keys_of(ana.id)
+
+
+@pytest.mark.parametrize("what", ["message", "announce", "piece"])
+def test_a_copy_that_ends_here_does_not_stop_the_one_that_goes_further(what):
+    streets, (ana, eve, ben, cleo) = town(2), phones("i-ana", "i-eve", "i-ben", "a-cleo")
+    for at, phone in ((0, ana), (0, eve), (1, ben), (1, cleo)):
+        streets.join(at, phone)
+    streets.run(1)
+    packet = {
+        "message": ana.say("further", streets.now),
+        "announce": decode_packet(ana.announce(streets.now)),
+        "piece": split(ana.say("x" * 600, streets.now), 512)[0],
+    }[what]
+    counted = {"piece": "fragment"}.get(what, what), "to_relays"
+    before = streets.meshes[0].counts[counted]
+    streets.send(eve, packet.with_ttl(1))
+    streets.run(1)
+    if what != "piece":
+        streets.send(eve, replace(packet, signature=bytes(64)))
+    assert streets.meshes[0].counts[counted] == before
+    streets.send(ana, packet)
+    for again in range(1, 8):
+        streets.send(eve, packet.with_ttl(again))
+    streets.run(2)
+    assert streets.meshes[0].counts[counted] == before + 1
+    if what != "piece":
+        assert [one.ttl for one in ben.accepted if one.sync_id == packet.sync_id] == [6]
+    streets.nothing_refused()
+
+
+def test_of_two_copies_the_one_that_goes_further_counts_while_both_wait():
+    streets, (ana, eve, ben) = town(1), phones("i-ana", "i-eve", "i-ben")
+    for phone in (ana, eve, ben):
+        streets.join(0, phone)
+    streets.run(1)
+    packet = ana.say("further", streets.now)
+    streets.send(eve, packet.with_ttl(2))
+    streets.send(ana, packet)
+    streets.run(1)
+    assert [one.ttl for one in ben.accepted if one.type == PacketType.MESSAGE] == [6]
+
+
+def test_a_phone_whose_announce_was_here_before_it_is_known_by_its_link_all_the_same():
+    """Linked to two relays, or to a phone that passes on faster."""
+    streets, (ana,) = town(1), phones("i-ana")
+    streets.join(0, ana, announces=False)
+    announce = decode_packet(ana.announce(streets.now))
+    streets.meshes[0].receive_live(announce.with_ttl(6).encode(), streets.now)
+    streets.run(1)
+    streets.send(ana, announce)
+    streets.send(ana, ana.sync(streets.now))
+    assert streets.meshes[0].counts["request_sync", "answered"] == 1
+
+
+def test_nobody_is_taken_for_another_by_saying_again_what_that_one_said():
+    streets, (ana, eve, mallory) = town(1), phones("i-ana", "i-eve", "i-mallory")
+    streets.join(0, ana)
+    streets.join(0, eve)
+    streets.join(0, mallory, announces=False)
+    announce = decode_packet(ana.announce(streets.now))
+    streets.run(1)
+    streets.send(ana, announce)
+    for phone in (eve, mallory):
+        streets.send(phone, announce)
+        streets.send(phone, replace(announce, signature=bytes(64)))
+    peers = [link.peer for link in streets.meshes[0]._links.values()]
+    assert peers == [ana.id, eve.id, None]
+
+
+def test_leaving_out_a_signature_that_need_not_be_there_does_not_stop_the_true_packet():
+    streets, (ana, eve, ben) = town(2), phones("i-ana", "i-eve", "a-ben")
+    for at, phone in ((0, ana), (0, eve), (1, ben)):
+        streets.join(at, phone)
+    streets.run(1)
+    post = ana.identity.sign(ana.packet(PacketType.BOARD_POST, b"soup at eight", streets.now))
+    for false in (None, bytes(64)):
+        streets.send(eve, replace(post, signature=false))
+    streets.run(1)
+    streets.send(ana, post)
+    streets.run(1)
+    came = [packet.signature for packet in ben.accepted + ben.known if packet.type == PacketType.BOARD_POST]
+    assert post.signature in came
+    assert bytes(64) not in came
 
 
 # Frames

@@ -8,9 +8,12 @@ import contextlib
 import secrets
 from collections import Counter
 
+from relay.bitchat import packet
 from relay.bitchat.announce import Identity
-from relay.bitchat_gateway.central import REST_S, RETRY_S, SCAN_S, Central
+from relay.bitchat.packet import PacketType, make_packet
+from relay.bitchat_gateway.central import RELAY_S, REST_S, RETRY_S, SCAN_S, Central
 from relay.bitchat_gateway.gateway import Gateway
+from relay.bitchat_gateway.peripheral import LONG_S, SILENT_S
 from relay.bluetooth.bluez import CHARACTERISTIC, DEVICE, BluezError, BluezFailure, Changed
 from relay.process.reports import Component, Reporter
 from tests.unit.bitchat.phones import Android
@@ -136,7 +139,7 @@ def in_world(scenario):
 def test_the_strongest_are_dialled_and_no_more_than_may_be_and_packets_go_both_ways():
     async def scenario(world):
         far, near, nearest = (world.bluez.advertise(number, rssi) for number, rssi in ((1, -90), (2, -60), (3, -40)))
-        await asyncio.sleep(5 * TURN_S)
+        await asyncio.sleep(3 * TURN_S)
         assert world.bluez.connected() == {near, nearest}
         assert world.bluez.dials[far] == 0
         ana = Android("ana", 1_900_000_000_000)
@@ -180,6 +183,63 @@ def test_another_relay_is_hung_up_on_and_not_dialled_again():
         await asyncio.sleep(5 * TURN_S)
         assert world.bluez.dials[path] == 1
         assert world.counted("dialled_relay") == 1
+
+    in_world(scenario)
+
+
+def test_who_is_dialled_and_says_nothing_holds_no_place():
+    async def scenario(world):
+        mute = [world.bluez.advertise(number, -30) for number in (1, 2)]
+        await asyncio.sleep(3 * TURN_S)
+        assert world.bluez.connected() == set(mute)
+        late = world.bluez.advertise(3, -90)
+        await asyncio.sleep(SILENT_S - TURN_S / 2)
+        assert world.bluez.connected() == {late}
+        assert world.counted("idle_ended") == 2
+        # For as long as a phone speaks it stays; who said nothing is not dialled again for long.
+        world.bluez.say(late, Android("ana", 1_900_000_000_000).announce(0))
+        await asyncio.sleep(RELAY_S / 2)
+        assert [world.bluez.dials[path] for path in mute] == [1, 1]
+
+    in_world(scenario)
+
+
+def test_who_was_dialled_long_ago_gives_way_to_who_waits_and_to_nobody_else():
+    async def scenario(world):
+        first = [world.bluez.advertise(number, -30) for number in (1, 2)]
+        await asyncio.sleep(3 * TURN_S)
+
+        async def talk(seconds):
+            ended = asyncio.get_running_loop().time() + seconds
+            while asyncio.get_running_loop().time() < ended:
+                for path in world.bluez.connected():
+                    world.bluez.say(path, b"something")
+                await asyncio.sleep(50)
+
+        await talk(LONG_S + 100)
+        assert world.bluez.connected() == set(first)
+        late = world.bluez.advertise(3, -90)
+        await talk(100)
+        assert late in world.bluez.connected()
+        assert len(world.bluez.connected()) == 2
+        assert world.counted("gave_way") >= 1
+
+    in_world(scenario)
+
+
+def test_a_dialled_phone_s_bombs_are_not_decompressed_before_they_are_paid_for(monkeypatch):
+    async def scenario(world):
+        path = world.bluez.advertise(1)
+        await asyncio.sleep(TURN_S)
+        bomb = make_packet(
+            PacketType.ANNOUNCE, bytes(900_000), sender=bytes(8), timestamp_ms=1, version=2, compress=True
+        ).encode()
+        began = []
+        decompress = packet._inflate
+        monkeypatch.setattr(packet, "_inflate", lambda *values: began.append(1) or decompress(*values))
+        for _ in range(50):
+            world.bluez.say(path, bomb)
+        assert began == []
 
     in_world(scenario)
 

@@ -118,6 +118,15 @@ def test_the_address_and_settings_that_are_printed_are_those_there_are(language)
         assert name in book
 
 
+@each
+def test_card_poster_and_handbook_say_what_bitchat_gives_away(language):
+    texts = read_texts(language)
+    for text in (texts["card"]["bitchat"], texts["poster"]["lines"][-1]):
+        assert "bitchat" in text
+    assert texts["card"]["bitchat"] in PAPERS[f"card-{language}.svg"].decode().replace("&#x27;", "'")
+    assert "[bitchat]" in PAPERS[f"handbook-{language}.html"].decode()
+
+
 class Outer(HTMLParser):
     """What a page asks for, and its attributes."""
 
