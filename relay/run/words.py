@@ -152,6 +152,10 @@ GAUGES: Final = {
     "card_worn": N_("step of wear that the card tells"),
     "power_percent": N_("battery"),
     "power_external": N_("fed from outside"),
+    "clock_trusted": N_("goes by a clock"),
+    "clock_learned": N_("learned the time from phones"),
+    "clock_disputed": N_("phones say another time"),
+    "letters_brief": N_("letters kept here alone"),
 }
 
 FAMILIES: Final = {
