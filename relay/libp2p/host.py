@@ -35,6 +35,8 @@ MAX_PER_ADDRESS: Final = 8
 MAX_DIALS: Final = 8
 DIAL_S: Final = 5.0
 IDENTIFY_S: Final = 10.0
+#: Whoever is dialled anew has seen the end of the connection before.
+RENEW_S: Final = 0.5
 BACKLOG: Final = 16
 #: Of a peer's; what is above it is a flood.
 _PING_REST_S: Final = 0.05
@@ -127,6 +129,7 @@ class Host:
                 except BaseException:
                     connection.drop()
                     raise
+            connection.dialled = (address, scope)
             return connection
         except (OSError, StreamError):
             self.count("peer_dials_failed")
@@ -253,6 +256,21 @@ class Host:
         if is_first:
             for told in self.on_identified:
                 told(connection.peer)
+
+    def renew(self, connection: Connection) -> None:
+        """Hang up on a peer that did not notice that we are here, and dial it again."""
+        self.count("peers_renewed")
+        host, _, scope = connection.remote[0].partition("%")
+        there = [TcpAddress(each.host, each.port, connection.peer) for each in connection.listens if each.host == host]
+        dialled = connection.dialled or (there[0], scope) if there or connection.dialled else None
+        connection.close()
+        if dialled is not None:
+            self.spawn(self._redial(*dialled))
+
+    async def _redial(self, address: TcpAddress, scope: str) -> None:
+        await asyncio.sleep(RENEW_S)
+        with suppress(OSError, StreamError):
+            await self.dial(address, scope=scope)
 
     def push(self) -> None:
         """Tell all peers that what we say of ourselves has changed."""
