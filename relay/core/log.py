@@ -187,12 +187,11 @@ class AdmittedLog:
         self._starts.append(block.first_seq)
         self._arrivals.append(arrived_s)
 
-    def _rank(self, block: Block, some: slice, mine: bytes | bytearray) -> None:
-        """From now on those of ``some`` that ``mine`` has a 1 for may have to leave for others."""
-        for number, chosen in block.by_interface(some, mine):
-            hours = list(compress(block.expiry[some], chosen))
-            numbers = list(compress(block.numbers(some.start, some.stop), chosen))
-            self._ranks(number).add_all(compress(block.price[some], chosen), hours, numbers)
+    def _rank(self, interface: int, block: Block, some: slice, mine: bytes | bytearray) -> None:
+        """From now on those of ``some`` that ``mine`` has a 1 for, of one interface, may have to leave for others."""
+        hours = list(compress(block.expiry[some], mine))
+        numbers = list(compress(block.numbers(some.start, some.stop), mine))
+        self._ranks(interface).add_all(compress(block.price[some], mine), hours, numbers)
 
     def _ranks(self, interface: int) -> Ranks:
         ranks = self.ranks.get(interface)
@@ -236,9 +235,9 @@ class AdmittedLog:
 
     def _account_block(self, block: Block) -> None:
         """Count what a block that was loaded holds."""
-        all_of_it, held = slice(0, len(block)), block.state.translate(blocks.IS_HELD)
-        self._rank(block, all_of_it, held)
-        for number, mine in block.by_interface(all_of_it, held):
+        all_of_it = slice(0, len(block))
+        for number, mine in block.by_interface(all_of_it, block.state.translate(blocks.IS_HELD)):
+            self._rank(number, block, all_of_it, mine)
             kinds = zip(compress(block.expiry, mine), compress(block.kind, mine), strict=True)
             for (hour, kind), count in Counter(kinds).items():
                 self._account(number, hour, kind & CLASS_MASK, count)
@@ -283,7 +282,8 @@ class AdmittedLog:
             committed = block.commit(some)
             for kind in compress(block.kind[some], committed):
                 self.pending[kind & CLASS_MASK] -= 1
-            self._rank(block, some, committed)
+            for number, mine in block.by_interface(some, committed):
+                self._rank(number, block, some, mine)
         self.committed_seq = max(self.committed_seq, last_seq)
         self.version += 1
 

@@ -150,16 +150,14 @@ class Attributes:
         if not what and not server:
             what = self._by_shape(side, handle, value, from_central=from_central)
         name = _NAMES.get(what)
+        if name != "BITCHAT":
+            self._observe(what, name, value, time_s, who=self._names[from_central])
+        if name is None:
+            return []
         detail = ""
         events: list[Event] = []
         if name == "BITCHAT":
             detail = self._bitchat(value, time_s, who=self._names[from_central])
-        else:
-            self._observe(what, name, value, time_s, who=self._names[from_central])
-        if name is None:
-            return []
-        if name == "BITCHAT":
-            pass
         elif name in _INFOS:
             detail = _info_words(value)
         elif name == "SLOT":

@@ -215,21 +215,26 @@ def telling(script, words=b""):
     return bytes(head) + body
 
 
+def pi(image, folder, tools, tree, machine, board, words=b""):
+    """An emulated Pi with a card of its own, which the Pi's U-Boot starts with a board's device tree."""
+    card = start_card(image, folder / f"{board}.img", tools)
+    card.write("MESH-RELAY", "boot.scr", telling(card.read("MESH-RELAY", "boot.scr"), words))
+    for name in ("u-boot.bin", f"{board}.dtb"):
+        (folder / name).write_bytes(card.read("MESH-RELAY", name))
+    return Emulator(
+        tree, folder, board, "-M", machine, "-monitor", "none", "-serial", "null", "-serial", "stdio",
+        "-kernel", folder / "u-boot.bin", "-dtb", folder / f"{board}.dtb",
+        "-drive", f"file={card.path},if=sd,format=raw",
+    )  # fmt: skip
+
+
 def boot_pi(image, folder, tools, tree, board):
     """The Pi's U-Boot, Debian's kernel and device tree, from an emulated Pi 3's card until udev has loaded drivers.
 
     Not further: nobody can log in there, as QEMU's Pi has no network. Returns the seconds until the root's systemd
     runs, and those until the driver of the supply's voltage has found the firmware's answer.
     """
-    card = start_card(image, folder / f"{board}.img", tools)
-    card.write("MESH-RELAY", "boot.scr", telling(card.read("MESH-RELAY", "boot.scr")))
-    for name in ("u-boot.bin", f"{board}.dtb"):
-        (folder / name).write_bytes(card.read("MESH-RELAY", name))
-    with Emulator(
-        tree, folder, board, "-M", "raspi3b", "-monitor", "none", "-serial", "null", "-serial", "stdio",
-        "-kernel", folder / "u-boot.bin", "-dtb", folder / f"{board}.dtb",
-        "-drive", f"file={card.path},if=sd,format=raw",
-    ) as machine:  # fmt: skip
+    with pi(image, folder, tools, tree, "raspi3b", board) as machine:
         _, switch_root_s = machine.wait_for(lambda: "Welcome to " in machine.said(), f"systemd on {board}")
         found = "probe of raspberrypi-hwmon with driver raspberrypi-hwmon returned 0 "
         _, supply_s = machine.wait_for(lambda: found in machine.said(), f"the supply's driver on {board}")
@@ -244,15 +249,7 @@ def boot_pi4(image, folder, tools, tree):
 
     QEMU's Pi 4 then stands still at the first program. Returns the seconds until there.
     """
-    card = start_card(image, folder / f"{PI_4}.img", tools)
-    card.write("MESH-RELAY", "boot.scr", telling(card.read("MESH-RELAY", "boot.scr"), PI_4_WORDS))
-    for name in ("u-boot.bin", f"{PI_4}.dtb"):
-        (folder / name).write_bytes(card.read("MESH-RELAY", name))
-    with Emulator(
-        tree, folder, PI_4, "-M", "raspi4b", "-monitor", "none", "-serial", "null", "-serial", "stdio",
-        "-kernel", folder / "u-boot.bin", "-dtb", folder / f"{PI_4}.dtb",
-        "-drive", f"file={card.path},if=sd,format=raw",
-    ) as machine:  # fmt: skip
+    with pi(image, folder, tools, tree, "raspi4b", PI_4, PI_4_WORDS) as machine:
         _, kernel_s = machine.wait_for(lambda: "Freeing unused kernel memory" in machine.said(), "a Pi 4's kernel")
         check("it took another tree", "Machine model: Raspberry Pi 4 Model B" in machine.said())
     return kernel_s
