@@ -3,27 +3,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import time
+import tomllib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay.appliance.check import Checked, check
 from relay.appliance.closed import says_of_secret
-from relay.appliance.constants import BOOT_CONFIG, CLOSED_MARK, ERASURE, NETWORKD, OUTPUT
-from relay.appliance.plan import make_plan, mistake, safe_plan
+from relay.appliance.constants import BOOT_CONFIG, ERASURE, NETWORKD, OUTPUT, STORE_WHEN_OPEN
+from relay.appliance.effective import on_partition
+from relay.appliance.plan import PRIVATE, PUBLIC, WAITING, make_plan, mistake, safe_plan
 from relay.config.file import MAX_CONFIG_BYTES, ConfigError, Problem
 from relay.config.regulatory import barred_channels
 from relay.config.textfile import decode_text
-from relay.control.notices import Notice, NoticeCode
+from relay.config.toml_write import write_toml
+from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices, read_notices
 from relay.core.errors import RelayError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from relay.appliance.data_state import DataState
     from relay.appliance.plan import Facts, Plan
 
 #: The card is there when the kernel is; a card reader on USB takes a few seconds.
@@ -161,29 +166,6 @@ def size_of(partition: Path) -> int:
     return found.f_blocks * found.f_frsize
 
 
-def was_closed(data: Path) -> bool:
-    """Whether the last relay.toml that could be read closed the mesh; ``data``: where the partition is mounted."""
-    return (data / CLOSED_MARK).exists()
-
-
-def remember_closed(data: Path, *, closed: bool) -> None:
-    """Keep that for later starts, in which the file may be damaged; writes only what changes."""
-    mark = data / CLOSED_MARK
-    if closed == mark.exists():
-        return
-    if closed:
-        mark.parent.mkdir(mode=0o700, exist_ok=True)
-        mark.touch(mode=0o600)
-    else:
-        mark.unlink()
-    # The name is in the folder.
-    folder = os.open(mark.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def write_plan(plan: Plan, root: Path) -> None:
     """Write the files below ``root`` ("/" on the appliance) and remove those of an earlier plan."""
     wanted = {root / file.path.relative_to("/"): file for file in plan.files}
@@ -195,13 +177,33 @@ def write_plan(plan: Plan, root: Path) -> None:
         if old not in wanted:
             old.unlink()
     for path, file in wanted.items():
-        fresh = path.with_name(f".{path.name}.new")
-        # Made anew with its permissions: nobody opens a secret before they are set.
-        fresh.unlink(missing_ok=True)
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file.mode), "wb") as opened:
-            os.fchmod(opened.fileno(), file.mode)
-            opened.write(file.content)
-        fresh.rename(path)
+        _replace(path, file.content, file.mode)
+
+
+def _replace(path: Path, content: bytes, mode: int) -> None:
+    fresh = path.with_name(f".{path.name}.new")
+    # Made anew with its permissions: nobody opens a secret before they are set.
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as opened:
+        os.fchmod(opened.fileno(), mode)
+        opened.write(content)
+    fresh.rename(path)
+
+
+def use_opened(data: DataState, root: Path = Path("/")) -> None:
+    """Have the relay's next start use the partition that was opened since this start wrote its files."""
+    output = root / OUTPUT.relative_to("/")
+    waiting = output / STORE_WHEN_OPEN.name
+    settings = output / "relay.toml"
+    notices = root / NOTICES[0].relative_to("/")
+    store = on_partition(json.loads(waiting.read_text()), data.size_bytes)
+    if store is None:
+        return
+    document = tomllib.loads(settings.read_text(encoding="utf-8")) | {"store": store}
+    left = [notice for notice in read_notices([notices]) if notice.text not in WAITING]
+    _replace(settings, write_toml(document).encode(), PRIVATE)
+    _replace(notices, encode_notices(left), PUBLIC)
+    waiting.unlink()
 
 
 def set_hostname(name: str) -> None:

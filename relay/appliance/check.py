@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: Settings of [appliance] that decide others: both may say it, not differently.
-_SAME = {"storage": ("store", "storage"), "mesh_secret": ("mesh", "secret"), "country": ("net", "country")}
+_SAME = {"mesh_secret": ("mesh", "secret"), "country": ("net", "country")}
+#: What acknowledgements say (protocol 6.4) for each way to keep messages.
+ACKNOWLEDGED: Final = {"amnesic": "volatile", "durable": "durable", "plain": "durable", "volatile": "volatile"}
+#: Those that leave nothing for the next start.
+KEEPS_NOTHING: Final = ("amnesic", "volatile")
 #: The section's lines, up to the next one.
 _BOARD: Final = re.compile(r"^\s*\[board\][^\n]*\n(.*?)(?=^\s*\[|\Z)", re.MULTILINE | re.DOTALL)
 
@@ -32,6 +36,17 @@ class Checked:
     config: Config = field(default_factory=Config)
     appliance: ApplianceConfig = field(default_factory=ApplianceConfig)
     document: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def storage(self) -> str:
+        """How messages are kept; who wrote of them in [store] only wants none kept (:func:`check`)."""
+        only_there = "storage" not in self.document.get("appliance", {}) and is_written(self.document)
+        return "volatile" if only_there else self.appliance.storage
+
+
+def is_written(document: Mapping[str, Any]) -> bool:
+    """Whether the file says how messages are kept."""
+    return any("storage" in document.get(section, {}) for section in ("appliance", "store"))
 
 
 def safe(secret: str, *, clients: bool, raw: bytes | None) -> Checked:
@@ -71,6 +86,7 @@ def check(raw: bytes, path: Path) -> Checked:
         key = ("mesh", "secret")
         message = f'mesh.secret; "{CREDENTIAL}" is for other machines: here write the secret itself'
         raise ConfigError(path, [Problem(line=line_of(locate(text), key), message=message, key=key)])
+    _check_storage(document, text, path)
     appliance = config.appliance
     if not appliance.country:
         # One country is enough, wherever it stands.
@@ -94,3 +110,17 @@ def check(raw: bytes, path: Path) -> Checked:
             ],
         )
     return Checked(config=config, appliance=appliance, document=document)
+
+
+def _check_storage(document: Mapping[str, Any], text: str, path: Path) -> None:
+    """Raise ConfigError where [store] has messages acknowledged as what they are not."""
+    said = document.get("store", {}).get("storage")
+    mine = document.get("appliance", {}).get("storage", "volatile")
+    if said is None or said == ACKNOWLEDGED[mine]:
+        return
+    message = (
+        'store.storage; here write how messages are kept below [appliance], and remove this line: storage = "durable" '
+        'there encrypts them with your passphrase, "plain" does not, "amnesic" and "volatile" lose them with the power'
+    )
+    key = ("store", "storage")
+    raise ConfigError(path, [Problem(line=line_of(locate(text), key), message=message, key=key)])

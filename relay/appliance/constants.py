@@ -16,13 +16,11 @@ BOOT_CONFIG = "relay.toml"
 BOOT_STATUS = "relay-status.txt"
 #: The folder there with what participants are offered (relay.process.shelf).
 BOOT_SHELF = "shelf"
-#: Below the partition for the store: that the last relay.toml that could be read closed the mesh. It says no more.
-CLOSED_MARK = Path("appliance/closed")
 
-#: There if relay.toml, which has no mistake, says that nothing is kept: what was kept before is erased then.
-FORGET = OUTPUT / "forget-store"
-#: Where that partition is mounted.
+#: Where the partition for the store is mounted.
 DATA = Path("/data")
+#: The section [store] as it is to be once that is open (JSON); there only where it is not.
+STORE_WHEN_OPEN = OUTPUT / "store-when-open"
 #: Left by a start that went on with an erase (relay.board.panic): a line for each part of the card that resists.
 ERASURE = Path("/run/mesh-relay-erasure/left")
 
@@ -36,6 +34,9 @@ SEGMENT_SETTINGS = (OUTPUT / "segment-cable", OUTPUT / "segment-bridge")
 BOARD_SOCKET = Path("/run/mesh-relay-board/board.sock")
 #: One word of relay.pages.participant.Works, left by `relay board` for the page on the access point.
 WORKS = BOARD_SOCKET.with_name("works")
+
+#: Of SSH's host key, for who logs in to compare; left by `relay board` for the screen, where there is one.
+HOST_KEY = BOARD_SOCKET.with_name("host-key")
 
 #: The same on every relay, so that it can stand on a printed card. So it must never be
 #: seen beyond the own access point; see firewall.py. Phones get addresses of the rest of this network

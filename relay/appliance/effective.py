@@ -8,6 +8,7 @@ import hmac
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
+from relay.appliance.check import ACKNOWLEDGED
 from relay.config.net import BATMAN
 from relay.config.run import GIB
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from relay.appliance.check import Checked
+    from relay.appliance.data_state import DataState
     from relay.config.appliance import ApplianceConfig
 
 #: A store in memory shares it with everything else; a Zero 2 W has 512 MiB in all.
@@ -39,10 +41,37 @@ def fitting_bytes(partition_bytes: int) -> int:
     return max(partition_bytes * 7 // 10 - OVERHEAD_BYTES, 0)
 
 
-def effective(checked: Checked, *, data_bytes: int | None = None) -> dict[str, Any]:
+def store_on(checked: Checked, size_bytes: int | None) -> dict[str, Any] | None:
+    """The section [store] where it is on a partition of that size (None: any); None if it has to be in memory."""
+    if checked.storage == "volatile":
+        return None
+    store = {**checked.document.get("store", {}), "storage": ACKNOWLEDGED[checked.storage]}
+    return store if size_bytes is None else on_partition(store, size_bytes)
+
+
+def on_partition(store: dict[str, Any], size_bytes: int) -> dict[str, Any] | None:
+    """The section with what fits on a partition of that size; None if that is too little for a store."""
+    fits = fitting_bytes(size_bytes)
+    if fits < LEAST_BYTES:
+        return None
+    # Full before the partition is, so that the cheapest goes and not the newest.
+    return store | {"max_bytes": min(store.get("max_bytes") or MOST_BYTES, fits)}
+
+
+def _store_in_memory(checked: Checked) -> dict[str, Any]:
+    store = dict(checked.document.get("store", {}))
+    if checked.storage != "volatile":
+        # What was written there is about a card.
+        for name in ("path", "max_bytes", "max_envelopes"):
+            store.pop(name, None)
+    in_memory = {"path": VOLATILE_PATH, "max_bytes": VOLATILE_BYTES, "max_envelopes": VOLATILE_ENVELOPES}
+    return in_memory | store | {"storage": "volatile"}
+
+
+def effective(checked: Checked, data: DataState | None = None) -> dict[str, Any]:
     """The document for the services; what the operator wrote in their sections stays as it is.
 
-    ``data_bytes``: size of the partition for the store, 0 if there is none, None where the store is not on one.
+    ``data``: the partition for the store; None where that is not on one.
     """
     document: dict[str, Any] = {
         name: deepcopy(table) for name, table in checked.document.items() if name != "appliance"
@@ -54,18 +83,7 @@ def effective(checked: Checked, *, data_bytes: int | None = None) -> dict[str, A
         for name, value in values.items():
             table.setdefault(name, value)
 
-    default("store", storage=appliance.storage)
-    fits = None if data_bytes is None else fitting_bytes(data_bytes)
-    if fits is not None and fits < LEAST_BYTES:
-        document["store"]["storage"] = "volatile"
-        document["store"].pop("path", None)
-        document["store"].pop("max_bytes", None)
-        document["store"].pop("max_envelopes", None)
-    if document["store"]["storage"] == "volatile":
-        default("store", path=VOLATILE_PATH, max_bytes=VOLATILE_BYTES, max_envelopes=VOLATILE_ENVELOPES)
-    elif fits is not None:
-        # Full before the partition is, so that the cheapest goes and not the newest.
-        document["store"]["max_bytes"] = min(document["store"].get("max_bytes") or MOST_BYTES, fits)
+    document["store"] = store_on(checked, None if data is None else data.size_bytes) or _store_in_memory(checked)
     if appliance.mesh_secret:
         default("mesh", secret=appliance.mesh_secret)
     _radios(appliance, document)

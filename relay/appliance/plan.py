@@ -7,10 +7,11 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from relay.appliance.check import safe
+from relay.appliance.check import KEEPS_NOTHING, is_written, safe
 from relay.appliance.closed import Closing, closing
-from relay.appliance.constants import FORGET, NETWORKD, OUTPUT, STICKS
-from relay.appliance.effective import LEAST_BYTES, effective, fitting_bytes
+from relay.appliance.constants import NETWORKD, OUTPUT, STICKS, STORE_WHEN_OPEN
+from relay.appliance.data_state import DataState, Trouble
+from relay.appliance.effective import LEAST_BYTES, effective, fitting_bytes, store_on
 from relay.appliance.firewall import firewall
 from relay.appliance.network import networkd_files
 from relay.appliance.phones import hostapd, phones_dnsmasq, segment_dnsmasq
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
     from relay.config.file import ConfigError, Problem
 
 #: Read by users other than root.
-_PUBLIC = 0o644
+PUBLIC = 0o644
 #: Holds secrets.
-_PRIVATE = 0o600
+PRIVATE = 0o600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,7 @@ class File:
 
     path: Path
     content: bytes
-    mode: int = _PUBLIC
+    mode: int = PUBLIC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +48,16 @@ class Plan:
     """What is to be there, and nothing else of ours; ``notices`` are in the files as well.
 
     ``closed``: whether relay.toml closes the mesh, to be remembered; None where it could not be read.
+    ``storage``: how messages are to be kept; None where it could not be read. ``forgets``: that none are to be kept is
+    what somebody wrote, and no default.
     """
 
     files: tuple[File, ...]
     hostname: str
     notices: tuple[Notice, ...]
     closed: bool | None
+    storage: str | None
+    forgets: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,16 +65,19 @@ class Facts:
     """What the machine brings along: what was drawn for this start, and the partition for the store.
 
     ``stand_in``: a secret that nobody else has, for a mesh that is to stay closed though its own cannot be read.
-    ``data_bytes``: size of the partition, 0 if it should be there and is not, None where the store is not on one.
-    ``was_closed``: the last relay.toml that could be read closed the mesh.
+    ``data``: what became of the partition for data; None where the store is not on one.
     ``erasure``: what resisted an erase that was interrupted and with which this start went on; None: there was none.
     """
 
     segment: Segment
     stand_in: str = field(repr=False)
-    data_bytes: int | None = None
-    was_closed: bool = False
+    data: DataState | None = None
     erasure: tuple[str, ...] | None = None
+
+    @property
+    def was_closed(self) -> bool:
+        """Whether the last relay.toml that could be read closed the mesh."""
+        return self.data is not None and self.data.was_closed
 
 
 def make_plan(checked: Checked, facts: Facts, notices: tuple[Notice, ...] = ()) -> Plan:
@@ -80,11 +88,11 @@ def make_plan(checked: Checked, facts: Facts, notices: tuple[Notice, ...] = ()) 
             text='Wi-Fi is off, because no country is set; in relay.toml, below [appliance], write country = "DE" '
             "with the letters of yours.",
         )
-        notices += (*_notices(facts), no_country)
+        notices += (*_notices(facts, checked.storage), no_country)
     else:
-        notices += tuple(_notices(facts))
+        notices += tuple(_notices(facts, checked.storage))
     closed = bool(checked.config.mesh.secret or checked.appliance.mesh_secret)
-    return _plan(checked, facts, notices, closed=closed, forgets=_keeps_nothing(checked))
+    return _plan(checked, facts, notices, closed=closed, storage=checked.storage)
 
 
 def safe_plan(error: ConfigError, facts: Facts, notices: tuple[Notice, ...] = (), *, raw: bytes | None) -> Plan:
@@ -110,12 +118,7 @@ def safe_plan(error: ConfigError, facts: Facts, notices: tuple[Notice, ...] = ()
     )
     secret = "" if found is None else found.secret or facts.stand_in
     checked = safe(secret, clients=found is None or found.clients, raw=raw)
-    return _plan(checked, facts, (first, *told, *notices, *_notices(facts)), closed=None, forgets=False)
-
-
-def _keeps_nothing(checked: Checked) -> bool:
-    """Whether the operator wrote that nothing is to be kept."""
-    return bool(checked.document.get("store", {}).get("storage", checked.appliance.storage) == "volatile")
+    return _plan(checked, facts, (first, *told, *notices, *_notices(facts, None)), closed=None, storage=None)
 
 
 def mistake(problem: Problem) -> Notice:
@@ -125,18 +128,42 @@ def mistake(problem: Problem) -> Notice:
     return Notice(code=NoticeCode.SECRET if is_secret else NoticeCode.CONFIG, text=text)
 
 
-def _plan(checked: Checked, facts: Facts, notices: tuple[Notice, ...], *, closed: bool | None, forgets: bool) -> Plan:
-    # A mistake, and a card without room, lead to a store in memory, too, and must not erase the one that was kept.
-    forget = (File(path=FORGET, content=b""),) if forgets else ()
+def _plan(
+    checked: Checked, facts: Facts, notices: tuple[Notice, ...], *, closed: bool | None, storage: str | None
+) -> Plan:
     return Plan(
-        files=(*_files(checked, facts, notices), *forget),
+        files=tuple(_files(checked, facts, notices)),
         hostname=checked.appliance.hostname,
         notices=notices,
         closed=closed,
+        storage=storage,
+        forgets=storage in KEEPS_NOTHING and is_written(checked.document),
     )
 
 
-def _notices(facts: Facts) -> Iterator[Notice]:
+#: What relay.toml does not use is not erased, where it does not say that nothing is to be kept.
+_ERASING = 'To have them erased, write storage = "amnesic" below [appliance]; or hold the button (panic).'
+_TROUBLE = {
+    Trouble.UNUSABLE: "The card has no room for messages: they are kept in memory only, and lost with the power. "
+    "Use a larger card, or write this one anew.",
+    Trouble.PLAIN_KEPT: "The card still holds messages from before, not encrypted, that are neither used nor erased: "
+    f'new ones are in memory only. With storage = "plain" they are used again. {_ERASING}',
+    Trouble.DURABLE_KEPT: "The card still holds messages from before, encrypted with a passphrase, that are "
+    "neither used nor erased: new ones are in memory only. "
+    f'With storage = "durable" they are used again. {_ERASING}',
+    Trouble.RESISTS: "The card still holds messages from before storage was set to keep none, and they cannot be "
+    "erased: it is tried again at each start. To be sure, destroy the card.",
+    Trouble.LOCKED: "What is kept on the card is encrypted, and not open yet: messages are in memory only. Log in and "
+    "type `relay appliance unlock`.",
+    Trouble.UNMADE: "Nothing is kept on the card yet, as it has no passphrase: messages are in memory only. Log in and "
+    "type `relay appliance unlock` to choose one.",
+}
+#: What is over once the partition is open.
+WAITING = frozenset({_TROUBLE[Trouble.LOCKED], _TROUBLE[Trouble.UNMADE]})
+
+
+def _notices(facts: Facts, storage: str | None) -> Iterator[Notice]:
+    """``storage``: as of Plan."""
     if facts.erasure:
         yield Notice(
             code=NoticeCode.STORAGE,
@@ -150,21 +177,31 @@ def _notices(facts: Facts) -> Iterator[Notice]:
             text="An erase (panic) was interrupted, and this start finished it: this is a new relay. A card's own "
             "controller may keep copies that no program reaches: what nobody may find, destroy with the card.",
         )
-    if facts.data_bytes is not None and fitting_bytes(facts.data_bytes) < LEAST_BYTES:
+    if facts.data is None:
+        return
+    if facts.data.forgot:
         yield Notice(
-            code=NoticeCode.STORAGE,
-            text="The card has no room for messages: they are kept in memory only, and lost with the power. "
-            "Use a larger card, or write this one anew.",
+            code=NoticeCode.HINT,
+            text="What an earlier relay.toml had kept on the card was erased at this start. A card's own controller "
+            "may keep copies that no program reaches: what nobody may find, destroy with the card.",
         )
+    trouble = facts.data.trouble
+    if not trouble and storage not in {None, "volatile"} and fitting_bytes(facts.data.size_bytes) < LEAST_BYTES:
+        trouble = Trouble.UNUSABLE
+    # Without a partition, that there is none is of no matter to who keeps nothing there.
+    if trouble and not (trouble is Trouble.UNUSABLE and storage in {None, "volatile"}):
+        yield Notice(code=NoticeCode.STORAGE, text=_TROUBLE[trouble])
 
 
 def _files(checked: Checked, facts: Facts, notices: tuple[Notice, ...]) -> Iterator[File]:
     appliance = checked.appliance
     segment = facts.segment
-    document = effective(checked, data_bytes=facts.data_bytes)
+    document = effective(checked, facts.data)
     # First: what says that there is a secret comes after it.
     yield from _secrets(checked, document)
-    yield _text("relay.toml", write_toml(document), _PRIVATE)
+    yield _text("relay.toml", write_toml(document), PRIVATE)
+    if facts.data is not None and facts.data.trouble in {Trouble.LOCKED, Trouble.UNMADE}:
+        yield _text(STORE_WHEN_OPEN.name, json.dumps(store_on(checked, None)))
     yield File(path=NOTICES[0], content=encode_notices(notices))
     yield _text("nftables.conf", firewall(appliance, checked.config))
     for name, content in networkd_files(appliance, segment).items():
@@ -175,8 +212,8 @@ def _files(checked: Checked, facts: Facts, notices: tuple[Notice, ...]) -> Itera
         settings = {"address": str(segment.ipv4.ip), "election": segment.election.hex()}
         yield _text("segment-bridge" if appliance.lan_bridge else "segment-cable", json.dumps(settings))
     if appliance.serves_phones:
-        yield _text("hostapd.conf", hostapd(appliance), _PRIVATE)
-        yield _text("hostapd-unprotected.conf", hostapd(appliance, protected=False), _PRIVATE)
+        yield _text("hostapd.conf", hostapd(appliance), PRIVATE)
+        yield _text("hostapd-unprotected.conf", hostapd(appliance, protected=False), PRIVATE)
         yield _text(f"access-point-{appliance.access_point_interface}", "")
         if not appliance.lan_bridge:
             yield _text("phones.conf", phones_dnsmasq(appliance))
@@ -185,7 +222,7 @@ def _files(checked: Checked, facts: Facts, notices: tuple[Notice, ...]) -> Itera
         phones: dict[str, Any] = {"bitchat": checked.config.bitchat.enabled}
         if appliance.serves_phones:
             phones |= {"name": appliance.access_point_name, "password": appliance.access_point_password}
-        yield _text("portal", json.dumps(phones), _PRIVATE)
+        yield _text("portal", json.dumps(phones), PRIVATE)
     if appliance.sticks:
         # The unit's condition looks for it.
         yield _text(STICKS.name, "".join(f"{use}\n" for use in appliance.sticks))
@@ -197,19 +234,19 @@ def _secrets(checked: Checked, document: dict[str, Any]) -> Iterator[File]:
     """Move the secrets out of the document, which all processes read, to files that one of them each is given."""
     mesh = document.get("mesh", {})
     if mesh.get("secret"):
-        yield _text(MESH_SECRET, f"{mesh['secret']}\n", _PRIVATE)
+        yield _text(MESH_SECRET, f"{mesh['secret']}\n", PRIVATE)
         mesh["secret"] = CREDENTIAL
     http = document.get("http", {})
     if http.get("token"):
-        yield _text(HTTP_TOKEN, f"{http['token']}\n", _PRIVATE)
+        yield _text(HTTP_TOKEN, f"{http['token']}\n", PRIVATE)
         http["token"] = CREDENTIAL
     # A secret that the operator gave a radio of his own stays with it.
     radios = document["net"].get("radios", {})
     if checked.appliance.mesh_secret and radios and "radios" not in checked.document.get("net", {}):
         (radio,) = radios.values()
-        yield _text(WIFI_SECRET, f"{radio['secret']}\n", _PRIVATE)
+        yield _text(WIFI_SECRET, f"{radio['secret']}\n", PRIVATE)
         radio["secret"] = CREDENTIAL
 
 
-def _text(name: str, content: str, mode: int = _PUBLIC) -> File:
+def _text(name: str, content: str, mode: int = PUBLIC) -> File:
     return File(path=OUTPUT / name, content=content.encode(), mode=mode)

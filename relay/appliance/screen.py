@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from relay import __version__
 from relay.appliance.addresses import own_addresses
+from relay.appliance.constants import HOST_KEY
 from relay.control.control_client import ControlClient, ControlError
 from relay.control.notices import read_notices
 from relay.control.text import status_text
@@ -33,6 +34,13 @@ def run(control: Path) -> int:
         time.sleep(INTERVAL_S if started else STARTING_INTERVAL_S)
 
 
+def _host_key() -> str:
+    try:
+        return HOST_KEY.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
 def picture(control: Path) -> tuple[str, bool]:
     """What to show, and whether the relay answered."""
     try:
@@ -40,6 +48,8 @@ def picture(control: Path) -> tuple[str, bool]:
             status = client.read_status()
         text = "\n".join([status_text(status), *(f"{'page':<10} {address}" for address in own_addresses())])
         started = True
+        if key := _host_key():
+            text += f"\n{'ssh key':<10} {key}"
     except ControlError:
         text = f"relay      {__version__}, starting"
         started = False

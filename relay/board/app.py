@@ -9,11 +9,12 @@ import logging
 import os
 import random
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from relay.appliance.addresses import own_addresses
 from relay.appliance.apply import BootPartitionError
-from relay.appliance.constants import REFUSED_ADAPTER, WORKS
+from relay.appliance.constants import HOST_KEY, REFUSED_ADAPTER, WORKS
 from relay.board.board_server import board_server
 from relay.board.button import Button, Press
 from relay.board.inputs import Inputs
@@ -51,26 +52,9 @@ VOLTAGE_TICK_S: Final = 1.0
 #: A large store takes minutes to be read on a slow card.
 PATIENCE_S: Final = 300.0
 IDENTIFY_S: Final = 10.0
-#: For a card that does not answer: light and button do not wait longer.
-LOOK_S: Final = 2.0
 #: Time to see that it is done.
 ERASED_S: Final = 3.0
 
-_OLD_STORE = Notice(
-    code=NoticeCode.STORAGE,
-    text="The card still holds messages from before, and perhaps a key: they are neither used nor erased, as "
-    "relay.toml has a mistake or the card has no room. "
-    'With storage = "durable" they are used again, with "volatile" erased.',
-)
-_FORGETTING = Notice(
-    code=NoticeCode.HINT,
-    text="The card still holds messages from before storage was set to keep none: they are being erased.",
-)
-_NOT_FORGOTTEN = Notice(
-    code=NoticeCode.STORAGE,
-    text="The card still holds messages from before storage was set to keep none, and they cannot be erased: "
-    "it is tried again at each start. To be sure, destroy the card.",
-)
 _REFUSED_ADAPTER = Notice(
     code=NoticeCode.HINT,
     text="A network adapter was plugged into USB after the start, and is not used: anybody could do that. "
@@ -142,10 +126,6 @@ class Board:
         self._given_s = 0
         self._undervoltage = False
         self._boot_error = ""
-        #: Whether that is known; it is told with what is told first.
-        self._looked = asyncio.Event()
-        #: What there is to say of a store that is not used any more.
-        self._old_store: Notice | None = None
         self._writing = Writing()
         #: When the stick that is plugged in got its report; 0: it has none.
         self._reported_ns = 0
@@ -164,7 +144,6 @@ class Board:
                 tasks.create_task(self._tick(inputs if self._board.panic_button else None, notifier))
                 tasks.create_task(self._give_clock())
                 tasks.create_task(self._die())
-                tasks.create_task(self._forget())
                 tasks.create_task(report_forever(self._config.unix.path, self._reporter, random=random.random))
                 notifier.ready("watching")
         finally:
@@ -269,21 +248,6 @@ class Board:
             if not await give_clock(self._config.control.path, self._given_s):
                 logger.warning("the relay did not take the time that an operator gave")
 
-    async def _forget(self) -> None:
-        """Erase what an earlier relay.toml had kept, if this one says that nothing is; else tell that it is there."""
-        folder = None
-        if self._config.store.storage == "volatile":
-            folder = await asyncio.to_thread(self._machine.old_store, self._config.store.path)
-        may_forget = self._machine.may_forget()
-        if folder is not None:
-            self._old_store = _FORGETTING if may_forget else _OLD_STORE
-        self._looked.set()
-        if folder is None or not may_forget:
-            return
-        logger.warning("erasing what was kept before")
-        is_gone = await asyncio.to_thread(self._machine.forget, folder)
-        self._old_store = None if is_gone else _NOT_FORGOTTEN
-
     async def _die(self) -> None:
         """Wait for the end that somebody asks for."""
         panic = asyncio.ensure_future(self._panic.wait())
@@ -318,8 +282,6 @@ class Board:
 
     def _own_notices(self) -> list[Notice]:
         own = [_UNDERVOLTAGE] if self._undervoltage else []
-        if self._old_store is not None:
-            own.append(self._old_store)
         if self._refused_adapter.exists():
             own.append(_REFUSED_ADAPTER)
         if self._boot_error:
@@ -327,9 +289,6 @@ class Board:
         return own
 
     async def _tick(self, inputs: Inputs | None, notifier: Notifier) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_S):
-                await self._looked.wait()
         told: list[Notice] | None = None
         started_s = asyncio.get_running_loop().time()
         while True:
@@ -354,6 +313,8 @@ class Board:
                 ready=status is not None and status.ready, well=status is None or not status.problems()
             )
             _leave(self._socket.with_name(WORKS.name), f"{works_now}\n".encode())
+            if host_key := self._machine.host_key():
+                _leave(self._socket.with_name(HOST_KEY.name), f"{host_key}\n".encode())
             if status is not None:
                 notices += _told(status)
             if self._code() is not before:
@@ -361,10 +322,11 @@ class Board:
             works = Code.STARTING not in self._relay_codes
             # Written once a start, not first that it does not work yet and then that it does.
             if works or asyncio.get_running_loop().time() - started_s >= PATIENCE_S:
-                urgent = status_text(notices, works=works, drawn_secret=self._drawn_secret)
+                text_of = partial(status_text, notices, works=works, drawn_secret=self._drawn_secret, host_key=host_key)
+                urgent = text_of()
                 said = {notice.text for notice in notices if notice.code.serious}
                 now_told = facts(status, own_addresses(self._start_notices.parent), said)
-                text = status_text(notices, works=works, drawn_secret=self._drawn_secret, told=now_told)
+                text = text_of(told=now_told)
                 await self._write(text, urgent)
             self._look_at_stick()
             await asyncio.sleep(TICK_S if works else STARTING_TICK_S)

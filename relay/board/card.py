@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The card that this machine started from, found by the disk of its root; and the mark that an erase has begun.
+"""The card that this machine started from, found by the disk of its root; and the marks on it outside of partitions.
 
-The mark stands between the partition table and the first partition, where nothing else is, in two places: it is
-one write, needs no file system, and the next start finds it before it has mounted anything. Whoever writes the card
-anew has written over it.
+They stand between the partition table and the first partition, where nothing else is: each is one write, needs no
+file system, and the next start finds it before it has mounted anything. Whoever writes the card anew has written
+over them. One says that an erase has begun, in two places; one that the last relay.toml that could be read closed
+the mesh, and it says no more.
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ from relay.board.device import Device, Part
 DISK_ID: Final = 0x6D657368
 BOOT_PARTITION, DATA_PARTITION = 1, 7
 SECTOR_BYTES: Final = 512
-#: Before the first partition, which starts at 2048. ansible/roles/storage/files/make-data looks there, too.
+#: Before the first partition, which starts at 2048.
 MARK_SECTORS: Final = (1024, 1536)
+CLOSED_SECTOR: Final = 1280
 MARK: Final = b"MESH-RELAY: an erase has begun".ljust(SECTOR_BYTES, b"\0")
 #: Where an erase of the partition for data is over: the next start makes it anew, and mends nothing of it.
 BLANK: Final = b"MESH-RELAY: erased".ljust(SECTOR_BYTES, b"\0")
+#: Of a partition whose key is in memory only: behind this sector is what nobody can read after the start that wrote it.
+AMNESIC: Final = b"MESH-RELAY: what follows is encrypted, and its key is nowhere".ljust(SECTOR_BYTES, b"\0")
+CLOSED: Final = b"MESH-RELAY: closed".ljust(SECTOR_BYTES, b"\0")
 
 _SYS: Final = Path("/sys")
 _DEV: Final = Path("/dev")
@@ -40,26 +45,35 @@ class Card:
 
     def is_marked(self) -> bool:
         """Whether an erase began here and did not end; also where only one of the two places can be read."""
-        return any(self._at(sector) for sector in MARK_SECTORS)
+        return any(self._at(sector) == MARK for sector in MARK_SECTORS)
 
     def mark(self) -> bool:
         """Note that an erase begins; return whether that is on the card."""
-        return self._put(MARK) > 0
+        return self._put(MARK, *MARK_SECTORS) > 0
 
     def clear(self) -> bool:
-        """Note that it ended; return whether that is on the card."""
-        return self._put(bytes(SECTOR_BYTES)) == len(MARK_SECTORS)
+        """Note that it ended, and that this is a new relay; return whether that is on the card."""
+        return self._put(bytes(SECTOR_BYTES), CLOSED_SECTOR, *MARK_SECTORS) == 1 + len(MARK_SECTORS)
 
-    def _at(self, sector: int) -> bool:
+    def was_closed(self) -> bool:
+        """Whether the last relay.toml that could be read closed the mesh."""
+        return self._at(CLOSED_SECTOR) == CLOSED
+
+    def remember_closed(self, *, closed: bool) -> None:
+        """Keep that for later starts, in which the file may be damaged; writes only what changes."""
+        if closed != self.was_closed():
+            self._put(CLOSED if closed else bytes(SECTOR_BYTES), CLOSED_SECTOR)
+
+    def _at(self, sector: int) -> bytes:
         try:
             with Device(Part(path=self.disk)) as device:
-                return device.read(sector * SECTOR_BYTES, SECTOR_BYTES) == MARK
+                return device.read(sector * SECTOR_BYTES, SECTOR_BYTES)
         except OSError:
-            return False
+            return b""
 
-    def _put(self, content: bytes) -> int:
+    def _put(self, content: bytes, *sectors: int) -> int:
         done = 0
-        for sector in MARK_SECTORS:
+        for sector in sectors:
             try:
                 with Device(Part(path=self.disk)) as device:
                     device.write(sector * SECTOR_BYTES, content)

@@ -66,11 +66,6 @@ def erase_files(paths: Iterable[Path]) -> int:
     return left
 
 
-def has_files(folder: Path) -> bool:
-    """Whether anything lies below it."""
-    return next(_files(folder), None) is not None
-
-
 def shut_down(folder: Path) -> bool:
     """End the file system at ``folder`` for all who use it: nothing of what it still had to write is written.
 

@@ -10,35 +10,46 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
+from relay.board.card import AMNESIC
+
 if TYPE_CHECKING:
     from relay.board.device import Device, Range
 
 _SUPERBLOCK_AT: Final = 1024
 _MAGIC: Final = 0xEF53
+_MAGIC_AT: Final = 56
 _INCOMPAT_META_BG: Final = 0x10
 _INCOMPAT_64BIT: Final = 0x80
 _RO_COMPAT_CHECKSUMS: Final = 0x10 | 0x400
 _BLOCK_UNINIT: Final = 2
 #: Of a LUKS volume: keys are in there, and without it the rest is noise (cryptsetup: LUKS2 On-Disk Format, 16 MiB).
-_LUKS_MAGIC: Final = b"LUKS\xba\xbe"
+LUKS_MAGIC: Final = b"LUKS\xba\xbe"
 _LUKS_HEADER_BYTES: Final = 16 << 20
 #: 512 TiB in groups of 128 MiB; what says that it is larger is damaged.
 _MAX_GROUPS: Final = 1 << 22
 
 
+def is_ext4(device: Device) -> bool:
+    """Whether there is such a file system, whatever state it is in. Raise OSError."""
+    return device.read(_SUPERBLOCK_AT + _MAGIC_AT, 2) == struct.pack("<H", _MAGIC)
+
+
 def ever_written(device: Device) -> list[Range]:
     """What may hold something that somebody wrote; everything where that cannot be told. Raise OSError.
 
-    The first range is what this was told by, or what the keys are in.
+    The first range is what this was told by. Of what is encrypted only what its keys are in.
     """
     whole = [(0, device.size)]
     head = device.read(0, min(device.size, 4096))
-    if head.startswith(_LUKS_MAGIC):
-        return [(0, min(device.size, _LUKS_HEADER_BYTES))]
+    if head.startswith(LUKS_MAGIC):
+        end = min(device.size, _LUKS_HEADER_BYTES)
+        return [(0, len(head)), (len(head), end - len(head))]
+    if head.startswith(AMNESIC):
+        return [(0, len(head))]
     if len(head) < 4096:
         return whole
     block = head[_SUPERBLOCK_AT:]
-    (magic,) = struct.unpack_from("<H", block, 56)
+    (magic,) = struct.unpack_from("<H", block, _MAGIC_AT)
     incompat, ro_compat = struct.unpack_from("<II", block, 96)
     if magic != _MAGIC or incompat & _INCOMPAT_META_BG or not ro_compat & _RO_COMPAT_CHECKSUMS:
         return whole

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import logging
 import os
 import subprocess
@@ -14,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from relay.appliance.apply import mounted
-from relay.appliance.constants import BOOT_STATUS, DATA, FORGET, OUTPUT
-from relay.board import panic
+from relay.appliance.constants import BOOT_STATUS, DATA, OUTPUT
+from relay.board import mapping, panic
 from relay.board.card import find_card
 from relay.board.device import Part
-from relay.board.erase import erase_files, erase_folders, erase_secrets, has_files, shut_down
+from relay.board.erase import erase_files, erase_folders, erase_secrets, shut_down
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,14 +33,16 @@ logger = logging.getLogger(__name__)
 #: Whatever has the store or a key in its memory.
 UNITS: Final = ("mesh-relay.service", "relay-ble.service", "relay-bitchat.service", "relay-net.service")
 #: Where systemd puts the store of mesh-relay.service, with and without a user of its own, and in memory.
-KEPT: Final = (Path("/var/lib/private/mesh-relay"), Path("/var/lib/mesh-relay"))
 STORES: Final = (
-    *KEPT,
+    Path("/var/lib/private/mesh-relay"),
+    Path("/var/lib/mesh-relay"),
     Path("/var/cache/private/mesh-relay"),
     Path("/var/cache/mesh-relay"),
 )
 #: Where the settings of a machine are that is no appliance; on one these are links to OUTPUT.
 SETTINGS: Final = Path("/etc/mesh-relay")
+#: Where ssh.service has its key made (ansible/roles/hardening).
+HOST_KEY_FILE: Final = Path("/var/lib/mesh-relay-ssh/ssh_host_ed25519_key.pub")
 #: The mark that an erase began, where there is no relay's card to put it on.
 MARK_FILE: Final = Path("/var/lib/mesh-relay-erasing")
 _SYSTEMCTL_TIMEOUT_S: Final = 8
@@ -55,6 +59,7 @@ class Machine:
     #: Files and folders with secrets, where there are such.
     settings: tuple[Path, ...] = (SETTINGS,)
     mark_file: Path = MARK_FILE
+    host_key_file: Path = HOST_KEY_FILE
     _writing: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _ended: threading.Event = field(default_factory=threading.Event, repr=False)
 
@@ -68,6 +73,8 @@ class Machine:
         # Not asked to end: the store would tidy up, and remove its log where we could write
         # over it. Nobody waits for it here.
         killing = _systemctl_begin("kill", "--signal=SIGKILL", *UNITS)
+        keys_gone = card is None or panic.destroy_keys(card)
+        logger.warning("the key is gone after %.2f s", time.monotonic() - began)
         drive = None if self.boot_device is None else Part(path=self.boot_device)
         if card is not None:
             drive = card.boot
@@ -88,7 +95,8 @@ class Machine:
         free = self._writing.acquire(timeout=_WRITING_TIMEOUT_S)
         try:
             left = [panic.FILES] if files else []
-            left += self._erase_devices(card, own, drive, complete=not files)
+            left += [] if keys_gone else [panic.KEY]
+            left += self._erase_devices(card, own, drive, complete=not left)
         finally:
             if free:
                 self._writing.release()
@@ -100,7 +108,7 @@ class Machine:
         if card is not None:
             # What is in memory of it goes to the card, and with it which blocks were used.
             os.sync()
-            is_shut = card.data is None or not DATA.is_mount() or shut_down(DATA)
+            is_shut = card.data is None or mapping.is_destroyed() or not DATA.is_mount() or shut_down(DATA)
             left = panic.erase_rest(card, own, complete=complete and is_shut)
             return left if is_shut else (panic.DATA, *left)
         if drive is not None:
@@ -124,22 +132,17 @@ class Machine:
             return False
         return True
 
-    def old_store(self, used: Path) -> Path | None:
-        """The folder with what was kept by a relay that now keeps nothing, if there is any; ``used``: its store now."""
-        kept = [folder for folder in self.stores if folder in KEPT and not _is_same(folder, used)]
-        return next((folder for folder in kept if has_files(folder)), None)
-
-    def may_forget(self) -> bool:
-        """Whether the operator said, without a mistake, that nothing is to be kept."""
-        return FORGET.exists()
-
-    def forget(self, folder: Path) -> bool:
-        """Destroy what was kept there; return whether nothing is left."""
-        return not erase_folders([folder])
-
     def power_off(self, *, force: bool = False) -> None:
         """Switch off; ``force``: without waiting for services to stop."""
         _systemctl("poweroff", *(["--force"] if force else []))
+
+    def host_key(self) -> str:
+        """Fingerprint of the key by which SSH knows this box, as clients show it; "" where nobody can log in."""
+        try:
+            blob = base64.b64decode(self.host_key_file.read_text(encoding="ascii").split()[1])
+        except (OSError, ValueError, IndexError):
+            return ""
+        return f"SHA256:{base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip('=')}"
 
     def write_status(self, text: bytes) -> bool:
         """Have ``text`` in relay-status.txt; return whether it was not there. Raise BootPartitionError or OSError."""
@@ -174,13 +177,6 @@ def _is_on(folder: Path, mount: Path) -> bool:
     """Whether it is in the file system at ``mount``, by whatever name."""
     try:
         return mount.is_mount() and folder.stat().st_dev == mount.stat().st_dev
-    except OSError:
-        return False
-
-
-def _is_same(folder: Path, other: Path) -> bool:
-    try:
-        return folder.samefile(other)
     except OSError:
         return False
 

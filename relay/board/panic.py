@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Panic on a card, below its file systems: in which order, and how the next start goes on with it. Blocking.
 
-First a mark that it began; then what lets somebody into the mesh or tells one relay from another; then what is
-encrypted anyway; last all of the drive that is not the image's own. Each part can be done again from its beginning,
-so whoever finds the mark does all of it.
+First a mark that it began; then the keys by which the partition for data is encrypted, with which all of it is gone;
+then what lets somebody into the mesh or tells one relay from another; then what is encrypted anyway; last all of the
+drive that is not the image's own. Each part can be done again from its beginning, so whoever finds the mark does all
+of it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from relay.appliance.constants import ERASURE
+from relay.board import mapping
 from relay.board.card import BLANK
 from relay.board.device import Device
-from relay.board.ext4 import ever_written
+from relay.board.ext4 import LUKS_MAGIC, ever_written
 from relay.board.fat import Own, overwrite_small, put_back
 from relay.board.light import PATTERNS, Code
 from relay.board.sysfs import SYS, Led, find_led
@@ -35,9 +38,13 @@ SHARED: Final = Path("/usr/share/mesh-relay")
 OWN_FILES: Final = "own-files"
 RESTORED: Final = ("config.txt",)
 
+#: For a card that does not answer.
+KERNEL_TIMEOUT_S: Final = 2.0
+
 #: What could not be erased, in words for whoever has to destroy the card.
 DRIVE: Final = "the drive MESH-RELAY"
 DATA: Final = "the partition for data"
+KEY: Final = "the key of the partition for data"
 FILES: Final = "some files"
 
 
@@ -53,6 +60,31 @@ def read_own(folder: Path = SHARED) -> Own:
         with contextlib.suppress(OSError):
             restored[name] = (folder / name).read_bytes()
     return Own(digests={row[1].lower(): row[0] for row in rows if len(row) == 2}, restored=restored)
+
+
+def destroy_keys(card: Card) -> bool:
+    """The key of the partition for data, in the kernel and on the card; return whether none is left.
+
+    The kernel waits for what it has given to the card already: not longer than KERNEL_TIMEOUT_S, and what is on the
+    card does not wait for that.
+    """
+    gone: list[bool] = []
+    asking = threading.Thread(target=lambda: gone.append(mapping.destroy()), daemon=True)
+    asking.start()
+    on_card = card.data is None or _erase_luks_keys(card.data)
+    asking.join(KERNEL_TIMEOUT_S)
+    return on_card and gone == [True]
+
+
+def _erase_luks_keys(data: Part) -> bool:
+    try:
+        with Device(data) as device:
+            if not device.read(0, len(LUKS_MAGIC)).startswith(LUKS_MAGIC):
+                return True
+            _, *keys = ever_written(device)
+            return not device.overwrite(keys)
+    except OSError:
+        return False
 
 
 def erase_small(drive: Part, own: Own) -> None:
@@ -96,8 +128,22 @@ def erase_data(data: Part) -> bool:
 def finish(card: Card, own: Own) -> tuple[str, ...]:
     """Go on with an erase that was interrupted, before anything of the card is used; return what resists."""
     card.mark()
+    destroy_keys(card)
     erase_small(card.boot, own)
     return erase_rest(card, own)
+
+
+def go_on(card: Card) -> tuple[str, ...]:
+    """As :func:`finish`, with the light, and what resists is left for who comes later (ERASURE)."""
+    logger.warning("an erase was interrupted, and goes on")
+    ERASURE.parent.mkdir(mode=0o755, exist_ok=True)
+    # Should it be cut off here: nothing of the card is used.
+    ERASURE.write_text(f"{DRIVE}\n{DATA}\n")
+    with flickering():
+        left = finish(card, read_own())
+    ERASURE.write_text("".join(f"{what}\n" for what in left))
+    logger.warning("left: %s", ", ".join(left) or "nothing")
+    return left
 
 
 def erase_rest(card: Card, own: Own, *, complete: bool = True) -> tuple[str, ...]:

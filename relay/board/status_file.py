@@ -52,6 +52,7 @@ def facts(status: Status | None, addresses: Sequence[str], said: Collection[str]
     store = status.store
     lines += [
         f"Store: {next(text for least, text in _PARTS if store.part >= least)}",
+        f"Without power: what is not delivered yet {'is kept' if store.durable else 'is DELETED'}",
         f"Relays near: {next(text for least, text in _NEAR if status.relays >= least)}",
         f"Clock: {'none' if not status.clock.trusted else status.clock.source}",
     ]
@@ -61,9 +62,12 @@ def facts(status: Status | None, addresses: Sequence[str], said: Collection[str]
     return lines + [f"Alert: {alert}" for alert in alerts]
 
 
-def status_text(notices: Sequence[Notice], *, works: bool, drawn_secret: str, told: Sequence[str] = ()) -> bytes:
+def status_text(
+    notices: Sequence[Notice], *, works: bool, drawn_secret: str, told: Sequence[str] = (), host_key: str = ""
+) -> bytes:
     """The file, for any editor: UTF-8 with its mark, lines ending in carriage return and line feed.
 
+    ``host_key``: the fingerprint that who logs in by SSH has to see, where somebody may.
     ``told``: facts, as they were when it was written. ``drawn_secret``: offered to whoever wrote one that is
     none; here only, as others read the status page.
     """
@@ -81,6 +85,8 @@ def status_text(notices: Sequence[Notice], *, works: bool, drawn_secret: str, to
         if notice.code is NoticeCode.SECRET:
             # A line of its own, to be copied: longer than the others.
             lines += ["  One that was drawn just now, the same for all relays of your mesh:", f'  "{drawn_secret}"']
+    if host_key:
+        lines += ["", "Who logs in (ssh) is shown a key first. The one of this box is", f"  {host_key}"]
     if told:
         lines += ["", "When this was written, an hour ago or at the last change that matters:"]
         lines += [row for fact in told for row in textwrap.wrap(fact, _WIDTH, subsequent_indent="  ")]

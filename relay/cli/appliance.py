@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
+    from relay.appliance.plan import Facts
+
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse gives it no public name
 
 
@@ -46,11 +48,21 @@ def _add_appliance(commands: Commands) -> None:
     apply.add_argument(
         "--data",
         type=Path,
-        metavar="FOLDER",
-        help="where the partition for the store is mounted; if it is not, the store is kept in memory",
+        metavar="FILE",
+        help="what `relay appliance data` left; if it left nothing, the store is kept in memory",
     )
     apply.add_argument("--root", type=Path, default=Path("/"), metavar="FOLDER", help="write below it (for a look)")
     apply.set_defaults(func=_apply)
+
+    data = commands.add_parser("data", help="make, check or erase the partition for data, and mount it; as root")
+    data.set_defaults(func=_data)
+
+    unlock = commands.add_parser(
+        "unlock",
+        help='open what storage = "durable" keeps on the card, with its passphrase; the first time, choose one',
+    )
+    unlock.add_argument("--serve", action="store_true", help="answer an operator on standard input, a socket; as root")
+    unlock.set_defaults(func=_unlock)
 
     finish = commands.add_parser(
         "finish-panic", help="go on with an erase that was interrupted, if there is one; as root"
@@ -155,40 +167,74 @@ def _ask_board(arguments: argparse.Namespace, socket: Path) -> int:
 
 
 def _finish_panic(arguments: argparse.Namespace) -> int:
-    from relay.appliance.constants import ERASURE
     from relay.board import panic
     from relay.board.card import find_card
 
     card = find_card(arguments.boot_device)
     if card is None or not card.is_marked():
         return 0
-    print("an erase was interrupted, and goes on", file=sys.stderr)
-    ERASURE.parent.mkdir(mode=0o755, exist_ok=True)
-    # Should it be cut off here: nothing of the card is used.
-    ERASURE.write_text(f"{panic.DRIVE}\n{panic.DATA}\n")
-    with panic.flickering():
-        left = panic.finish(card, panic.read_own())
-    ERASURE.write_text("".join(f"{what}\n" for what in left))
-    print(f"left: {', '.join(left) or 'nothing'}", file=sys.stderr)
-    return 1 if left else 0
+    return 1 if panic.go_on(card) else 0
 
 
-def _apply(arguments: argparse.Namespace) -> int:
-    from relay.appliance import apply, constants
+def _data(_: argparse.Namespace) -> int:
+    from relay.appliance.data_state import DATA_STATE, write_state
+    from relay.board.data import prepare
+
+    # Should it end early, nothing is left of the start before.
+    DATA_STATE.unlink(missing_ok=True)
+    write_state(prepare(_facts()))
+    return 0
+
+
+def _unlock(arguments: argparse.Namespace) -> int:
+    from relay.board import opening
+
+    if arguments.serve:
+        opening.answer(sys.stdin.buffer, sys.stdout.buffer)
+        return 0
+    opening.ask(_passphrase())
+    print("It is open: the relay starts anew, with what is kept there.")
+    return 0
+
+
+def _passphrase() -> bytes:
+    """What somebody types; the first time twice, as nobody can mend a slip."""
+    from getpass import getpass
+
+    from relay.appliance.data_state import Trouble, read_state
+    from relay.board import opening
+    from relay.config.passwords import why_trivial
+
+    text = getpass("Passphrase: ")
+    if read_state().trouble is Trouble.UNMADE:
+        if why := why_trivial(text):
+            raise opening.OpeningError(f"{why}; take four or five words that nobody ever wrote together")
+        if len(text) < opening.LEAST_CHARS:
+            raise opening.OpeningError(f"a passphrase has {opening.LEAST_CHARS} characters or more")
+        if getpass("Once more: ") != text:
+            raise opening.OpeningError("these were two; nothing was changed")
+    return text.encode()
+
+
+def _facts() -> Facts:
+    """What is drawn for this start."""
     from relay.appliance.network import draw_segment
     from relay.appliance.plan import Facts
     from relay.core.secret import SECRET_DIGITS
 
+    return Facts(segment=draw_segment(secrets.token_bytes), stand_in=secrets.token_hex(SECRET_DIGITS // 2))
+
+
+def _apply(arguments: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from relay.appliance import apply, constants
+    from relay.appliance.data_state import read_state
+
     if arguments.folder and not arguments.folder.is_dir():
         raise apply.BootPartitionError(f"{arguments.folder} is no folder; name the one in which relay.toml lies")
-    data_bytes = apply.size_of(arguments.data) if arguments.data else None
-    facts = Facts(
-        segment=draw_segment(secrets.token_bytes),
-        stand_in=secrets.token_hex(SECRET_DIGITS // 2),
-        data_bytes=data_bytes,
-        was_closed=bool(data_bytes) and apply.was_closed(arguments.data),
-        erasure=apply.read_erasure(arguments.root),
-    )
+    data = read_state(arguments.data) if arguments.data else None
+    facts = replace(_facts(), data=data, erasure=apply.read_erasure(arguments.root))
     if facts.erasure:
         # Of what should be gone nothing is used.
         plan = apply.empty_plan(facts)
@@ -203,12 +249,6 @@ def _apply(arguments: argparse.Namespace) -> int:
         except apply.BootPartitionError as error:
             plan = apply.unreadable_plan(error, facts)
     apply.write_plan(plan, arguments.root)
-    if data_bytes and plan.closed is not None:
-        try:
-            apply.remember_closed(arguments.data, closed=plan.closed)
-        except OSError as error:
-            # A card that cannot be written any more still relays.
-            print(f"{arguments.data}: {error.strerror}", file=sys.stderr)
     if arguments.root == Path("/"):
         apply.set_hostname(plan.hostname)
     # A bad file is no failure: the relay has to run with what is safe.

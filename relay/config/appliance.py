@@ -158,7 +158,7 @@ class ApplianceConfig:
     lan_bridge: bool = setting(False, settings.boolean)
     uplink_forwarding: bool = setting(False, settings.boolean)
     status_page: str = setting("ethernet", settings.one_of("off", "ethernet", "everywhere"))
-    storage: str = setting("durable", settings.one_of("durable", "volatile"))
+    storage: str = setting("amnesic", settings.one_of("amnesic", "durable", "plain", "volatile"))
     ssh_keys: tuple[str, ...] = setting((), _ssh_keys)
     sticks: tuple[StickUse, ...] = setting((StickUse.REPORT,), _sticks)
 

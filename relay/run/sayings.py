@@ -52,6 +52,28 @@ SENTENCES: Final = (
         "Use a larger card, or write this one anew."
     ),
     N_(
+        "The card still holds messages from before, not encrypted, that are neither used nor erased: "
+        'new ones are in memory only. With storage = "plain" they are used again. %s'
+    ),
+    N_(
+        "The card still holds messages from before, encrypted with a passphrase, that are "
+        "neither used nor erased: new ones are in memory only. "
+        'With storage = "durable" they are used again. %s'
+    ),
+    N_('To have them erased, write storage = "amnesic" below [appliance]; or hold the button (panic).'),
+    N_(
+        "The card still holds messages from before storage was set to keep none, and they cannot be "
+        "erased: it is tried again at each start. To be sure, destroy the card."
+    ),
+    N_(
+        "What is kept on the card is encrypted, and not open yet: messages are in memory only. Log in and "
+        "type `relay appliance unlock`."
+    ),
+    N_(
+        "Nothing is kept on the card yet, as it has no passphrase: messages are in memory only. Log in and "
+        "type `relay appliance unlock` to choose one."
+    ),
+    N_(
         'Wi-Fi is off, because no country is set; in relay.toml, below [appliance], write country = "DE" '
         "with the letters of yours."
     ),

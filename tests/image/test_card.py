@@ -28,7 +28,12 @@ def test_the_partition_for_data_fills_the_card(image, tools, tmp_path, boot, tim
     assert usable > 0.9 * size - 24 * 1024 * 1024
 
 
+def plain(card):
+    card.write("MESH-RELAY", "relay.toml", b'[appliance]\nstorage = "plain"\n')
+
+
 def test_what_is_kept_is_there_after_the_plug_was_pulled(card, boot):
+    plain(card)
     appliance = boot(card)
     assert appliance.wait_booted() == "running", appliance.explain()
     appliance.sh("echo kept >/data/mark && sync")
@@ -39,10 +44,12 @@ def test_what_is_kept_is_there_after_the_plug_was_pulled(card, boot):
 
 
 def test_the_plug_may_be_pulled_during_the_first_start(card, boot):
-    """At moments that fall before, into and after the making of the partition."""
+    """At moments that fall before, into and after the making of the partition, of either kind."""
     chance = random.Random(SEED)
     print(f"seed {SEED}")
-    for number in range(4):
+    for number in range(6):
+        if number == 3:
+            plain(card)
         appliance = boot(card, f"cut-{number}")
         time.sleep(chance.uniform(1.0, 4.0))
         appliance.kill()
@@ -52,6 +59,7 @@ def test_the_plug_may_be_pulled_during_the_first_start(card, boot):
 
 
 def test_a_ruined_partition_for_data_is_made_anew(card, boot):
+    plain(card)
     first = boot(card)
     assert first.wait_booted() == "running", first.explain()
     start = int(first.sh("cat /sys/block/ubda/ubda7/start")) * SECTOR_BYTES

@@ -37,6 +37,7 @@ from relay.process.reports import Component, Idle, decode_report
 from tests.programs.test_web import get
 from tests.waiting import wait_until
 
+HOST_KEY = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"
 #: Longer than any wait below on a busy machine.
 PATIENCE_S = 20
 
@@ -49,26 +50,13 @@ class Machine:
         self.done = []
         self.texts = []
         self.resists = ()
-        self.old = None
-        self.told_to_forget = False
-        self.forgets = threading.Event()
+
+    def host_key(self):
+        return HOST_KEY
 
     def erase(self):
         self.done.append("erase")
         return self.resists
-
-    def old_store(self, used):
-        assert used != self.old
-        return self.old
-
-    def may_forget(self):
-        return self.told_to_forget
-
-    def forget(self, folder):
-        assert folder == self.old
-        self.forgets.wait(PATIENCE_S)
-        self.done.append("forget")
-        return not self.resists
 
     def power_off(self, *, force=False):
         self.done.append("force off" if force else "off")
@@ -189,6 +177,8 @@ def test_what_is_wrong_with_the_file_is_on_light_and_card_once(place, run):
     run(machine)
     until(lambda: place.status()["light"] == "config")
     until(lambda: machine.texts)
+    assert HOST_KEY in machine.texts[0]
+    assert place.socket.with_name("host-key").read_text().strip() == HOST_KEY
     assert "MISTAKE: line 3: no" in machine.texts[0]
     assert "started and works" in machine.texts[0]
 
@@ -338,48 +328,6 @@ def test_a_panic_that_could_not_erase_all_does_not_say_that_it_did(place, run, m
     ask(place.socket, Verb.PANIC)
     until(lambda: machine.done == ["erase", "force off"])
     assert place.status()["light"] == "panic"
-
-
-def keeps_nothing(place, tmp_path):
-    """A relay that has an old store on its card; return the machine."""
-    place.config = replace(place.config, store=replace(place.config.store, storage="volatile"))
-    machine = Machine()
-    machine.old = tmp_path / "old"
-    return machine
-
-
-def texts(place):
-    return " ".join(notice["text"] for notice in place.status()["notices"])
-
-
-def test_what_was_kept_before_is_erased_where_the_operator_says_so(place, run, tmp_path):
-    machine = keeps_nothing(place, tmp_path)
-    machine.told_to_forget = True
-    run(machine)
-    until(lambda: "are being erased" in texts(place))
-    machine.forgets.set()
-    until(lambda: machine.done == ["forget"])
-    until(lambda: "messages from before" not in texts(place))
-
-
-def test_what_was_kept_before_and_cannot_be_erased_is_told(place, run, tmp_path):
-    machine = keeps_nothing(place, tmp_path)
-    machine.told_to_forget = True
-    machine.resists = ("some files",)
-    machine.forgets.set()
-    run(machine)
-    until(lambda: "cannot be erased" in texts(place))
-
-
-def test_after_a_mistake_what_was_kept_is_not_erased_and_told_on_light_card_and_page(place, run, tmp_path):
-    machine = keeps_nothing(place, tmp_path)
-    run(machine)
-    until(lambda: "neither used nor erased" in texts(place))
-    until(lambda: machine.texts)
-    assert "CARD: The card still holds messages from before" in machine.texts[0]
-    assert place.status()["light"] == "card"
-    assert machine.done == []
-    until(lambda: any("neither used" in notice.text for notice in read_notices([place.own_notices])))
 
 
 def test_a_dark_relay_is_found_by_nobody(place, run):

@@ -136,7 +136,7 @@ class Box:
         count = int(guest.sh(PLANT % (SECRET, SECRET, DRIVE, DATA)).split()[-1])
         guest.sh(
             "mkdir -p /run/share /run/mesh-relay-board; mount --bind /run/share /usr/share/misc;"
-            f"python3 -m relay appliance apply --boot-device {DRIVE} --data /data"
+            f"python3 -m relay appliance apply --boot-device {DRIVE}"
         )
         config = "/run/mesh-relay-config/relay.toml"
         given = {"CREDENTIALS_DIRECTORY": "/run/mesh-relay-config"}

@@ -18,9 +18,12 @@ import pytest
 from relay.appliance import apply
 from relay.appliance.check import check
 from relay.appliance.closed import closing
+from relay.appliance.data_state import DataState, Trouble, read_state, write_state
 from relay.appliance.effective import sae_secret
 from relay.appliance.network import draw_segment
 from relay.appliance.plan import Facts, make_plan
+from relay.board.card import CLOSED, Card
+from relay.board.device import Part
 from relay.board.status_file import status_text
 from relay.cli import main
 from relay.config.appliance import EXAMPLE
@@ -87,7 +90,7 @@ def codes(root):
 def test_a_missing_file_means_bluetooth_and_ethernet(boot):
     root = boot(None)
     assert codes(root) == [NoticeCode.NO_COUNTRY]
-    assert effective(root)["store"] == {"storage": "durable"}
+    assert effective(root)["store"] == {"storage": "volatile"}
     assert "radios" not in effective(root)["net"]
     assert not (root / OUTPUT / "hostapd.conf").exists()
 
@@ -217,16 +220,19 @@ def test_a_store_in_memory_is_small(boot):
     assert store["path"].startswith("/var/cache/")
 
 
-def test_a_store_is_full_before_its_partition_is(card):
-    (card / "relay.toml").write_text("[store]\nmax_bytes = 100_000_000_000\n")
+@pytest.mark.parametrize(
+    ("storage", "acknowledged"), [("amnesic", "volatile"), ("plain", "durable"), ("durable", "durable")]
+)
+def test_a_store_is_full_before_its_partition_is(card, storage, acknowledged):
+    (card / "relay.toml").write_text(f"[appliance]\nstorage = '{storage}'\n[store]\nmax_bytes = 100_000_000_000\n")
 
-    def store(data_bytes):
-        plan = apply.read_plan(card, replace(FACTS, data_bytes=data_bytes))
+    def store(size_bytes):
+        plan = apply.read_plan(card, replace(FACTS, data=DataState(size_bytes=size_bytes)))
         content = next(file.content for file in plan.files if file.path.name == "relay.toml")
         return tomllib.loads(content.decode())["store"], [notice.code for notice in plan.notices]
 
     assert store(255 << 20)[0]["max_bytes"] == (255 << 20) * 7 // 10 - (32 << 20)
-    assert store(1 << 50)[0]["max_bytes"] == 100_000_000_000
+    assert store(1 << 50)[0] == {"max_bytes": 100_000_000_000, "storage": acknowledged}
     for missing in (0, 40 << 20):
         found, codes = store(missing)
         assert found["storage"] == "volatile"
@@ -237,26 +243,70 @@ def test_a_store_is_full_before_its_partition_is(card):
 @pytest.mark.parametrize(
     ("text", "forgets"),
     [
+        ("[appliance]\nstorage = 'amnesic'\n", True),
         ("[appliance]\nstorage = 'volatile'\n", True),
         ("[store]\nstorage = 'volatile'\n", True),
+        ("[appliance]\nstorage = 'amnesic'\n[store]\nstorage = 'volatile'\n", True),
+        ("[appliance]\nstorage = 'plain'\n", False),
+        ("[appliance]\nstorage = 'plain'\n[store]\nstorage = 'durable'\n", False),
         ("[appliance]\nstorage = 'durable'\n", False),
         ("[appliance]\nstorage = 'volatile'\n[store]\nstorage = 'durable'\n", False),
         # Each of these keeps its messages in memory, by a mistake.
         ("[appliance]\nstorage = 'volatile'\ncountry = 'Germany'\n", False),
         ("[appliance]\nstorage = 'volatil", False),
         ("[appliance]\nstorage = 'Volatile'\n", False),
+        ("[store]\nstorage = 'durable'\n", False),
+        # Right, and it may be the beginning of one that said something else.
+        ("[appliance]\ncountry = 'DE'\n", False),
         ("", False),
         (None, False),
     ],
 )
-def test_what_was_kept_is_forgotten_by_the_operators_word_only(boot, text, forgets):
-    assert (boot(text) / OUTPUT / "forget-store").exists() is forgets
+def test_what_was_kept_is_forgotten_by_the_operators_word_only(card, text, forgets):
+    if text is not None:
+        (card / "relay.toml").write_text(text)
+    assert apply.read_plan(card, FACTS).forgets is forgets
 
 
-def test_no_room_on_the_card_is_no_word_of_the_operator_s(card):
-    (card / "relay.toml").write_text("[appliance]\ncountry = 'DE'\n")
-    plan = apply.read_plan(card, replace(FACTS, data_bytes=0))
-    assert not any(file.path.name == "forget-store" for file in plan.files)
+@pytest.mark.parametrize(
+    ("text", "trouble", "said"),
+    [
+        ("storage = 'plain'", Trouble.DURABLE_KEPT, "encrypted .* neither used nor erased"),
+        ("storage = 'durable'", Trouble.PLAIN_KEPT, "not encrypted, that are neither used nor erased"),
+        ("storage = 'amnesic'", Trouble.RESISTS, "cannot be erased"),
+        ("storage = 'durable'", Trouble.LOCKED, "not open yet"),
+        ("storage = 'durable'", Trouble.UNMADE, "no passphrase"),
+        ("storage = 'Plain'", Trouble.PLAIN_KEPT, "neither used nor erased"),
+        ("", Trouble.PLAIN_KEPT, "neither used nor erased"),
+    ],
+)
+def test_while_the_card_is_not_used_messages_are_in_memory_and_that_is_told(card, text, trouble, said):
+    (card / "relay.toml").write_text(f"[appliance]\n{text}\n")
+    plan = apply.read_plan(card, replace(FACTS, data=DataState(trouble=trouble)))
+    (found,) = [notice for notice in plan.notices if notice.code is NoticeCode.STORAGE]
+    assert re.search(said, found.text)
+    content = next(file.content for file in plan.files if file.path.name == "relay.toml")
+    store = tomllib.loads(content.decode())["store"]
+    assert store["storage"] == "volatile"
+    assert store["path"].startswith("/var/cache/")
+
+
+def test_that_something_was_erased_is_told_once(card):
+    (card / "relay.toml").write_text("[appliance]\nstorage = 'amnesic'\n")
+    plan = apply.read_plan(card, replace(FACTS, data=DataState(size_bytes=1 << 30, forgot=True)))
+    assert any(notice.code is NoticeCode.HINT and "was erased at this start" in notice.text for notice in plan.notices)
+
+
+def test_what_the_start_left_is_read_and_of_anything_else_nothing_is_used(tmp_path):
+    state = DataState(size_bytes=5 << 30, trouble=Trouble.LOCKED, was_closed=True, forgot=True)
+    path = tmp_path / "of its own/state.json"
+    write_state(state, path)
+    assert read_state(path) == state
+    unusable = DataState(trouble=Trouble.UNUSABLE)
+    assert read_state(tmp_path / "none") == unusable
+    for text in ("", "{}", "[]", '{"size_bytes": 5, "trouble": "new", "was_closed": false, "forgot": false}'):
+        path.write_text(text)
+        assert read_state(path) == unusable
 
 
 @pytest.mark.parametrize(
@@ -457,13 +507,14 @@ def test_a_mistake_does_not_let_in_clients_who_were_kept_out(boot, mesh, clients
 
 
 def test_a_mesh_that_was_closed_stays_so_when_its_file_is_lost(card, tmp_path):
-    data = tmp_path / "data"
-    data.mkdir()
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(2048 * 512))
+    ours = Card(disk=disk, boot=Part(path=disk), data=None)
 
     def start():
-        plan = apply.read_plan(card, replace(FACTS, was_closed=apply.was_closed(data)))
+        plan = apply.read_plan(card, replace(FACTS, data=DataState(was_closed=ours.was_closed())))
         if plan.closed is not None:
-            apply.remember_closed(data, closed=plan.closed)
+            ours.remember_closed(closed=plan.closed)
         secret = next((file.content for file in plan.files if file.path.name == MESH_SECRET), b"")
         return secret.decode().strip(), plan
 
@@ -473,7 +524,7 @@ def test_a_mesh_that_was_closed_stays_so_when_its_file_is_lost(card, tmp_path):
     assert start()[0] == ""
     write(f"[appliance]\nmesh_secret = '{SECRET}'\n")
     assert start()[0] == SECRET
-    assert [path.read_bytes() for path in data.rglob("*") if path.is_file()] == [b""], "that it was, and no more"
+    assert disk.read_bytes().replace(CLOSED, b"").strip(b"\0") == b"", "that it was, and no more"
     (card / "relay.toml").unlink()
     secret, plan = start()
     assert secret == FACTS.stand_in
@@ -488,7 +539,7 @@ def test_a_mesh_that_was_closed_stays_so_when_its_file_is_lost(card, tmp_path):
     assert start()[0] == ""
     (card / "relay.toml").unlink()
     assert start()[0] == ""
-    assert not any(data.rglob("closed"))
+    assert not any(disk.read_bytes())
 
 
 def test_a_card_that_cannot_be_read_is_not_taken_for_an_open_mesh(card):

@@ -2,6 +2,7 @@
 import json
 import os
 import struct
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from relay.board.button import Button, Press
 from relay.board.erase import erase_files, erase_folders, erase_secrets
 from relay.board.evdev import KeyEvent, decode_keys
 from relay.board.light import PATTERNS, Code, codes_of, foremost
+from relay.board.machine import Machine
 from relay.board.status_file import LEAST_INTERVAL_S, MAX_FACT_WRITES, MAX_WRITES, Writing, facts, status_text
 from relay.board.sysfs import Led, find_led, is_undervoltage, read_sensors
 from relay.board.verbs import Request, Verb, decode_request, encode_request
@@ -193,6 +195,17 @@ def test_the_status_file_reads_well_in_notepad():
     assert "did not come up" in status_text([], works=False, drawn_secret="").decode()
 
 
+@pytest.mark.tools
+def test_who_logs_in_has_the_key_to_compare_with_as_his_computer_shows_it(tmp_path):
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
+    machine = Machine(boot_device=None, host_key_file=tmp_path / "key.pub")
+    shown = subprocess.run(["ssh-keygen", "-l", "-f", tmp_path / "key"], check=True, capture_output=True, text=True)
+    assert machine.host_key() == shown.stdout.split()[1]
+    text = status_text([], works=True, drawn_secret="", host_key=machine.host_key()).decode("utf-8-sig")
+    assert f"\r\n  {machine.host_key()}\r\n" in text
+    assert Machine(boot_device=None, host_key_file=tmp_path / "none").host_key() == ""
+
+
 def test_what_goes_up_and_down_by_itself_is_written_by_the_hour_and_leaves_room_for_what_is_urgent():
     writing = Writing()
     written = []
@@ -216,14 +229,17 @@ def test_it_says_address_store_neighbours_clock_and_alerts_in_steps():
     )
     status = with_conditions(status)
     told = facts(status, ["http://10.42.70.1/ (its access point)"])
-    assert told[:4] == [
+    assert told[:5] == [
         "Page: http://10.42.70.1/ (its access point)",
         "Store: nearly full",
+        "Without power: what is not delivered yet is kept",
         "Relays near: 4 to 15",
         "Clock: operator",
     ]
-    assert [line for line in told[4:] if "damaged" in line]
-    assert all(line.startswith("Alert: ") for line in told[4:])
+    assert [line for line in told[5:] if "damaged" in line]
+    assert all(line.startswith("Alert: ") for line in told[5:])
+    lost = replace(status, store=replace(status.store, durable=False))
+    assert "Without power: what is not delivered yet is DELETED" in facts(lost, [])
     # What moves within a step changes nothing on the card.
     moved = replace(status, relays=9, store=replace(status.store, bytes=96), uptime_s=99.0)
     assert facts(moved, ["http://10.42.70.1/ (its access point)"]) == told

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`relay appliance unlock`: the LUKS volume of storage = "durable", made once and opened after each start, as root.
+
+The passphrase comes from an operator by a socket (relay-unlock.socket), who has logged in. It goes to cryptsetup by a
+pipe, and nothing of it is in an argument, a file or a log line.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import socket
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from relay.appliance import apply
+from relay.appliance.constants import DATA
+from relay.appliance.data_state import DataState, Trouble, read_state, write_state
+from relay.board import data, mapping
+from relay.board.card import DATA_PARTITION, find_card
+from relay.board.device import Device, Part
+from relay.board.ext4 import is_ext4
+from relay.core.errors import RelayError
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+logger = logging.getLogger(__name__)
+
+#: Where an operator's passphrase is taken.
+SOCKET: Final = Path("/run/mesh-relay-unlock/unlock.sock")
+_LOCK: Final = Path("/run/mesh-relay-data/opening")
+LEAST_CHARS: Final = 12
+MAX_SECRET_BYTES: Final = 4096
+#: Making it takes some seconds, on the slowest board.
+ANSWER_TIMEOUT_S: Final = 180.0
+
+#: Argon2id (RFC 9106) in as much memory as a board of 512 MiB can spare beside the relay, and passes to take about two
+#: seconds there. Given, not measured: what cryptsetup measures depends on what else the board does at that moment.
+_COST: Final = ("--pbkdf", "argon2id", "--pbkdf-memory", "65536", "--pbkdf-force-iterations", "8")
+_LUKS2: Final = ("--type", "luks2", "--batch-mode", "--key-file", "-")
+#: cryptsetup(8), RETURN CODES.
+_NO_PERMISSION: Final = 2
+
+
+class OpeningError(RelayError):
+    """It cannot be opened or made; the message has the remedy."""
+
+
+def open_store(secret: bytes) -> DataState:
+    """Make the volume if there is none yet, open and mount it, and have the relay use it; raise OpeningError.
+
+    One at a time, whoever asks.
+    """
+    with _LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _open_store(secret)
+
+
+def _open_store(secret: bytes) -> DataState:
+    state = read_state()
+    if state.trouble not in {Trouble.LOCKED, Trouble.UNMADE}:
+        raise OpeningError("there is nothing to open: see `relay status`")
+    if not LEAST_CHARS <= len(secret) <= MAX_SECRET_BYTES:
+        raise OpeningError(f"a passphrase has {LEAST_CHARS} characters or more")
+    card = find_card()
+    device = None if card is None else data.node(card, DATA_PARTITION)
+    if card is None or card.data is None or device is None:
+        raise OpeningError("the card has no partition for data: write it anew, or use a larger one")
+    try:
+        kept = data.what_is_kept(card.data)
+        if state.trouble is Trouble.UNMADE and kept not in {data.Kept.NOTHING, data.Kept.AMNESIC}:
+            raise OpeningError("the card holds something else by now: start again, and see `relay status`")
+        if state.trouble is Trouble.UNMADE:
+            cipher, key_bytes = mapping.best_cipher(Path("/proc/cpuinfo").read_text())
+            how = ("--cipher", cipher, "--key-size", str(8 * key_bytes), "--sector-size", "4096", "--hash", "sha256")
+            _cryptsetup("luksFormat", *_LUKS2, *_COST, *how, str(device), secret=secret)
+        # In the kernel's keyring it would be once more, for a panic to find.
+        opening = ("open", *_LUKS2, "--disable-keyring", str(device), mapping.NAME)
+        _cryptsetup(*opening, secret=secret)
+        mapped = Path("/dev/mapper", mapping.NAME)
+        with Device(Part(path=mapped)) as opened:
+            is_made = is_ext4(opened)
+        data.check(mapped, is_made=is_made)
+        data.mount(mapped, data.MOUNT_OPTIONS, (data.STORE,))
+    except (OSError, subprocess.SubprocessError) as error:
+        raise OpeningError(f"the card does not take it ({error}); write it anew, or use another") from error
+    opened_state = DataState(size_bytes=apply.size_of(DATA), was_closed=state.was_closed)
+    write_state(opened_state)
+    apply.use_opened(opened_state)
+    # What it had in memory was acknowledged as volatile, and its senders have it still.
+    subprocess.run(["systemctl", "restart", "--no-block", "mesh-relay.service"], check=False)  # noqa: S607 - fixed words
+    return opened_state
+
+
+def answer(asked: BinaryIO, told: BinaryIO) -> None:
+    """Serve one operator: what he sends, up to its end, is the passphrase; one line goes back, "" or what is wrong."""
+    try:
+        open_store(asked.read(MAX_SECRET_BYTES + 1))
+        said = ""
+    except RelayError as error:
+        said = str(error)
+    told.write(json.dumps(said).encode() + b"\n")
+    told.flush()
+
+
+def ask(secret: bytes, path: Path = SOCKET) -> None:
+    """Have it opened, from an operator's side; raise OpeningError."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(ANSWER_TIMEOUT_S)
+            sock.connect(os.fspath(path))
+            sock.sendall(secret)
+            sock.shutdown(socket.SHUT_WR)
+            with sock.makefile("rb") as file:
+                said = json.loads(file.readline(MAX_SECRET_BYTES))
+    except PermissionError as error:
+        raise OpeningError(f"{path} is not yours to open; join the group relay-operator, or use sudo") from error
+    except (OSError, ValueError) as error:
+        raise OpeningError(f"nobody answers at {path}; it is there on an appliance only") from error
+    if said:
+        raise OpeningError(str(said))
+
+
+def _cryptsetup(*words: str, secret: bytes) -> None:
+    """Raise OpeningError where the passphrase is not the one."""
+    done = subprocess.run(["cryptsetup", *words], input=secret, capture_output=True, check=False)  # noqa: S603, S607 - fixed words
+    if done.returncode == _NO_PERMISSION:
+        raise OpeningError("that is not its passphrase")
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise OpeningError(
+            f"cryptsetup {words[0]}: {said[-1] if said else done.returncode}; see the log, or use another card"
+        )
