@@ -154,9 +154,9 @@ _TROUBLE = {
     Trouble.RESISTS: "The card still holds messages from before storage was set to keep none, and they cannot be "
     "erased: it is tried again at each start. To be sure, destroy the card.",
     Trouble.LOCKED: "What is kept on the card is encrypted, and not open yet: messages are in memory only. Log in and "
-    "type `relay appliance unlock`.",
+    "type `relay appliance unlock`, or plug in the stick with its key.",
     Trouble.UNMADE: "Nothing is kept on the card yet, as it has no passphrase: messages are in memory only. Log in and "
-    "type `relay appliance unlock` to choose one.",
+    "type `relay appliance unlock` to choose one, or plug in a stick with one.",
 }
 #: What is over once the partition is open.
 WAITING = frozenset({_TROUBLE[Trouble.LOCKED], _TROUBLE[Trouble.UNMADE]})

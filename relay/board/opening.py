@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`relay appliance unlock`: the LUKS volume of storage = "durable", made once and opened after each start, as root.
 
-The passphrase comes from an operator by a socket (relay-unlock.socket), who has logged in. It goes to cryptsetup by a
-pipe, and nothing of it is in an argument, a file or a log line.
+The passphrase comes by a socket (relay-unlock.socket), from an operator who has logged in or from a stick that
+`relay stick` reads (relay.process.unlock_request). It goes to cryptsetup by a pipe, and nothing of it is in an
+argument, a file or a log line.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import os
-import socket
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,20 +22,16 @@ from relay.board import data, mapping
 from relay.board.card import DATA_PARTITION, find_card
 from relay.board.device import Device, Part
 from relay.board.ext4 import is_ext4
+from relay.config.passwords import why_no_passphrase
 from relay.core.errors import RelayError
+from relay.process.unlock_request import MAX_SECRET_BYTES, OpeningError
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
 logger = logging.getLogger(__name__)
 
-#: Where an operator's passphrase is taken.
-SOCKET: Final = Path("/run/mesh-relay-unlock/unlock.sock")
 _LOCK: Final = Path("/run/mesh-relay-data/opening")
-LEAST_CHARS: Final = 12
-MAX_SECRET_BYTES: Final = 4096
-#: Making it takes some seconds, on the slowest board.
-ANSWER_TIMEOUT_S: Final = 180.0
 
 #: Argon2id (RFC 9106) in as much memory as a board of 512 MiB can spare beside the relay, and passes to take about two
 #: seconds there. Given, not measured: what cryptsetup measures depends on what else the board does at that moment.
@@ -44,10 +39,6 @@ _COST: Final = ("--pbkdf", "argon2id", "--pbkdf-memory", "65536", "--pbkdf-force
 _LUKS2: Final = ("--type", "luks2", "--batch-mode", "--key-file", "-")
 #: cryptsetup(8), RETURN CODES.
 _NO_PERMISSION: Final = 2
-
-
-class OpeningError(RelayError):
-    """It cannot be opened or made; the message has the remedy."""
 
 
 def open_store(secret: bytes) -> DataState:
@@ -64,8 +55,10 @@ def _open_store(secret: bytes) -> DataState:
     state = read_state()
     if state.trouble not in {Trouble.LOCKED, Trouble.UNMADE}:
         raise OpeningError("there is nothing to open: see `relay status`")
-    if not LEAST_CHARS <= len(secret) <= MAX_SECRET_BYTES:
-        raise OpeningError(f"a passphrase has {LEAST_CHARS} characters or more")
+    if not secret or len(secret) > MAX_SECRET_BYTES:
+        raise OpeningError(f"a passphrase has {MAX_SECRET_BYTES} bytes at most, and one at least")
+    if state.trouble is Trouble.UNMADE and (why := why_no_passphrase(secret.decode(errors="replace"))):
+        raise OpeningError(why)
     card = find_card()
     device = None if card is None else data.node(card, DATA_PARTITION)
     if card is None or card.data is None or device is None:
@@ -97,7 +90,7 @@ def _open_store(secret: bytes) -> DataState:
 
 
 def answer(asked: BinaryIO, told: BinaryIO) -> None:
-    """Serve one operator: what he sends, up to its end, is the passphrase; one line goes back, "" or what is wrong."""
+    """Serve one who asks: what he sends, up to its end, is the passphrase; one line goes back, "" or what is wrong."""
     try:
         open_store(asked.read(MAX_SECRET_BYTES + 1))
         said = ""
@@ -105,24 +98,6 @@ def answer(asked: BinaryIO, told: BinaryIO) -> None:
         said = str(error)
     told.write(json.dumps(said).encode() + b"\n")
     told.flush()
-
-
-def ask(secret: bytes, path: Path = SOCKET) -> None:
-    """Have it opened, from an operator's side; raise OpeningError."""
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(ANSWER_TIMEOUT_S)
-            sock.connect(os.fspath(path))
-            sock.sendall(secret)
-            sock.shutdown(socket.SHUT_WR)
-            with sock.makefile("rb") as file:
-                said = json.loads(file.readline(MAX_SECRET_BYTES))
-    except PermissionError as error:
-        raise OpeningError(f"{path} is not yours to open; join the group relay-operator, or use sudo") from error
-    except (OSError, ValueError) as error:
-        raise OpeningError(f"nobody answers at {path}; it is there on an appliance only") from error
-    if said:
-        raise OpeningError(str(said))
 
 
 def _cryptsetup(*words: str, secret: bytes) -> None:

@@ -188,11 +188,12 @@ def _data(_: argparse.Namespace) -> int:
 
 def _unlock(arguments: argparse.Namespace) -> int:
     from relay.board import opening
+    from relay.process.unlock_request import ask
 
     if arguments.serve:
         opening.answer(sys.stdin.buffer, sys.stdout.buffer)
         return 0
-    opening.ask(_passphrase())
+    ask(_passphrase())
     print("It is open: the relay starts anew, with what is kept there.")
     return 0
 
@@ -202,17 +203,15 @@ def _passphrase() -> bytes:
     from getpass import getpass
 
     from relay.appliance.data_state import Trouble, read_state
-    from relay.board import opening
-    from relay.config.passwords import why_trivial
+    from relay.config.passwords import why_no_passphrase
+    from relay.process.unlock_request import OpeningError
 
     text = getpass("Passphrase: ")
     if read_state().trouble is Trouble.UNMADE:
-        if why := why_trivial(text):
-            raise opening.OpeningError(f"{why}; take four or five words that nobody ever wrote together")
-        if len(text) < opening.LEAST_CHARS:
-            raise opening.OpeningError(f"a passphrase has {opening.LEAST_CHARS} characters or more")
+        if why := why_no_passphrase(text):
+            raise OpeningError(why)
         if getpass("Once more: ") != text:
-            raise opening.OpeningError("these were two; nothing was changed")
+            raise OpeningError("these were two; nothing was changed")
     return text.encode()
 
 

@@ -21,6 +21,8 @@ from typing import Final
 
 #: Of a password that is tried one guess at a time.
 MIN_DIFFERENT_CHARS: Final = 5
+#: Of a passphrase by which a card is encrypted, which is tried at home.
+LEAST_PASSPHRASE_CHARS: Final = 12
 #: Eight different letters have 24 bits, "aaaaaabcde" has 18.
 LEAST_BITS: Final = 20.0
 #: A length in words: what examples and messages put in a password's place, ours and those of others.
@@ -55,6 +57,18 @@ def why_trivial(text: str) -> str:
         return "that is what an example says, not a password"
     if _tells_little(text) or _goes_along(folded) or _is_a_word(folded):
         return "that is among the first that anybody tries"
+    return ""
+
+
+def why_no_passphrase(text: str) -> str:
+    """Why nobody should encrypt with it, as a sentence without its full stop; "" if nothing is wrong with it.
+
+    Whoever has the card tries at home, as long as he likes.
+    """
+    if len(text) < LEAST_PASSPHRASE_CHARS:
+        return f"a passphrase has {LEAST_PASSPHRASE_CHARS} characters or more"
+    if why := why_trivial(text):
+        return f"{why}; take four or five words that nobody ever wrote together"
     return ""
 
 

@@ -7,7 +7,11 @@ import enum
 
 
 class StickUse(enum.StrEnum):
-    """``REPORT``: a report is left on one that asks for it. ``SHELF``: its files are offered to participants."""
+    """``REPORT``: a report is left on one that asks for it. ``SHELF``: its files are offered to participants.
+
+    ``KEY``: it opens what storage = "durable" keeps.
+    """
 
     REPORT = "report"
     SHELF = "shelf"
+    KEY = "key"

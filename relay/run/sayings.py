@@ -67,11 +67,11 @@ SENTENCES: Final = (
     ),
     N_(
         "What is kept on the card is encrypted, and not open yet: messages are in memory only. Log in and "
-        "type `relay appliance unlock`."
+        "type `relay appliance unlock`, or plug in the stick with its key."
     ),
     N_(
         "Nothing is kept on the card yet, as it has no passphrase: messages are in memory only. Log in and "
-        "type `relay appliance unlock` to choose one."
+        "type `relay appliance unlock` to choose one, or plug in a stick with one."
     ),
     N_(
         'Wi-Fi is off, because no country is set; in relay.toml, below [appliance], write country = "DE" '
@@ -94,6 +94,17 @@ SENTENCES: Final = (
     N_("There is no report on the stick: the relay did not answer. Plug it in again later."),
     N_("The stick has no room for a report, is write-protected or damaged: use another."),
     N_("The stick has the report, %s/%s, and may be pulled out."),
+    N_(
+        "The stick's key is not used, as anybody could plug one in. If it is to be: "
+        'sticks = ["report", "key"] in relay.toml, below [appliance].'
+    ),
+    N_("The stick's key cannot be read: it has to be a text of one line."),
+    N_("The stick's key did not open what is kept: %s."),
+    N_("The stick's key has opened what is kept: pull the stick out, and keep it away from the box."),
+    N_("that is not its passphrase"),
+    N_("a passphrase has %s characters or more"),
+    N_("%s; take four or five words that nobody ever wrote together"),
+    N_("that is among the first that anybody tries"),
     N_("The stick's files are offered to participants, until it is pulled out."),
     N_(
         "The stick's folder %s/%s is not offered, as anybody could plug one in. If it is to be: "

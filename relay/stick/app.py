@@ -2,9 +2,10 @@
 """`relay stick`: what is done with a stick, from plugging it in to pulling it out; one at a time.
 
 A process for each time, started by systemd while there is something on USB (relay-stick.path): it looks for the first
-stick that has something for a relay, leaves the report on it if it may, gives up its privileges, which are to mount and
-to ask the relay, and offers files until the stick has gone. The mount is its own, and ends with it. Blocking, without
-an event loop: a stick that hangs holds this process, and nothing that relays.
+stick that has something for a relay, has the store opened with its key, leaves the report on it if it may, gives up its
+privileges, which are to mount, to hand in a key and to ask the relay, and offers files until the stick has gone. The
+mount is its own, and ends with it. Blocking, without an event loop: a stick that hangs holds this process, and nothing
+that relays.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from relay.appliance.addresses import own_addresses
+from relay.appliance.constants import STORE_WHEN_OPEN
 from relay.config.sticks import StickUse
 from relay.control.control_client import ControlClient, ControlError
 from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices
@@ -25,8 +27,9 @@ from relay.core.errors import RelayError
 from relay.process import logs
 from relay.process.shelf import STICK_LIST, STICK_SOCKET, make_list
 from relay.process.unix_sockets import listen_unix
+from relay.process.unlock_request import OpeningError, ask
 from relay.stick import privilege
-from relay.stick.content import FOLDER, SHELF, Content, is_marked, look, write_report
+from relay.stick.content import FOLDER, SHELF, Content, is_marked, look, read_key, write_report
 from relay.stick.found import Stick, find_sticks, is_anything_there
 from relay.stick.offering import LOOK_S, MAX_READERS, Offering
 
@@ -38,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 #: Where it is mounted, in this process' mount namespace.
 MOUNT: Final = STICK_LIST.with_name("mnt")
-#: Written anew with each report: `relay board` lets the light say so.
+#: Written anew with each report, and when a key has opened the store: `relay board` lets the light say so.
 REPORTED: Final = STICK_LIST.with_name("reported")
 #: Until all parts of what was plugged in are there; and so seldom, at most, is one looked at that comes and goes.
 SETTLE_S: Final = 2.0
@@ -70,6 +73,8 @@ class Sticks:
         time.sleep(SETTLE_S)
         sticks = find_sticks()
         taken = self._take_first(sticks)
+        if taken is not None and taken.content.has_key:
+            self._open_store()
         if taken is not None and taken.content.is_marked and StickUse.REPORT in self._uses:
             self._report(taken)
         self._tell_of_shelf(taken)
@@ -106,6 +111,29 @@ class Sticks:
                 else f"A stick that is plugged in has no folder {FOLDER}: nothing else of it is looked at."
             )
         return None
+
+    def _open_store(self) -> None:
+        if not STORE_WHEN_OPEN.exists():
+            # Nothing is encrypted, or it is open: no key is read that nobody needs.
+            return
+        if StickUse.KEY not in self._uses:
+            self._hint(
+                "The stick's key is not used, as anybody could plug one in. If it is to be: "
+                'sticks = ["report", "key"] in relay.toml, below [appliance].'
+            )
+            return
+        secret = read_key(MOUNT)
+        if secret is None:
+            self._hint("The stick's key cannot be read: it has to be a text of one line.")
+            return
+        try:
+            ask(secret)
+        except OpeningError as error:
+            logger.warning("the stick's key did not open the store")
+            self._hint(f"The stick's key did not open what is kept: {error}.")
+            return
+        self._hint("The stick's key has opened what is kept: pull the stick out, and keep it away from the box.")
+        REPORTED.touch()
 
     def _report(self, taken: Taken) -> None:
         text = self._report_text(taken.stick)

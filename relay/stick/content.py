@@ -5,6 +5,7 @@ All of it lies in the folder FOLDER, so that whoever has other things on his sti
 
 ================ ==============================================================
 ``shelf``        a folder: files for participants
+``key.txt``      one line: the passphrase of storage = "durable"
 ``write.txt``    the operator's mark, empty or not: a report may be left there
 ================ ==============================================================
 
@@ -19,7 +20,9 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from relay.config.textfile import TextError, decode_text
 from relay.control.relay_report import REPORT
+from relay.process.unlock_request import MAX_SECRET_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,14 +32,21 @@ FOLDER: Final = "mesh-relay"
 SHELF: Final = "shelf"
 #: Windows hides the end of names, and so adds it twice.
 MARKS: Final = ("write.txt", "write.txt.txt")
+KEYS: Final = ("key.txt", "key.txt.txt")
+#: As an editor may write it that takes two bytes for a character, with its mark and the end of the line.
+_MAX_KEY_FILE_BYTES: Final = 2 * MAX_SECRET_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """``shelf``: the folder with files to be offered; ``is_marked``: whether the operator lets us write."""
+    """``shelf``: the folder with files to be offered; ``is_marked``: whether the operator lets us write.
+
+    ``has_key``: whether there is a file with a passphrase; it is read where there is a use for it.
+    """
 
     shelf: Path | None
     is_marked: bool
+    has_key: bool
 
 
 def look(where: Path) -> Content | None:
@@ -45,12 +55,32 @@ def look(where: Path) -> Content | None:
     if not _is(folder, stat.S_IFDIR):
         return None
     shelf = folder / SHELF
-    return Content(shelf=shelf if _is(shelf, stat.S_IFDIR) else None, is_marked=is_marked(where))
+    return Content(
+        shelf=shelf if _is(shelf, stat.S_IFDIR) else None,
+        is_marked=is_marked(where),
+        has_key=any(_is(folder / name, stat.S_IFREG) for name in KEYS),
+    )
 
 
 def is_marked(where: Path) -> bool:
     """Whether the stick has the operator's mark."""
     return any(_is(where / FOLDER / mark, stat.S_IFREG) for mark in MARKS)
+
+
+def read_key(where: Path) -> bytes | None:
+    """The passphrase on the stick, as who types it would send it; None if there is none that is one line of text."""
+    for name in KEYS:
+        try:
+            descriptor = os.open(where / FOLDER / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "rb", buffering=0) as file:
+                raw = file.read(_MAX_KEY_FILE_BYTES + 1)
+            line = decode_text(raw).rstrip("\n")
+        except (OSError, TextError):
+            continue
+        secret = line.encode()
+        if line and "\n" not in line and len(secret) <= MAX_SECRET_BYTES:
+            return secret
+    return None
 
 
 def write_report(where: Path, text: bytes) -> None:

@@ -3,7 +3,6 @@
 
 import hashlib
 import json
-import os
 import random
 import time
 
@@ -13,7 +12,7 @@ from tests.exfat import make_exfat
 from tests.fat32 import Fat32
 from tests.image.appliance import Appliance
 from tests.image.card import Card
-from tests.image.usb import ARGUMENTS, KEY_POWER, Device
+from tests.image.usb import ARGUMENTS, KEY_POWER, Device, Stick
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(400), pytest.mark.xdist_group("stick")]
@@ -48,26 +47,6 @@ def relay(image, kernel, tools, tmp_path_factory):
     with Appliance(kernel, "stick", card, radios=1, arguments=(*ARGUMENTS, "console=ttyS1")) as appliance:
         assert appliance.wait_booted() == "running", appliance.explain()
         yield appliance
-
-
-class Stick:
-    """The file of a FAT stick: one partition, as they are sold."""
-
-    def __init__(self, path, files, *, clusters=8000, label=b"STICK"):
-        self.path = path
-        start = 2048 * 512
-        path.write_bytes(b"")
-        os.truncate(path, start + 16 * 1024 * 1024)
-        fat = Fat32(path, clusters, offset=start, label=label)
-        for name, data in files.items():
-            fat.write(name, data)
-        table = bytearray(512)
-        table[446:462] = (
-            bytes.fromhex("00000000 0c000000") + (2048).to_bytes(4, "little") + (32768).to_bytes(4, "little")
-        )
-        table[510:] = b"\x55\xaa"
-        with path.open("r+b") as file:
-            file.write(table)
 
 
 def notices(relay):

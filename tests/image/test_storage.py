@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from relay.board.card import MARK
+from tests.image.card import Card
 from tests.image.lan import Lan
 from tests.image.seizure import (
     Planted,
@@ -20,6 +22,7 @@ from tests.image.seizure import (
     storage_notices,
     those_in,
 )
+from tests.image.usb import ARGUMENTS, Device, Stick
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(2600)]
@@ -27,6 +30,10 @@ pytestmark = [pytest.mark.image, pytest.mark.timeout(2600)]
 KEY = Path(__file__).with_name("inside") / "volume_key.py"
 PASSPHRASE = "correct horse battery staple, and a lamp post"
 START_S = 120
+#: By which a LUKS volume is known: its first header, and its second.
+LUKS = (b"LUKS\xba\xbe\0\2", b"SKUL\xba\xbe\0\2")
+#: Nobody waits for more than that for the rest of a panic.
+ERASED_S = 120
 #: What the issue allows.
 KEY_GONE_S = 1.0
 
@@ -156,8 +163,13 @@ def wait_open(relay):
     assert storage_notices(relay) == []
 
 
-def test_a_durable_relay_is_opened_by_its_passphrase_and_works_from_memory_until_then(
-    lan, card, boot, tmp_path, measured
+def board_says(relay):
+    shown = json.loads(relay.run("relay", "board", "status", timeout_s=90).stdout)["notices"]
+    return " ".join(notice["text"] for notice in shown)
+
+
+def test_a_durable_relay_is_opened_by_passphrase_or_stick_and_works_from_memory_until_then(
+    lan, card, boot, tools, tmp_path, measured
 ):
     settings(card, '[appliance]\nstorage = "durable"\n')
     relay = started(boot, card, lan, "first")
@@ -174,19 +186,35 @@ def test_a_durable_relay_is_opened_by_its_passphrase_and_works_from_memory_until
     relay.kill()
     assert planted.found(card.path) == 0
     assert those_in(card.path, [key, PASSPHRASE.encode()]) == set()
+    assert those_in(card.path, LUKS) == {*LUKS}
+    kept = Card(card.path, tmp_path / "kept.img", tools=tools)
 
-    relay = started(boot, card, lan, "second")
+    settings(card, '[appliance]\nstorage = "durable"\nsticks = ["key"]\n')
+    relay = started(boot, card, lan, "second", arguments=ARGUMENTS)
     assert "not open yet" in " ".join(storage_notices(relay))
     with connect(relay, lan) as client:
         client.put(list(Planted(4, hour()).envelopes))
     wrong = unlock(relay, PASSPHRASE[:-1])
     assert "not its passphrase" in wrong.output
-    done = unlock(relay, PASSPHRASE)
-    assert done.code == 0, done.output
+    assert "not open yet" in " ".join(storage_notices(relay))
+    # As an editor on Windows saves it.
+    written = Stick(tmp_path / "key", {"mesh-relay/key.txt": b"\xef\xbb\xbf" + PASSPHRASE.encode() + b"\r\n"})
+    stick = Device(relay, "key", disks=[written.path])
     wait_open(relay)
+    wait_until(relay.explain, lambda: "pull the stick out" in board_says(relay), 60, pause_s=0.5)
+    stick.unplug()
     with connect(relay, lan) as client:
         assert client.relay.durable is True, relay.explain()
         held = client.fetch_all()
     assert {*planted.envelopes} <= {*held}
     measured["panic_key_gone_durable_s"], _ = panic(relay, tmp_path)
+    assert relay.wait_dead(ERASED_S), relay.console_text()
+    assert those_in(card.path, [*LUKS, MARK]) == set()
     assert measured["panic_key_gone_durable_s"] < KEY_GONE_S
+
+    # Who says that nothing is kept has what was kept erased, at that start.
+    settings(kept, '[appliance]\nstorage = "amnesic"\n')
+    relay = started(boot, kept, lan, "forgets")
+    assert "was erased at this start" in board_says(relay)
+    assert those_in(kept.path, LUKS) == set()
+    assert volume_key(relay)[1] != key

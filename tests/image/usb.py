@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+
+from tests.fat32 import Fat32
 
 #: Of the guest's kernel: so many sockets to plug something into.
 SOCKETS = 3
@@ -40,6 +43,26 @@ mkdir functions/ecm.0
 echo 00:11:22:33:44:55 >functions/ecm.0/host_addr
 ln -s functions/ecm.0 configs/c.1/
 """
+
+
+class Stick:
+    """The file of a FAT stick: one partition, as they are sold."""
+
+    def __init__(self, path, files, *, clusters=8000, label=b"STICK"):
+        self.path = path
+        start = 2048 * 512
+        path.write_bytes(b"")
+        os.truncate(path, start + 16 * 1024 * 1024)
+        fat = Fat32(path, clusters, offset=start, label=label)
+        for name, data in files.items():
+            fat.write(name, data)
+        table = bytearray(512)
+        table[446:462] = (
+            bytes.fromhex("00000000 0c000000") + (2048).to_bytes(4, "little") + (32768).to_bytes(4, "little")
+        )
+        table[510:] = b"\x55\xaa"
+        with path.open("r+b") as file:
+            file.write(table)
 
 
 class Device:

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from relay.config.appliance import EXAMPLE, ApplianceConfig
-from relay.config.passwords import why_trivial
+from relay.config.passwords import LEAST_PASSPHRASE_CHARS, why_no_passphrase, why_trivial
 from relay.config.settings import BadValueError
 
 TRIED = [
@@ -39,3 +39,10 @@ def test_passwords_that_anybody_tries_are_known(text):
 )
 def test_others_are_not(text):
     assert not why_trivial(text)
+
+
+def test_nobody_encrypts_a_card_with_what_anybody_would_guess():
+    assert why_no_passphrase("soup goats river under 12") == ""
+    assert "characters or more" in why_no_passphrase("soup goats river under 12"[: LEAST_PASSPHRASE_CHARS - 1])
+    assert "characters or more" in why_no_passphrase("")
+    assert "tries" in why_no_passphrase("passwordpassword")

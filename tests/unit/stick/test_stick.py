@@ -14,19 +14,21 @@ import time
 from contextlib import aclosing, asynccontextmanager, suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from relay.appliance import portal_server
 from relay.appliance.portal_page import PortalPage
+from relay.config.sticks import StickUse
 from relay.core.errors import DecodeError
 from relay.core.stats import Download
 from relay.process import downloads, shelf
 from relay.process.downloads import Downloads
 from relay.process.shelf import Entry, make_list, piece, read_list, read_lists
 from relay.process.stick_request import MAX_REQUEST_BYTES, StickRequest
-from relay.stick import offering
-from relay.stick.content import FOLDER, Content, is_marked, look, write_report
+from relay.process.unlock_request import MAX_SECRET_BYTES, OpeningError, ask
+from relay.stick import app, offering
+from relay.stick.content import FOLDER, Content, is_marked, look, read_key, write_report
 from relay.stick.found import MAX_STICKS, Stick, find_sticks, is_anything_there
 from relay.stick.offering import MAX_READERS, Offering
 
@@ -133,14 +135,149 @@ def test_only_fixed_names_are_looked_at_and_no_links(tmp_path):
     assert look(tmp_path) is None
     (tmp_path / FOLDER).unlink()
     (tmp_path / FOLDER).mkdir()
-    assert look(tmp_path) == Content(shelf=None, is_marked=False)
+    assert look(tmp_path) == Content(shelf=None, is_marked=False, has_key=False)
     (tmp_path / FOLDER / "shelf").symlink_to("/etc")
     (tmp_path / FOLDER / "write.txt").mkdir()
-    assert look(tmp_path) == Content(shelf=None, is_marked=False)
+    assert look(tmp_path) == Content(shelf=None, is_marked=False, has_key=False)
     (tmp_path / FOLDER / "shelf").unlink()
     (tmp_path / FOLDER / "shelf").mkdir()
     (tmp_path / FOLDER / "write.txt.txt").touch()
-    assert look(tmp_path) == Content(shelf=tmp_path / FOLDER / "shelf", is_marked=True)
+    assert look(tmp_path) == Content(shelf=tmp_path / FOLDER / "shelf", is_marked=True, has_key=False)
+
+
+SECRET = "correct horse battery staple, and a lamp post"
+
+
+def put_key(where, content, name="key.txt"):
+    folder = where / FOLDER
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(content)
+
+
+@given(
+    text=st.text(
+        st.characters(exclude_categories=("Cs",), exclude_characters="\r\n\0\ufeff"), min_size=1, max_size=200
+    ),
+    encoding=st.sampled_from(("utf-8", "utf-8-sig", "utf-16")),
+    end=st.sampled_from(("", "\n", "\r\n", "\r", "\n\n")),
+    name=st.sampled_from(("key.txt", "key.txt.txt")),
+)
+def test_the_key_is_what_somebody_types_whatever_editor_wrote_it(tmp_path_factory, text, encoding, end, name):
+    where = tmp_path_factory.mktemp("stick")
+    # What begins so is a document of a word processor, and told as that.
+    assume(not text.startswith(("{\\rtf", "PK\x03\x04")))
+    put_key(where, (text + end).encode(encoding), name)
+    content = look(where)
+    assert content is not None
+    assert content.has_key
+    assert read_key(where) == text.encode()
+
+
+@given(raw=st.binary(max_size=300))
+def test_a_key_of_any_bytes_is_one_line_or_none(tmp_path_factory, raw):
+    where = tmp_path_factory.mktemp("stick")
+    put_key(where, raw)
+    secret = read_key(where)
+    assert secret is None or (b"\n" not in secret and 0 < len(secret) <= MAX_SECRET_BYTES)
+
+
+def test_a_key_is_one_line_of_a_file_and_of_nothing_else(tmp_path):
+    (tmp_path / FOLDER).mkdir()
+    assert read_key(tmp_path) is None
+    for content in (b"", b"\n", b"two\nlines", b"\xff\xfe\xff", b"x" * (MAX_SECRET_BYTES + 1), bytes(64 << 20)):
+        put_key(tmp_path, content)
+        assert read_key(tmp_path) is None, content[:20]
+    put_key(tmp_path, b"x" * MAX_SECRET_BYTES)
+    assert read_key(tmp_path) == b"x" * MAX_SECRET_BYTES
+    key = tmp_path / FOLDER / "key.txt"
+    for make in (lambda: key.symlink_to("/etc/passwd"), lambda: os.mkfifo(key), key.mkdir):
+        key.unlink()
+        make()
+        content = look(tmp_path)
+        assert content is not None
+        assert not content.has_key
+        assert read_key(tmp_path) is None
+        if key.is_dir():
+            break
+
+
+class Opener:
+    """Stands where the store is opened, and says the same to everybody who hands in a secret."""
+
+    def __init__(self, path, said):
+        self.secrets = []
+        self._said = said
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self):
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                with connection, connection.makefile("rb") as file:
+                    self.secrets.append(file.read())
+                    connection.sendall(self._said)
+
+
+def test_what_is_wrong_with_a_secret_comes_back_in_words(tmp_path):
+    with pytest.raises(OpeningError, match="appliance only"):
+        ask(b"x", tmp_path / "none")
+    for number, (said, told) in enumerate(
+        (
+            (b'"that is not its passphrase"\n', "not its passphrase"),
+            (b"", "appliance only"),
+            (b"[1\n", "appliance only"),
+        )
+    ):
+        path = tmp_path / str(number)
+        with Opener(path, said) as opener, pytest.raises(OpeningError, match=told):
+            ask(SECRET.encode(), path)
+        assert opener.secrets == [SECRET.encode()]
+
+
+@pytest.mark.parametrize(
+    ("uses", "waits", "content", "said", "told", "asked"),
+    [
+        ({"key"}, True, SECRET, b'""\n', "pull the stick out", True),
+        ({"key"}, True, SECRET, b'"that is not its passphrase"\n', "that is not its passphrase", True),
+        ({"key"}, True, "two\nlines", b'""\n', "cannot be read", False),
+        ({"report"}, True, SECRET, b'""\n', "anybody could plug one in", False),
+        # Nothing to open: nobody reads a key.
+        ({"key"}, False, SECRET, b'""\n', "", False),
+    ],
+)
+def test_a_key_is_handed_in_where_the_operator_wants_it_and_something_waits_for_it(
+    tmp_path, monkeypatch, uses, waits, content, said, told, asked
+):
+    put_key(tmp_path, content.encode())
+    waiting = tmp_path / "store-when-open"
+    if waits:
+        waiting.touch()
+    monkeypatch.setattr(app, "STORE_WHEN_OPEN", waiting)
+    monkeypatch.setattr(app, "MOUNT", tmp_path)
+    monkeypatch.setattr(app, "REPORTED", tmp_path / "reported")
+    with Opener(tmp_path / "socket", said) as opener:
+        monkeypatch.setattr(app, "ask", lambda secret: ask(secret, tmp_path / "socket"))
+        sticks = app.Sticks({StickUse(use) for use in uses}, tmp_path / "control")
+        sticks._open_store()
+    assert opener.secrets == [SECRET.encode()] * asked
+    texts = [notice.text for notice in sticks._notices]
+    assert len(texts) == bool(told)
+    assert told in "".join(texts)
+    assert SECRET not in "".join(texts)
+    # By which the light says that it may be pulled out.
+    assert (tmp_path / "reported").exists() is ("pull the stick out" in told)
 
 
 def test_a_report_is_there_whole_or_the_one_before_it(tmp_path):
