@@ -7,9 +7,11 @@ import tomllib
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from relay.appliance import apply
-from relay.appliance.data_state import DataState, Trouble
+from relay.appliance.data_state import DataState, Trouble, read_state, write_state
 from relay.board import data, mapping
 from relay.board.card import AMNESIC, BLANK, Card
 from relay.board.device import Part
@@ -135,3 +137,68 @@ def test_once_it_is_open_the_relay_keeps_there_what_it_acknowledges(tmp_path):
     assert (output / "relay.toml").stat().st_mode & 0o777 == 0o600
     assert [notice.code for notice in read_notices([output / "notices.json"])] == [NoticeCode.NO_COUNTRY]
     assert not (output / "store-when-open").exists()
+
+
+HALF = 64 << 10
+
+
+@given(
+    head=st.sampled_from((b"LUKS\xba\xbe\0\2", AMNESIC, BLANK, b"", b"\x17")) | st.binary(max_size=1024),
+    tail=st.binary(max_size=64),
+    wanted=st.sampled_from((None, "amnesic", "durable", "plain", "volatile")),
+)
+def test_whatever_is_there_nobody_s_word_leaves_it_to_the_byte_or_makes_use_of_it(tmp_path_factory, head, tail, wanted):
+    partition = tmp_path_factory.mktemp("data") / "data"
+    partition.write_bytes(head.ljust(HALF, b"\0") + tail.ljust(HALF, b"\0"))
+    before = partition.read_bytes()
+    card = Card(disk=partition, boot=Part(path=partition), data=Part(path=partition))
+    kept = data.what_is_kept(Part(path=partition))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(data, "node", lambda *_: partition)
+        if kept in data._USED[wanted]:
+            # What would be made there: nothing of it is of use to anybody, or is what is wanted.
+            assert kept is not data.Kept.DURABLE or wanted == "durable"
+            assert kept not in {data.Kept.PLAIN, data.Kept.UNKNOWN} or wanted == "plain"
+            return
+        state = data._prepare(card, wanted, forgets=False)
+        assert partition.read_bytes() == before
+        assert state.trouble in {Trouble.PLAIN_KEPT, Trouble.DURABLE_KEPT}
+        assert state.size_bytes == 0
+        assert not state.forgot
+        # Somebody's word is enough, for what keeps nothing.
+        assert data._prepare(card, "volatile", forgets=True) == DataState(forgot=True)
+    after = partition.read_bytes()
+    assert after.startswith(BLANK)
+    # Noise is over all of it: of that size all of a LUKS volume is its header.
+    assert after[len(BLANK) : HALF] != before[len(BLANK) : HALF]
+    assert after[HALF:] != before[HALF:]
+
+
+@given(raw=st.binary() | st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(("size_bytes", "trouble", "was_closed", "forgot")) | st.text(), inner),
+).map(lambda value: json.dumps(value).encode()))  # fmt: skip
+def test_of_any_file_something_is_known_of_the_partition(tmp_path_factory, raw):
+    path = tmp_path_factory.mktemp("state") / "state.json"
+    assert read_state(path) == DataState(trouble=Trouble.UNUSABLE)
+    path.write_bytes(raw)
+    state = read_state(path)
+    write_state(state, path)
+    assert read_state(path) == state
+
+
+@given(
+    state=st.builds(
+        DataState,
+        size_bytes=st.integers(min_value=0, max_value=1 << 50),
+        trouble=st.sampled_from(Trouble),
+        was_closed=st.booleans(),
+        forgot=st.booleans(),
+    )
+)
+def test_what_one_process_leaves_the_next_one_reads(tmp_path_factory, state):
+    path = tmp_path_factory.mktemp("state") / "folder" / "state.json"
+    write_state(state, path)
+    assert read_state(path) == state
+    assert path.stat().st_mode & 0o777 == 0o644
