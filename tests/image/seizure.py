@@ -21,6 +21,8 @@ ENVELOPES = 60
 #: Names, addresses, keys and log lines, as a program might keep that writes down too much.
 NOTES = 20
 SIZE = 256
+#: Of a guest on a busy machine, about anything.
+ANSWER_S = 300
 _BLOCK = 64 << 20
 _OVERLAP = 64
 
@@ -103,12 +105,12 @@ def connect(appliance, lan):
     def address():
         return re.search(r"inet6 (fe80\S+)/", appliance.sh("ip -6 address show dev eth0 scope link"))
 
-    where = wait_until(appliance.explain, address, 60, pause_s=1)[1]
+    where = wait_until(appliance.explain, address, ANSWER_S, pause_s=1)[1]
     name = (where, 4270, 0, socket.if_nametoindex(lan.name))
 
     def opened():
         sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
-        sock.settimeout(10)
+        sock.settimeout(ANSWER_S)
         try:
             sock.connect(name)
         except OSError:
@@ -116,7 +118,7 @@ def connect(appliance, lan):
             return None
         return sock
 
-    return RawClient(wait_until(appliance.explain, opened, 60, pause_s=1))
+    return RawClient(wait_until(appliance.explain, opened, ANSWER_S, pause_s=1))
 
 
 def plant(appliance, lan, planted):
@@ -132,5 +134,5 @@ def plant(appliance, lan, planted):
 
 def storage_notices(appliance):
     """What the relay says of its card, on page and light."""
-    status = json.loads(appliance.run("relay", "status", "--json", timeout_s=90).stdout)
+    status = json.loads(appliance.run("relay", "status", "--json").stdout)
     return [notice["text"] for notice in status["notices"] if notice["code"] == "storage"]
