@@ -12,6 +12,7 @@ import fcntl
 import json
 import logging
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -96,8 +97,10 @@ def answer(asked: BinaryIO, told: BinaryIO) -> None:
         said = ""
     except RelayError as error:
         said = str(error)
-    told.write(json.dumps(said).encode() + b"\n")
-    told.flush()
+    # Who has gone meanwhile needs no answer.
+    with suppress(OSError):
+        told.write(json.dumps(said).encode() + b"\n")
+        told.flush()
 
 
 def _cryptsetup(*words: str, secret: bytes) -> None:

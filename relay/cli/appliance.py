@@ -191,7 +191,10 @@ def _unlock(arguments: argparse.Namespace) -> int:
     from relay.process.unlock_request import ask
 
     if arguments.serve:
-        opening.answer(sys.stdin.buffer, sys.stdout.buffer)
+        with os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0) as told:
+            # What the programs say that make and mend file systems is for the log, and no answer.
+            os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+            opening.answer(sys.stdin.buffer, told)
         return 0
     ask(_passphrase())
     print("It is open: the relay starts anew, with what is kept there.")

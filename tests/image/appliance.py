@@ -18,15 +18,7 @@ from tests.guest.uml import ROOT, GuestError, Uml
 #: As much as a Raspberry Pi Zero 2 W leaves when the firmware has its share.
 MEMORY_MIB = 448
 #: On a busy machine; alone it takes seven seconds.
-BOOT_TIMEOUT_S = 300.0
-#: Of the kernel's command line: who waits for the processor of a busy machine is no board that hangs, and no card that
-#: does not answer.
-PATIENT = (
-    "systemd.watchdog_sec=600",
-    "systemd.service_watchdogs=no",
-    "systemd.default_device_timeout_sec=600",
-    "systemd.default_timeout_start_sec=600",
-)
+BOOT_TIMEOUT_S = 180.0
 #: A command in it, beside all that an appliance starts, and others' guests on the same processor.
 COMMAND_TIMEOUT_S = 120.0
 
