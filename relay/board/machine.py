@@ -66,6 +66,7 @@ class Machine:
     def erase(self) -> tuple[str, ...]:
         """Destroy keys, settings, store and whatever else is not the image's own; return what resisted, in words."""
         began = time.monotonic()
+        is_forgotten = panic.forget_key()
         card = find_card(self.boot_device)
         if not (self._mark() if card is None else card.mark()):
             logger.error("that an erase began cannot be written down: if it is interrupted, the next start forgets it")
@@ -73,7 +74,7 @@ class Machine:
         # Not asked to end: the store would tidy up, and remove its log where we could write
         # over it. Nobody waits for it here.
         killing = _systemctl_begin("kill", "--signal=SIGKILL", *UNITS)
-        keys_gone = card is None or panic.destroy_keys(card)
+        keys_gone = card is None or panic.destroy_keys(card, is_forgotten)
         logger.warning("the key is gone after %.2f s", time.monotonic() - began)
         drive = None if self.boot_device is None else Part(path=self.boot_device)
         if card is not None:

@@ -62,18 +62,31 @@ def read_own(folder: Path = SHARED) -> Own:
     return Own(digests={row[1].lower(): row[0] for row in rows if len(row) == 2}, restored=restored)
 
 
-def destroy_keys(card: Card) -> bool:
-    """The key of the partition for data, in the kernel and on the card; return whether none is left.
+def forget_key() -> Callable[[], bool]:
+    """Have the kernel forget the key of the partition for data, from now on; return what waits for it and says if it did.
 
-    The kernel waits for what it has given to the card already: not longer than KERNEL_TIMEOUT_S, and what is on the
-    card does not wait for that.
+    It costs nothing of the card, so nothing has to be written first. The kernel waits for what it has given to the card
+    already: nobody waits for that longer than KERNEL_TIMEOUT_S.
     """
     gone: list[bool] = []
     asking = threading.Thread(target=lambda: gone.append(mapping.destroy()), daemon=True)
     asking.start()
+
+    def is_forgotten() -> bool:
+        asking.join(KERNEL_TIMEOUT_S)
+        return gone == [True]
+
+    return is_forgotten
+
+
+def destroy_keys(card: Card, is_forgotten: Callable[[], bool] | None = None) -> bool:
+    """The key of the partition for data, in the kernel and on the card; return whether none is left.
+
+    :param is_forgotten: what :func:`forget_key` gave, where that began already
+    """
+    forgotten = is_forgotten or forget_key()
     on_card = card.data is None or _erase_luks_keys(card.data)
-    asking.join(KERNEL_TIMEOUT_S)
-    return on_card and gone == [True]
+    return forgotten() and on_card
 
 
 def _erase_luks_keys(data: Part) -> bool:

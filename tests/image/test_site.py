@@ -295,7 +295,7 @@ def ciphertext(data):
 
 
 def test_a_finger_on_the_button_leaves_nothing_on_the_card(card, boot):
-    card.write("MESH-RELAY", "relay.toml", f'[appliance]\nmesh_secret = "{SECRET}"\n'.encode())
+    card.write("MESH-RELAY", "relay.toml", f'[appliance]\nstorage = "plain"\nmesh_secret = "{SECRET}"\n'.encode())
     card.write("MESH-RELAY", "shelf/app.apk", OFFERED)
     relay = boot(card)
     assert relay.wait_booted() == "running", relay.explain()
