@@ -63,7 +63,7 @@ def read_own(folder: Path = SHARED) -> Own:
 
 
 def forget_key() -> Callable[[], bool]:
-    """Have the kernel forget the key of the partition for data, from now on; return what waits for it and says if it did.
+    """Have the kernel forget the key of the partition for data; return what waits for that, and says if it did.
 
     It costs nothing of the card, so nothing has to be written first. The kernel waits for what it has given to the card
     already: nobody waits for that longer than KERNEL_TIMEOUT_S.
