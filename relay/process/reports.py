@@ -47,6 +47,7 @@ class Component(enum.Enum):
 
     BLE = "ble"
     BITCHAT = "bitchat"
+    LIBP2P = "libp2p"
     NET = "net"
     BOARD = "board"
 
@@ -155,6 +156,50 @@ EVENTS: Final[dict[Component, tuple[str, ...]]] = {
         *(f"packets_{outcome}" for outcome in PACKET_OUTCOMES),
         *(f"type_{kind}" for kind in PACKET_TYPES),
     ),
+    Component.LIBP2P: (
+        "peers_met",
+        "peer_dials",
+        "peer_dials_failed",
+        "connections_dropped",
+        "handshakes_failed",
+        "protocol_errors",
+        "protocols_refused",
+        "messages_malformed",
+        "peers_silent",
+        "streams_refused",
+        "streams_stalled",
+        "discovery_failed",
+        "announcements_refused",
+        "announcements_malformed",
+        "relay_unreachable",
+        "envelopes_busy",
+        "blocks_sent",
+        "blocks_received",
+        "blocks_unwanted",
+        "wants_missed",
+        "wants_refused",
+        "fetches_refused",
+        "topics_refused",
+        "published_taken",
+        "published_known",
+        "published_own",
+        "published_untrue",
+        "published_elsewhere",
+        "published_too_long",
+        "published_limited",
+        "published_lost",
+        "control_limited",
+        "records_taken",
+        "records_displaced",
+        "questions_limited",
+        "http_served",
+        "http_unchanged",
+        "http_missing",
+        "http_malformed",
+        "http_elsewhere",
+        "http_unavailable",
+        "http_places",
+    ),
     Component.NET: (
         "radio_lost",
         "radio_recovered",
@@ -194,6 +239,7 @@ GAUGES: Final[dict[Component, tuple[str, ...]]] = {
         "letters_brief",
         MEMORY,
     ),
+    Component.LIBP2P: ("peers", "topics", MEMORY),
     Component.NET: (
         "radios",
         "radios_up",
