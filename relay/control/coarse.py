@@ -41,7 +41,15 @@ _PEOPLE_EVENTS: Final = frozenset(
     | {"live_sent", "live_lost", "live_received", "live_untrue"}
     | {"letters_kept", "letters_refused", "letters_lost"}
     # Of libp2p: who comes, and what one reader asks for.
-    | {"peers_met", "peers_silent", "connections_dropped", "peer_dials", "peer_dials_failed", "handshakes_failed"}
+    | {
+        "peers_met",
+        "peers_renewed",
+        "peers_silent",
+        "connections_dropped",
+        "peer_dials",
+        "peer_dials_failed",
+        "handshakes_failed",
+    }
     | {"blocks_sent", "wants_missed", "records_taken", "published_taken", "published_known", "published_elsewhere"}
     | {"http_served", "http_unchanged", "http_missing", "http_elsewhere"}
     # Each phone says a few in a minute.

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 from relay.config.libp2p import NO_GATEWAY
 from relay.config.settings import CREDENTIAL
 from relay.core.secret import mesh_secret
-from relay.libp2p.bitswap import Bitswap
+from relay.libp2p.bitswap import Bitswap, UnavailableError
 from relay.libp2p.dht import DhtServer
-from relay.libp2p.envelopes import Envelopes, UnavailableError
+from relay.libp2p.envelopes import Envelopes
 from relay.libp2p.gossipsub import Gossipsub
 from relay.libp2p.host import Host
 from relay.libp2p.identity import Identity, base58
@@ -56,14 +56,11 @@ class Blocks:
         self._reporter = reporter
 
     async def read(self, cids: Sequence[Cid], peer: bytes) -> dict[bytes, bytes]:
-        """Return those that are here, by digest."""
+        """Return those that are here, by digest; raise UnavailableError."""
         _ = peer
         if self._envelopes is None:
             return {}
-        try:
-            return await self._envelopes.read([cid.digest for cid in cids if not cid.inline])
-        except UnavailableError:
-            return {}
+        return await self._envelopes.read([cid.digest for cid in cids if not cid.inline])
 
     def wanted(self, cid: Cid, peer: bytes) -> None:
         """A peer wants what is not here."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, Protocol
 
+from relay.core.errors import RelayError
 from relay.libp2p.bitswap_message import (
     MAX_MESSAGE_BYTES,
     PROTOCOL,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from relay.libp2p.cid import Cid
-    from relay.libp2p.connection import Stream
+    from relay.libp2p.connection import Connection, Stream
     from relay.libp2p.host import Host
 
 #: Wishes of a peer that are remembered: boxo has up to 1,024 at a time. 0.3 MB a peer.
@@ -40,14 +41,25 @@ MAX_HELD_BYTES: Final = 8 << 20
 BLOCK_S: Final = 5.0
 #: A stream of ours on which nothing goes is ended.
 IDLE_S: Final = 30.0
+#: A peer that has just started has all its parts by then.
+SETTLE_S: Final = 5.0
+MAX_KNOWN: Final = 1024
 SEND_S: Final = 30.0
+#: Two that dial each other at once have two connections, of which one ends: what was on it is sent by the other. And so
+#: long `relay run` is given to come back, a question that fails then is not asked again soon.
+RETRIES: Final = 5
+RETRY_S: Final = 0.5
+
+
+class UnavailableError(RelayError):
+    """Whether a block is here cannot be said now."""
 
 
 class Blocks(Protocol):
     """Where blocks are."""
 
     async def read(self, cids: Sequence[Cid], peer: bytes) -> dict[bytes, bytes]:
-        """Return those that are here and that ``peer`` may have, by digest."""
+        """Return those that are here and that ``peer`` may have, by digest; raise UnavailableError."""
 
     def wanted(self, cid: Cid, peer: bytes) -> None:
         """A peer wants a block that is not here."""
@@ -62,6 +74,9 @@ class _Partner:
         self.missing: dict[bytes, Entry] = {}
         #: Wishes of ours that it is to be told.
         self.to_tell: dict[bytes, Entry] = {}
+        #: Of both, what is in the message that is being sent.
+        self.answering: dict[bytes, Entry] = {}
+        self.telling: dict[bytes, Entry] = {}
         self.wake = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
 
@@ -89,6 +104,8 @@ class Bitswap:
         self._count = count
         self._partners: dict[bytes, _Partner] = {}
         self._wanted: dict[bytes, _Wanted] = {}
+        #: Peers whose bitswap has noticed us, or whom we have dialled anew.
+        self._known: dict[bytes, None] = {}
         self._budget = Budget(MAX_HELD_BYTES)
         host.handlers[PROTOCOL] = self._on_stream
         host.on_identified.append(self._on_peer)
@@ -98,10 +115,32 @@ class Bitswap:
 
     def _on_peer(self, peer: bytes) -> None:
         connection = self._host.connection(peer)
-        if connection is None or PROTOCOL not in connection.protocols:
+        if connection is None:
+            return
+        if peer not in self._known:
+            asyncio.get_running_loop().call_later(SETTLE_S, self._renew, connection)
+        if PROTOCOL not in connection.protocols:
             return
         for wanted in self._wanted.values():
             self._tell(peer, wanted)
+
+    def _renew(self, connection: Connection) -> None:
+        """Dial a peer anew that has said nothing of bitswap yet, once.
+
+        kubo announces itself when its bitswap is not there yet, and that never hears of connections that are older
+        than it: of us it would not ask anything until either starts again.
+        """
+        peer = connection.peer
+        if peer in self._known or not connection.is_open:
+            return
+        self._note(peer)
+        if PROTOCOL in connection.protocols:
+            self._host.renew(connection)
+
+    def _note(self, peer: bytes) -> None:
+        self._known[peer] = None
+        if len(self._known) > MAX_KNOWN:
+            del self._known[next(iter(self._known))]
 
     def _on_left(self, peer: bytes) -> None:
         partner = self._partners.pop(peer, None)
@@ -134,6 +173,7 @@ class Bitswap:
     def _receive(self, peer: bytes, message: Message) -> None:
         if self._host.connection(peer) is None:
             return
+        self._note(peer)
         for cid, block in message.blocks:
             self._on_block(peer, cid, block)
         for cid, is_here in message.haves:
@@ -255,6 +295,21 @@ class Bitswap:
 
     async def _talk(self, peer: bytes, partner: _Partner) -> None:
         """Tell a peer our wishes and answer its own, until there is nothing to say for a while."""
+        for _ in range(RETRIES):
+            try:
+                await self._talk_on(peer, partner)
+            except (StreamError, TimeoutError, UnavailableError):
+                partner.asked = partner.answering | partner.asked
+                partner.to_tell = partner.telling | partner.to_tell
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+        # It asks again, if it is there; and what we want is told to whoever comes.
+        self._count("answers_lost", len(partner.asked))
+        partner.asked.clear()
+        partner.to_tell.clear()
+
+    async def _talk_on(self, peer: bytes, partner: _Partner) -> None:
         stream: Stream | None = None
         try:
             while True:
@@ -271,18 +326,15 @@ class Bitswap:
                 async with asyncio.timeout(SEND_S):
                     await stream.send(message.encode())
                 self._count("blocks_sent", len(message.blocks))
-        except (StreamError, TimeoutError):
-            # It asks again, if it is there; and what we want is told to whoever comes.
-            partner.asked.clear()
-            partner.to_tell.clear()
         finally:
             if stream is not None:
                 stream.connection.close_stream(stream)
 
     async def _next_message(self, peer: bytes, partner: _Partner) -> Message | None:
         partner.wake.clear()
-        entries = list(partner.to_tell.values())
-        partner.to_tell.clear()
+        partner.telling, partner.to_tell = partner.to_tell, {}
+        partner.answering = {}
+        entries = list(partner.telling.values())
         batch = sorted(partner.asked.items(), key=lambda item: -item[1].priority)[:BATCH]
         blocks: list[tuple[Cid, bytes]] = []
         haves: list[tuple[Cid, bool]] = []
@@ -306,7 +358,7 @@ class Bitswap:
                         haves.append((entry.cid, False))
                     self._count("wants_missed")
                     self._blocks.wanted(entry.cid, peer)
-                del partner.asked[key]
+                partner.answering[key] = partner.asked.pop(key)
             partner.wake.set()
         if not entries and not blocks and not haves:
             return None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from relay.core import session as s
 from relay.core.envelope import envelope_id
-from relay.core.errors import RelayError
+from relay.libp2p.bitswap import UnavailableError
 from relay.links.address import RelayAddress
 from relay.links.client_session import Connection, RelayConnectionError
 from relay.process.supervisor import keep_trying
@@ -28,10 +28,6 @@ ANSWER_S: Final = 30.0
 #: So long a session without questions is kept: its handshake costs more than all that is asked of a still one.
 IDLE_S: Final = 20.0
 MAX_DELAY_S: Final = 10.0
-
-
-class UnavailableError(RelayError):
-    """`relay run` is not there, or too much is asked of it."""
 
 
 class Envelopes:

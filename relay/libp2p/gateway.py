@@ -17,8 +17,8 @@ from aiohttp import web
 
 from relay.core.errors import DecodeError
 from relay.core.stats import HttpRefused
+from relay.libp2p.bitswap import UnavailableError
 from relay.libp2p.cid import Cid, parse_cid
-from relay.libp2p.envelopes import UnavailableError
 from relay.libp2p.multiaddr import TcpAddress
 from relay.process.addresses import plain
 from relay.process.http_server import HttpServer

@@ -101,6 +101,10 @@ class Gossipsub:
         self._peers[peer] = _Peer(
             messages=Bucket(_MESSAGES, now), wants=Bucket(_WANTS, now), control=Bucket(_CONTROL, now)
         )
+        self.greet(peer)
+
+    def greet(self, peer: bytes) -> None:
+        """Tell a peer all that we subscribe to."""
         topics = sorted(self._topics)
         for start in range(0, len(topics), 512):
             self._say(peer, Rpc(subscriptions=[(topic, True) for topic in topics[start : start + 512]]))

@@ -35,6 +35,8 @@ MAX_PER_ADDRESS: Final = 8
 MAX_DIALS: Final = 8
 DIAL_S: Final = 5.0
 IDENTIFY_S: Final = 10.0
+#: After that the old connection of a peer that was dialled anew is not in use, or will be for longer.
+RENEW_S: Final = 2.0
 BACKLOG: Final = 16
 #: Of a peer's; what is above it is a flood.
 _PING_REST_S: Final = 0.05
@@ -98,13 +100,16 @@ class Host:
         channel = Channel(self.identity, initiator=is_dialled, expected=expected, random_bytes=self._random_bytes)
         return _Placed(self, channel, is_dialled=is_dialled, places=self._places)
 
-    async def dial(self, address: TcpAddress, *, scope: str = "", local: str | None = None) -> Connection:
+    async def dial(
+        self, address: TcpAddress, *, scope: str = "", local: str | None = None, anew: bool = False
+    ) -> Connection:
         """Connect to a peer, or return the connection that there is; raise OSError, StreamError.
 
-        ``scope``: the interface of a link-local address. ``local``: the address of ours to dial from.
+        ``scope``: the interface of a link-local address. ``local``: the address of ours to dial from. ``anew``: another
+        connection beside the one that there is.
         """
         peer = address.peer
-        if peer is not None and (known := self.peers.get(peer)):
+        if peer is not None and not anew and (known := self.peers.get(peer)):
             return known[-1]
         if len(self._dialling) >= MAX_DIALS or (peer is not None and peer in self._dialling):
             raise StreamError("too many dials at a time")
@@ -127,6 +132,7 @@ class Host:
                 except BaseException:
                     connection.drop()
                     raise
+            connection.dialled = (address, scope)
             return connection
         except (OSError, StreamError):
             self.count("peer_dials_failed")
@@ -253,6 +259,22 @@ class Host:
         if is_first:
             for told in self.on_identified:
                 told(connection.peer)
+
+    def renew(self, connection: Connection) -> None:
+        """Dial a peer again that did not notice that we are here; the old connection ends unless it is in use."""
+        self.count("peers_renewed")
+        host, _, scope = connection.remote[0].partition("%")
+        there = [TcpAddress(each.host, each.port, connection.peer) for each in connection.listens if each.host == host]
+        dialled = connection.dialled or (there[0], scope) if there or connection.dialled else None
+        if dialled is not None:
+            self.spawn(self._redial(connection, *dialled))
+
+    async def _redial(self, old: Connection, address: TcpAddress, scope: str) -> None:
+        with suppress(OSError, StreamError):
+            await self.dial(address, scope=scope, anew=True)
+            await asyncio.sleep(RENEW_S)
+            if not old.channel.mux.streams:
+                old.close()
 
     def push(self) -> None:
         """Tell all peers that what we say of ourselves has changed."""

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from relay.libp2p.host import Host
 
 SEND_S: Final = 20.0
+#: As of bitswap: of two connections one ends, and the other goes on.
+RETRIES: Final = 5
+RETRY_S: Final = 0.5
 #: Streams of one peer on which it may speak; it needs one.
 _MAX_STREAMS: Final = 2
 MAX_HELD_BYTES: Final = 4 << 20
@@ -88,6 +91,19 @@ class Pubsub:
 
     async def _talk(self, peer: bytes, wake: asyncio.Event) -> None:
         """Tell a peer what waits for it, on one stream for as long as it is there."""
+        for _ in range(RETRIES):
+            try:
+                await self._talk_on(peer, wake)
+            except (StreamError, TimeoutError):
+                await asyncio.sleep(RETRY_S)
+                self.router.greet(peer)
+            else:
+                return
+        # Begun anew, with all our subscriptions, when it speaks again.
+        if self._wakes.get(peer) is wake:
+            self._on_left(peer)
+
+    async def _talk_on(self, peer: bytes, wake: asyncio.Event) -> None:
         stream: Stream | None = None
         try:
             while self._wakes.get(peer) is wake:
@@ -98,10 +114,6 @@ class Pubsub:
                     async with asyncio.timeout(SEND_S):
                         await stream.send(message)
                 await wake.wait()
-        except (StreamError, TimeoutError):
-            # Begun anew, with all our subscriptions, when it speaks again.
-            if self._wakes.get(peer) is wake:
-                self._on_left(peer)
         finally:
             if stream is not None:
                 stream.connection.close_stream(stream)

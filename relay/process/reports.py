@@ -158,6 +158,7 @@ EVENTS: Final[dict[Component, tuple[str, ...]]] = {
     ),
     Component.LIBP2P: (
         "peers_met",
+        "peers_renewed",
         "peer_dials",
         "peer_dials_failed",
         "connections_dropped",
@@ -178,6 +179,7 @@ EVENTS: Final[dict[Component, tuple[str, ...]]] = {
         "blocks_unwanted",
         "wants_missed",
         "wants_refused",
+        "answers_lost",
         "fetches_refused",
         "topics_refused",
         "published_taken",

@@ -104,6 +104,8 @@ def test_nobody_hangs_up_in_forty_silent_seconds(folder):
         async with ours() as us, peer(folder) as it:
             await us.met(it)
             connection = next(iter(us.host.peers.values()))[-1]
+            # Of whom we have heard by bitswap nobody is dialled anew.
+            assert await us.bitswap.fetch(raw(bytes(32)), timeout_s=1) is None
             await asyncio.sleep(40)
             await it.ask("ping", peer=us.name)
             assert us.host.connection(connection.peer) is connection
