@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import ipaddress
 from typing import TYPE_CHECKING
@@ -14,7 +15,6 @@ from relay.process.supervisor import supervise
 from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from relay.libp2p.host import Host
@@ -70,7 +70,10 @@ class Segments:
             try:
                 await self._host.listen(address, self._port)
             except OSError as error:
-                troubles.append(f"cannot listen on port {self._port}: {why_not(error, self._port, 'tcp')}")
+                cause = await asyncio.to_thread(why_not, error, self._port, "tcp")
+                troubles.append(
+                    f"cannot listen on port {self._port}: {cause}; stop what has it, or set another port in [libp2p]"
+                )
         changed = {each.host for each in self._host.listening} != self._listening
         self._listening = {each.host for each in self._host.listening}
         heard = {
