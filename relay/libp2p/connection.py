@@ -34,6 +34,9 @@ MAX_UNREAD_BYTES: Final = 512 << 10
 STALL_S: Final = 5.0
 #: A writer waits while so much of his stream is not on its way.
 WRITE_AHEAD_BYTES: Final = 64 << 10
+#: And all writers of a connection wait while so much of it is not: who opens many streams and reads none has this, and
+#: one message of each.
+MAX_UNSENT_BYTES: Final = 512 << 10
 _BUFFER_BYTES: Final = 128 << 10
 _CHUNK_BYTES: Final = 128 << 10
 
@@ -54,6 +57,9 @@ class Owner(Protocol):
 
     def lost(self, connection: Connection) -> None:
         """A connection is over, whether it was established or not."""
+
+    def opened(self) -> None:
+        """A peer has opened a stream."""
 
     def count(self, event: str, amount: int = 1) -> None:
         """Count what happened."""
@@ -134,7 +140,7 @@ class Stream:
 
     async def drain(self) -> None:
         """Wait until most of what was written is on its way; raise StreamError."""
-        while self.connection.channel.mux.waiting_bytes(self.number) > WRITE_AHEAD_BYTES:
+        while self.connection.is_behind(self.number):
             if self._is_reset:
                 break
             self._wake.clear()
@@ -232,6 +238,8 @@ class Connection(asyncio.Protocol):
         self._is_writable = True
         self._is_reading = True
         self._is_pump_due = False
+        #: Somebody waits for MAX_UNSENT_BYTES.
+        self._is_behind = False
         self._stalled: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._refused = 0
@@ -330,6 +338,7 @@ class Connection(asyncio.Protocol):
             case yamux.Opened(number):
                 self._streams[number] = stream = Stream(self, number)
                 self._owner.spawn(self._accept(stream))
+                self._owner.opened()
             case yamux.Data(number, data):
                 if (found := self._streams.get(number)) is not None:
                     found.feed(data)
@@ -444,6 +453,24 @@ class Connection(asyncio.Protocol):
         self._release()
         self._pump_soon()
 
+    def is_behind(self, number: int) -> bool:
+        """Whether a writer of this stream has to wait."""
+        mux = self.channel.mux
+        if mux.unsent_bytes > MAX_UNSENT_BYTES and mux.waiting_bytes(number):
+            self._is_behind = True
+            return True
+        return mux.waiting_bytes(number) > WRITE_AHEAD_BYTES
+
+    @property
+    def stream_count(self) -> int:
+        """Streams that somebody here reads or writes."""
+        return len(self._streams)
+
+    def shed(self) -> None:
+        """Reset the oldest stream."""
+        if (oldest := next(iter(self._streams.values()), None)) is not None:
+            oldest.reset()
+
     def close(self) -> None:
         """Say goodbye and close."""
         self._say_last()
@@ -512,6 +539,10 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
         for event in events:
             self._on_event(event)
+        if self._is_behind and self.channel.mux.unsent_bytes <= MAX_UNSENT_BYTES:
+            self._is_behind = False
+            for stream in self._streams.values():
+                stream.wake()
 
     def _say_last(self) -> None:
         if self._transport is None or not self._peer:

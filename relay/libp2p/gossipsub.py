@@ -114,6 +114,9 @@ class Gossipsub:
         gone = self._peers.pop(peer, None)
         if gone is None:
             return []
+        # Whoever comes anew with another name would leave them behind for an hour.
+        for key in [key for key in self._backoff if key[1] == peer]:
+            del self._backoff[key]
         return [self._left(peer, topic) for topic in gone.topics]
 
     def _left(self, peer: bytes, topic: str) -> Subscribed:
@@ -251,7 +254,8 @@ class Gossipsub:
             else:
                 mesh.add(peer)
         for topic, backoff_s in rpc.prune:
-            if topic in self._meshes:
+            # Of topics that it is in: so many there are at most.
+            if topic in self._meshes and topic in found.topics:
                 self._meshes[topic].discard(peer)
                 self._backoff[topic, peer] = now + min(backoff_s or BACKOFF_S, _MAX_BACKOFF_S)
         for topic, identities in rpc.have:

@@ -31,6 +31,9 @@ _PING_BYTES: Final = 32
 #: memory of one is bounded in relay.libp2p.connection.
 MAX_CONNECTIONS: Final = 64
 MAX_PER_ADDRESS: Final = 8
+#: Streams of all peers at once, 5 kB each with the task that reads it: beyond it the oldest goes of the connection that
+#: has most.
+MAX_STREAMS: Final = 4096
 #: Dials under way.
 MAX_DIALS: Final = 8
 DIAL_S: Final = 5.0
@@ -63,7 +66,8 @@ class Host:
         }
         #: The connections of each peer, the newest last: a peer that went without a word leaves an old one behind.
         self.peers: dict[bytes, list[Connection]] = {}
-        #: Called with each peer's first connection once it said what it speaks, and when the last one is gone.
+        #: Called with each peer's first connection once it said what it speaks; and when the last one is gone, also
+        #: where it never did.
         self.on_identified: list[Callable[[bytes], None]] = []
         self.on_left: list[Callable[[bytes], None]] = []
         #: Where we are to be found, as we tell it: host, port.
@@ -186,13 +190,19 @@ class Host:
         found = self.peers.get(connection.peer)
         if not found or connection not in found:
             return
-        was_known = any(each.protocols for each in found)
         found.remove(connection)
         if not found:
             del self.peers[connection.peer]
-            if was_known:
-                for told in self.on_left:
-                    told(connection.peer)
+            # Also of one that never said what it speaks: it may have spoken.
+            for told in self.on_left:
+                told(connection.peer)
+
+    def opened(self) -> None:
+        """Keep the streams of all peers within their bound."""
+        there = [connection for found in self.peers.values() for connection in found]
+        if sum(connection.stream_count for connection in there) > MAX_STREAMS:
+            self.count("streams_crowded_out")
+            max(there, key=lambda connection: connection.stream_count).shed()
 
     def spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         """Run something until it ends; an error of ours is logged, and costs nothing else."""

@@ -133,6 +133,8 @@ class Yamux:
         self._is_away = False
         #: Streams of the peer that were refused.
         self.refused = 0
+        #: Bytes of all streams that wait to be sent.
+        self.unsent_bytes = 0
 
     # -- what arrives -----------------------------------------------------------------
 
@@ -252,6 +254,7 @@ class Yamux:
             return
         stream.waiting.append(memoryview(data))
         stream.waiting_bytes += len(data)
+        self.unsent_bytes += len(data)
         self._turns[number] = None
 
     def waiting_bytes(self, number: int) -> int:
@@ -306,7 +309,7 @@ class Yamux:
         self._control.append(_HEADER.pack(0, kind, flags, number, length))
 
     def _forget(self, number: int) -> None:
-        del self._streams[number]
+        self.unsent_bytes -= self._streams.pop(number).waiting_bytes
         self._turns.pop(number, None)
         if number & 1 != self._parity:
             self._inbound -= 1
@@ -345,6 +348,7 @@ class Yamux:
             out += _HEADER.pack(0, _Kind.DATA, 0, number, room)
             stream.send_window -= room
             stream.waiting_bytes -= room
+            self.unsent_bytes -= room
             while room:
                 piece = stream.waiting[0]
                 if len(piece) <= room:

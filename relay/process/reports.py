@@ -169,6 +169,7 @@ EVENTS: Final[dict[Component, tuple[str, ...]]] = {
         "peers_silent",
         "streams_refused",
         "streams_stalled",
+        "streams_crowded_out",
         "discovery_failed",
         "announcements_refused",
         "announcements_malformed",

@@ -3,10 +3,37 @@
 
 import os
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from tests.netns.relays import Relay
 from tests.waiting import wait_until
+
+
+def in_files(folder, markers):
+    """Which of these bytes are in files below a folder, or in what these are called: pairs of marker and path."""
+    found = set()
+    for path in folder.rglob("*"):
+        held = str(path).encode() + (path.read_bytes() if path.is_file() else b"")
+        found |= {(marker, str(path.relative_to(folder))) for marker in markers if marker in held}
+    return found
+
+
+def in_memory(pid, markers):
+    """Which of these bytes are in what a process can write and read."""
+    found = set()
+    maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    with Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
+        for line in maps:
+            place, rights, *_ = line.split()
+            if not rights.startswith("rw"):
+                continue
+            start, end = (int(part, 16) for part in place.split("-"))
+            memory.seek(start)
+            with suppress(OSError):
+                held = memory.read(end - start)
+                found |= {marker for marker in markers if marker in held}
+    return found
 
 
 class Libp2p:
@@ -72,6 +99,9 @@ class Kubo:
 
     def peers(self):
         return self._run("swarm", "peers").decode().split()
+
+    def peer(self):
+        return self._run("id", "-f", "<id>").decode().strip()
 
     def get(self, cid, *, timeout_s=30):
         """Get a block; None where nobody has it within that time."""

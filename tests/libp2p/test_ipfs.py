@@ -6,7 +6,8 @@ import json
 import pytest
 
 from relay.core.envelope import SIZES, cid, envelope_id
-from tests.libp2p.nodes import Kubo, Libp2p
+from relay.libp2p.identity import from_base58
+from tests.libp2p.nodes import Kubo, Libp2p, in_files
 from tests.netns.rawclient import make_envelopes
 from tests.waiting import wait_until
 
@@ -38,6 +39,13 @@ def test_kubo_without_configuration_gets_each_envelope_by_bitswap(lab, folder):
     wait_until("it counts them", lambda: ours.part()["counters"].get("blocks_sent", 0) >= len(held), 60)
     assert ours.part()["counters"].get("protocol_errors", 0) == 0
     assert ours.pss_mib() < 40
+    # Who came and what he asked for stands nowhere.
+    address = other.ports["eth0"].ipv4
+    asked = {cid(envelope_id(envelope)).encode() for envelope in [*held, absent]}
+    markers = asked | {kubo.peer().encode(), from_base58(kubo.peer()), str(address).encode()}
+    assert in_files(relay.folder, markers) == set()
+    (relay.folder / "planted").write_bytes(b"somebody asked: " + b", ".join(markers))
+    assert {marker for marker, _ in in_files(relay.folder, markers)} == markers
     print(f"PSS with one peer: {ours.pss_mib():.1f} MiB")
 
 

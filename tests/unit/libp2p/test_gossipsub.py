@@ -157,3 +157,14 @@ def test_memory_of_what_was_seen_ends():
     assert not one.router._cache
     one.router.heartbeat(1.0 + gossipsub.SEEN_S + 1)
     assert not one.router._seen
+
+
+def test_who_prunes_and_comes_anew_leaves_nothing_behind():
+    one = Router()
+    one.router.subscribe(TOPIC)
+    for number in range(50):
+        one.join(number)
+        one.say(number, Rpc(prune=[(TOPIC, 3600), ("another", 3600)]))
+        assert len(one.router._backoff) == 1
+        one.router.closed(one.keys[number].peer)
+    assert not one.router._backoff

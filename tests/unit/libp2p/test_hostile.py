@@ -8,7 +8,8 @@ import secrets
 import struct
 import tracemalloc
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from random import random
 
 import pytest
 
@@ -20,9 +21,13 @@ from relay.libp2p.bitswap_message import Entry, Message, Want
 from relay.libp2p.cid import raw
 from relay.libp2p.connection import StreamError
 from relay.libp2p.dht import DhtServer, Kind, Node
+from relay.libp2p.gossipsub import Gossipsub
+from relay.libp2p.gossipsub_message import PROTOCOL as PUBSUB
+from relay.libp2p.gossipsub_message import Rpc
 from relay.libp2p.host import Host
 from relay.libp2p.identity import Identity
 from relay.libp2p.multiaddr import TcpAddress
+from relay.libp2p.pubsub import Pubsub
 from relay.libp2p.wire import delimited, varint
 from tests.waiting import until_true
 
@@ -71,6 +76,11 @@ class One:
 
 async def _sink(_):
     await asyncio.Event().wait()
+
+
+async def _read(stream, count):
+    while count > 0:
+        count -= len(await stream.read())
 
 
 @asynccontextmanager
@@ -279,3 +289,69 @@ def test_records_of_many_peers_leave_room_for_each():
     records.add(DIGEST, b"honest")
     assert len(records) == dht.MAX_RECORDS
     assert records.providers(DIGEST) == [b"honest"]
+
+
+def test_streams_of_many_connections_are_bounded_together(monkeypatch):
+    monkeypatch.setattr(host, "MAX_STREAMS", 100)
+
+    async def work():
+        async with hosts(3) as ((victim, first, second, honest), _):
+            peer = victim.host.identity.peer
+            for one in (first, second) * 80:
+                with suppress(StreamError):
+                    await one.host.open(peer, [SINK])
+            there = [connection for found in victim.host.peers.values() for connection in found]
+            assert sum(connection.stream_count for connection in there) <= 100
+            # Of those who have most, the oldest went.
+            assert victim.counts["streams_crowded_out"] >= 60
+            assert await is_served(honest)
+
+    run(work)
+
+
+def test_answers_that_nobody_reads_are_bounded_for_a_connection(monkeypatch):
+    monkeypatch.setattr(dht, "_QUESTIONS", dht.Rate(per_s=1e6, burst=1e6))
+    big = [Node(bytes([0, 32]) + secrets.token_bytes(32)) for _ in range(400)]
+    monkeypatch.setattr(DhtServer, "_nearest", lambda *_: big)
+
+    async def work():
+        async with hosts() as ((victim, hostile, honest), _):
+            (there,) = victim.host.peers[hostile.host.identity.peer]
+            mine = hostile.host.connection(victim.host.identity.peer)
+            streams = [await mine.open([dht.PROTOCOL]) for _ in range(100)]
+            mine._transport.pause_reading()
+            question = dht.Message(kind=Kind.FIND_NODE, key=b"k").encode()
+            for stream in streams:
+                for _ in range(20):
+                    stream.write(delimited(question))
+            await asyncio.sleep(2)
+            one_answer = len(delimited(dht.Message(kind=Kind.FIND_NODE, key=b"k", closer=big).encode()))
+            assert there.channel.mux.unsent_bytes > connections.MAX_UNSENT_BYTES
+            assert there.channel.mux.unsent_bytes <= connections.MAX_UNSENT_BYTES + 101 * one_answer
+            assert await is_served(honest)
+            # Once it reads, each writer goes on.
+            reading = [asyncio.ensure_future(_read(stream, 20 * one_answer)) for stream in streams]
+            mine._transport.resume_reading()
+            async with asyncio.timeout(60):
+                await asyncio.gather(*reading)
+
+    run(work)
+
+
+def test_who_leaves_without_having_said_what_it_speaks_leaves_nothing_behind():
+    async def work():
+        async with hosts(1) as ((victim, honest), address):
+            router = Gossipsub(victim.host.identity, draw=random, count=victim.count, seqno=1)
+            Pubsub(victim.host, router, on_event=lambda _: None)
+            silent = One()
+            silent.host.handlers.clear()
+            connection = await silent.host.dial(address)
+            stream = await connection.open([PUBSUB])
+            await stream.send(Rpc(subscriptions=[("topic", True)]).encode())
+            await until_true("the topic is known", lambda: router.topic_count == 1, 10)
+            assert not victim.host.connection(silent.host.identity.peer).protocols
+            connection.drop()
+            await until_true("it is forgotten", lambda: router.topic_count == 0, 10)
+            assert await is_served(honest)
+
+    run(work)
