@@ -20,7 +20,7 @@ SIM_RELAYS ?= 1000
 # Assigned inside recipes, so that a failed set-up stops them.
 in_dev = venv=$$(.ci/venv dev); export PATH="$$venv/bin:$$PATH"
 
-.PHONY: help run test lint unit pages netns test-alerts test-radio other-python bench bench-radio bench-radio-short fuzz fuzz-short soak sim fresh lock catalogues picture clean distclean image image-amd64 test-image test-image-arm64 deploy
+.PHONY: help run test lint unit pages netns test-alerts test-radio test-libp2p other-python bench bench-radio bench-radio-short fuzz fuzz-short soak sim fresh lock catalogues picture clean distclean image image-amd64 test-image test-image-arm64 deploy
 
 help: ## this list
 	@sed -nE 's/^([a-z0-9-]+):.*## /\1\t/p' Makefile | expand -t 18
@@ -36,7 +36,7 @@ lint: ## ruff, its formatter in check mode, mypy, and who imports whom
 
 unit: ## every test that needs no root; TESTS=tests/unit/test_x.py for some
 	@$(in_dev); tools=$$(.ci/tools); PATH="$$PATH:$$tools:/usr/sbin:/sbin" \
-		python -m pytest -n 2 --dist loadfile -m "not netns and not radio and not image and not pages" $(TESTS)
+		python -m pytest -n 2 --dist loadfile -m "not netns and not radio and not image and not pages and not libp2p" $(TESTS)
 
 pages: ## the pages in a real browser: languages, sizes, accessibility; screenshots in build/pages
 	@$(in_dev); .ci/tools browser >/dev/null; mkdir -p build/pages; python -m pytest -p no:cacheprovider -n 2 -m pages tests/pages $(ARGS)
@@ -48,6 +48,11 @@ netns: ## the tests on real networks, in namespaces
 test-alerts: ## nine relays are broken and mended, watched by a real Prometheus and Alertmanager; minutes of real time, no part of CI
 	@$(in_dev); tools=$$(.ci/tools); PATH="$$PATH:$$tools" \
 		.ci/netns "$$venv/bin/python" -m pytest -p no:cacheprovider -m alerts tests/netns/test_watching.py $(ARGS)
+
+# Under namespaces, as kubo and the relay find each other by multicast DNS.
+test-libp2p: ## IPFS against stock nodes: go-libp2p, pubsub, boxo and kubo; needs Go, and builds them once
+	@$(in_dev); tools=$$(.ci/tools); export LIBP2P_PEERS; LIBP2P_PEERS=$$(.ci/libp2p-peers); PATH="$$PATH:$$tools" \
+		.ci/netns "$$venv/bin/python" -m pytest -p no:cacheprovider -m libp2p tests/libp2p $(ARGS)
 
 # .ci/guest after in_dev: the tests ask it again, and by another Python they would get another environment.
 # Guests live in real time, and half of it they wait: so seven at once on two cores. Now and then that

@@ -20,11 +20,11 @@ from relay.bitchat.courier import (
     decode_letter,
 )
 from relay.bitchat.limits import LETTERS, LETTERS_OF_PHONE
-from relay.bitchat.pool import GONE, Pool
 from relay.core.clock import HOUR_S
 from relay.core.envelope import EXPIRY_STEP_HOURS, decode_header
 from relay.core.errors import DecodeError
 from relay.core.named import MAX_PIECES, Name, NamedPiece, join, unwrap, wrap
+from relay.core.pool import GONE, Pool
 from relay.core.rate import Bucket
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from relay.bitchat.pool import Pool
 from relay.bitchat.rules import IPHONE
+from relay.core.pool import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

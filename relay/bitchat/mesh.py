@@ -55,11 +55,11 @@ from relay.bitchat.packet import (
     expanded_bytes,
     make_packet,
 )
-from relay.bitchat.pool import Pool
 from relay.bitchat.private import NoiseSession
 from relay.bitchat.rules import Kind, Phone, refusal_of_kind
 from relay.bitchat.sync import decode_request_sync
 from relay.core.errors import DecodeError, RelayError
+from relay.core.pool import Pool
 from relay.core.rate import Bucket
 
 if TYPE_CHECKING:

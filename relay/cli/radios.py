@@ -36,6 +36,10 @@ def add_parsers(commands: Commands) -> None:
     bitchat.add_argument("--config", type=Path, metavar="PATH", help=_CONFIG_HELP)
     bitchat.set_defaults(func=_bitchat)
 
+    libp2p = commands.add_parser("libp2p", help="serve envelopes to IPFS in the foreground, beside `relay run`")
+    libp2p.add_argument("--config", type=Path, metavar="PATH", help=_CONFIG_HELP)
+    libp2p.set_defaults(func=_libp2p)
+
     net = commands.add_parser("net", help="run the relay's ad-hoc Wi-Fi and LAN bridge in the foreground")
     net.add_argument("--config", type=Path, metavar="PATH", help=_CONFIG_HELP)
     net.set_defaults(func=_net)
@@ -70,6 +74,19 @@ def _bitchat(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config)
     try:
         from relay.bitchat_gateway import app
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{error.name} is missing; install the extra: pip install 'mesh-relay[core]'"
+        ) from error
+    return app.run(config)
+
+
+def _libp2p(arguments: argparse.Namespace) -> int:
+    from relay.config.file import load_config
+
+    config = load_config(arguments.config)
+    try:
+        from relay.libp2p import app
     except ImportError as error:
         raise MissingExtraError(
             f"{error.name} is missing; install the extra: pip install 'mesh-relay[core]'"

@@ -21,6 +21,7 @@ from relay.config.appliance import ApplianceConfig
 from relay.config.bitchat import BitchatConfig
 from relay.config.ble import BleConfig
 from relay.config.board import BoardConfig
+from relay.config.libp2p import Libp2pConfig
 from relay.config.net import NetConfig
 from relay.config.run import (
     AUTOMATIC,
@@ -94,6 +95,7 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
     ble: BleConfig = field(default_factory=BleConfig)
     bitchat: BitchatConfig = field(default_factory=BitchatConfig)
+    libp2p: Libp2pConfig = field(default_factory=Libp2pConfig)
     net: NetConfig = field(default_factory=NetConfig)
     board: BoardConfig = field(default_factory=BoardConfig)
     appliance: ApplianceConfig = field(default_factory=ApplianceConfig)

@@ -276,6 +276,7 @@ _WARNING: Final = (
     ),
     ("ble_down", _component("ble"), "Bluetooth does not work", ""),
     ("bitchat_down", _component("bitchat"), "bitchat does not work", ""),
+    ("libp2p_down", _component("libp2p"), "libp2p does not work", ""),
     ("net_down", _component("net"), "Wi-Fi, mesh or bridge do not work", ""),
     ("board_down", _component("board"), "light and button do not work", ""),
     (

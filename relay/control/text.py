@@ -77,7 +77,7 @@ def store_text(store: StoreStatus) -> str:
 
 
 #: What each component is about.
-COMPONENTS = {"ble": "Bluetooth", "bitchat": "bitchat", "net": "Wi-Fi", "board": "board"}
+COMPONENTS = {"ble": "Bluetooth", "bitchat": "bitchat", "libp2p": "libp2p", "net": "Wi-Fi", "board": "board"}
 
 
 #: Why one of them does no work although nothing is wrong, and what changes that.

@@ -157,7 +157,7 @@ class Discovery:
             ip_version=IPVersion.All if v4 and has_v6 else IPVersion.V6Only if has_v6 else IPVersion.V4Only,
         )
         try:
-            await _confine(zeroconf, interface.name)
+            await confine(zeroconf, interface.name)
             if not zeroconf.zeroconf.engine.senders:
                 raise OperatorError(_NO_MULTICAST)
             echo = _Echo(name)
@@ -208,7 +208,7 @@ class Discovery:
             await self._dial(host, Target(addresses=addresses, interface=interface.name))
 
 
-async def _confine(zeroconf: AsyncZeroconf, interface: str) -> None:
+async def confine(zeroconf: AsyncZeroconf, interface: str) -> None:
     """Let its sockets hear one interface only.
 
     zeroconf chooses where it speaks, not where it listens: it would answer a query of

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from relay.links import rtnetlink
+from relay.process.addresses import plain
 from relay.process.netlink_attributes import Attributes
 
 if TYPE_CHECKING:
@@ -70,13 +71,6 @@ class Snapshot:
     def is_own(self, address: str) -> bool:
         """Whether this machine has ``address``."""
         return any(plain(address) in interface.addresses for interface in self.interfaces.values())
-
-
-def plain(address: str) -> str:
-    """Write an address one way: without scope, IPv4 not mapped into IPv6."""
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return str(mapped or parsed)
 
 
 async def watch() -> AsyncIterator[Snapshot]:

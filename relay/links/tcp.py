@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 from relay.core.stats import LOOPBACK, OTHER, HandshakeFailure, LinkKind, SessionError
 from relay.links import StreamInfo
 from relay.links.discovery import Discovery
-from relay.links.interfaces import Snapshot, plain, watch
+from relay.links.interfaces import Snapshot, watch
+from relay.process.addresses import plain
 from relay.process.ports import why_not
 from relay.process.supervisor import OperatorError, keep_trying
 from relay.process.tasks import TaskGroup

@@ -18,7 +18,7 @@ import stat
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
 if TYPE_CHECKING:
@@ -234,7 +234,19 @@ class Piece:
     length: int = 0
 
 
-def piece(entry: Entry, wanted: str, only_if: str) -> Piece:
+class Whole(Protocol):
+    """What parts are asked of."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of it."""
+
+    @property
+    def etag(self) -> str:
+        """By which it is known to be the same."""
+
+
+def piece(entry: Whole, wanted: str, only_if: str) -> Piece:
     """What the headers Range and If-Range ask for (RFC 9110 section 14); several parts, and nonsense, get all of it."""
     whole = Piece(status=200, length=entry.size)
     match = _RANGE.fullmatch(wanted.strip())

@@ -10,7 +10,7 @@ import ipaddress
 from typing import TYPE_CHECKING, Final
 
 from relay.core.stats import HttpRefused
-from relay.links.interfaces import plain
+from relay.process.addresses import plain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

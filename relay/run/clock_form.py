@@ -12,8 +12,8 @@ from aiohttp import web
 
 from relay.control.status import ClockRefusedError
 from relay.core.stats import HttpRefused
+from relay.process.http_server import text
 from relay.run.access import Access
-from relay.run.http_server import text
 from relay.run.page import OFFSETS
 
 if TYPE_CHECKING:

@@ -231,6 +231,8 @@ _GAUGE_TEXTS = {
     "slots_used": ("Places for phones over GATT that are taken, coarse", ""),
     "neighbours": ("Relays connected by Bluetooth, coarse", ""),
     "relays_heard": ("Relays heard by Bluetooth, coarse", ""),
+    "peers": ("Peers of libp2p that are connected, coarse", ""),
+    "topics": ("Topics that these subscribe to, coarse", ""),
     "mesh_peers": ("Relays in reach of the mesh's radio, coarse", ""),
 }
 _LINKS = _values(LinkKind)

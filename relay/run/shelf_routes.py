@@ -14,7 +14,7 @@ from relay.pages.language import choose
 from relay.pages.shelf import ShelfPage
 from relay.process import shelf
 from relay.process.downloads import MAX_DOWNLOAD_S, RETRY_AFTER_S, BusyError, Downloads
-from relay.run.http_server import add_headers
+from relay.process.http_server import add_headers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

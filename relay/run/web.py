@@ -23,9 +23,9 @@ from relay.pages.render import Pages
 from relay.process import shelf
 from relay.process.answers import Answers
 from relay.process.http_hosts import host_name, is_called_rightly
+from relay.process.http_server import HttpServer, peer, text
 from relay.run.access import Access, Gate
 from relay.run.clock_form import ClockForm
-from relay.run.http_server import HttpServer, peer, text
 from relay.run.metrics import CONTENT_TYPE, Metrics
 from relay.run.page import SAID, operator_page
 from relay.run.recent import Recent
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from relay.config.run import HttpConfig
     from relay.control.status import Engine, Status
     from relay.pages.language import Language
+    from relay.process.http_server import Handler
     from relay.run.history import History, Sample
-    from relay.run.http_server import Handler
 
 #: Of the value by which two addresses are known to be one relay until it starts again.
 _RUN_BYTES: Final = 8
@@ -91,7 +91,10 @@ class StatusServer:
             "/target.json": self._get_target,
         }
         self.http = HttpServer(
-            config.listen, self._answer, engine.stats, policy=lambda: self._pages.content_security_policy
+            (config.listen.host, config.listen.port),
+            self._answer,
+            engine.stats,
+            policy=lambda: self._pages.content_security_policy,
         )
 
     @property

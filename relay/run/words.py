@@ -79,6 +79,10 @@ CONDITIONS: Final[dict[str, Said]] = {
     "bitchat_down": Said(
         N_("bitchat does not work"), N_("Start the relay again. If that does not help, use another box.")
     ),
+    "libp2p_down": Said(
+        N_("libp2p does not work"),
+        N_("See whether another program has its port; then start the relay again."),
+    ),
     "net_down": Said(N_("Wi-Fi does not work"), N_("Look at the radio and its settings; then start the relay again.")),
     "board_down": Said(N_("Light and button do not work"), N_("Start the relay again.")),
     "access_point_full": Said(
@@ -144,6 +148,8 @@ GAUGES: Final = {
     "access_points_up": N_("of these on the air"),
     "phones": N_("phones"),
     "phones_most": N_("phones at most"),
+    "peers": N_("peers of libp2p"),
+    "topics": N_("topics that they follow"),
     "memory_bytes": N_("memory"),
     "temperature_celsius": N_("temperature"),
     "undervoltage": N_("supply too weak now"),

@@ -49,6 +49,17 @@ from relay.core.reconcile_wire import (
 )
 from relay.core.riblt import SHORT_ID_MASK, SYMBOL_BYTES, Decoder, ScalarEncoder, Symbols, mix
 from relay.core.session import Closed, Session, State
+from relay.libp2p import bitswap_message, dht, gossipsub_message
+from relay.libp2p.channel import Channel
+from relay.libp2p.cid import decode_cid
+from relay.libp2p.gossipsub import Gossipsub
+from relay.libp2p.identify import decode_identify
+from relay.libp2p.identity import Identity as Libp2pIdentity
+from relay.libp2p.identity import decode_key
+from relay.libp2p.mdns import decode_strings
+from relay.libp2p.multiaddr import decode_address
+from relay.libp2p.secure import decode_payload
+from relay.libp2p.yamux import MAX_INBOUND, Data, Yamux
 from relay.process.gateway_frames import ClockReading, FrameCutter, decode_frame, encode_live_frame
 from relay.process.link_socket import decode_preamble
 from relay.process.reports import Component, ComponentState, NewsForBle, decode_news, decode_report, encode_news
@@ -628,6 +639,92 @@ def bitchat_payload(data):
         check(decoder(value.encode()) == value, "round trip")
 
 
+LIBP2P_DECODERS = (
+    decode_key,
+    decode_cid,
+    decode_address,
+    decode_strings,
+    decode_payload,
+    decode_identify,
+    bitswap_message.decode_message,
+    gossipsub_message.decode_rpc,
+    dht.decode_message,
+)
+
+
+def libp2p_payload(data):
+    """What a libp2p peer says; the first byte says which decoder."""
+    if not data:
+        return
+    decoder = LIBP2P_DECODERS[data[0] % len(LIBP2P_DECODERS)]
+    try:
+        value = decoder(data[1:])
+    except DecodeError:
+        return
+    if hasattr(value, "encode"):
+        check(decoder(value.encode()) == value, "round trip")
+
+
+def libp2p_channel(data):
+    """The first bytes of a connection, of a peer that dials or is dialled."""
+    keys = Libp2pIdentity.generate(lambda count: bytes(range(count)))
+    initiator = data[:1] >= b"\x80"
+    channel = Channel(keys, initiator=initiator, expected=None, random_bytes=lambda count: bytes(range(count)))
+    try:
+        for at in range(1, len(data), 100):
+            channel.receive(data[at : at + 100])
+            channel.data_to_send(1 << 16, [])
+    except DecodeError:
+        return
+    check(not channel.is_open, "a channel with somebody who proved nothing")
+
+
+def libp2p_yamux(data):
+    """Frames of a peer, with streams of ours beside its own."""
+    mux = Yamux(initiator=data[:1] >= b"\x80")
+    number = mux.open()
+    mux.write(number, bytes(1000))
+    try:
+        for at in range(1, len(data), 60):
+            for event in mux.receive(data[at : at + 60]):
+                if isinstance(event, Data):
+                    mux.taken(event.stream, len(event.data))
+            mux.data_to_send(1 << 16, [])
+    except DecodeError:
+        return
+    check(mux.streams <= MAX_INBOUND + 1, "streams without bound")
+
+
+def libp2p_gossipsub(data):
+    """Messages of two peers, each after a byte that says whose and one for its length."""
+    router = Gossipsub(
+        Libp2pIdentity.generate(lambda count: bytes(range(count))),
+        draw=lambda: 0.5,
+        count=lambda *_: None,
+        seqno=1,
+    )
+    router.subscribe("a")
+    for peer in (b"1", b"2"):
+        router.opened(peer, 0.0)
+    now, offset = 0.0, 0
+    while offset + 2 <= len(data):
+        who, size = data[offset], data[offset + 1]
+        said = data[offset + 2 : offset + 2 + size]
+        offset += 2 + size
+        now += (who >> 1) / 100
+        try:
+            rpc = gossipsub_message.decode_rpc(said)
+        except DecodeError:
+            continue
+        router.receive(b"12"[who & 1 : (who & 1) + 1], rpc, now)
+        router.heartbeat(now)
+        for peer in router.has_messages():
+            router.messages_to_send(peer)
+    for peer in (b"1", b"2"):
+        router.closed(peer)
+    check(router.topic_count == 1, "topics of nobody")
+
+
 BITCHAT_DECODERS = (decode_announce, decode_letter, decode_piece, decode_private_message, decode_request_sync)
 
 
@@ -744,5 +841,9 @@ TARGETS = {
     "bitchat_filter": Target(run=bitchat_filter, weight=3, max_bytes=300),
     "bitchat_mesh": Target(run=bitchat_mesh, weight=2, max_bytes=6_000),
     "named": Target(run=named, weight=2, max_bytes=400),
+    "libp2p_payload": Target(run=libp2p_payload, weight=6, max_bytes=600),
+    "libp2p_channel": Target(run=libp2p_channel, weight=2, max_bytes=1_000),
+    "libp2p_yamux": Target(run=libp2p_yamux, weight=4, max_bytes=1_000),
+    "libp2p_gossipsub": Target(run=libp2p_gossipsub, weight=3, max_bytes=1_000),
 }
 """By name; the planted one is not among them."""

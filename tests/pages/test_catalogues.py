@@ -138,6 +138,7 @@ def test_a_page_of_another_language_has_no_english_sentence(code, tmp_path):
     (tmp_path / "relay.toml").write_text("[appliance]\nlan_bridge = yes\n")
     (tmp_path / "relay.toml.txt").write_text("")
     notices += read_plan(tmp_path, facts).notices
+    taken = "cannot listen on port 4271: Address already in use by x; stop what has it, or set another port in [libp2p]"
     discovery = f"port 5353: Address already in use by avahi; stop what has it, {_WITHOUT}"
     status = Status(
         version="1",
@@ -153,6 +154,7 @@ def test_a_page_of_another_language_has_no_english_sentence(code, tmp_path):
             ComponentStatus(name="ble"),
             ComponentStatus(name="board", connected=True),
             ComponentStatus(name="net", connected=True, troubles=["The access point for phones is off: x."]),
+            ComponentStatus(name="libp2p", connected=True, troubles=[taken]),
         ],
         notices=[NoticeStatus(code=str(one.code), text=one.text, serious=one.code.serious) for one in notices],
     )
@@ -164,7 +166,7 @@ def test_a_page_of_another_language_has_no_english_sentence(code, tmp_path):
         can_set_clock=False,
     )
     shown = re.findall(r'<p class="detail">.*?</p>', page)
-    assert len(shown) >= 9
+    assert len(shown) >= 10
     assert [one for one in shown if 'lang="en"' in one] == []
 
 

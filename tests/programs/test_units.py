@@ -25,6 +25,7 @@ EXPOSURE = {
     "relay-dhcp-stop@.service": 6,
     "relay-dhcp@.service": 19,
     "relay-firewall.service": 19,
+    "relay-libp2p.service": 12,
     "relay-net.service": 18,
     "relay-phones@.service": 19,
     "relay-portal.service": 5,
@@ -103,11 +104,14 @@ def test_nobody_holds_more_capabilities_than_is_said():
     assert held["relay-segment@"] == {"CAP_NET_RAW"}
     assert held["relay-net"] == {"CAP_NET_ADMIN", "CAP_NET_RAW"}
     assert all(
-        held[name] == set() for name in ("mesh-relay", "relay-ble", "relay-bitchat", "relay-portal", "relay-console")
+        held[name] == set()
+        for name in ("mesh-relay", "relay-ble", "relay-bitchat", "relay-libp2p", "relay-portal", "relay-console")
     )
 
 
-@pytest.mark.parametrize("name", ["mesh-relay.service", "relay-ble.service", "relay-bitchat.service"])
+@pytest.mark.parametrize(
+    "name", ["mesh-relay.service", "relay-ble.service", "relay-bitchat.service", "relay-libp2p.service"]
+)
 def test_the_watchdog_and_readiness_are_asked_for(name):
     text = (FOLDER / name).read_text()
     assert "Type=notify" in text

@@ -20,9 +20,9 @@ from relay.control.coarse import coarse
 from relay.control.status import ComponentStatus, LinkState, LinkStatus, StoreStatus, TaskStatus
 from relay.core.stats import Download, Rejected
 from relay.process import downloads
+from relay.process.http_server import MAX_CONNECTIONS, HttpError
 from relay.process.shelf import make_list
 from relay.run.history import MAX_SAMPLES, SAMPLE_INTERVAL_S, History
-from relay.run.http_server import MAX_CONNECTIONS, HttpError
 from relay.run.shelf_routes import ShelfRoutes
 from relay.run.web import StatusServer
 

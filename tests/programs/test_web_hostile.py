@@ -20,8 +20,8 @@ from relay.config.settings import Address
 from relay.core.messages import Subscribe
 from relay.core.stats import HttpRefused
 from relay.process.answers import ANSWER_AGE_S
+from relay.process.http_server import ANSWERS_PER_S, MAX_CONNECTIONS, MAX_FORM_BYTES
 from relay.run.history import History
-from relay.run.http_server import ANSWERS_PER_S, MAX_CONNECTIONS, MAX_FORM_BYTES
 from relay.run.web import StatusServer
 from tests.programs.running import Phone, envelope, running
 
@@ -238,13 +238,13 @@ def test_who_waits_for_a_page_keeps_his_place_however_many_addresses_come(engine
         return found
 
     # That it keeps the place for ever is another matter.
-    monkeypatch.setattr("relay.run.http_server.WAITING_S", PATIENCE_S)
+    monkeypatch.setattr("relay.process.http_server.WAITING_S", PATIENCE_S)
     assert serve(engine, talk).endswith(b"page")
     assert engine.stats.get(HttpRefused.PLACE) > MAX_CONNECTIONS
 
 
 def test_who_reads_no_answer_keeps_no_place_by_it(engine, monkeypatch):
-    monkeypatch.setattr("relay.run.http_server.WAITING_S", 0.2)
+    monkeypatch.setattr("relay.process.http_server.WAITING_S", 0.2)
 
     async def talk(server):
         held = []

@@ -119,6 +119,7 @@ CAUSES = [
     ("clock_untrusted", {"clock": ClockStatus()}),
     ("ble_down", {"components": [ComponentStatus(name="ble")]}),
     ("bitchat_down", {"components": [ComponentStatus(name="bitchat")]}),
+    ("libp2p_down", {"components": [ComponentStatus(name="libp2p")]}),
     ("net_down", {"components": [ComponentStatus(name="net", connected=True)]}),
     ("net_down", {"components": [ComponentStatus(name="net", connected=True, up=True, troubles=["channel 13"])]}),
     ("board_down", {"components": [ComponentStatus(name="board")]}),

@@ -13,13 +13,13 @@ import ipaddress
 import logging
 import math
 import socket
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from aiohttp import web
 
 from relay.core.errors import RelayError
 from relay.core.stats import HttpRefused
-from relay.links.interfaces import plain
+from relay.process.addresses import plain
 from relay.process.crowd import Places
 from relay.process.ports import why_not
 from relay.process.rate import Rate
@@ -27,8 +27,7 @@ from relay.process.rate import Rate
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from relay.config.settings import Address
-    from relay.core.stats import Stats
+    from relay.core.stats import Reason
 
     Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -66,6 +65,13 @@ _NO_PIECES: Final = (
 )
 
 logger = logging.getLogger(__name__)
+
+
+class Counts(Protocol):
+    """Where requests that are turned away are counted."""
+
+    def add(self, reason: Reason) -> None:
+        """Count one."""
 
 
 class HttpError(RelayError):
@@ -192,8 +198,16 @@ class _Connection(web.RequestHandler):
 class HttpServer:
     """Has ``handle`` answer each request, in its turn; `async with` listens and stops."""
 
-    def __init__(self, listen: Address, handle: Handler, stats: Stats, policy: Callable[[], str]) -> None:
-        """``policy``: see add_headers; asked for with the first answer."""
+    def __init__(
+        self,
+        listen: tuple[str, int],
+        handle: Handler,
+        stats: Counts,
+        policy: Callable[[], str],
+        *,
+        setting: str = "listen in [http]",
+    ) -> None:
+        """``policy``: see add_headers; asked for with the first answer. ``setting``: by which ``listen`` is changed."""
         self.stats = stats
         self.places, self.own_places = (
             Places(most=most, per_address=most, on_dropped=lambda: stats.add(HttpRefused.PLACE))
@@ -201,6 +215,7 @@ class HttpServer:
         )
         self.port = 0
         self._listen = listen
+        self._setting = setting
         self._handle = handle
         self._policy = policy
         self._turns = Rate(ANSWERS_PER_S)
@@ -212,17 +227,17 @@ class HttpServer:
     async def __aenter__(self) -> Self:
         """Listen; raise HttpError."""
         await self._runner.setup()
-        listen = self._listen
+        host, port = self._listen
         try:
-            # Of the two addresses that mean "every one", the one that has room for both families means both.
-            host = None if listen.host == "::" else listen.host
             loop = asyncio.get_running_loop()
-            self._server = await loop.create_server(self._accept, host, listen.port, backlog=BACKLOG)
+            # Of the two addresses that mean "every one", the one that has room for both families means both.
+            self._server = await loop.create_server(self._accept, None if host == "::" else host, port, backlog=BACKLOG)
         except OSError as error:
             await self._runner.cleanup()
-            cause = await asyncio.to_thread(why_not, error, listen.port, "tcp")
+            cause = await asyncio.to_thread(why_not, error, port, "tcp")
             stop = "stop what has it, or " if error.errno == errno.EADDRINUSE else ""
-            raise HttpError(f"cannot listen on {listen}: {cause}; {stop}set another listen in [http]") from error
+            at = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            raise HttpError(f"cannot listen on {at}: {cause}; {stop}set another {self._setting}") from error
         for sock in self._server.sockets:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
         self.port = self._server.sockets[0].getsockname()[1]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Memory that many share and that one cannot fill: who holds the most gives way.
 
-Identities cost nothing on this mesh, so nothing is bounded for each sender. What cannot be had for nothing is a link:
+Identities cost nothing in a mesh, so nothing is bounded for each sender. What cannot be had for nothing is a link:
 when a pool is full, the oldest entry goes of the origin that holds the most.
 """
 

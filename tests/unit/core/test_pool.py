@@ -4,7 +4,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.bitchat.pool import GONE, Pool
+from relay.core.pool import GONE, Pool
 from relay.core.rate import Bucket, Rate
 
 

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.netns.lab import Lab
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def folder():
+    """Where the stock nodes are; built at the first call, which takes minutes."""
+    known = os.environ.get("LIBP2P_PEERS")
+    return Path(known or subprocess.check_output([ROOT / ".ci" / "libp2p-peers"], text=True).strip())
+
+
+@pytest.fixture
+def lab():
+    with Lab() as made:
+        yield made
