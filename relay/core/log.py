@@ -99,9 +99,9 @@ class AdmittedLog:
         self._by_id = Identities(self._identity)
         #: Up to here entries were loaded: of those that came again it is not known when.
         self._loaded_seq = 0
-        #: Tag to the expiry hours of its purges, ascending: the latest is at the end, and one of many leaves
-        #: without a walk.
-        self._purges: dict[bytes, array[int]] = {}
+        #: Tag to the expiry hour of its purge, and to all of them, ascending, where it has several: the latest is
+        #: at the end, and one of many leaves without a walk. A store may be full of them, each with a tag of its own.
+        self._purges: dict[bytes, int | array[int]] = {}
         #: Changes with the set of committed identities.
         self.version = 0
         #: Counts bodies that left, so that others see whether any did.
@@ -267,13 +267,22 @@ class AdmittedLog:
             del hours[expiry_hour]
 
     def _note_purge(self, tag: bytes, expiry_hour: int) -> None:
-        insort(self._purges.setdefault(tag, array("I")), expiry_hour)
+        hours = self._purges.get(tag)
+        if hours is None:
+            self._purges[tag] = expiry_hour
+        elif isinstance(hours, int):
+            self._purges[tag] = array("I", sorted((hours, expiry_hour)))
+        else:
+            insort(hours, expiry_hour)
 
     def _forget_purge(self, tag: bytes, expiry_hour: int) -> None:
         hours = self._purges[tag]
-        del hours[bisect_right(hours, expiry_hour) - 1]
-        if not hours:
+        if isinstance(hours, int):
             del self._purges[tag]
+            return
+        del hours[bisect_right(hours, expiry_hour) - 1]
+        if len(hours) == 1:
+            self._purges[tag] = hours[0]
 
     def commit(self, first_seq: int, last_seq: int) -> None:
         """Turn the PENDING entries of a committed batch into HELD ones."""
@@ -661,7 +670,9 @@ class AdmittedLog:
     def purged(self, header: Header) -> bool:
         """Tell whether a purge envelope that is here removes this one."""
         hours = self._purges.get(header.tag)
-        return hours is not None and header.type is not EnvelopeType.PURGE and header.expiry_hour <= hours[-1]
+        if hours is None or header.type is EnvelopeType.PURGE:
+            return False
+        return header.expiry_hour <= (hours if isinstance(hours, int) else hours[-1])
 
     def purged_by(self, purges: dict[bytes, int]) -> list[int]:
         """Return held messages that purges (tag to expiry hour) remove, in one pass.
