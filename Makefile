@@ -20,7 +20,7 @@ SIM_RELAYS ?= 1000
 # Assigned inside recipes, so that a failed set-up stops them.
 in_dev = venv=$$(.ci/venv dev); export PATH="$$venv/bin:$$PATH"
 
-.PHONY: help run test lint unit pages netns test-alerts test-radio test-libp2p other-python bench bench-radio bench-radio-short fuzz fuzz-short soak sim fresh lock catalogues picture clean distclean image image-amd64 test-image test-image-arm64 deploy
+.PHONY: help run test lint unit pages netns test-alerts test-radio test-libp2p other-python bench bench-board bench-radio bench-radio-short fuzz fuzz-short soak sim fresh lock catalogues picture clean distclean image image-amd64 test-image test-image-arm64 deploy
 
 help: ## this list
 	@sed -nE 's/^([a-z0-9-]+):.*## /\1\t/p' Makefile | expand -t 18
@@ -69,6 +69,9 @@ bench: ## measure, print, and write build/bench.json
 
 bench-radio: ## measure in the radio lab, print, and write build/bench-radio.json
 	@$(in_dev); .ci/guest >/dev/null; mkdir -p build; python -m bench.radio $(ARGS)
+
+bench-board: ## measure with the processor, memory and card of a small board, print, and write build/bench-board.json; as root
+	@$(in_dev); mkdir -p build; python -m bench.board $(ARGS)
 
 bench-radio-short: ## the same from one run of each, which is worth less
 	@$(MAKE) --no-print-directory bench-radio ARGS="--runs 1 --output build/bench-radio-short.json"

@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from relay.control.control_client import ControlClient
 from relay.core import session as s
-from relay.core.messages import Hello, Role
+from relay.core.messages import Ack, Hello, Role
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 START_S = 180.0
+#: Between two tries of whoever waits for a relay to listen: little beside what a slow board takes to start.
+KNOCK_S = 0.01
 _HTTP = """
 [http]
 enabled = {http}
@@ -43,13 +45,19 @@ class RelayProcess:
         discovery: bool = False,
         http: bool = False,
         limits: str = "max_bytes = 8_000_000_000\nmax_envelopes = 1_000_000",
+        command: Callable[..., list[str]] = lambda *command: list(command),
+        first_put: bytes = b"",
     ) -> None:
+        """``command`` makes of the program with its arguments what is run in its place.
+
+        ``first_put``: an envelope to put as soon as anybody listens, which is before the relay says that it is ready.
+        """
         self.folder = folder
         self.port = free_port()
         self.http_port = free_port()
         folder.mkdir(parents=True, exist_ok=True)
-        self._config = folder / "relay.toml"
-        self._config.write_text(
+        self.config = folder / "relay.toml"
+        self.config.write_text(
             f"""
 [store]
 path = "{folder}/store"
@@ -69,16 +77,44 @@ path = "{folder}/control.sock"
             + _HTTP.format(http=str(http).lower(), http_port=self.http_port)
         )
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "relay", "run", "--config", str(self._config)],
+            command(sys.executable, "-m", "relay", "run", "--config", str(self.config)),
             stdout=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
         )
+        #: Seconds until the first envelope was acknowledged, 0 if there was none; until the relay said it was ready.
+        self.first_put_s = self.start_s = 0.0
+        try:
+            self._wait_for_start(first_put)
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    def _wait_for_start(self, first_put: bytes) -> None:
         started = time.perf_counter()
+        if first_put:
+            self._put_first(first_put, started + START_S)
+            self.first_put_s = time.perf_counter() - started
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], START_S)
         assert ready, "relay did not start"
         os.read(self.process.stdout.fileno(), 1 << 16)
         self.start_s = time.perf_counter() - started
+
+    def _put_first(self, envelope: bytes, until: float) -> None:
+        while True:
+            try:
+                client = BareClient(self.port)
+            except ConnectionRefusedError:
+                assert time.perf_counter() < until, "relay did not start"
+                time.sleep(KNOCK_S)
+            else:
+                break
+        client.session.put(envelope)
+        client.flush()
+        while not any(isinstance(event, Ack) for event in client.read()):
+            pass
+        client.close()
 
     def status(self) -> dict[str, Any]:
         """Return `relay status`."""

@@ -12,10 +12,16 @@ import errno
 import io
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from relay import __version__
 from relay.core.errors import RelayError
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+    from collections.abc import Callable
+
+    Commands: TypeAlias = _SubParsersAction[argparse.ArgumentParser]
 
 #: What the shell and systemd take for "bad usage or configuration": not worth a restart (the unit says so).
 EXIT_CONFIG = 78
@@ -32,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv == ["--version"]:
         print(f"relay {__version__}")
         return 0
-    arguments = build_parser().parse_args(argv)
+    arguments = build_parser(argv[0] if argv else "").parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A letter that the terminal does not have must not end a command.
         sys.stdout.reconfigure(errors="replace")
@@ -76,15 +82,20 @@ class _Parser(argparse.ArgumentParser):
             self._is_intermixed = False
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """All commands and their options."""
-    # Only arguments; their work is imported later still.
-    from relay.cli import appliance, bulletin, contact, messages, operator, radios, scan, sniff, targets  # noqa: PLC0415
-
+def build_parser(command: str = "") -> argparse.ArgumentParser:
+    """All commands and their options; for one of a relay's processes only those that are declared beside it."""
     parser = argparse.ArgumentParser(prog="relay", description="Stores and forwards encrypted messages.")
     parser.add_argument("--version", action="version", version=f"relay {__version__}")
     parser_class: type[argparse.ArgumentParser] = _Parser
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=parser_class)
+    _PROCESSES.get(command, _add_all)(commands)
+    return parser
+
+
+def _add_all(commands: Commands) -> None:
+    # Only arguments; their work is imported later still.
+    from relay.cli import appliance, bulletin, contact, messages, operator, radios, scan, sniff, targets  # noqa: PLC0415
+
     operator.add_parsers(commands)
     contact.add_parsers(commands)
     messages.add_parsers(commands)
@@ -94,4 +105,35 @@ def build_parser() -> argparse.ArgumentParser:
     appliance.add_parsers(commands)
     sniff.add_parsers(commands)
     radios.add_parsers(commands)
-    return parser
+
+
+def _add_operator(commands: Commands) -> None:
+    from relay.cli import operator  # noqa: PLC0415 - see the top
+
+    operator.add_parsers(commands)
+
+
+def _add_radios(commands: Commands) -> None:
+    from relay.cli import radios  # noqa: PLC0415 - see the top
+
+    radios.add_parsers(commands)
+
+
+def _add_appliance(commands: Commands) -> None:
+    from relay.cli import appliance  # noqa: PLC0415 - see the top
+
+    appliance.add_parsers(commands)
+
+
+#: Those that start with a relay, on a slow board all at once: the other commands' arguments would be a tenth of that.
+_PROCESSES: Final[dict[str, Callable[[Commands], None]]] = {
+    "run": _add_operator,
+    "ble": _add_radios,
+    "bitchat": _add_radios,
+    "net": _add_radios,
+    "board": _add_appliance,
+    "segment": _add_appliance,
+    "portal": _add_appliance,
+    "stick": _add_appliance,
+    "appliance": _add_appliance,
+}

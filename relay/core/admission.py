@@ -17,7 +17,7 @@ from relay.core.messages import Refusal
 from relay.core.shares import shares
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from relay.core.clock import Clock
     from relay.core.log import AdmittedLog
@@ -80,17 +80,38 @@ class Admission:
 
     # -- decisions --------------------------------------------------------
 
-    def decide(self, *, header: Header, price: int, interface: int, now: float) -> Decision:
+    def decide(self, header: Header, price: int, interface: int, now: float) -> Decision:
         """Decide over a whole envelope that is not a duplicate; ``price`` is what it paid."""
-        refusal = self._refusal(header.expiry_hour, header.size_class, price, interface, now)
+        _, size_class, expiry_hour, _ = header
+        refusal = self._refusal(expiry_hour, size_class, price, interface, now)
         if refusal is None and self._log.purged(header):
             refusal = Refusal.PURGED
         if refusal is not None:
             return Decision(refusal)
-        decision = self._place(self._units[header.size_class], price, interface)
-        if decision.refusal or not self._is_one_hour_too_many(header.expiry_hour, interface):
+        units = self._units[size_class]
+        decision = _WELCOME if units <= self._free() else self._place(units, price, interface)
+        if decision.refusal or not self._is_one_hour_too_many(expiry_hour, interface):
             return decision
         return self._make_hour(price, interface, decision)
+
+    def welcomes_all(
+        self, expiry_hours: Sequence[int], size_classes: Sequence[int], least_price: int, interface: int, now: float
+    ) -> bool:
+        """Tell whether each of these messages would be let in and nobody had to leave, whatever their order.
+
+        They paid ``least_price`` or more. False says nothing but that :meth:`decide` has to be asked about each.
+        """
+        known = self._log.hours.get(interface)
+        if known is None or self._log.has_purges or not known.keys() >= set(expiry_hours):
+            return False
+        if sum(map(self._units.__getitem__, size_classes)) > self._free():
+            return False
+        # A window has no holes, and a price no upper bound.
+        return not any(
+            self._refusal(hour, size_class, least_price, interface, now)
+            for hour in (min(expiry_hours), max(expiry_hours))
+            for size_class in set(size_classes)
+        )
 
     def refuses_offer(
         self, *, identity: bytes, size_class: int, expiry_hour: int, interface: int, now: float
@@ -108,9 +129,10 @@ class Admission:
             return Refusal.EXPIRED if self._clock.trusted else Refusal.BELOW_FLOOR
         if expiry_hour > last:
             return Refusal.FAR_FUTURE
-        if not self.policy.classes >> size_class & 1:
+        policy = self.policy
+        if not policy.classes >> size_class & 1:
             return Refusal.CLASS
-        if price < self.policy.min_price:
+        if price < policy.min_price:
             return Refusal.UNDERPAID
         if self._is_one_hour_too_many(expiry_hour, interface) and price <= self._weakest_price(interface):
             return Refusal.HOURS
@@ -120,7 +142,8 @@ class Admission:
 
     def _is_one_hour_too_many(self, expiry_hour: int, interface: int) -> bool:
         hours = self._log.hours.get(interface)
-        return hours is not None and len(hours) >= MAX_HOURS_PER_INTERFACE and expiry_hour not in hours
+        # In this order: of most envelopes, the hour is known.
+        return hours is not None and expiry_hour not in hours and len(hours) >= MAX_HOURS_PER_INTERFACE
 
     def _weakest_price(self, interface: int) -> int:
         """Return what the best paid envelope paid of the hour where that is least.
@@ -156,9 +179,8 @@ class Admission:
         return MAX_PRICE if least is None else min(max(self.policy.min_price, least[0] + 1), MAX_PRICE)
 
     def _place(self, units: int, price: int, interface: int) -> Decision:
+        """Find room where there is none: who has to leave for a newcomer, if anybody does."""
         free = self._free()
-        if units <= free:
-            return _WELCOME
         within = self._within_share(interface, units)
         taken: dict[int, int] = {}
         victims: list[int] = []
@@ -211,9 +233,9 @@ class Admission:
 
     def _free(self) -> int:
         # Spelled out: every envelope passes here.
-        held, units = self._log.held, self._units
-        used = held[0] * units[0] + held[1] * units[1] + held[2] * units[2] + held[3] * units[3]
-        return self.policy.max_bytes - used
+        a, b, c, d = self._log.held
+        e, f, g, h = self._units
+        return self.policy.max_bytes - a * e - b * f - c * g - d * h
 
     def _shares(self, known: set[int]) -> Callable[[int], float]:
         """Return the guaranteed share, in bytes, of each of the ``known`` interfaces."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from relay.core.errors import DecodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 ENVELOPE_VERSION = 1
 #: Bytes of an envelope by size class; the only lengths there are.
@@ -67,6 +67,8 @@ class EnvelopeType(enum.IntEnum):
 
 
 _TYPES = tuple(EnvelopeType)
+_PURGE = EnvelopeType.PURGE
+_new_tuple = tuple.__new__
 
 
 class Header(NamedTuple):
@@ -102,21 +104,44 @@ def decode_header(data: bytes) -> Header:
         raise DecodeError("unknown envelope type, class or reserved byte")
     if kind and size_class:
         raise DecodeError("a purge has 256 bytes")
-    return Header(_TYPES[kind], size_class, expiry_hour, tag)
+    # Without Header's own constructor, which is Python's: every envelope passes here.
+    return _new_tuple(Header, (_TYPES[kind], size_class, expiry_hour, tag))
 
 
 def decode_envelope(data: bytes) -> Header:
     """Check a whole envelope (length, header, purge body) and return its header."""
     header = decode_header(data)
-    if len(data) != SIZES[header.size_class]:
-        raise EnvelopeSizeError(f"{len(data)} bytes, class says {SIZES[header.size_class]}")
-    if header.type is EnvelopeType.PURGE:
+    kind, size_class, _, _ = header
+    if len(data) != SIZES[size_class]:
+        raise EnvelopeSizeError(f"{len(data)} bytes, class says {SIZES[size_class]}")
+    if kind is _PURGE:
         key_end = HEADER_BYTES + PURGE_KEY_BYTES
         if any(data[key_end:-NONCE_BYTES]):
             raise DecodeError("purge padding is not zero")
         if make_tag(header.bucket, data[HEADER_BYTES:key_end]) != header.tag:
             raise DecodeError("purge key does not match its tag")
     return header
+
+
+class Messages(NamedTuple):
+    """The clear parts of several envelopes that are whole and no purges, in columns."""
+
+    size_classes: tuple[int, ...]
+    expiry_hours: tuple[int, ...]
+    tags: tuple[bytes, ...]
+
+
+def decode_messages(envelopes: Sequence[bytes]) -> Messages | None:
+    """Return of many what :func:`decode_envelope` returns of each, None if anything is amiss, or any is a purge."""
+    lengths = [*map(len, envelopes)]
+    if not lengths or min(lengths) < HEADER_BYTES:
+        return None
+    versions, kinds, classes, reserved, hours, tags = zip(*map(HEADER.unpack_from, envelopes), strict=True)
+    if versions.count(ENVELOPE_VERSION) < len(lengths) or any(kinds) or any(reserved) or max(classes) >= len(SIZES):
+        return None
+    if lengths != [*map(SIZES.__getitem__, classes)]:
+        return None
+    return Messages(classes, hours, tags)
 
 
 def envelope_id(data: bytes) -> bytes:

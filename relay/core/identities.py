@@ -74,18 +74,25 @@ class Identities:
             at = marks.find(mark, at + 1)
         return 0
 
-    def add(self, identity: bytes, seq: int) -> None:
-        """Take in an identity that is not there."""
-        self._count += 1
-        if self._count > BUCKET_ENTRIES * len(self._marks):
-            self._split_next()
-        hashed = hash(identity)
-        choice = hashed >> _MARK_BITS & _CHOICE_MASK
-        bucket = choice & self._size - 1
-        if bucket < self._split:
-            bucket = choice & 2 * self._size - 1
-        self._marks[bucket].append(hashed & _MARK_MASK)
-        self._entries[bucket].append(choice << _SEQ_BITS | seq)
+    def add_all(self, identities: Iterable[tuple[bytes, int]]) -> None:
+        """Take in identities that are not there, with their numbers: many at once cost half."""
+        all_marks, all_entries = self._marks, self._entries
+        count, room = self._count, BUCKET_ENTRIES * len(all_marks)
+        size, split = self._size, self._split
+        for identity, seq in identities:
+            count += 1
+            if count > room:
+                self._split_next()
+                room += BUCKET_ENTRIES
+                size, split = self._size, self._split
+            hashed = hash(identity)
+            choice = hashed >> _MARK_BITS & _CHOICE_MASK
+            bucket = choice & size - 1
+            if bucket < split:
+                bucket = choice & 2 * size - 1
+            all_marks[bucket].append(hashed & _MARK_MASK)
+            all_entries[bucket].append(choice << _SEQ_BITS | seq)
+        self._count = count
 
     def _split_next(self) -> None:
         """Give what is in one bucket to two, by a further bit of its hashes."""

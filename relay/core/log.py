@@ -15,7 +15,7 @@ from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from dataclasses import dataclass
-from itertools import chain, compress, islice
+from itertools import chain, compress, islice, repeat
 from typing import TYPE_CHECKING, Final
 
 from relay.core import block as blocks
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from relay.core.block import Row
+    from relay.core.envelope import Messages
 
 #: Entries that are moved into the columns at once, at most.
 FRESH_ENTRIES: Final = 256
@@ -89,8 +90,9 @@ class AdmittedLog:
     """All admitted envelopes, by sequence number and by identity."""
 
     def __init__(self) -> None:
-        #: Those that came last, on their way into the last block: many at once cost a third.
+        #: Those that came last, on their way into the last block and among the identities: many at once cost half.
         self._fresh: list[Row] = []
+        self._fresh_seqs: dict[bytes, int] = {}
         #: In order; the last one grows. None is without an entry. Read through :attr:`_blocks`.
         self._settled: list[Block] = []
         #: Of each block its first sequence number, and when its first entry arrived.
@@ -99,9 +101,9 @@ class AdmittedLog:
         self._by_id = Identities(self._identity)
         #: Up to here entries were loaded: of those that came again it is not known when.
         self._loaded_seq = 0
-        #: Tag to the expiry hours of its purges, ascending: the latest is at the end, and one of many leaves
-        #: without a walk.
-        self._purges: dict[bytes, array[int]] = {}
+        #: Tag to the expiry hour of its purge, and to all of them, ascending, where it has several: the latest is
+        #: at the end, and one of many leaves without a walk. A store may be full of them, each with a tag of its own.
+        self._purges: dict[bytes, int | array[int]] = {}
         #: Changes with the set of committed identities.
         self.version = 0
         #: Counts bodies that left, so that others see whether any did.
@@ -122,46 +124,67 @@ class AdmittedLog:
         self.balance = 0
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return len(self._by_id) + len(self._fresh)
 
     def __contains__(self, identity: bytes) -> bool:
-        return self._by_id.find(identity) > 0
+        return self._seq(identity) > 0
 
     # -- changes ----------------------------------------------------------
 
     def append(
         self,
-        *,
         identity: bytes,
         header: Header,
         price: int,
         interface: int,
         arrived_s: float,
         state: EntryState,
-        seq: int = 0,
         first_arrived_s: float | None = None,
     ) -> int:
-        """Add an entry, PENDING or GONE, and return its sequence number (drawn here unless loaded).
+        """Add an entry, PENDING or GONE, and return its sequence number.
 
         ``first_arrived_s``: of one that was here before, and was displaced.
         """
-        seq = seq or self.next_seq
+        seq = self.next_seq
         self.next_seq = seq + 1
-        purge = header.type is EnvelopeType.PURGE
-        kind = header.size_class | PURGE_FLAG if purge else header.size_class
+        is_purge, size_class, expiry_hour, tag = header
+        kind = size_class | PURGE_FLAG if is_purge else size_class
         first_s = arrived_s if first_arrived_s is None else first_arrived_s
-        self._fresh.append(
-            (seq, identity, header.tag, header.expiry_hour, kind, price, interface, arrived_s, first_s, int(state))
-        )
-        self._by_id.add(identity, seq)
-        if state is EntryState.PENDING:
-            self.pending[header.size_class] += 1
-            self._account(interface, header.expiry_hour, header.size_class, 1)
-            if purge:
-                self._note_purge(header.tag, header.expiry_hour)
-        if len(self._fresh) >= FRESH_ENTRIES:
+        fresh = self._fresh
+        fresh.append((seq, identity, tag, expiry_hour, kind, price, interface, arrived_s, first_s, state))
+        self._fresh_seqs[identity] = seq
+        if state == PENDING:
+            self.pending[size_class] += 1
+            self._account(interface, expiry_hour, size_class, 1)
+            if is_purge:
+                self._note_purge(tag, expiry_hour)
+        if len(fresh) >= FRESH_ENTRIES:
             self._settle()
         return seq
+
+    def append_messages(
+        self, identities: Sequence[bytes], messages: Messages, prices: Sequence[int], interface: int, arrived_s: float
+    ) -> int:
+        """Add PENDING entries of an interface that is known here; return the first's sequence number."""
+        first_seq = self.next_seq
+        self.next_seq += len(identities)
+        seqs = range(first_seq, self.next_seq)
+        classes, hours, tags = messages
+        same = repeat(interface), repeat(arrived_s), repeat(arrived_s), repeat(PENDING)
+        self._fresh.extend(zip(seqs, identities, tags, hours, classes, prices, *same, strict=False))
+        self._fresh_seqs.update(zip(identities, seqs, strict=True))
+        held, held_there, in_hours = self.held, self.held_by_interface[interface], self.hours[interface]
+        for size_class in set(classes):
+            count = classes.count(size_class)
+            held[size_class] += count
+            held_there[size_class] += count
+            self.pending[size_class] += count
+        for hour in hours:
+            in_hours[hour] = in_hours.get(hour, 0) + 1
+        self.balance += len(identities)
+        if len(self._fresh) >= FRESH_ENTRIES:
+            self._settle()
+        return first_seq
 
     @property
     def _blocks(self) -> list[Block]:
@@ -172,6 +195,8 @@ class AdmittedLog:
 
     def _settle(self) -> None:
         fresh, self._fresh = self._fresh, []
+        self._by_id.add_all(self._fresh_seqs.items())
+        self._fresh_seqs = {}
         while fresh:
             if not self._settled or len(self._settled[-1]) >= blocks.BLOCK_ENTRIES:
                 seq, *_, arrived_s, _, _ = fresh[0]
@@ -267,13 +292,22 @@ class AdmittedLog:
             del hours[expiry_hour]
 
     def _note_purge(self, tag: bytes, expiry_hour: int) -> None:
-        insort(self._purges.setdefault(tag, array("I")), expiry_hour)
+        hours = self._purges.get(tag)
+        if hours is None:
+            self._purges[tag] = expiry_hour
+        elif isinstance(hours, int):
+            self._purges[tag] = array("I", sorted((hours, expiry_hour)))
+        else:
+            insort(hours, expiry_hour)
 
     def _forget_purge(self, tag: bytes, expiry_hour: int) -> None:
         hours = self._purges[tag]
-        del hours[bisect_right(hours, expiry_hour) - 1]
-        if not hours:
+        if isinstance(hours, int):
             del self._purges[tag]
+            return
+        del hours[bisect_right(hours, expiry_hour) - 1]
+        if len(hours) == 1:
+            self._purges[tag] = hours[0]
 
     def commit(self, first_seq: int, last_seq: int) -> None:
         """Turn the PENDING entries of a committed batch into HELD ones."""
@@ -388,11 +422,12 @@ class AdmittedLog:
             yield block, positions
             at += len(positions)
 
+    def _seq(self, identity: bytes) -> int:
+        """Return the sequence number of an identity, 0 if there is none."""
+        # Asked at each put, before anything else is: those that are fresh must stay many.
+        return self._fresh_seqs.get(identity) or self._by_id.find(identity)
+
     def _identity(self, seq: int) -> bytes:
-        if self._fresh and seq >= self._fresh[0][0]:
-            # Asked at each put, before anything else is: these must stay many.
-            fresh = self._fresh
-            return fresh[bisect_left(fresh, (seq,))][1]
         block = self._settled[bisect_right(self._starts, seq) - 1]
         start = ID_BYTES * (seq - block.first_seq if block.seqs is None else bisect_left(block.seqs, seq))
         return bytes(block.ids[start : start + ID_BYTES])
@@ -464,17 +499,17 @@ class AdmittedLog:
 
     def find(self, identity: bytes) -> Entry | None:
         """Return the entry of an identity."""
-        seq = self._by_id.find(identity)
+        seq = self._seq(identity)
         return self._entry(*self._known(seq)) if seq else None
 
     def held_seq(self, identity: bytes) -> int | None:
         """Return the sequence number of an identity whose body is committed and here."""
-        seq = self._by_id.find(identity)
+        seq = self._seq(identity)
         return seq if seq and self.is_held(seq) else None
 
     def size_class(self, identity: bytes) -> int:
         """Return the size class of an identity, the smallest if it is not known."""
-        seq = self._by_id.find(identity)
+        seq = self._seq(identity)
         return self.terms(seq)[0] if seq else 0
 
     def is_held(self, seq: int) -> bool:
@@ -658,10 +693,21 @@ class AdmittedLog:
         """Yield (price, seq) of what ``interface`` holds, in the order in which it would have to leave."""
         return iter(self.ranks.get(interface, ()))
 
+    @property
+    def has_purges(self) -> bool:
+        """Whether any purge envelope is here."""
+        return bool(self._purges)
+
+    def knows_any(self, identities: Iterable[bytes]) -> bool:
+        """Tell whether any of these was admitted, and is not forgotten."""
+        return any(map(self._seq, identities))
+
     def purged(self, header: Header) -> bool:
         """Tell whether a purge envelope that is here removes this one."""
         hours = self._purges.get(header.tag)
-        return hours is not None and header.type is not EnvelopeType.PURGE and header.expiry_hour <= hours[-1]
+        if hours is None or header.type is EnvelopeType.PURGE:
+            return False
+        return header.expiry_hour <= (hours if isinstance(hours, int) else hours[-1])
 
     def purged_by(self, purges: dict[bytes, int]) -> list[int]:
         """Return held messages that purges (tag to expiry hour) remove, in one pass.

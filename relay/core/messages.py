@@ -255,7 +255,8 @@ def decode_put(message: bytes) -> tuple[int, bytes]:
     """Return put number and envelope of a whole PUT message."""
     if len(message) <= PUT_HEADER_BYTES:
         raise DecodeError("truncated put")
-    return _PUT_HEADER.unpack_from(message)[1], message[PUT_HEADER_BYTES:]
+    _, number = _PUT_HEADER.unpack_from(message)
+    return number, message[PUT_HEADER_BYTES:]
 
 
 def to_ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:

@@ -594,16 +594,14 @@ class Node:
     # -- envelopes in -----------------------------------------------------
 
     def _puts(self, link: Link, items: list[tuple[int, bytes]], now: float) -> None:
-        for number, envelope in items:
-            refusal = self.intake.take(link, number, envelope, hashlib.sha256(envelope).digest(), now)
-            if refusal is not None:
-                self.stats.add(REJECTED[refusal])
-                link.session.refuse(number, refusal, price=self.admission.price(link.interface))
+        for number, refusal in self.intake.take_puts(link, items, now):
+            self.stats.add(REJECTED[refusal])
+            link.session.refuse(number, refusal, price=self.admission.price(link.interface))
 
     def _repeated(self, now: float) -> None:
         for link, number, refusal in self.intake.check_repeated(now):
             if refusal is None:
-                link.session.acknowledge(number)
+                link.session.acknowledge([number])
             else:
                 self.stats.add(REJECTED[refusal])
                 link.session.refuse(number, refusal, price=self.admission.price(link.interface))
@@ -639,9 +637,8 @@ class Node:
 
     def committed(self, pending: PendingBatch, now: float) -> None:
         """The batch is safe: acknowledge it and offer it on."""
-        for link, number in self.intake.committed(pending, now):
-            if number is not None:
-                link.session.acknowledge(number)
+        for link, numbers in self.intake.committed(pending, now):
+            link.session.acknowledge(numbers)
             self._ready[link.number] = link
         for link in self.links.values():
             if link.serving.follows or link.exchange is not None:
@@ -657,8 +654,8 @@ class Node:
         The shell calls :meth:`reload` once :attr:`needs_reload` says so, which may
         be after a later batch; until then nothing is admitted.
         """
-        for link, number in self.intake.commit_failed(pending, now):
-            if number is not None:
+        for link, numbers in self.intake.commit_failed(pending, now):
+            for number in numbers:
                 link.session.refuse(number, Refusal.STORAGE, price=self.admission.price(link.interface))
             self._ready[link.number] = link
 

@@ -13,7 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 _HOUR_MASK = _NARROW = (1 << 32) - 1
 
@@ -21,45 +21,40 @@ _HOUR_MASK = _NARROW = (1 << 32) - 1
 class Rank:
     """Sequence numbers of one price and expiry hour, the oldest first."""
 
-    __slots__ = ("_head", "_seqs")
+    __slots__ = ("_head", "seqs")
 
     def __init__(self) -> None:
-        self._seqs = array("I")
+        self.seqs = array("I")
         self._head = 0
 
     def __len__(self) -> int:
-        return len(self._seqs) - self._head
+        return len(self.seqs) - self._head
 
     def __iter__(self) -> Iterator[int]:
-        for index in range(self._head, len(self._seqs)):
-            yield self._seqs[index]
+        for index in range(self._head, len(self.seqs)):
+            yield self.seqs[index]
 
     def add(self, seq: int) -> None:
         """Take in a sequence number, which is above all before it."""
         if seq > _NARROW:
             self.widen()
-        self._seqs.append(seq)
+        self.seqs.append(seq)
 
     def widen(self) -> None:
         """Make room for numbers after four thousand million envelopes."""
-        if self._seqs.typecode == "I":
-            self._seqs = array("Q", self._seqs)
-
-    @property
-    def append(self) -> Callable[[int], None]:
-        """Add, without the call: for numbers that there is room for, until something leaves."""
-        return self._seqs.append
+        if self.seqs.typecode == "I":
+            self.seqs = array("Q", self.seqs)
 
     def remove(self, seq: int) -> None:
         """Let one go: mostly the oldest, which moves nothing."""
-        index = bisect_left(self._seqs, seq, self._head)
+        index = bisect_left(self.seqs, seq, self._head)
         if index == self._head:
             self._head += 1
-            if self._head * 2 > len(self._seqs):
-                del self._seqs[: self._head]
+            if self._head * 2 > len(self.seqs):
+                del self.seqs[: self._head]
                 self._head = 0
         else:
-            del self._seqs[index]
+            del self.seqs[index]
 
 
 class Ranks:
@@ -90,17 +85,17 @@ class Ranks:
 
     def add_all(self, prices: Iterable[int], expiry_hours: Sequence[int], seqs: Sequence[int]) -> None:
         """Take in many at once, columns of what :meth:`add` takes."""
-        ranks = self._ranks
-        keys = [price << 32 | expiry_hour for price, expiry_hour in zip(prices, expiry_hours, strict=True)]
-        for key in {*keys} - ranks.keys():
-            self._begin(key)
-        if seqs and seqs[-1] > _NARROW:
-            for key in {*keys}:
-                ranks[key].widen()
-        appends = {key: ranks[key].append for key in {*keys}}
-        for key, seq in zip(keys, seqs, strict=True):
-            appends[key](seq)
-        self._counts.update(expiry_hours)
+        ranks, counts = self._ranks, self._counts
+        is_wide = bool(seqs) and seqs[-1] > _NARROW
+        for price, expiry_hour, seq in zip(prices, expiry_hours, seqs, strict=True):
+            key = price << 32 | expiry_hour
+            rank = ranks.get(key)
+            if rank is None:
+                rank = self._begin(key)
+            if is_wide:
+                rank.widen()
+            rank.seqs.append(seq)
+            counts[expiry_hour] += 1
 
     def _begin(self, key: int) -> Rank:
         rank = self._ranks[key] = Rank()

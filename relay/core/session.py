@@ -450,7 +450,7 @@ class Session:
         self.frames_in += len(received)
         puts: list[tuple[int, bytes]] = []
         envelopes: list[bytes] = []
-        allowed = self._allowed
+        allowed, decode_put = self._allowed, m.decode_put
         try:
             for message in received:
                 kind = message[0]
@@ -458,10 +458,10 @@ class Session:
                     if not self._receive_early(kind, message):
                         break
                     allowed = self._allowed
+                elif kind == _PUT:
+                    puts.append(decode_put(message))
                 elif kind == _ENVELOPE:
                     envelopes.append(message[1:])
-                elif kind == _PUT:
-                    puts.append(m.decode_put(message))
                 elif kind == _LIVE:
                     self._events.append(Live(*m.decode_live(message)))
                 else:
@@ -631,9 +631,9 @@ class Session:
 
     # -- what a relay says ------------------------------------------------
 
-    def acknowledge(self, number: int) -> None:
-        """Say that a put is committed; sent with the next bytes pulled."""
-        self._acks.append(number)
+    def acknowledge(self, numbers: Iterable[int]) -> None:
+        """Say that puts are committed; sent with the next bytes pulled."""
+        self._acks.extend(numbers)
 
     def refuse(self, number: int, reason: m.Refusal, *, price: int) -> None:
         """Say that a put was not taken."""

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from statistics import median_low
 from typing import TYPE_CHECKING
 
 from relay.core.clock import HOUR_S, LAST_HOUR
@@ -73,4 +72,5 @@ class Sight:
             peer = link.session.peer
             if peer is not None and peer.window[1] < LAST_HOUR:
                 hours.append(peer.window[0] - 1 + int((now - link.since) // HOUR_S))
-        return hour - median_low(hours) if hour is not None and hours else None
+        # The lower of two in the middle. statistics.median_low has it too, with fractions and decimals at every start.
+        return hour - sorted(hours)[(len(hours) - 1) // 2] if hour is not None and hours else None

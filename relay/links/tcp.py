@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 from relay.core.stats import LOOPBACK, OTHER, HandshakeFailure, LinkKind, SessionError
 from relay.links import StreamInfo
-from relay.links.discovery import Discovery
 from relay.links.interfaces import Snapshot, watch
 from relay.process.addresses import plain
 from relay.process.ports import why_not
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from relay.core.stats import Reason
     from relay.links import Host
+    from relay.links.discovery import Discovery
     from relay.links.targets import Target
 
 #: Connections that the kernel keeps for each interface until they are accepted, and how many of
@@ -82,12 +82,7 @@ class TcpLink:
     async def run(self, host: Host) -> None:
         """Serve until cancelled."""
         # Of this run: its tasks end with it, whatever ends it.
-        discovery = Discovery(
-            random_bytes=self._random_bytes,
-            dial=self.keep_connected,
-            random=self._random,
-            own_hosts=self._announced,
-        )
+        discovery: Discovery | None = None
         try:
             async with TaskGroup() as tasks:
                 # Dialled once the interfaces are known: a session belongs to one of them.
@@ -98,6 +93,8 @@ class TcpLink:
                     host.addresses_gone(frozenset(address for _, address in gone))
                     await self._listen(host)
                     if self._has_discovery:
+                        if discovery is None:
+                            discovery = await self._make_discovery()
                         # Where there is no carrier nobody hears, and that is no fault of discovery.
                         served = [
                             i
@@ -114,7 +111,18 @@ class TcpLink:
             for name in self._told:
                 host.link_state(LinkKind.TCP, name, up=None)
             self._told.clear()
-            discovery.end(host)
+            if discovery is not None:
+                discovery.end(host)
+
+    async def _make_discovery(self) -> Discovery:
+        # A tenth of a start: whoever dials has been heard by then.
+        make = await asyncio.to_thread(_import_discovery)
+        return make(
+            random_bytes=self._random_bytes,
+            dial=self.keep_connected,
+            random=self._random,
+            own_hosts=self._announced,
+        )
 
     def _serves(self, interface: str) -> bool:
         return not self._only or interface in self._only or interface == LOOPBACK
@@ -234,6 +242,12 @@ class TcpLink:
             return await closed
         finally:
             transport.abort()
+
+
+def _import_discovery() -> type[Discovery]:
+    from relay.links.discovery import Discovery  # noqa: PLC0415 - see its caller
+
+    return Discovery
 
 
 def _is_linked(host: Host, target: Target) -> bool:

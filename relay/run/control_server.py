@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from relay.control.control_client import MAX_ANSWER_BYTES, MAX_UNIX_S, VERSION, ControlError
 from relay.core.errors import RelayError
 from relay.process.lines import LineServer
-from relay.run.metrics import Metrics
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from relay.control.status import Engine
+    from relay.run.metrics import Metrics
 
 #: The longest request is under 100 bytes.
 MAX_REQUEST_BYTES = 4096
@@ -28,7 +28,7 @@ class ControlServer(LineServer):
 
     def __init__(self, engine: Engine, path: Path, mode: int) -> None:
         self._engine = engine
-        self._metrics = Metrics(engine)
+        self._metrics: Metrics | None = None
         super().__init__(
             path=path,
             mode=mode,
@@ -57,7 +57,7 @@ class ControlServer(LineServer):
         if operation == "status":
             return self._engine.status().as_dict()
         if operation == "metrics":
-            return self._metrics.render()
+            return self._rendered()
         if operation == "clock":
             if not is_owner:
                 raise ControlError("the clock is set by root or the relay's own user: use sudo")
@@ -67,3 +67,11 @@ class ControlServer(LineServer):
             self._engine.set_clock(unix_s)
             return None
         raise ControlError("unknown operation; there are status, metrics and clock")
+
+    def _rendered(self) -> str:
+        if self._metrics is None:
+            # With the pages, which have them too, it is there by then; without pages nobody may ever ask.
+            from relay.run.metrics import Metrics  # noqa: PLC0415 - a tenth of a start
+
+            self._metrics = Metrics(self._engine)
+        return self._metrics.render()

@@ -271,7 +271,7 @@ class Holding(FakeRelay):
 
     def take(self, session, number, envelope):
         self.held[envelope_id(envelope)] = envelope
-        session.acknowledge(number)
+        session.acknowledge([number])
 
 
 class Dripping(Holding):

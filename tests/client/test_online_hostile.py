@@ -351,7 +351,7 @@ def test_a_false_expiry_does_not_fill_the_memory_of_what_was_seen_for_years(bob)
 def test_an_acknowledgement_of_what_was_not_put_is_not_believed(alice, bob):  # noqa: ARG001 - alice writes to bob
     class Overeager(Holding):
         def take(self, session, number, envelope):  # noqa: ARG002
-            session.acknowledge(number + 1000)
+            session.acknowledge([number + 1000])
 
     outcome, (progress,) = send(alice, Overeager(), "a")
     assert (outcome.error.failure, progress.durable) == (Failure.MISBEHAVED, 0)
@@ -405,7 +405,7 @@ def test_the_window_of_a_relay_is_kept(alice, bob, max_puts):  # noqa: ARG001
                 waiting.extend(event.items)
                 most.append(len(waiting))
                 for number, _ in waiting:
-                    session.acknowledge(number)
+                    session.acknowledge([number])
                 waiting.clear()
 
     waiting = []

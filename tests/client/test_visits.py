@@ -216,7 +216,7 @@ def test_receiving_tells_what_is_not_sent_yet(alice):
             if len(self.held) < 3:
                 super().take(session, number, envelope)
             else:
-                session.acknowledge(number + 1000)
+                session.acknowledge([number + 1000])
 
     async def run():
         pieces = await queue_photo(alice, 10)

@@ -154,7 +154,7 @@ class _Visit:
             case s.Puts(items):
                 owner.taken += len(items)
                 for number, _ in items:
-                    session.acknowledge(number)
+                    session.acknowledge([number])
             case _:
                 pass
 

@@ -102,7 +102,7 @@ def acknowledged_before_the_commit(patch: pytest.MonkeyPatch) -> None:
         refusal = original(self, link, number, envelope, identity, now)
         # What is held or on its way is acknowledged later, as it should be.
         if refusal is None and number is not None and is_new:
-            link.session.acknowledge(number)
+            link.session.acknowledge([number])
         return refusal
 
     patch.setattr(Intake, "take", take)

@@ -434,7 +434,7 @@ def transcript(name, secret):
     for data in put:
         client.session.put(data)
     exchange("put twice")
-    relay.session.acknowledge(0)
+    relay.session.acknowledge([0])
     relay.session.refuse(1, Refusal.FULL, price=5)
     exchange("one acknowledged, one refused")
     client.session.subscribe(Subscribe(prefix_bits=4, prefix=0xB))

@@ -21,7 +21,7 @@ class Table:
 
     def add(self, seq):
         identity = self.by_seq[seq] = self.rng.randbytes(32)
-        self.index.add(identity, seq)
+        self.index.add_all([(identity, seq)])
 
     def remove(self, seq):
         self.index.remove(self.by_seq[seq], seq)

@@ -281,7 +281,7 @@ def test_puts_fetches_acknowledgements_and_all_else_arrive_as_said():
     assert [len(e.identities) for e in r.events if isinstance(e, s.Fetch)] == [256, 44]
     assert m.Subscribe(prefix_bits=3, prefix=5) in r.events
     for number in (4, 0, 1):
-        r.session.acknowledge(number)
+        r.session.acknowledge([number])
     assert r.session.unanswered_bytes
     r.session.refuse(2, Refusal.FULL, price=4)
     r.session.send_envelopes([bytes(1024)])
@@ -315,7 +315,7 @@ def test_answers_that_are_due_go_out_before_the_goodbye():
     c, r = pair(Role.CLIENT, Role.RELAY)
     c.session.put(bytes(256))
     exchange(c, r)
-    r.session.acknowledge(0)
+    r.session.acknowledge([0])
     r.session.close(Goodbye.SHUTTING_DOWN, SessionError.GOODBYE)
     c.receive(r.session.data_to_send())
     assert c.meant == [m.Ack(durable=False, ranges=[(0, 1)]), Closed(SessionError.GOODBYE, Goodbye.SHUTTING_DOWN)]
