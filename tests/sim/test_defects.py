@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from relay.core.envelope import envelope_id
 from relay.core.exchange import Exchange
 from relay.core.intake import Intake
 from relay.core.live import Live
@@ -95,23 +96,23 @@ def every_third_offer_is_skipped(patch: pytest.MonkeyPatch) -> None:
 
 
 def acknowledged_before_the_commit(patch: pytest.MonkeyPatch) -> None:
-    original = Intake.take
+    original = Intake.take_puts
 
-    def take(self: Intake, link, number, envelope, identity, now):
-        is_new = self._log.find(identity) is None
-        refusal = original(self, link, number, envelope, identity, now)
+    def take_puts(self: Intake, link, puts, now):
+        known = {number for number, envelope in puts if self._log.find(envelope_id(envelope)) is not None}
+        refused = original(self, link, puts, now)
         # What is held or on its way is acknowledged later, as it should be.
-        if refusal is None and number is not None and is_new:
-            link.session.acknowledge([number])
-        return refusal
+        link.session.acknowledge({number for number, _ in puts} - known - {number for number, _ in refused})
+        return refused
 
-    patch.setattr(Intake, "take", take)
+    patch.setattr(Intake, "take_puts", take_puts)
     patch.setattr(Node, "committed", _without_acknowledgements(Node.committed))
 
 
 def _without_acknowledgements(committed: Callable) -> Callable:
     def silent(self: Node, pending, now: float) -> None:
-        pending.waiters = [(link, None, size) for link, _, size in pending.waiters]
+        for waiting in pending.waiters:
+            waiting.numbers.clear()
         committed(self, pending, now)
 
     return silent
