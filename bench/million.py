@@ -22,7 +22,7 @@ from bench.relays import BareClient, RelayProcess, relay
 from bench.store_input import FIRST_HOUR, make_envelopes
 from relay.core import session as s
 from relay.core.batch import Batch
-from relay.core.envelope import BUCKET_BITS, HEADER_BYTES, EnvelopeType, Header, envelope_id
+from relay.core.envelope import BUCKET_BITS, HEADER_BYTES, EnvelopeType, Header, envelope_id, price_paid
 from relay.core.log import AdmittedLog, EntryState
 from relay.core.messages import Subscribe
 from relay.core.reconcile import Reconciler, Scope
@@ -157,13 +157,14 @@ def _append(log: AdmittedLog, count: int) -> list[int]:
     """Let so many more into the log; return their sequence numbers."""
     seqs = [
         log.append(
-            identity=secrets.token_bytes(32),
+            identity=(identity := secrets.token_bytes(32)),
             header=Header(
                 type=EnvelopeType.MESSAGE,
                 size_class=0,
                 expiry_hour=FIRST_HOUR + random.randrange(168),
                 tag=secrets.token_bytes(16),
             ),
+            price=price_paid(identity, 0),
             interface=1,
             arrived_s=0.0,
             state=EntryState.PENDING,
