@@ -115,6 +115,8 @@ def _visit(process: RelayProcess, prefix_bits: int, visits: int) -> int:
         events: list[s.Event] = []
         while not any(isinstance(event, s.CaughtUp) for event in events):
             events = client.read()
+            # On a busy machine it takes so long that the relay asks whether anybody is there.
+            client.flush()
             received += sum(len(event.items) for event in events if isinstance(event, s.Envelopes))
         client.close()
     return received
