@@ -266,6 +266,7 @@ class Host:
         is_first = not any(each.protocols for each in self.peers[connection.peer])
         connection.protocols = said.protocols
         connection.listens = said.addresses
+        connection.is_relay = said.is_relay
         if is_first:
             for told in self.on_identified:
                 told(connection.peer)
