@@ -51,7 +51,8 @@ _PEOPLE_EVENTS: Final = frozenset(
         "handshakes_failed",
     }
     | {"blocks_sent", "wants_missed", "records_taken", "published_taken", "published_known", "published_elsewhere"}
-    | {"seals_taken", "seals_known", "seals_elsewhere", "seals_given", "seals_not_taken", "seals_published"}
+    | {"seals_taken", "seals_kept", "seals_known", "seals_elsewhere"}
+    | {"seals_given", "seals_not_taken", "seals_published"}
     | {"blocks_kept", "blocks_foreign", "blocks_not_found"}
     | {"http_served", "http_unchanged", "http_missing", "http_elsewhere"}
     # Each phone says a few in a minute.

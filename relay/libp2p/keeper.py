@@ -385,6 +385,7 @@ class Keeper:
 
     def stored(self, kept: Kept, identities: tuple[bytes, ...], hour: int, now: float) -> None:
         """The store holds it: kill -9 loses nothing of it."""
+        self._count("seals_kept" if isinstance(kept.content, KeptSeal) else "blocks_kept")
         if isinstance(kept.content, KeptSeal) or kept.topic not in self._topics:
             return
         block = kept.content.block
@@ -614,7 +615,6 @@ class Keeper:
         for link in entry.links:
             if not link.inline and (link.digest, entry.log) not in self._blocks:
                 self._enqueue(fetch.peer, link.digest)
-        self._count("blocks_kept")
         return Kept(entry.log, KeptBlock(block))
 
     def _place(self, digest: bytes, there: _Peer) -> Place | None:

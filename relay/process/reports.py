@@ -196,6 +196,7 @@ EVENTS: Final[dict[Component, tuple[str, ...]]] = {
         "records_displaced",
         "questions_limited",
         "seals_taken",
+        "seals_kept",
         "seals_known",
         "seals_elsewhere",
         "seals_malformed",

@@ -301,6 +301,16 @@ func (m *member) say(text string) error {
 	return m.topic.Publish(m.n.ctx, m.seal())
 }
 
+func (m *member) headCIDs() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l := []string{}
+	for _, k := range m.heads {
+		l = append(l, k.String())
+	}
+	return l
+}
+
 func (m *member) texts() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
