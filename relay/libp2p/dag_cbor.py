@@ -65,7 +65,7 @@ def _read(block: bytes) -> Entry:
     open_is_map: list[bool] = []
     key = b""
     at, size, is_link, is_first = 0, len(block), False, True
-    while is_first or open_left:
+    while is_first or is_link or open_left:
         is_first = False
         major, number, at = _head(block, at)
         is_key = bool(open_is_map) and open_is_map[-1] and not open_left[-1] & 1
