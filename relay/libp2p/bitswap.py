@@ -117,7 +117,7 @@ class Bitswap:
     # -- peers ------------------------------------------------------------------------
 
     def _on_peer(self, peer: bytes) -> None:
-        connection = self._host.connection(peer)
+        connection = self._host.identified(peer)
         if connection is None:
             return
         if peer not in self._known:

@@ -152,7 +152,12 @@ class Host:
     def speakers(self, protocols: Iterable[str]) -> list[bytes]:
         """The peers that speak any of these."""
         wanted = set(protocols)
-        return [peer for peer, found in self.peers.items() if found[-1].protocols & wanted]
+        there = ((peer, self.identified(peer)) for peer in self.peers)
+        return [peer for peer, connection in there if connection is not None and connection.protocols & wanted]
+
+    def identified(self, peer: bytes) -> Connection | None:
+        """The newest connection on which a peer said what it speaks: one that was dialled anew begins without that."""
+        return next((each for each in reversed(self.peers.get(peer, ())) if each.protocols), None)
 
     async def open(self, peer: bytes, protocols: list[str]) -> Stream:
         """Open a stream to a peer that is connected; raise StreamError."""

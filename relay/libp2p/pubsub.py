@@ -42,7 +42,7 @@ class Pubsub:
         host.on_left.append(self._on_left)
 
     def _on_peer(self, peer: bytes) -> None:
-        connection = self._host.connection(peer)
+        connection = self._host.identified(peer)
         if connection is None or PROTOCOL not in connection.protocols or peer in self._wakes:
             return
         self._wakes[peer] = asyncio.Event()
