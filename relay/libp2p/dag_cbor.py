@@ -103,8 +103,8 @@ def _read(block: bytes) -> Entry:
                 break
             open_left.pop()
             open_is_map.pop()
-    if is_link or at != size:
-        raise DecodeError("a block with something after it, or a tag of nothing")
+    if at != size:
+        raise DecodeError("a block with something after it")
     try:
         return Entry(log.decode(), tuple(links))
     except UnicodeDecodeError:

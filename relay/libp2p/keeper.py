@@ -149,8 +149,8 @@ class _Topic:
     #: What the store had of it is known.
     is_read: bool = False
     seals: dict[Key, None] = field(default_factory=dict)
-    #: By sender, the newest first.
-    of_sender: dict[bytes, list[Key]] = field(default_factory=dict)
+    #: By sender, and whether they came out of the store, the newest first.
+    of_sender: dict[tuple[bytes, bool], list[Key]] = field(default_factory=dict)
     missing: dict[bytes, None] = field(default_factory=dict)
     publish_s: float | None = None
     published_s: float = -PUBLISH_REST_S
@@ -427,9 +427,10 @@ class Keeper:
         for each in new:
             state = self._topics[each]
             sender = sender_of(state.name, peer)
-            newest = [seal for key in state.of_sender.get(sender, [])[:1] if (seal := self._seals.get(key)) is not None]
+            newest = next(iter(state.of_sender.get((sender, False), ())), None)
+            before = self._seals.get(newest) if newest is not None else None
             # Of two clocks the one may be behind.
-            least = min(newest[0].kept.order + 1, MAX_ORDER) if newest else 0
+            least = min(before.kept.order + 1, MAX_ORDER) if before is not None else 0
             kept = KeptSeal(sender, max(order, least), payload, is_guess)
             self._add(Seal(each, kept, rotation), origin=address, offers=LIVE_OFFERS_S, now=now)
             found.append(Kept(each, kept))
@@ -453,23 +454,25 @@ class Keeper:
             return
         if not seal.kept.is_guess and origin == _STORE:
             self._learn(seal.rotation, seal.topic, origin, now)
-        of_sender = [each for each in state.of_sender.get(seal.kept.sender, ()) if each in self._seals]
+        # Whoever knows the topic can make up newer ones under anybody's name: they leave none out that was taken here.
+        sender = seal.kept.sender, origin == _STORE
+        of_sender = [each for each in state.of_sender.get(sender, ()) if each in self._seals]
         place = sum(1 for each in of_sender if (other := self._seals.get(each)) and other.kept.order > seal.kept.order)
         if place >= SEALS_OF_SENDER:
             return
         of_sender.insert(place, key)
         for each in of_sender[SEALS_OF_SENDER:]:
             self._forget_seal(each)
-        state.of_sender[seal.kept.sender] = of_sender[:SEALS_OF_SENDER]
+        state.of_sender[sender] = of_sender[:SEALS_OF_SENDER]
         self._seals.put(key, seal, origin=(seal.topic, origin), now=now, size=len(seal.kept.payload))
         state.seals[key] = None
         if len(state.seals) > MAX_SEALS:
             # Of those that gave way.
             state.seals = {each: None for each in state.seals if each in self._seals}
             state.of_sender = {
-                sender: left
-                for sender, keys in state.of_sender.items()
-                if (left := [each for each in keys if each in self._seals])
+                each: left
+                for each, keys in state.of_sender.items()
+                if (left := [known for known in keys if known in self._seals])
             }
         if state.is_read:
             for peer in state.peers:

@@ -122,9 +122,9 @@ class Members:
         self._pubsub.flush()
 
     def _subscribed(self, peer: bytes, topics: list[str]) -> None:
-        connection = self._host.connection(peer)
+        connection = self._host.identified(peer)
         # Relays have what they have from each other in other ways. And who has not said yet what he is may be one.
-        if connection is None or not connection.protocols or connection.is_relay:
+        if connection is None or connection.is_relay:
             return
         now = self._loop.time()
         kept = [t for t in topics if self.keeper.subscribed(peer, t, address=connection.address, now=now)]
@@ -143,7 +143,7 @@ class Members:
 
     def _on_published(self, event: Received) -> None:
         message, connection = event.message, self._host.connection(event.source)
-        sender = self._host.connection(message.sender)
+        sender = self._host.identified(message.sender)
         if connection is None or (sender is not None and sender.is_relay):
             return
         try:
@@ -205,7 +205,8 @@ class Members:
             self._givers -= 1
 
     async def _keep_direct(self, stream: Stream, payload: bytes) -> bool:
-        if stream.connection.is_relay:
+        connection = self._host.identified(stream.peer)
+        if connection is not None and connection.is_relay:
             return True
         digest = hashlib.sha256(payload).digest()
         kept = self._take(payload, stream.peer, stream.connection.address, None)

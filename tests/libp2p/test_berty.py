@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from relay.libp2p.identity import from_base58
 from tests.libp2p.nodes import Libp2p, in_files, in_memory
 from tests.libp2p.peers import PeerError, peer
 
@@ -29,6 +30,7 @@ class Place:
         self.relay = self.box.relay(libp2p={"enabled": True})
         self.ours = Libp2p(self.relay).start()
         self._visits = 0
+        self.addresses = set()
 
     def kill(self):
         """What a power cut does."""
@@ -46,6 +48,7 @@ class Place:
         self._visits += 1
         # Another machine for each visit, as who comes back has another address.
         box = self.lab.box(f"{self.name}-{name}{self._visits}", self.segment)
+        self.addresses.add(str(box.ports["eth0"].ipv4).encode())
         options = ["-mdns", "-listen", "/ip4/0.0.0.0/tcp/0", "-group", group, "-keep", self.lab.folder / f"of-{name}"]
         async with peer(self.folder, *options, prefix=("ip", "netns", "exec", box.namespace)) as node:
             yield node
@@ -78,6 +81,7 @@ async def has(node, *texts):
 def test_who_is_never_there_with_the_other_gets_what_he_wrote_and_answers(lab, folder):
     place = Place(lab, folder, "camp")
     texts = ["first of ana 6f1c", "second of ana 92ab"]
+    peers = []
 
     async def work():
         async with place.member("ana") as ana:
@@ -85,6 +89,7 @@ def test_who_is_never_there_with_the_other_gets_what_he_wrote_and_answers(lab, f
                 await ana.ask("say", text=text)
             await place.kept(ana, 2)
             (block,) = (await ana.ask("heads"))["cids"]
+            peers.append(ana.peer)
         # Of another group there is nothing to be had, also for who knows what to ask for.
         async with place.member("cleo", "h") as cleo:
             await cleo.ask("say", text="of another group")
@@ -100,6 +105,7 @@ def test_who_is_never_there_with_the_other_gets_what_he_wrote_and_answers(lab, f
             await has(ben, *texts)
             await ben.ask("say", text="answer of ben 77de")
             await place.kept(ben, 1)
+            peers.append(ben.peer)
         async with place.member("ana") as ana:
             await has(ana, "answer of ben 77de")
 
@@ -107,11 +113,15 @@ def test_who_is_never_there_with_the_other_gets_what_he_wrote_and_answers(lab, f
     # Nothing of it can be read here: neither texts nor what they are sealed with.
     secrets = [hashlib.sha256(f"{what} {group}".encode()).digest() for what in ("secret", "link key") for group in "gh"]
     markers = {text.encode() for text in [*texts, "answer of ben 77de", "of another group"]} | set(secrets)
-    assert in_files(place.relay.folder, markers) == set()
+    # And who was there, in which group and with what address stands nowhere.
+    topics = {hashlib.sha256(f"public key {group}".encode()).hexdigest().encode() for group in "gh"}
+    who = {each.encode() for each in peers} | {from_base58(each) for each in peers} | topics | place.addresses
+    assert len(who) == 2 * 2 + 2 + 4
+    assert in_files(place.relay.folder, markers | who) == set()
     for process in (place.relay.process, place.ours.process):
         assert in_memory(process.pid, markers) == set()
-    (place.relay.folder / "planted").write_bytes(b" ".join(markers))
-    assert {marker for marker, _ in in_files(place.relay.folder, markers)} == markers
+    (place.relay.folder / "planted").write_bytes(b" ".join(markers | who))
+    assert {marker for marker, _ in in_files(place.relay.folder, markers | who)} == markers | who
     assert in_memory(os.getpid(), markers) == markers
     assert place.ours.pss_mib() < 45
 

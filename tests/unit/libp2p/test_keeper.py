@@ -10,7 +10,7 @@ import pytest
 from relay.core.envelope import decode_envelope, envelope_id
 from relay.core.errors import DecodeError
 from relay.libp2p import keeper as keeping
-from relay.libp2p.berty import KeptSeal, decode_kept, decode_seal, name_of
+from relay.libp2p.berty import KeptSeal, decode_kept, decode_seal, name_of, sender_of
 from relay.libp2p.cid import raw
 from relay.libp2p.keeper import Keeper
 from tests.unit.libp2p.berty_bytes import digest, entry, seal
@@ -401,6 +401,22 @@ def test_junk_seals_under_somebodys_topic_give_way_before_those_of_others(monkey
     one.join(BEN, TOPIC, OTHER)
     given = {payload for _, payload in one.given(BEN, until_s=1)}
     assert {seal(b"r", b"true"), seal(b"q", b"true, too")} <= given
+
+
+def test_seals_that_came_from_elsewhere_leave_none_out_that_was_taken_here():
+    one = One()
+    one.join(ANA)
+    one.say(ANA, seal(b"r", b"true"), order=5)
+    name = name_of(TOPIC)
+    for number in range(20):
+        forged = KeptSeal(sender_of(name, ANA), 2**64 - 1 - number, seal(b"r", b"forged %d" % number))
+        for envelope in keeping.Kept(TOPIC, forged).wrap(HOUR):
+            one.keeper.found(envelope, one.now)
+    one.say(ANA, seal(b"r", b"true, too"), order=6)
+    one.join(BEN)
+    given = [payload for _, payload in one.given(BEN, until_s=1)]
+    assert {seal(b"r", b"true"), seal(b"r", b"true, too")} <= set(given)
+    assert len(given) == 2 + keeping.SEALS_OF_SENDER
 
 
 def test_endless_links_and_blocks_of_one_address_end_with_its_budget(monkeypatch):
