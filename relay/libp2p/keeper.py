@@ -76,6 +76,8 @@ MAX_RETRY_S: Final = 60.0
 PUBLISH_AFTER_S: Final = 2.5
 PUBLISH_REST_S: Final = 10.0
 MAX_PUBLISHED: Final = 16
+#: Signed at a time, 0.1 ms each; the topics after those have their turn later.
+MAX_PUBLISHED_AT_ONCE: Final = 64
 #: Envelopes of contents that are not whole.
 MAX_PARTS: Final = 128
 MAX_PARTS_BYTES: Final = 2 << 20
@@ -204,6 +206,8 @@ class Keeper:
         )
         self._budgets: Pool[str, _Budget] = Pool(most=MAX_ADDRESSES, most_bytes=1, life_s=_LIFE_S)
         self._fetching: set[bytes] = set()
+        #: Those of these that the store may not have yet.
+        self._unkept: dict[Key, None] = {}
         #: Something new is to be offered.
         self.has_offers = False
         #: Digests of blocks that came out of the store or into it, for who waits for them.
@@ -385,8 +389,12 @@ class Keeper:
 
     def stored(self, kept: Kept, identities: tuple[bytes, ...], hour: int, now: float) -> None:
         """The store holds it: kill -9 loses nothing of it."""
-        self._count("seals_kept" if isinstance(kept.content, KeptSeal) else "blocks_kept")
-        if isinstance(kept.content, KeptSeal) or kept.topic not in self._topics:
+        if isinstance(kept.content, KeptSeal):
+            self._count("seals_kept")
+            self._unkept.pop((kept.topic, _digest(kept.content.payload)), None)
+            return
+        self._count("blocks_kept")
+        if kept.topic not in self._topics:
             return
         block = kept.content.block
         held = Held(identities, expiry_hour(hour))
@@ -396,10 +404,10 @@ class Keeper:
 
     def take_seal(
         self, payload: bytes, *, peer: bytes, address: str, topic: str | None, order: int, now: float
-    ) -> list[Kept]:
+    ) -> list[Kept] | None:
         """Take a seal of a peer, by a topic or by the direct channel (None); return what is to be put into the store.
 
-        Raise DecodeError. What is known already is not to be put again.
+        [] is for what is there already, None for what is not taken. Raise DecodeError.
         """
         if len(payload) > MAX_SEAL_BYTES:
             raise DecodeError("a seal is too long")
@@ -415,15 +423,24 @@ class Keeper:
             topics = [each for each in own if (rotation, each) in self._rotations]
             if not topics:
                 topics, is_guess = own[:MAX_GUESSES], True
-        new = [each for each in topics if (each, _digest(payload)) not in self._seals]
+        if not topics:
+            self._count("seals_elsewhere")
+            return None
+        digest = _digest(payload)
+        new = [each for each in topics if (each, digest) not in self._seals]
+        # What came by the topic a moment ago may not be there yet.
+        found = [
+            Kept(each, seal.kept)
+            for each in topics
+            if (each, digest) in self._unkept and (seal := self._seals.get((each, digest))) is not None
+        ]
         if not new:
-            self._count("seals_known" if topics else "seals_elsewhere")
-            return []
+            self._count("seals_known")
+            return found
         if not self._may_keep(address, len(payload) * len(new), len(new), now):
             self._count("seals_limited")
-            return []
+            return None
         self._count("seals_taken")
-        found: list[Kept] = []
         for each in new:
             state = self._topics[each]
             sender = sender_of(state.name, peer)
@@ -433,6 +450,9 @@ class Keeper:
             least = min(before.kept.order + 1, MAX_ORDER) if before is not None else 0
             kept = KeptSeal(sender, max(order, least), payload, is_guess)
             self._add(Seal(each, kept, rotation), origin=address, offers=LIVE_OFFERS_S, now=now)
+            self._unkept[each, digest] = None
+            if len(self._unkept) > MAX_SEALS:
+                del self._unkept[next(iter(self._unkept))]
             found.append(Kept(each, kept))
         return found
 
@@ -480,6 +500,7 @@ class Keeper:
 
     def _forget_seal(self, key: Key) -> None:
         self._seals.pop(key)
+        self._unkept.pop(key, None)
         state = self._topics[key[0]]
         state.seals.pop(key, None)
         for peer in state.peers:
@@ -533,6 +554,8 @@ class Keeper:
         """Return what is to be published now, for who subscribed: the newest of each sender."""
         found: list[Seal] = []
         for state in self._topics.values():
+            if len(found) >= MAX_PUBLISHED_AT_ONCE:
+                break
             if state.publish_s is None or state.publish_s > now:
                 continue
             state.publish_s = None

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from relay.core.envelope import envelope_id
@@ -36,10 +36,11 @@ if TYPE_CHECKING:
 
 #: Until a receiver has read a seal, or said that it did not.
 GIVE_S: Final = 5.0
-#: Seals by the direct channel that are being taken, and parts of such that are not whole.
-MAX_GIVERS: Final = 64
+#: Seals by the direct channel that are being taken, of one address and of all, and parts of such that are not whole.
+MAX_GIVERS_OF_ADDRESS: Final = 16
+MAX_GIVERS: Final = 256
 MAX_HELD_BYTES: Final = 4 << 20
-#: So long a giver is given to send one, and then so long whoever gave what we could not keep is left without an answer.
+#: So long a giver has to send one. Who gave what is not kept has no answer, as each end of the stream would be one.
 TAKE_S: Final = 60.0
 #: Seals of topics that wait to be wrapped: the newest of each sender.
 MAX_PENDING: Final = 256
@@ -84,14 +85,12 @@ class Members:
             max_delay_s=MAX_DELAY_S,
         )
         self._budget = Budget(MAX_HELD_BYTES)
-        self._givers = 0
+        self._givers: Counter[str] = Counter()
         #: Of each who is there, what wakes the task that gives him seals.
         self._wakes: dict[bytes, asyncio.Event] = {}
         self._is_queued = asyncio.Event()
         self._pending: dict[tuple[str, bytes], Kept] = {}
         self._is_pending = asyncio.Event()
-        #: Seals that are on their way into the store, by their digest.
-        self._putting: dict[bytes, asyncio.Event] = {}
         self._reading = asyncio.Semaphore(1)
         host.handlers[DIRECT_PROTOCOL] = self._on_direct
         host.on_identified.append(self._on_identified)
@@ -132,9 +131,9 @@ class Members:
             return
         for topic in kept:
             self._router.subscribe(topic)
-        for digest in self._records.of_peer(peer):
-            self.keeper.provided(digest, peer)
         if peer not in self._wakes:
+            for digest in self._records.of_peer(peer):
+                self.keeper.provided(digest, peer)
             self._wakes[peer] = asyncio.Event()
             self._host.spawn(self._attend(peer, self._wakes[peer]))
         self._store.look()
@@ -151,10 +150,10 @@ class Members:
         except DecodeError:
             self._count("seals_malformed")
             return
-        for each in kept:
+        for each in kept or ():
             self._put_soon(each)
 
-    def _take(self, payload: bytes, peer: bytes, address: str, message: Published | None) -> list[Kept]:
+    def _take(self, payload: bytes, peer: bytes, address: str, message: Published | None) -> list[Kept] | None:
         kept = self.keeper.take_seal(
             payload,
             peer=peer,
@@ -187,40 +186,41 @@ class Members:
 
     async def _on_direct(self, stream: Stream) -> None:
         """Take a seal; the end of the stream says that it is kept, and survives a kill -9."""
-        if self._givers >= MAX_GIVERS:
+        address = stream.connection.address
+        if self._givers[address] >= MAX_GIVERS_OF_ADDRESS or self._givers.total() >= MAX_GIVERS:
             self._count("seals_limited")
+            await asyncio.sleep(TAKE_S)
+            stream.reset()
             return
-        self._givers += 1
-        messages = Messages(stream, MAX_SEAL_BYTES, self._budget)
+        self._givers[address] += 1
         try:
             async with asyncio.timeout(TAKE_S):
-                payload = await messages.next()
-                if payload is None or not await self._keep_direct(stream, payload):
-                    await asyncio.Event().wait()
+                is_kept = await self._keep_direct(stream)
         except DecodeError:
             self._count("seals_malformed")
             raise
         finally:
-            messages.close()
-            self._givers -= 1
+            self._givers[address] -= 1
+            if not self._givers[address]:
+                del self._givers[address]
+        if not is_kept:
+            await asyncio.sleep(TAKE_S)
+            stream.reset()
 
-    async def _keep_direct(self, stream: Stream, payload: bytes) -> bool:
+    async def _keep_direct(self, stream: Stream) -> bool:
+        messages = Messages(stream, MAX_SEAL_BYTES, self._budget)
+        try:
+            payload = await messages.next()
+        finally:
+            messages.close()
+        if payload is None:
+            return False
         connection = self._host.identified(stream.peer)
         if connection is not None and connection.is_relay:
             return True
-        digest = hashlib.sha256(payload).digest()
         kept = self._take(payload, stream.peer, stream.connection.address, None)
         stream.connection.useful_s = self._loop.time()
-        if not kept:
-            if (under_way := self._putting.get(digest)) is not None:
-                await under_way.wait()
-            return True
-        self._putting[digest] = done = asyncio.Event()
-        try:
-            return all([await self._put(each) for each in kept])
-        finally:
-            del self._putting[digest]
-            done.set()
+        return kept is not None and all([await self._put(each) for each in kept])
 
     async def _attend(self, peer: bytes, wake: asyncio.Event) -> None:
         """Give a member what is for him, for as long as he is there."""

@@ -60,7 +60,7 @@ class One:
         kept = self.keeper.take_seal(
             payload, peer=peer, address=address or f"of {peer!r}", topic=topic, order=order, now=self.now
         )
-        for each in kept:
+        for each in kept or ():
             self.put(each)
         return kept
 
@@ -219,11 +219,31 @@ def test_what_is_known_is_not_kept_again_and_what_is_no_seal_never():
     # Passed on by another, as it is.
     assert one.say(BEN, seal(b"r"), topic=None) == []
     assert one.counts["seals_known"] == 1
-    assert one.say(CLEO, seal(b"r2"), topic=None) == []
+    # Of whom no topic is known nothing is taken, and he is not to think so.
+    assert one.say(CLEO, seal(b"r2"), topic=None) is None
     assert one.counts["seals_elsewhere"] == 1
     for junk in (b"", b"\xff", seal(b""), seal(b"r" * 65), seal(b"r", b"x" * 70_000)):
         with pytest.raises(DecodeError):
             one.say(ANA, junk)
+
+
+def test_what_the_store_has_not_said_it_has_is_put_again_for_who_gives_it_directly():
+    one = One()
+    one.join(ANA)
+    first = one.keeper.take_seal(seal(b"r"), peer=ANA, address="a", topic=TOPIC, order=1, now=0.0)
+    again = one.keeper.take_seal(seal(b"r"), peer=ANA, address="a", topic=None, order=2, now=0.0)
+    assert again == first
+    one.put(*first)
+    assert one.keeper.take_seal(seal(b"r"), peer=ANA, address="a", topic=None, order=3, now=0.0) == []
+
+
+def test_what_exceeds_the_budget_of_an_address_is_not_taken(monkeypatch):
+    monkeypatch.setattr(keeping, "KEPT", keeping.Rate(per_s=1.0, burst=3.0))
+    one = One()
+    one.join(ANA)
+    taken = [one.say(ANA, seal(b"r", b"%d" % number), order=number) for number in range(5)]
+    assert [kept is None for kept in taken] == [False] * 3 + [True] * 2
+    assert one.counts["seals_limited"] == 2
 
 
 def test_what_waits_is_published_once_for_who_subscribed():
