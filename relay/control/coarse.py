@@ -53,7 +53,7 @@ _PEOPLE_EVENTS: Final = frozenset(
     | {"blocks_sent", "wants_missed", "records_taken", "published_taken", "published_known", "published_elsewhere"}
     | {"seals_taken", "seals_kept", "seals_known", "seals_elsewhere"}
     | {"seals_given", "seals_not_taken", "seals_published"}
-    | {"blocks_kept", "blocks_foreign", "blocks_not_found"}
+    | {"blocks_received", "blocks_kept", "blocks_foreign", "blocks_not_found"}
     | {"http_served", "http_unchanged", "http_missing", "http_elsewhere"}
     # Each phone says a few in a minute.
     | {f"packets_{outcome}" for outcome in PACKET_OUTCOMES}
