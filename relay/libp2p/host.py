@@ -70,6 +70,8 @@ class Host:
         #: where it never did.
         self.on_identified: list[Callable[[bytes], None]] = []
         self.on_left: list[Callable[[bytes], None]] = []
+        #: Called where a peer dialled us that is here: it may have gone without a word, and begun anew.
+        self.on_returned: list[Callable[[bytes], None]] = []
         #: Where we are to be found, as we tell it: host, port.
         self.listening: list[TcpAddress] = []
         self._places = Places(
@@ -269,11 +271,15 @@ class Host:
         if said.protocols is None or connection.peer not in self.peers:
             return
         is_first = not any(each.protocols for each in self.peers[connection.peer])
+        is_return = not is_first and not connection.protocols and not connection.is_dialled
         connection.protocols = said.protocols
         connection.listens = said.addresses
         connection.is_relay = said.is_relay
         if is_first:
             for told in self.on_identified:
+                told(connection.peer)
+        if is_return:
+            for told in self.on_returned:
                 told(connection.peer)
 
     def renew(self, connection: Connection) -> None:

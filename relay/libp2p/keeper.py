@@ -237,6 +237,13 @@ class Keeper:
             self._welcome(peer, state, now)
         return True
 
+    def returned(self, peer: bytes, now: float) -> None:
+        """A peer may have begun anew, without having said that it went: it is offered all again."""
+        there = self._peers.get(peer)
+        for topic in there.topics if there is not None else ():
+            if (state := self._topics[topic]).is_read:
+                self._welcome(peer, state, now)
+
     def left(self, peer: bytes, topic: str, now: float) -> None:
         """A peer has left a topic."""
         state, there = self._topics.get(topic), self._peers.get(peer)

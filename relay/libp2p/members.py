@@ -94,6 +94,7 @@ class Members:
         self._reading = asyncio.Semaphore(1)
         host.handlers[DIRECT_PROTOCOL] = self._on_direct
         host.on_identified.append(self._on_identified)
+        host.on_returned.append(self._on_returned)
 
     def attach(self, bitswap: Bitswap, router: Gossipsub, pubsub: Pubsub, records: Records) -> None:
         """Take the other parts of the host."""
@@ -119,6 +120,10 @@ class Members:
         # What it subscribed to before it said who it is.
         self._subscribed(peer, sorted(self._router.topics_of(peer)))
         self._pubsub.flush()
+
+    def _on_returned(self, peer: bytes) -> None:
+        self.keeper.returned(peer, self._loop.time())
+        self._stir()
 
     def _subscribed(self, peer: bytes, topics: list[str]) -> None:
         connection = self._host.identified(peer)

@@ -38,9 +38,9 @@ PATIENCE_S = 60
 class Side:
     """What the host of a relay and that of a member have in common."""
 
-    def __init__(self):
+    def __init__(self, identity=None):
         self.counts = Counter()
-        self.host = Host(Identity.generate(secrets.token_bytes), count=self.count)
+        self.host = Host(identity or Identity.generate(secrets.token_bytes), count=self.count)
         self.router = Gossipsub(self.host.identity, draw=random.random, count=self.count, seqno=1)
         self.work = []
 
@@ -73,8 +73,8 @@ class Camp(Side):
 class Member(Side):
     """Somebody of a group."""
 
-    def __init__(self, *, is_relay=False):
-        super().__init__()
+    def __init__(self, *, is_relay=False, identity=None):
+        super().__init__(identity)
         self.blocks = {}
         self.seals = []
         self.bitswap = Bitswap(self.host, self, count=self.count)
@@ -229,5 +229,28 @@ def test_another_relay_is_given_nothing_as_it_has_it_otherwise(two):
             # Nor is anything taken of it.
             assert await other.give(first, seal(b"r", b"of a relay"))
             assert first.counts["seals_taken"] == 1
+
+    asyncio.run(main())
+
+
+def test_who_comes_back_without_having_gone_is_told_and_offered_all_again(two):
+    async def main():
+        async with camp(two[0]) as first, visit(first, TOPIC) as ana, visit(first, TOPIC) as ben:
+            await until_met(first, ana)
+            await until_met(first, ben)
+            assert await ana.give(first, seal(b"r"))
+            await until_true("he has it", lambda: first.counts["seals_given"] >= 1, PATIENCE_S)
+            # His phone was off for a moment; the relay has not noticed.
+            again = Member(identity=ben.host.identity)
+            try:
+                await again.host.dial(first.address)
+                again.router.subscribe(TOPIC)
+                again.pubsub.flush()
+                peer = first.host.identity.peer
+                await until_true("he has it again", lambda: seal(b"r") in again.seals, PATIENCE_S)
+                await until_true("he knows who is there", lambda: peer in again.router.subscribers(TOPIC), PATIENCE_S)
+                assert len(first.host.peers[ben.host.identity.peer]) == 2
+            finally:
+                await again.close()
 
     asyncio.run(main())
