@@ -31,6 +31,7 @@ from relay.cli.delivering import (
 )
 from relay.cli.own import open_client
 from relay.cli.terminal import say
+from relay.links.errors import ClientError
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _SubParsersAction
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from relay.cli.progress import ProgressBar
     from relay.client.client import Client, RelayOutcome
     from relay.client.contacts import GroupNews
-    from relay.client.errors import ClientError
     from relay.client.inbox import Message
     from relay.client.outbox import Progress, Sent
 
@@ -85,6 +85,14 @@ def add_parsers(sub: _SubParsersAction[ArgumentParser]) -> None:
     receive.add_argument("--follow", action="store_true", help="stay and show what comes, until Ctrl-C")
     receive.add_argument(
         "--dir", type=Path, default=Path(), metavar="FOLDER", help="where to save files (default: here)"
+    )
+    receive.add_argument(
+        "--cid",
+        action="append",
+        default=[],
+        metavar="CID",
+        help="look for the envelope with this CID alone, not for all that may be for you: the relay then knows which "
+        "one you are after",
     )
     receive.add_argument(
         "--receipts",
@@ -179,8 +187,24 @@ async def _wait(client: Client, ids: dict[str, bytes], timeout_s: float | None) 
 
 def _receive(arguments: Namespace) -> int:
     require_folder(arguments.dir)
+    if arguments.cid and arguments.follow:
+        raise ClientError("give --cid or --follow, not both")
+    arguments.cid = [_identity(text) for text in arguments.cid]
     work = _follow if arguments.follow else _receive_once
     return asyncio.run(work(arguments))
+
+
+def _identity(text: str) -> bytes:
+    from relay.core.errors import DecodeError
+    from relay.libp2p.cid import RAW, parse_cid
+
+    try:
+        cid = parse_cid(text.strip())
+    except DecodeError as error:
+        raise ClientError(f"{text} is no CID of an envelope ({error}): give one as IPFS prints it") from error
+    if cid.inline or cid.codec != RAW:
+        raise ClientError(f"{text} is the CID of something else: envelopes are raw blocks, by SHA2-256")
+    return cid.digest
 
 
 async def _receive_once(arguments: Namespace) -> int:
@@ -188,8 +212,12 @@ async def _receive_once(arguments: Namespace) -> int:
         display = _Display(client, arguments.dir)
         # What is here already is shown even when no relay is.
         await display.show()
-        outcomes = await _collect(client, display)
+        outcomes = await _collect(client, display, arguments.cid)
         report_relays(outcomes)
+        # Of several relays one is enough.
+        absent = min((each.collected.missing for each in outcomes if each.collected is not None), default=0)
+        if absent:
+            print(f"{absent} of {len(arguments.cid)} are on no relay in reach.", file=sys.stderr)
         # Receipts of earlier visits, and what found no relay before; not what would show who came before.
         report_relays(await client.deliver(again=False))
         if not display.shown and not display.kept:
@@ -198,14 +226,14 @@ async def _receive_once(arguments: Namespace) -> int:
             have = partial.pieces - partial.missing
             say(f"{client.contacts.shown_name(partial.sender)}: {have} of {partial.pieces} pieces are here", sys.stderr)
         is_sent = await _report_unsent(client)
-        is_well = is_sent and not display.kept and any(outcome.error is None for outcome in outcomes)
+        is_well = is_sent and not display.kept and not absent and any(outcome.error is None for outcome in outcomes)
         return 0 if is_well else 1
 
 
-async def _collect(client: Client, display: _Display) -> list[RelayOutcome]:
+async def _collect(client: Client, display: _Display, identities: list[bytes]) -> list[RelayOutcome]:
     """Visit the relays, and show what each has brought when it is done, or meanwhile when that takes long."""
     done = asyncio.Event()
-    collecting = asyncio.ensure_future(client.collect(lambda _: done.set()))
+    collecting = asyncio.ensure_future(client.collect(lambda _: done.set(), identities=identities))
     try:
         while not collecting.done():
             waiting = asyncio.ensure_future(done.wait())

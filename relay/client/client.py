@@ -334,9 +334,12 @@ class Client:
 
     # -- messages in ------------------------------------------------------
 
-    async def collect(self, on_outcome: Callable[[RelayOutcome], None] = lambda _: None) -> list[RelayOutcome]:
+    async def collect(
+        self, on_outcome: Callable[[RelayOutcome], None] = lambda _: None, *, identities: Sequence[bytes] = ()
+    ) -> list[RelayOutcome]:
         """Read from every relay what can be for us; return what came of it. NoRelayError when there is no relay.
 
+        With `identities` of envelopes these alone, by which a relay knows which ones this reader is after.
         `on_outcome` hears of each relay as soon as it is done. When a relay that was found, and not named, turns out
         to be of no use, the next one is asked.
         """
@@ -348,7 +351,7 @@ class Client:
                 if not outcomes:
                     raise
                 break
-            outcomes += await self._collect_from(addresses, on_outcome)
+            outcomes += await self._collect_from(addresses, on_outcome, identities)
             if self.finder.named or outcomes[-1].error is None:
                 break
             self.finder.avoid(outcomes[-1].address)
@@ -356,11 +359,18 @@ class Client:
         return outcomes
 
     async def _collect_from(
-        self, addresses: Sequence[RelayAddress], on_outcome: Callable[[RelayOutcome], None]
+        self,
+        addresses: Sequence[RelayAddress],
+        on_outcome: Callable[[RelayOutcome], None],
+        identities: Sequence[bytes],
     ) -> list[RelayOutcome]:
         async def collect_from(index: int) -> RelayOutcome:
             address = addresses[index]
-            outcome = RelayOutcome(address=address, collected=await self._courier.collect(address))
+            if identities:
+                collected = await self._courier.fetch(address, identities)
+            else:
+                collected = await self._courier.collect(address)
+            outcome = RelayOutcome(address=address, collected=collected)
             on_outcome(outcome)
             return outcome
 

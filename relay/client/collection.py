@@ -8,7 +8,7 @@ would not do: there, what is new is asked for by name.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,6 +54,8 @@ class Collected:
     """On notice boards, that are new and hold."""
     full: int = 0
     """Messages and pieces that found no room here; relays keep them until they expire."""
+    missing: int = 0
+    """Asked for by their identity, and not held there."""
 
 
 class Collection:
@@ -78,6 +80,7 @@ class Collection:
         self._posts = posts
         self._worker = worker
         self._clock = clock
+        self._patience_s = patience_s
         self._patience = Patience(patience_s)
         self._on_progress = on_progress
         self._on_change = on_change
@@ -131,6 +134,31 @@ class Collection:
             if patience.brought(await self._take(reading, events), loop.time()):
                 self._on_progress()
             reading.ask()
+
+    async def fetch(self, connection: Connection, identities: Sequence[bytes]) -> None:
+        """Read these alone, by which the relay knows what is looked for; RelayConnectionError when it breaks."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._patience_s
+        waiting = set(identities)
+        connection.fetch(list(waiting))
+        while waiting:
+            arrived: list[tuple[bytes, bytes]] = []
+            # However much else it says meanwhile.
+            if (left_s := until - loop.time()) <= 0:
+                raise connection.stalled()
+            for event in await connection.events(left_s):
+                match event:
+                    case s.Envelopes(items):
+                        arrived += [(envelope_id(envelope), envelope) for envelope in items]
+                    case s.Missing(gone):
+                        self.result.missing += len(waiting & set(gone))
+                        waiting -= set(gone)
+            wanted = [pair for pair in arrived if pair[0] in waiting]
+            waiting -= {identity for identity, _ in wanted}
+            if wanted:
+                changed = await self._worker.run(self._keep, wanted)
+                if changed:
+                    self._on_change()
 
     def _brought(self, bits: int, prefix: int, now: float) -> set[bytes]:
         """Return what the session that broke just now has brought of a prefix, and nothing after another one."""

@@ -199,6 +199,14 @@ class Courier:
             await self._worker.run(self._note_read_all, address, began_s)
         return collection.result
 
+    async def fetch(self, address: RelayAddress, identities: Sequence[bytes]) -> Collected:
+        """Read these envelopes alone; RelayConnectionError when the relay cannot be used."""
+        await self._refresh_book()
+        collection = self._collection()
+        async with await self._finder.connect(address) as connection:
+            await collection.fetch(connection, identities)
+        return collection.result
+
     def _note_read_all(self, address: RelayAddress, began_s: float) -> None:
         # Of a bulletin that another command has begun to read meanwhile it was not all.
         if self._posts.book.is_current():

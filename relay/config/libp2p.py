@@ -27,5 +27,6 @@ class Libp2pConfig:
     enabled: bool = setting(False, settings.boolean)
     interfaces: tuple[str, ...] = setting((), settings.interfaces)
     port: int = setting(4271, settings.integer(1, 65535))
+    berty: bool = setting(True, settings.boolean)
     envelopes: bool = setting(False, settings.boolean)
     gateway: Address = setting(NO_GATEWAY, gateway)

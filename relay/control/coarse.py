@@ -24,7 +24,7 @@ PEOPLE: Final = (0, 5, 10, 20, 50, 100, 200, 500, 1000)
 #: Relays are boxes that an operator put up and counts; of many he needs no more than this.
 RELAYS: Final = (0, 1, 2, 3, 4, 8, 16, 32, 64, 128)
 #: What other processes count: phones, connections of phones, and what they take up.
-_PEOPLE_GAUGES: Final = frozenset({"clients", "phones", "slots_used", "letters_brief", "peers", "topics"})
+_PEOPLE_GAUGES: Final = frozenset({"clients", "phones", "slots_used", "letters_brief", "peers", "topics", "blocks"})
 #: Three phones tell a clock, so that is told only where phones are.
 _OF_PEOPLE: Final = frozenset({"clock_learned"})
 #: Counted once for what a phone says, or more often.
@@ -51,6 +51,9 @@ _PEOPLE_EVENTS: Final = frozenset(
         "handshakes_failed",
     }
     | {"blocks_sent", "wants_missed", "records_taken", "published_taken", "published_known", "published_elsewhere"}
+    | {"seals_taken", "seals_kept", "seals_known", "seals_elsewhere"}
+    | {"seals_given", "seals_not_taken", "seals_published"}
+    | {"blocks_received", "blocks_kept", "blocks_foreign", "blocks_not_found"}
     | {"http_served", "http_unchanged", "http_missing", "http_elsewhere"}
     # Each phone says a few in a minute.
     | {f"packets_{outcome}" for outcome in PACKET_OUTCOMES}

@@ -18,6 +18,7 @@ from relay.libp2p.envelopes import Envelopes
 from relay.libp2p.gossipsub import Gossipsub
 from relay.libp2p.host import Host
 from relay.libp2p.identity import Identity, base58
+from relay.libp2p.members import Members
 from relay.libp2p.pubsub import Pubsub
 from relay.libp2p.segments import Segments
 from relay.process import logs
@@ -49,25 +50,29 @@ def run(config: Config) -> int:
 
 
 class Blocks:
-    """What strangers are served: envelopes, where that is switched on."""
+    """What peers are served: envelopes, where that is switched on, and Berty's blocks to who shares a topic."""
 
-    def __init__(self, envelopes: Envelopes | None, reporter: Reporter) -> None:
+    def __init__(self, envelopes: Envelopes | None, members: Members | None) -> None:
         self._envelopes = envelopes
-        self._reporter = reporter
+        self._members = members
 
     async def read(self, cids: Sequence[Cid], peer: bytes) -> dict[bytes, bytes]:
         """Return those that are here, by digest; raise UnavailableError."""
-        _ = peer
-        if self._envelopes is None:
-            return {}
-        return await self._envelopes.read([cid.digest for cid in cids if not cid.inline])
+        digests = [cid.digest for cid in cids if not cid.inline]
+        found = await self._members.blocks(digests, peer) if self._members is not None else {}
+        if self._envelopes is not None and (left := [digest for digest in digests if digest not in found]):
+            found |= await self._envelopes.read(left)
+        return found
 
     def wanted(self, cid: Cid, peer: bytes) -> None:
         """A peer wants what is not here."""
+        if self._members is not None and not cid.inline:
+            self._members.wanted(cid.digest, peer)
 
     async def has(self, digest: bytes, peer: bytes) -> bool:
         """Whether it is here."""
-        _ = peer
+        if self._members is not None and self._members.has(digest, peer):
+            return True
         if self._envelopes is None:
             return False
         try:
@@ -77,6 +82,8 @@ class Blocks:
 
     def provided(self, digest: bytes, peer: bytes) -> None:
         """A peer has something."""
+        if self._members is not None:
+            self._members.provided(digest, peer)
 
 
 async def _serve(config: Config, environ: Mapping[str, str]) -> None:
@@ -92,23 +99,27 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
         host = Host(Identity.generate(secrets.token_bytes), count=reporter.count)
         stack.push_async_callback(host.close)
         work: list[Coroutine[Any, Any, object]] = [report_forever(config.unix.path, reporter, random=random)]
-        wants_envelopes = settings.envelopes or settings.gateway != NO_GATEWAY
+        # Where `relay run` alone has the secret we are a client without it, as any phone is.
+        secret = None if config.mesh.secret == CREDENTIAL else mesh_secret(config.mesh.secret)
+        is_gateway = settings.gateway != NO_GATEWAY
         envelopes = None
-        if wants_envelopes:
-            envelopes = Envelopes(
-                config.unix.path,
-                # Where `relay run` alone has the secret we are a client without it, as any phone is.
-                secret=None if config.mesh.secret == CREDENTIAL else mesh_secret(config.mesh.secret),
-                random=random,
-                count=reporter.count,
-            )
+        if settings.envelopes or is_gateway or settings.berty:
+            envelopes = Envelopes(config.unix.path, secret=secret, random=random, count=reporter.count)
             work.append(envelopes.run())
-        blocks = Blocks(envelopes if settings.envelopes else None, reporter)
-        Bitswap(host, blocks, count=reporter.count)
-        DhtServer(host, blocks, count=reporter.count)
+        members = None
+        if envelopes is not None and settings.berty:
+            members = Members(
+                host, envelopes, path=config.unix.path, secret=secret, random=random, count=reporter.count
+            )
+            work.append(members.run())
+        blocks = Blocks(envelopes if settings.envelopes else None, members)
+        bitswap = Bitswap(host, blocks, count=reporter.count)
+        dht = DhtServer(host, blocks, count=reporter.count)
         # Above what any clock has given a host of this name before: it has a new one.
         router = Gossipsub(host.identity, draw=random, count=reporter.count, seqno=secrets.randbits(62))
-        pubsub = Pubsub(host, router, on_event=_ignore)
+        pubsub = Pubsub(host, router, on_event=members.on_event if members is not None else _ignore)
+        if members is not None:
+            members.attach(bitswap, router, pubsub, dht.records)
         segments = Segments(
             host,
             port=settings.port,
@@ -117,7 +128,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
             random=random,
             reporter=reporter,
         )
-        if envelopes is not None and settings.gateway != NO_GATEWAY:
+        if envelopes is not None and is_gateway:
             # A third of all memory, which only who serves pages needs.
             from relay.libp2p.gateway import GatewayServer  # noqa: PLC0415
 
@@ -129,6 +140,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
             while True:
                 reporter.gauge("peers", len(host.peers))
                 reporter.gauge("topics", router.topic_count)
+                reporter.gauge("blocks", members.keeper.block_count if members is not None else 0)
                 await asyncio.sleep(_MEASURE_S)
 
         work += [pubsub.run(), segments.run(), measure(), run_watchdog(notifier, progress, lambda: None)]
@@ -137,4 +149,4 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
 
 
 def _ignore(_: Event) -> None:
-    """Nobody listens yet."""
+    """Nobody listens."""

@@ -22,7 +22,7 @@ from relay.libp2p.bitswap_message import (
 from relay.libp2p.connection import Budget, Messages, StreamError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from relay.libp2p.cid import Cid
     from relay.libp2p.connection import Connection, Stream
@@ -84,11 +84,14 @@ class _Partner:
 class _Wanted:
     """A block that we want."""
 
-    def __init__(self, cid: Cid, future: asyncio.Future[bytes]) -> None:
+    def __init__(self, cid: Cid, future: asyncio.Future[bytes | None]) -> None:
         self.cid = cid
         self.future = future
         self.users = 0
         self.told: set[bytes] = set()
+        #: Who may be asked at all; None: everybody. Where all of these said no, nobody is waited for.
+        self.among: Collection[bytes] | None = None
+        self.refused: set[bytes] = set()
         self.have: dict[bytes, None] = {}
         self.asked: bytes | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -114,7 +117,7 @@ class Bitswap:
     # -- peers ------------------------------------------------------------------------
 
     def _on_peer(self, peer: bytes) -> None:
-        connection = self._host.connection(peer)
+        connection = self._host.identified(peer)
         if connection is None:
             return
         if peer not in self._known:
@@ -122,7 +125,8 @@ class Bitswap:
         if PROTOCOL not in connection.protocols:
             return
         for wanted in self._wanted.values():
-            self._tell(peer, wanted)
+            if wanted.among is None or peer in wanted.among:
+                self._tell(peer, wanted)
 
     def _renew(self, connection: Connection) -> None:
         """Dial a peer anew that has said nothing of bitswap yet, once.
@@ -226,22 +230,31 @@ class Bitswap:
                 self._ask_next(wanted)
         else:
             wanted.have.pop(peer, None)
+            wanted.refused.add(peer)
             if wanted.asked == peer:
                 self._ask_next(wanted)
+            if wanted.among is not None and wanted.told <= wanted.refused and not wanted.future.done():
+                wanted.future.set_result(None)
 
     # -- what we want -----------------------------------------------------------------
 
-    async def fetch(self, cid: Cid, *, timeout_s: float) -> bytes | None:
-        """Return a block, which is what its CID says; None where nobody has it within that time."""
+    async def fetch(self, cid: Cid, *, timeout_s: float, among: Collection[bytes] | None = None) -> bytes | None:
+        """Return a block, which is what its CID says; None where nobody has it within that time.
+
+        ``among``: the peers that may hear that it is wanted, as of the first who wants it; None for all. Where all of
+        them say that they have it not, nobody is waited for.
+        """
         wanted = self._wanted.get(cid.digest)
         if wanted is None:
             if len(self._wanted) >= MAX_WANTED:
                 self._count("fetches_refused")
                 return None
             wanted = _Wanted(cid, asyncio.get_running_loop().create_future())
+            wanted.among = among
             self._wanted[cid.digest] = wanted
             for peer in self._host.speakers([PROTOCOL]):
-                self._tell(peer, wanted)
+                if among is None or peer in among:
+                    self._tell(peer, wanted)
         wanted.users += 1
         try:
             async with asyncio.timeout(timeout_s):
@@ -292,6 +305,14 @@ class Bitswap:
                 partner.asked[key] = partner.missing.pop(key)
             if found:
                 self._work(peer, partner)
+
+    def again(self, peer: bytes) -> None:
+        """Look anew for all that a peer wants and that was not here, or not for him."""
+        partner = self._partners.get(peer)
+        if partner is not None and partner.missing:
+            partner.asked |= partner.missing
+            partner.missing = {}
+            self._work(peer, partner)
 
     async def _talk(self, peer: bytes, partner: _Partner) -> None:
         """Tell a peer our wishes and answer its own, until there is nothing to say for a while."""

@@ -249,6 +249,8 @@ class Connection(asyncio.Protocol):
         #: What the peer said of itself by identify: what it speaks, and where it listens.
         self.protocols: frozenset[str] = frozenset()
         self.listens: tuple[TcpAddress, ...] = ()
+        #: It says that it is a relay, as we are.
+        self.is_relay = False
         #: Where we dialled, and by which interface; None: the peer did.
         self.dialled: tuple[TcpAddress, str] | None = None
 

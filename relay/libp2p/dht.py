@@ -161,6 +161,10 @@ class Records:
         for digest in list(self._by_peer.get(peer, ())):
             self._remove(digest, peer)
 
+    def of_peer(self, peer: bytes) -> list[bytes]:
+        """What a peer said that it has."""
+        return list(self._by_peer.get(peer, ()))
+
     def providers(self, digest: bytes) -> list[bytes]:
         """Who said it has a block."""
         return list(self._by_digest.get(digest, ()))

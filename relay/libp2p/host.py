@@ -70,6 +70,8 @@ class Host:
         #: where it never did.
         self.on_identified: list[Callable[[bytes], None]] = []
         self.on_left: list[Callable[[bytes], None]] = []
+        #: Called where a peer dialled us that is here: it may have gone without a word, and begun anew.
+        self.on_returned: list[Callable[[bytes], None]] = []
         #: Where we are to be found, as we tell it: host, port.
         self.listening: list[TcpAddress] = []
         self._places = Places(
@@ -152,7 +154,12 @@ class Host:
     def speakers(self, protocols: Iterable[str]) -> list[bytes]:
         """The peers that speak any of these."""
         wanted = set(protocols)
-        return [peer for peer, found in self.peers.items() if found[-1].protocols & wanted]
+        there = ((peer, self.identified(peer)) for peer in self.peers)
+        return [peer for peer, connection in there if connection is not None and connection.protocols & wanted]
+
+    def identified(self, peer: bytes) -> Connection | None:
+        """The newest connection on which a peer said what it speaks: one that was dialled anew begins without that."""
+        return next((each for each in reversed(self.peers.get(peer, ())) if each.protocols), None)
 
     async def open(self, peer: bytes, protocols: list[str]) -> Stream:
         """Open a stream to a peer that is connected; raise StreamError."""
@@ -264,10 +271,15 @@ class Host:
         if said.protocols is None or connection.peer not in self.peers:
             return
         is_first = not any(each.protocols for each in self.peers[connection.peer])
+        is_return = not is_first and not connection.protocols and not connection.is_dialled
         connection.protocols = said.protocols
         connection.listens = said.addresses
+        connection.is_relay = said.is_relay
         if is_first:
             for told in self.on_identified:
+                told(connection.peer)
+        if is_return:
+            for told in self.on_returned:
                 told(connection.peer)
 
     def renew(self, connection: Connection) -> None:

@@ -29,14 +29,18 @@ class Identified:
 
     protocols: frozenset[str] | None
     addresses: tuple[TcpAddress, ...]
+    is_relay: bool = False
 
 
 def decode_identify(message: bytes) -> Identified:
     """Decode what a peer says; raise DecodeError. Addresses that cannot be dialled here are left out."""
     protocols: set[str] = set()
     addresses: list[TcpAddress] = []
+    is_relay = False
     for number, value in fields(message, _MAX_FIELDS):
-        if number == 3:
+        if number == 6:
+            is_relay = value == _AGENT
+        elif number == 3:
             if len(protocols) < MAX_PROTOCOLS:
                 protocols.add(as_text(value, _MAX_PROTOCOL_BYTES))
         elif number == 2 and len(addresses) < MAX_ADDRESSES:
@@ -44,7 +48,7 @@ def decode_identify(message: bytes) -> Identified:
                 addresses.append(decode_address(as_bytes(value)))
             except DecodeError:
                 continue
-    return Identified(frozenset(protocols) or None, tuple(addresses))
+    return Identified(frozenset(protocols) or None, tuple(addresses), is_relay)
 
 
 def encode_identify(

@@ -36,20 +36,30 @@ class Pubsub:
         self._loop = asyncio.get_running_loop()
         self._wakes: dict[bytes, asyncio.Event] = {}
         self._listening: dict[bytes, int] = {}
+        #: Peers to be told of all that we subscribe to on a stream of their newest connection.
+        self._anew: set[bytes] = set()
         self._budget = Budget(MAX_HELD_BYTES)
         host.handlers[PROTOCOL] = self._on_stream
         host.on_identified.append(self._on_peer)
         host.on_left.append(self._on_left)
+        host.on_returned.append(self._on_returned)
 
     def _on_peer(self, peer: bytes) -> None:
-        connection = self._host.connection(peer)
+        connection = self._host.identified(peer)
         if connection is None or PROTOCOL not in connection.protocols or peer in self._wakes:
             return
         self._wakes[peer] = asyncio.Event()
         self.router.opened(peer, self._loop.time())
         self._host.spawn(self._talk(peer, self._wakes[peer]))
 
+    def _on_returned(self, peer: bytes) -> None:
+        if peer in self._wakes:
+            self._anew.add(peer)
+            self.router.greet(peer)
+            self.flush()
+
     def _on_left(self, peer: bytes) -> None:
+        self._anew.discard(peer)
         wake = self._wakes.pop(peer, None)
         if wake is not None:
             wake.set()
@@ -109,6 +119,10 @@ class Pubsub:
             while self._wakes.get(peer) is wake:
                 wake.clear()
                 for message in self.router.messages_to_send(peer):
+                    if stream is not None and peer in self._anew:
+                        stream.connection.close_stream(stream)
+                        stream = None
+                    self._anew.discard(peer)
                     if stream is None:
                         stream = await self._host.open(peer, [PROTOCOL])
                     async with asyncio.timeout(SEND_S):

@@ -233,6 +233,7 @@ _GAUGE_TEXTS = {
     "relays_heard": ("Relays heard by Bluetooth, coarse", ""),
     "peers": ("Peers of libp2p that are connected, coarse", ""),
     "topics": ("Topics that these subscribe to, coarse", ""),
+    "blocks": ("Blocks of Berty's that are kept for topics of these, coarse", ""),
     "mesh_peers": ("Relays in reach of the mesh's radio, coarse", ""),
 }
 _LINKS = _values(LinkKind)

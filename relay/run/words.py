@@ -150,6 +150,7 @@ GAUGES: Final = {
     "phones_most": N_("phones at most"),
     "peers": N_("peers of libp2p"),
     "topics": N_("topics that they follow"),
+    "blocks": N_("blocks kept for these"),
     "memory_bytes": N_("memory"),
     "temperature_celsius": N_("temperature"),
     "undervoltage": N_("supply too weak now"),

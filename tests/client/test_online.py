@@ -13,8 +13,11 @@ import pytest
 
 from relay.client.contacts import stranger_name
 from relay.client.errors import ClientError
+from relay.core.envelope import cid, envelope_id
+from relay.core.messages import Subscribe
+from relay.core.session import CaughtUp, Envelopes
 from relay.links.address import AddressError, parse_address
-from relay.links.client_session import Failure, RelayConnectionError
+from relay.links.client_session import Connection, Failure, RelayConnectionError
 from tests.client.online import RelayProcess, User
 
 SECRET = "3f9a02c7e1b84d56908a7b6c5d4e3f21a1b2c3d4e5f60718293a4b5c6d7e8f90"
@@ -187,6 +190,38 @@ def test_who_waits_in_vain_is_told_by_the_exit_status(relay, alice, bob):
     assert waited.returncode == 3
     assert waited.stdout.endswith("not received yet\n")
     assert bob.run("receive", relays=[relay.address]).stdout.endswith("hello?\n")
+
+
+def test_one_envelope_is_had_by_its_cid(relay, alice, bob):
+    def held():
+        async def look():
+            found = set()
+            async with await Connection.open(parse_address(relay.address)) as connection:
+                connection.subscribe(Subscribe(prefix_bits=0, prefix=0, follow=False))
+                while True:
+                    for event in await connection.events(30):
+                        if isinstance(event, Envelopes):
+                            found |= {cid(envelope_id(envelope)) for envelope in event.items}
+                        elif isinstance(event, CaughtUp):
+                            return found
+
+        return asyncio.run(look())
+
+    assert alice.run("send", "bob", "the first", relays=[relay.address]).returncode == 0
+    before = held()
+    assert alice.run("send", "bob", "the second", relays=[relay.address]).returncode == 0
+    (second,) = held() - before
+    got = bob.run("receive", "--cid", second, relays=[relay.address])
+    assert (got.returncode, got.stdout.count("the second"), got.stdout.count("the first")) == (0, 1, 0), got.stderr
+    absent = bob.run("receive", "--cid", cid(bytes(32)), relays=[relay.address])
+    assert absent.returncode == 1
+    assert "1 of 1 are on no relay in reach" in absent.stderr
+    for wrong in ("nonsense", "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG"):
+        assert (
+            "give one as IPFS prints it" in (said := bob.run("receive", "--cid", wrong).stderr) or "raw blocks" in said
+        )
+    assert "not both" in bob.run("receive", "--cid", second, "--follow").stderr
+    assert "the first" in bob.run("receive", relays=[relay.address]).stdout
 
 
 def test_what_is_purged_in_time_is_not_received(relay, alice, bob):

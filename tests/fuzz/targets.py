@@ -50,8 +50,10 @@ from relay.core.reconcile_wire import (
 from relay.core.riblt import SHORT_ID_MASK, SYMBOL_BYTES, Decoder, ScalarEncoder, Symbols, mix
 from relay.core.session import Closed, Session, State
 from relay.libp2p import bitswap_message, dht, gossipsub_message
+from relay.libp2p.berty import decode_kept, decode_seal
 from relay.libp2p.channel import Channel
 from relay.libp2p.cid import decode_cid
+from relay.libp2p.dag_cbor import read_entry
 from relay.libp2p.gossipsub import Gossipsub
 from relay.libp2p.identify import decode_identify
 from relay.libp2p.identity import Identity as Libp2pIdentity
@@ -665,6 +667,17 @@ def libp2p_payload(data):
         check(decoder(value.encode()) == value, "round trip")
 
 
+def berty(data):
+    """A block, a seal, or what is kept of either; the first byte says which."""
+    decoder = (read_entry, decode_seal, decode_kept)[data[0] % 3] if data else read_entry
+    try:
+        value = decoder(data[1:])
+    except DecodeError:
+        return
+    if decoder is decode_kept:
+        check(value.encode() == data[1:], "round trip")
+
+
 def libp2p_channel(data):
     """The first bytes of a connection, of a peer that dials or is dialled."""
     keys = Libp2pIdentity.generate(lambda count: bytes(range(count)))
@@ -842,6 +855,7 @@ TARGETS = {
     "bitchat_mesh": Target(run=bitchat_mesh, weight=2, max_bytes=6_000),
     "named": Target(run=named, weight=2, max_bytes=400),
     "libp2p_payload": Target(run=libp2p_payload, weight=6, max_bytes=600),
+    "berty": Target(run=berty, weight=3, max_bytes=400),
     "libp2p_channel": Target(run=libp2p_channel, weight=2, max_bytes=1_000),
     "libp2p_yamux": Target(run=libp2p_yamux, weight=4, max_bytes=1_000),
     "libp2p_gossipsub": Target(run=libp2p_gossipsub, weight=3, max_bytes=1_000),

@@ -44,8 +44,8 @@ WORDS = {
     "direction": {"in", "out"},
     "queue": {"commit", "send", "offers", "requests"},
     "le": None,
-    "component": {"ble", "bitchat", "net", "board"},
-    "process": {"run", "ble", "bitchat", "net", "board"},
+    "component": {"ble", "bitchat", "libp2p", "net", "board"},
+    "process": {"run", "ble", "bitchat", "libp2p", "net", "board"},
     "source": {"none", "system", "operator"},
     "result": {*map(str, Download), *map(str, LiveTotal)},
     "state": {*map(str, LinkState), *map(str, ProcessState)},
@@ -206,6 +206,26 @@ def test_nobody_who_comes_or_goes_alone_is_seen_in_a_count_of_people_or_visits(e
                     name="ble", connected=True, up=True, gauges={"clients": clients}, counters={"connections": clients}
                 ),
                 ComponentStatus(name="net", connected=True, up=True, gauges={"phones": clients}),
+                ComponentStatus(
+                    name="libp2p",
+                    connected=True,
+                    up=True,
+                    gauges={"peers": clients, "topics": clients, "blocks": clients},
+                    counters={
+                        name: clients
+                        for name in EVENTS[Component.LIBP2P]
+                        if (name.startswith(("peer", "seals_")) and name not in {"seals_malformed", "seals_limited"})
+                        or name
+                        in {
+                            "blocks_sent",
+                            "blocks_received",
+                            "blocks_kept",
+                            "records_taken",
+                            "published_taken",
+                            "wants_missed",
+                        }
+                    },
+                ),
                 ComponentStatus(
                     name="bitchat",
                     connected=True,

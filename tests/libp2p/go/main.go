@@ -352,6 +352,10 @@ func (n *node) run(c command) (obj, error) {
 		return obj{}, give(ctx, n.h, p, data)
 	case "say":
 		return obj{}, n.member.say(c.Text)
+	case "give": // its seal, and returns once it was read: what a relay has of it then is never lost
+		return obj{}, give(ctx, n.h, p, n.member.seal())
+	case "heads":
+		return obj{"cids": n.member.headCIDs()}, nil
 	case "texts":
 		return obj{"texts": n.member.texts()}, nil
 	}

@@ -64,8 +64,10 @@ func take(s network.Stream, on func(peer.ID, []byte)) {
 	}
 }
 
-// An entry of a group's log: its text is sealed with the group's secret, which no relay has; its links lie open.
+// An entry of a group's log: its text is sealed with the group's secret, which no relay has; its links lie open, and
+// the log that it is of, which is the name of the topic.
 type entry struct {
+	ID   string `refmt:"id"`
 	Box  []byte
 	Next []cid.Cid
 }
@@ -276,7 +278,7 @@ func (m *member) say(text string) error {
 	var nonce [24]byte
 	_, _ = rand.Read(nonce[:])
 	m.mu.Lock()
-	e := &entry{Box: secretbox.Seal(nonce[:], []byte(text), &nonce, &m.secret), Next: slices.Clone(m.heads)}
+	e := &entry{ID: m.topic.String(), Box: secretbox.Seal(nonce[:], []byte(text), &nonce, &m.secret), Next: slices.Clone(m.heads)}
 	m.mu.Unlock()
 	c, err := cbornode.WrapObject(e, mh.SHA2_256, -1)
 	if err != nil {
@@ -297,6 +299,16 @@ func (m *member) say(text string) error {
 	m.mu.Unlock()
 	go m.provide(c.Cid())
 	return m.topic.Publish(m.n.ctx, m.seal())
+}
+
+func (m *member) headCIDs() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l := []string{}
+	for _, k := range m.heads {
+		l = append(l, k.String())
+	}
+	return l
 }
 
 func (m *member) texts() []string {

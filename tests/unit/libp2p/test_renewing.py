@@ -73,3 +73,28 @@ def test_one_that_asked_for_something_is_left_alone(monkeypatch):
         await other.close()
 
     asyncio.run(work())
+
+
+def test_a_peer_that_is_dialled_anew_speaks_meanwhile_what_it_has_said():
+    async def work():
+        (ours, _, count), (other, _, _) = make(), make()
+        Bitswap(ours, Nothing(), count=count)
+        port = await ours.listen("127.0.0.1")
+        there = TcpAddress("127.0.0.1", port, ours.identity.peer)
+        other.handlers["/a"] = other.handlers["/ipfs/ping/1.0.0"]
+        await other.dial(there)
+        await until_true("it is known", lambda: ours.speakers(["/a"]), 10)
+
+        async def never(_):
+            await asyncio.Event().wait()
+
+        other.handlers["/ipfs/id/1.0.0"] = never
+        await other.dial(there, anew=True)
+        await until_true("there are two", lambda: len(ours.peers[other.identity.peer]) == 2, 10)
+        assert not ours.connection(other.identity.peer).protocols
+        assert ours.speakers(["/a"]) == [other.identity.peer]
+        assert ours.identified(other.identity.peer) is ours.peers[other.identity.peer][0]
+        await ours.close()
+        await other.close()
+
+    asyncio.run(work())
