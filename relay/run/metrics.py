@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import generate_latest
@@ -66,15 +66,16 @@ class Family:
     """One metric.
 
     ``labels`` maps each label to every value it can have, ``read`` gives values by label values. ``act``: what an
-    operator does about it, "" where he only looks. ``sparse``: what ``read`` leaves out is not there, else it is 0.
+    operator does about it, or what it is for where nothing is to be done. ``sparse``: what ``read`` leaves out is not
+    there, else it is 0.
     """
 
     name: str
     kind: Kind
     help: str
     read: Read
+    act: str
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    act: str = ""
     sparse: bool = False
 
     def series(self) -> Iterator[tuple[str, ...]]:
@@ -86,15 +87,13 @@ def _values(reasons: type[enum.Enum]) -> tuple[str, ...]:
     return tuple(str(reason) for reason in reasons)
 
 
-def _counter(
-    name: str, text: str, read: Read, act: str = "", *, sparse: bool = False, **labels: tuple[str, ...]
-) -> Family:
+def _counter(name: str, text: str, read: Read, act: str, *, sparse: bool = False, **labels: tuple[str, ...]) -> Family:
     return Family(
         name=f"relay_{name}_total", kind=Kind.COUNTER, help=text, read=read, labels=labels, act=act, sparse=sparse
     )
 
 
-def _gauge(name: str, text: str, read: Callable[[Status], float | None], act: str = "") -> Family:
+def _gauge(name: str, text: str, read: Callable[[Status], float | None], act: str) -> Family:
     """A gauge without labels; None: it is not there."""
 
     def values(_: Stats, status: Status) -> Values:
@@ -108,7 +107,7 @@ def _labelled_gauge(
     name: str,
     text: str,
     read: Callable[[Status], Values],
-    act: str = "",
+    act: str,
     *,
     sparse: bool = False,
     **labels: tuple[str, ...],
@@ -124,11 +123,11 @@ def _labelled_gauge(
     )
 
 
-def _total(total: Total, name: str, text: str, act: str = "") -> Family:
+def _total(total: Total, name: str, text: str, act: str) -> Family:
     return _counter(name, text, lambda stats, _: {(): stats.get(total)}, act)
 
 
-def _by_reason(reasons: type[Reason], name: str, text: str, act: str = "") -> Family:
+def _by_reason(reasons: type[Reason], name: str, text: str, act: str) -> Family:
     return _counter(
         name,
         text,
@@ -195,6 +194,7 @@ def _component_events(component: Component) -> Family:
         f"{name}_events",
         f"What relay {name} met with; what happens once for each visit in steps of ten",
         read,
+        _EVENT_ACTS[component],
         event=EVENTS[component],
     )
 
@@ -206,35 +206,77 @@ def _component_gauge(component: Component, gauge: str) -> Family:
         found = [row.gauges[gauge] for row in status.components if row.name == component.value and gauge in row.gauges]
         return found[0] if found else None if is_sensor else 0
 
-    text, act = _GAUGE_TEXTS.get(
-        gauge, (f"{gauge.replace('_', ' ').capitalize()}, as relay {component.value} says", "")
-    )
+    text, act = _GAUGE_TEXTS[gauge]
     return _gauge(f"{component.value}_{gauge}", text, read, act)
 
 
-#: Of the gauges whose name does not say it all: what they mean, and what to do.
+#: What other processes count: what to look for in it.
+_EVENT_ACTS = {
+    Component.BLE: "adapter_lost, bluetoothd_lost, dbus_errors again and again: its log, another adapter; "
+    "refused_busy, gave_way: more phones than places",
+    Component.BITCHAT: "the same of adapters; packets_limited, packets_crowded: a flood, or a crowd; what was "
+    "refused is in docs/bitchat.md",
+    Component.LIBP2P: "discovery_failed, http_unavailable: its log; *_refused, *_limited, streams_crowded_out, "
+    "http_places: a crowd, or somebody floods it",
+    Component.NET: "radio_lost, join_failed, *_blocked again and again: its log, relay net probe; dhcp_*: somebody "
+    "asks for all addresses",
+    Component.BOARD: "config_refused: correct relay.toml; undervoltage: another supply; panics: what it kept "
+    "was erased",
+}
+#: What other processes measure: what it means, and what to do.
 _GAUGE_TEXTS = {
     "temperature_celsius": ("The hottest of the board's sensors, 0 or more", "from 80 on: shade and air"),
     "undervoltage": ("Whether the supply is below 4.63 V now", "another supply, or a shorter, thicker cable"),
-    "undervoltage_seen": ("Whether the supply was below 4.63 V since the board started", "as above"),
+    "undervoltage_seen": (
+        "Whether the supply was below 4.63 V since the board started",
+        "1: the same, then start it again",
+    ),
     "card_life_used_percent": ("How much of an eMMC's life is used, in tens; 110: all of it", "from 90 on: replace it"),
     "card_worn": ("Spare blocks of an eMMC: 0 there are, 1 most are used, 2 nearly all", "from 1 on: replace it"),
     "power_percent": ("Charge of the emptiest battery that tells", "charge or change it"),
     "power_external": ("Whether any supply that tells feeds it from outside", "look at the cable"),
-    "clients": ("Phones that are connected, coarse", ""),
-    "clock_trusted": ("Whether it has the relay's clock", ""),
-    "clock_learned": ("Whether it has learned a time from phones, told where clients are", ""),
-    "clock_disputed": ("Whether five phones or more say another time than that clock", "set the clock"),
-    "letters_brief": ("Letters that this relay alone keeps, until they end, coarse", ""),
-    "phones": ("Phones on the access point, coarse", ""),
-    "phones_most": ("Phones that the access point's radio holds", ""),
-    "slots_used": ("Places for phones over GATT that are taken, coarse", ""),
-    "neighbours": ("Relays connected by Bluetooth, coarse", ""),
-    "relays_heard": ("Relays heard by Bluetooth, coarse", ""),
-    "peers": ("Peers of libp2p that are connected, coarse", ""),
-    "topics": ("Topics that these subscribe to, coarse", ""),
-    "blocks": ("Blocks of Berty's that are kept for topics of these, coarse", ""),
-    "mesh_peers": ("Relays in reach of the mesh's radio, coarse", ""),
+    "adapters": ("Bluetooth adapters that it runs", "fewer than there are: plug it in anew; its log"),
+    "adapters_up": ("Of these, those that work", "fewer than adapters: its log; another adapter"),
+    "clients": ("Phones that are connected, coarse", "for planning: near its places, put up another relay"),
+    "clock_trusted": ("Whether it has the relay's clock", "0 is the default: it then learns the time from phones"),
+    "clock_learned": (
+        "Whether it has learned a time from phones, told where clients are",
+        "for judging what phones get: without any time, replays are told from news for 21 minutes only",
+    ),
+    "clock_disputed": (
+        "Whether five phones or more say another time than that clock",
+        "1: look which is right; set the clock",
+    ),
+    "letters_brief": (
+        "Letters that this relay alone keeps, until they end, coarse",
+        "for planning: none of them survives this relay",
+    ),
+    "radios": ("Radios of the mesh that are set up", "for reading radios_up by"),
+    "radios_up": ("Of these, those that have joined", "fewer than radios: its page says why; relay net probe"),
+    "bridge_ports": ("Interfaces in the bridge", "fewer than you set up: look at cables and radios"),
+    "access_points": ("Networks for phones that are set up", "for reading access_points_up by"),
+    "access_points_up": ("Of these, those on the air", "fewer than access_points: its page says why"),
+    "phones": ("Phones on the access point, coarse", "near phones_most: put up another relay"),
+    "phones_most": ("Phones that the access point's radio holds", "for reading phones by"),
+    "slots_used": (
+        "Places for phones over GATT that are taken, coarse",
+        "near max_clients in [ble] for long: another relay, or a second adapter",
+    ),
+    "neighbours": ("Relays connected by Bluetooth, coarse", "fewer than usual: look whether the others are on"),
+    "relays_heard": ("Relays heard by Bluetooth, coarse", "for judging the place: 0 with a relay near: the antenna"),
+    "peers": (
+        "Peers of libp2p that are connected, coarse",
+        "for seeing that it is used; none with IPFS nodes near: its port, and their networks",
+    ),
+    "topics": ("Topics that these subscribe to, coarse", "for judging use; topics_refused rises: somebody floods it"),
+    "blocks": (
+        "Blocks of Berty's that are kept for topics of these, coarse",
+        "for planning; blocks_limited, kept_refused rise: more room, or somebody floods it",
+    ),
+    "mesh_peers": (
+        "Relays in reach of the mesh's radio, coarse",
+        "fewer than usual: antennas, and whether the others are on",
+    ),
 }
 _LINKS = _values(LinkKind)
 _COMPONENTS = tuple(component.value for component in Component)
@@ -245,9 +287,25 @@ _ERRORS = tuple(str(reason) for reason in SessionError if reason in ERRORS)
 _SOURCES = ("none", "system", "operator")
 
 FAMILIES: tuple[Family, ...] = (
-    _labelled_gauge("build_info", "Version of the relay", lambda _: {(__version__,): 1}, version=(__version__,)),
-    _gauge("ready", "Whether the relay accepts envelopes", lambda status: status.ready),
-    _gauge("uptime_seconds", "Time since the relay started", lambda status: status.uptime_s),
+    _labelled_gauge(
+        "build_info",
+        "Version of the relay",
+        lambda _: {(__version__,): 1},
+        "update those that lag behind",
+        version=(__version__,),
+    ),
+    _gauge(
+        "ready",
+        "Whether the relay accepts envelopes",
+        lambda status: status.ready,
+        "0 for minutes: a large store on a slow card; for longer: its log",
+    ),
+    _gauge(
+        "uptime_seconds",
+        "Time since the relay started",
+        lambda status: status.uptime_s,
+        "small again and again: its log, and the power supply",
+    ),
     _labelled_gauge(
         "condition",
         "Whether a condition holds, of those in the table below",
@@ -257,11 +315,17 @@ FAMILIES: tuple[Family, ...] = (
         severity=_values(Severity),
         sparse=True,
     ),
-    _gauge("clock_trusted", "Whether the relay has a clock to expire by", lambda status: status.clock.trusted),
+    _gauge(
+        "clock_trusted",
+        "Whether the relay has a clock to expire by",
+        lambda status: status.clock.trusted,
+        "0 is the default; see clock_untrusted and clock_refused below",
+    ),
     _labelled_gauge(
         "clock_source",
         "Whose word is taken for the time: the one that is 1",
         lambda status: {(status.clock.source,): 1},
+        "for telling why a clock is wrong; none is the default",
         source=_SOURCES,
     ),
     _gauge(
@@ -280,6 +344,7 @@ FAMILIES: tuple[Family, ...] = (
         "tasks_stalled",
         "Tasks that have work and are stuck",
         lambda status: sum(task.stalled for task in status.tasks),
+        "1 or more: start it again; if that happens again, replace the card or disk",
     ),
     _labelled_gauge(
         "link_state",
@@ -294,10 +359,16 @@ FAMILIES: tuple[Family, ...] = (
         "link_peers",
         "Connected relays, each once for each interface, and sessions of clients, coarse: 0 clients are under 5",
         _link_peers,
+        "no relay where there was one: cable, antenna, the other relay; many clients: put up another",
         link=_LINKS,
         peer=("relay", "client"),
     ),
-    _gauge("neighbours", "Connected relays, each once, coarse from 4 on", lambda status: status.relays),
+    _gauge(
+        "neighbours",
+        "Connected relays, each once, coarse from 4 on",
+        lambda status: status.relays,
+        "fewer than usual: look whether the others are switched on",
+    ),
     _gauge(
         "alone_seconds",
         "Time without any neighbour, 0 while there is one; absent before the first",
@@ -308,6 +379,7 @@ FAMILIES: tuple[Family, ...] = (
         "bytes",
         "Bytes of sessions, encryption included",
         lambda stats, _: _sum_links(stats, lambda link: {("in",): link.bytes_in, ("out",): link.bytes_out}),
+        "for planning: its rate, against what the link carries",
         link=_LINKS,
         direction=_DIRECTIONS,
     ),
@@ -315,6 +387,7 @@ FAMILIES: tuple[Family, ...] = (
         "frames",
         "Frames of sessions",
         lambda stats, _: _sum_links(stats, lambda link: {("in",): link.frames_in, ("out",): link.frames_out}),
+        "for judging bytes: many frames with few bytes are small envelopes, or chatter",
         link=_LINKS,
         direction=_DIRECTIONS,
     ),
@@ -330,6 +403,7 @@ FAMILIES: tuple[Family, ...] = (
         "sessions_ended",
         "Sessions that ended as all do: a goodbye, or somebody left; in steps of ten",
         lambda stats, _: {key: events(count) for key, count in _link_reasons(stats, ENDS).items()},
+        "stalled, slow_reader, timeout_idle by far the most: people at the edge of reach, or a slow link",
         link=_LINKS,
         reason=_ENDS,
     ),
@@ -345,12 +419,14 @@ FAMILIES: tuple[Family, ...] = (
         "dials_failed",
         "Dials of relays that did not answer, as of those that are switched off",
         lambda stats, _: _sum_links(stats, lambda link: {(): link.errors[SessionError.CONNECT_FAILED]}),
+        "if it goes on: a relay that is off, or an address in peers that is old",
         link=_LINKS,
     ),
     _counter(
         "envelopes_unwanted",
         "Envelopes that a relay sent unasked, or too late",
         lambda stats, _: _sum_links(stats, lambda link: {(): link.errors[SessionError.UNWANTED_ENVELOPE]}),
+        "some are usual where links are slow; more than is accepted: a peer of another make, or hostile",
         link=_LINKS,
     ),
     _counter(
@@ -366,12 +442,42 @@ FAMILIES: tuple[Family, ...] = (
         "Connections that did not become sessions",
         "decrypt, secret_required: another secret; too_many: a crowd or a flood",
     ),
-    _total(Total.ACCEPTED, "envelopes_accepted", "Envelopes new to this relay, admitted and committed"),
-    _total(Total.DUPLICATE, "envelopes_duplicate", "Envelopes received again while held"),
-    _total(Total.FORWARDED, "envelopes_forwarded", "Envelopes handed to a relay or a client"),
-    _total(Total.EXPIRED, "envelopes_expired", "Envelopes that left at the end of their time"),
-    _total(Total.PURGED, "envelopes_purged", "Envelopes removed by a purge"),
-    _total(Total.RETURNED, "envelopes_returned", "Envelopes accepted that had been evicted before"),
+    _total(
+        Total.ACCEPTED,
+        "envelopes_accepted",
+        "Envelopes new to this relay, admitted and committed",
+        "for seeing that it is used: 0 for long means that nobody new comes by",
+    ),
+    _total(
+        Total.DUPLICATE,
+        "envelopes_duplicate",
+        "Envelopes received again while held",
+        "for judging the mesh: far above accepted, the same comes by many ways, which costs airtime",
+    ),
+    _total(
+        Total.FORWARDED,
+        "envelopes_forwarded",
+        "Envelopes handed to a relay or a client",
+        "0 while accepted rises: nobody fetches here, and no neighbour is there",
+    ),
+    _total(
+        Total.EXPIRED,
+        "envelopes_expired",
+        "Envelopes that left at the end of their time",
+        "for planning: so much leaves by itself",
+    ),
+    _total(
+        Total.PURGED,
+        "envelopes_purged",
+        "Envelopes removed by a purge",
+        "for planning: so much was taken back by its senders",
+    ),
+    _total(
+        Total.RETURNED,
+        "envelopes_returned",
+        "Envelopes accepted that had been evicted before",
+        "if it goes on: more room, as what had to leave is wanted",
+    ),
     _by_reason(
         Rejected,
         "envelopes_rejected",
@@ -381,12 +487,42 @@ FAMILIES: tuple[Family, ...] = (
     _by_reason(
         Evicted, "envelopes_evicted", "Envelopes that left before their time", "price: more room; damaged: the card"
     ),
-    _total(Total.RECONCILED, "reconciliations", "Reconciliations finished"),
-    _total(Total.RECONCILE_FALLBACK, "reconciliation_fallbacks", "Reconciliations that took a list of IDs"),
-    _gauge("store_envelopes", "Envelopes held and committed", lambda status: status.store.envelopes),
-    _gauge("store_capacity_envelopes", "Envelopes that the store may hold", lambda status: status.store.max_envelopes),
-    _gauge("store_bytes", "Bytes of envelopes held and committed", lambda status: status.store.bytes),
-    _gauge("store_capacity_bytes", "Bytes that the store may hold", lambda status: status.store.max_bytes),
+    _total(
+        Total.RECONCILED,
+        "reconciliations",
+        "Reconciliations finished",
+        "for seeing that relays compare; 0 with a neighbour: its log",
+    ),
+    _total(
+        Total.RECONCILE_FALLBACK,
+        "reconciliation_fallbacks",
+        "Reconciliations that took a list of IDs",
+        "many: peers that differ by far, or one that answers falsely; each costs airtime",
+    ),
+    _gauge(
+        "store_envelopes",
+        "Envelopes held and committed",
+        lambda status: status.store.envelopes,
+        "see relay_store_full_ratio",
+    ),
+    _gauge(
+        "store_capacity_envelopes",
+        "Envelopes that the store may hold",
+        lambda status: status.store.max_envelopes,
+        "too few: max_envelopes in [store], which takes memory",
+    ),
+    _gauge(
+        "store_bytes",
+        "Bytes of envelopes held and committed",
+        lambda status: status.store.bytes,
+        "see relay_store_full_ratio",
+    ),
+    _gauge(
+        "store_capacity_bytes",
+        "Bytes that the store may hold",
+        lambda status: status.store.max_bytes,
+        "too few: max_bytes in [store], which takes disk",
+    ),
     _gauge(
         "store_full_ratio",
         "How full the store is, of bytes or envelopes, whichever is nearer to its bound",
@@ -399,12 +535,23 @@ FAMILIES: tuple[Family, ...] = (
         lambda status: status.store.free_bytes,
         "under 16 MiB: free space, or lower max_bytes",
     ),
-    _gauge("store_admitted", "IDs that are not taken again, held or gone", lambda status: status.store.admitted),
-    _gauge("store_oldest_age_seconds", "Age of the oldest envelope held", lambda status: status.store.oldest_age_s),
+    _gauge(
+        "store_admitted",
+        "IDs that are not taken again, held or gone",
+        lambda status: status.store.admitted,
+        "for planning memory, which each of them takes",
+    ),
+    _gauge(
+        "store_oldest_age_seconds",
+        "Age of the oldest envelope held",
+        lambda status: status.store.oldest_age_s,
+        "hours on a full store: more room, as all leave early",
+    ),
     _gauge(
         "store_untaken_age_seconds",
         "Age of the oldest envelope held that nobody took since the start, in steps of ten minutes",
         lambda status: status.store.untaken_age_s,
+        "hours with a neighbour there: look at the link to it, and at its store",
     ),
     _counter(
         "store_unreadable_bodies",
@@ -434,6 +581,7 @@ FAMILIES: tuple[Family, ...] = (
         "store_price",
         "Bits of work asked for the smallest envelope, on the interface where it is highest",
         lambda status: max(status.store.price_bits.values(), default=0),
+        "above 0 for long: more room, or another relay; somebody may flood it",
     ),
     _gauge(
         "commit_wait_seconds",
@@ -445,20 +593,28 @@ FAMILIES: tuple[Family, ...] = (
         "queue_length",
         "Items waiting",
         lambda status: {(str(queue.name),): queue.length for queue in status.queues},
+        "near its capacity for minutes: commit: another card; requests: a slow link",
         queue=_values(QueueName),
     ),
     _labelled_gauge(
         "queue_capacity",
         "Items that may wait",
         lambda status: {(str(queue.name),): queue.capacity for queue in status.queues},
+        "for reading relay_queue_length by",
         queue=_values(QueueName),
     ),
-    _by_reason(Dropped, "queue_dropped", "Items that a bounded queue let go of"),
+    _by_reason(
+        Dropped,
+        "queue_dropped",
+        "Items that a bounded queue let go of",
+        "discovered_full: somebody announces false relays; request_timeout: a slow link; admitted_full: more room",
+    ),
     _counter(
         "live_datagrams",
         "Live datagrams by what became of them, in steps of ten; those sent and delivered once for each neighbour and "
         "gateway",
         lambda stats, _: {(result,): events(count) for result, count in stats.by_label(LiveTotal).items()},
+        "for seeing that talk is passed on; what was not is in relay_live_dropped_total",
         result=_values(LiveTotal),
     ),
     _counter(
@@ -485,6 +641,7 @@ FAMILIES: tuple[Family, ...] = (
         "process_memory_bytes",
         "Memory of each process of the relay (proportional set size); absent where it is not connected",
         _memory,
+        "grows for days: start it again, and tell the project",
         sparse=True,
         process=("run", *_COMPONENTS),
     ),
@@ -500,11 +657,27 @@ FAMILIES: tuple[Family, ...] = (
     *(_component_gauge(component, gauge) for component in Component for gauge in GAUGES[component] if gauge != MEMORY),
 )
 
-HISTOGRAMS: dict[Histogram, str] = {
-    Histogram.FORWARD_LATENCY_S: "From an envelope's arrival to its hand-over to a relay or client that was there when "
-    "it arrived",
-    Histogram.RESIDENCE_S: "From an envelope's arrival to its leaving the store, whatever the cause",
-    Histogram.COMMIT_S: "Of one transaction of the store, its sync included",
+
+class Meaning(NamedTuple):
+    """What a histogram means, and its ``act`` as that of a family."""
+
+    text: str
+    act: str
+
+
+HISTOGRAMS: dict[Histogram, Meaning] = {
+    Histogram.FORWARD_LATENCY_S: Meaning(
+        "From an envelope's arrival to its hand-over to a relay or client that was there when it arrived",
+        "seconds at the median: a slow link, or a slow card (relay_commit_seconds)",
+    ),
+    Histogram.RESIDENCE_S: Meaning(
+        "From an envelope's arrival to its leaving the store, whatever the cause",
+        "hours on a full store: more room, as people come back after days",
+    ),
+    Histogram.COMMIT_S: Meaning(
+        "Of one transaction of the store, its sync included",
+        "above 1 again and again: another card",
+    ),
 }
 
 
@@ -591,6 +764,6 @@ class Metrics:
         stats = self._engine.stats
         status = coarse(self._engine.status())
         lines = [line for family in self._families for line in family.lines(stats, status)]
-        for histogram, text in HISTOGRAMS.items():
-            lines.extend(_histogram(stats, histogram, text))
+        for histogram, meaning in HISTOGRAMS.items():
+            lines.extend(_histogram(stats, histogram, meaning.text))
         return "\n".join(lines) + "\n" + generate_latest(self._process).decode()

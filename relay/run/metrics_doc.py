@@ -90,10 +90,10 @@ def document() -> str:
             "histogram",
             "s",
             "",
-            f"{text}; buckets: {_steps(BOUNDS[histogram])}",
-            "",
+            f"{meaning.text}; buckets: {_steps(BOUNDS[histogram])}",
+            meaning.act,
         )
-        for histogram, text in HISTOGRAMS.items()
+        for histogram, meaning in HISTOGRAMS.items()
     ]
     conditions_table = "".join(
         f"| `{one.name}` | {one.severity} | {one.says} | {one.remedy or 'what it says itself'} |\n"

@@ -33,7 +33,7 @@ from relay.core.stats import (
 )
 from relay.process.reports import EVENTS, Component
 from relay.run import metrics_doc
-from relay.run.metrics import FAMILIES, Metrics
+from relay.run.metrics import FAMILIES, HISTOGRAMS, Metrics
 from relay.run.metrics_doc import most_series
 
 #: Everything that a label may be called, and what it may say; a new label is a decision, not an accident.
@@ -262,7 +262,10 @@ def test_what_is_told_of_the_process_counts_no_connections(engine):
 def test_the_document_is_what_the_code_says():
     document = Path(__file__).parents[2] / "docs" / "metrics.md"
     assert document.read_text() == metrics_doc.document(), "python -m relay.run.metrics_doc > docs/metrics.md"
-    assert all(family.help[0].isupper() and not family.help.endswith(".") for family in FAMILIES)
+    texts = [*((family.help, family.act) for family in FAMILIES), *HISTOGRAMS.values()]
+    assert all(text[0].isupper() and not text.endswith(".") for text, _ in texts)
+    # What to do about it, or what it is for where there is nothing to do.
+    assert all(re.fullmatch(r"[^.|\n].{8,}[^.]", act) for _, act in texts), [act for _, act in texts if len(act) < 10]
 
 
 def test_a_scrape_is_as_the_client_library_would_write_it(engine):
