@@ -153,7 +153,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from relay.appliance.addresses import own_addresses
-    from relay.control.relay_report import REPORT, report_text
+    from relay.control.relay_report import REPORT, report_text, write_report
 
     with _connect(arguments) as client:
         text = report_text(client.read_status(), client.metrics(), own_addresses())
@@ -162,11 +162,11 @@ def _report(arguments: argparse.Namespace) -> int:
         return 0
     path = Path(arguments.file)
     path = path / REPORT if path.is_dir() else path
+    # What is no file is not replaced either, as a device would be by who is root.
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+        raise UsageError(f"{path}: that is a link, a device or a pipe; name another file, or - to print it")
     try:
-        path.write_text(text, encoding="utf-8")
-        # Somebody pulls the stick next.
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        write_report(path, text.encode())
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; name another file, or - to print it") from error
     print(f"{path}: how the relay is, in words; below them its metrics (`promtool check metrics <{path}`)")

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 #: Relays answer within a second; Wi-Fi loses multicast, so the question is repeated meanwhile.
 DEFAULT_S: Final = 5.0
 #: Beside the port of status pages; on this machine only, since the list says where relays are.
-DEFAULT_SERVE: Final = "127.0.0.1:9471"
+SERVE_PORT: Final = 9471
+DEFAULT_SERVE: Final = f"127.0.0.1:{SERVE_PORT}"
 DEFAULT_PORT: Final = 9470
 
 
@@ -56,7 +57,7 @@ def _listen(text: str) -> Address:
     from relay.config.settings import BadValueError, listen
 
     try:
-        return listen(text)
+        return listen(text, SERVE_PORT)
     except BadValueError as error:
         raise ArgumentTypeError(str(error)) from error
 

@@ -15,7 +15,7 @@ from relay.core.envelope import SIZES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-DEFAULT_LISTEN = Address("127.0.0.1", 9470)
+DEFAULT_LISTEN = Address("127.0.0.1", settings.PAGE_PORT)
 #: A path that depends on who runs the relay; relay.config.file fills it in.
 AUTOMATIC = Path()
 MIB = 1024 * 1024

@@ -207,12 +207,19 @@ def peers(default_port: int) -> Callable[[object], tuple[Peer, ...]]:
     return parse
 
 
-def listen(value: object) -> Address:
-    """The address and port to listen on; the address must be a number, so that it means one thing."""
-    remedy = 'write an IP address and a port, such as "127.0.0.1:9470" or "[::1]:9470"'
+#: Of the pages, where nothing else is said.
+PAGE_PORT = 9470
+
+
+def listen(value: object, usual_port: int = PAGE_PORT) -> Address:
+    """The address and port to listen on; the address must be a number, so that it means one thing.
+
+    ``usual_port``: for what is said to who wrote something else.
+    """
+    remedy = f'write an IP address and a port, such as "127.0.0.1:{usual_port}" or "[::1]:{usual_port}"'
     if not isinstance(value, str):
         raise BadValueError(remedy)
-    address = _address(value, None)
+    address = _address(value, None, usual_port)
     try:
         ipaddress.ip_address(address.host)
     except ValueError as error:
@@ -294,7 +301,7 @@ def _interface(name: str) -> None:
         )
 
 
-def _address(text: str, default_port: int | None) -> Address:
+def _address(text: str, default_port: int | None, usual_port: int = PAGE_PORT) -> Address:
     """Split `host:port`, `[v6%scope]:port` or, with a default port, either without one."""
     bracketed = re.fullmatch(r"\[([^\]]+)\](?::(\d{1,5}))?", text)
     plain = re.fullmatch(r"([^:\[\]]+)(?::(\d{1,5}))?", text)
@@ -304,7 +311,7 @@ def _address(text: str, default_port: int | None) -> Address:
         raise BadValueError(f'"{text}" is no address; {hint}')
     host = match[1]
     if match[2] is None and default_port is None:
-        raise BadValueError(f'"{text}" lacks the port; write "{text}:9470"')
+        raise BadValueError(f'"{text}" lacks the port; write "{text}:{usual_port}"')
     port = int(match[2]) if match[2] else default_port or 0
     if port > 65535:
         raise BadValueError(f'"{text}": a port goes up to 65535')

@@ -22,14 +22,14 @@ from relay.appliance.constants import STORE_WHEN_OPEN
 from relay.config.sticks import StickUse
 from relay.control.control_client import ControlClient, ControlError
 from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices
-from relay.control.relay_report import REPORT, report_text
+from relay.control.relay_report import REPORT, report_text, write_report
 from relay.core.errors import RelayError
 from relay.process import logs
 from relay.process.shelf import STICK_LIST, STICK_SOCKET, make_list
 from relay.process.unix_sockets import listen_unix
 from relay.process.unlock_request import OpeningError, ask
 from relay.stick import privilege
-from relay.stick.content import FOLDER, SHELF, Content, is_marked, look, read_key, write_report
+from relay.stick.content import FOLDER, SHELF, Content, is_marked, look, read_key
 from relay.stick.found import Stick, find_sticks, is_anything_there
 from relay.stick.offering import LOOK_S, MAX_READERS, Offering
 
@@ -146,7 +146,7 @@ class Sticks:
             try:
                 # What was there when it could not be written to.
                 if is_marked(MOUNT):
-                    write_report(MOUNT, text)
+                    write_report(MOUNT / FOLDER / REPORT, text)
             finally:
                 privilege.unmount(MOUNT)
                 privilege.mount(taken.stick.device, MOUNT)

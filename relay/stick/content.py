@@ -14,14 +14,12 @@ Another file or folder with another use gets another name in here, and another w
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from relay.config.textfile import TextError, decode_text
-from relay.control.relay_report import REPORT
 from relay.process.unlock_request import MAX_SECRET_BYTES
 
 if TYPE_CHECKING:
@@ -81,25 +79,6 @@ def read_key(where: Path) -> bytes | None:
         if line and "\n" not in line and len(secret) <= MAX_SECRET_BYTES:
             return secret
     return None
-
-
-def write_report(where: Path, text: bytes) -> None:
-    """Leave the report in place of an earlier one, whole or not at all; raise OSError."""
-    path = where / FOLDER / REPORT
-    fresh = path.with_suffix(".new")
-    with contextlib.suppress(FileNotFoundError):
-        fresh.unlink()
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        with os.fdopen(os.open(fresh, flags, 0o600), "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            fresh.unlink()
-        raise
 
 
 def _is(path: Path, kind: int) -> bool:

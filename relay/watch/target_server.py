@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Serves the targets as Prometheus' http_sd_configs read them."""
+"""Serves the targets as Prometheus' http_sd_configs read them: bounded as the pages are (relay.process.http_server)."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from relay.core.errors import RelayError
+from relay.core.stats import HttpRefused, Stats
 from relay.process.http_hosts import is_called_rightly
-from relay.process.ports import why_not
+from relay.process.http_server import HttpServer, text
 from relay.watch.scrape_targets import MAX_TARGETS, service_discovery
 from relay.watch.target_finder import Finder
 
@@ -25,12 +24,9 @@ if TYPE_CHECKING:
 LOOK_INTERVAL_S: Final = 15.0
 #: Until the first answers of multicast DNS are here.
 FIRST_LOOK_S: Final = 2.0
-SHUTDOWN_S: Final = 1.0
-_MAX_REQUEST_LINE: Final = 2048
-
-
-class ServeError(RelayError):
-    """The address cannot be listened on; the message has the remedy."""
+#: It is for a program, and has nothing to show.
+_POLICY: Final = "default-src 'none'"
+_READ: Final = frozenset({"GET", "HEAD"})
 
 
 class TargetServer:
@@ -42,56 +38,45 @@ class TargetServer:
         self._warn_operator = warn
         self._targets: list[ScrapeTarget] | None = None
         self._warned: tuple[object, ...] = ()
+        self._stats = Stats()
 
     async def serve(self, listen: Address, on_listening: Callable[[], None] = lambda: None) -> None:
-        """Serve until cancelled; raise ServeError or FindingError."""
-        app = web.Application()
-        app.add_routes([web.get("/", self._get)])
-        runner = web.AppRunner(
-            app,
-            access_log=None,
-            handle_signals=False,
-            shutdown_timeout=SHUTDOWN_S,
-            max_line_size=_MAX_REQUEST_LINE,
+        """Serve until cancelled; raise HttpError or FindingError."""
+        server = HttpServer(
+            (listen.host, listen.port), self._answer, self._stats, lambda: _POLICY, setting="address with --serve"
         )
-        async with Finder(self._port) as finder:
-            await runner.setup()
-            try:
-                await web.TCPSite(runner, listen.host, listen.port).start()
-            except OSError as error:
-                await runner.cleanup()
-                cause = await asyncio.to_thread(why_not, error, listen.port, "tcp")
-                stop = "stop what has it, or " if error.errno == errno.EADDRINUSE else ""
-                raise ServeError(f"cannot listen on {listen}: {cause}; {stop}name another with --serve") from error
+        async with Finder(self._port) as finder, server:
             on_listening()
-            try:
-                await asyncio.sleep(FIRST_LOOK_S)
-                while True:
-                    self._targets = await finder.look(asyncio.get_running_loop().time())
-                    self._warn(finder)
-                    await asyncio.sleep(LOOK_INTERVAL_S)
-            finally:
-                await runner.cleanup()
+            await asyncio.sleep(FIRST_LOOK_S)
+            while True:
+                self._targets = await finder.look(asyncio.get_running_loop().time())
+                self._warn(finder)
+                await asyncio.sleep(LOOK_INTERVAL_S)
 
     def _warn(self, finder: Finder) -> None:
         """Say what an operator should know, once for each change."""
-        state = (finder.unanswered, finder.unlisted, *finder.same_label)
+        crowded = bool(self._stats.get(HttpRefused.PLACE))
+        state = (finder.unanswered, finder.unlisted, crowded, *finder.same_label)
         if state != self._warned:
             self._warned = state
-            for line in warnings(finder, self._port):
+            for line in warnings(finder, self._port, crowded=crowded):
                 self._warn_operator(line)
 
-    async def _get(self, request: web.Request) -> web.Response:
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
         if not is_called_rightly(request.host, {"localhost"}):
-            return web.Response(status=421, text="Call this by its address, or as localhost.\n")
+            return text(421, "Call this by its address, or as localhost.")
+        if request.path != "/":
+            raise web.HTTPNotFound
+        if request.method not in _READ:
+            raise web.HTTPMethodNotAllowed(request.method, _READ)
         if self._targets is None:
             # Prometheus keeps what it had; an empty list would have it forget all relays.
-            return web.Response(status=503, text="The first look around is not over.\n")
-        return web.json_response(service_discovery(self._targets), headers={"Cache-Control": "no-store"})
+            return text(503, "The first look around is not over.")
+        return web.json_response(service_discovery(self._targets))
 
 
-def warnings(finder: Finder, port: int) -> list[str]:
-    """What an operator should know after a look around."""
+def warnings(finder: Finder, port: int, *, crowded: bool = False) -> list[str]:
+    """What an operator should know after a look around; ``crowded``: connections were closed as there were too many."""
     found = [
         f'several relays have the label "{label}": only one of them is listed by it; change it in their relay.toml'
         for label in finder.same_label
@@ -105,5 +90,10 @@ def warnings(finder: Finder, port: int) -> list[str]:
         found.append(
             f"{finder.unanswered} announced without metrics for this machine on port {port}: to watch them, set listen "
             "in [http] of their relay.toml to an address of your network (it is this machine's own by default)"
+        )
+    if crowded:
+        found.append(
+            "more connections came than are kept: somebody holds them open; serve the list on this machine alone "
+            "(127.0.0.1), or let your firewall admit Prometheus only"
         )
     return found

@@ -145,6 +145,14 @@ def test_a_report_is_read_by_people_and_by_promtool(control, tmp_path, capsys):
     assert written.startswith("# | Report of a mesh relay")
     assert main(["report", "--socket", str(control), str(tmp_path / "none" / "x")]) == 1
     assert "name another file" in capsys.readouterr().err
+    # What waits for a reader, or leads elsewhere, is not written to: not where a folder was named either.
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "stick").mkdir()
+    (tmp_path / "stick" / REPORT).symlink_to(tmp_path / REPORT)
+    for place in ("pipe", "stick", f"stick/{REPORT}"):
+        assert main(["report", "--socket", str(control), str(tmp_path / place)]) == 1
+        assert "a link, a device or a pipe; name another file" in capsys.readouterr().err
+    assert (tmp_path / REPORT).read_text() == written
     # What a notice says cannot become a metric.
     status = Status(version="1", notices=[NoticeStatus(code="hint", text=notice)])
     lines = report_text(status, "relay_ready 1\n").splitlines()
@@ -155,6 +163,15 @@ def test_a_report_is_read_by_people_and_by_promtool(control, tmp_path, capsys):
         )
         assert checked.returncode in {0, 3}, checked.stderr
         assert "error while" not in checked.stderr
+
+
+@pytest.mark.parametrize("address", ["relay.example", "127.0.0.1", "localhost:9471"])
+def test_where_targets_cannot_be_served_its_own_port_is_named(address, capsys):
+    with pytest.raises(SystemExit):
+        main(["targets", "--serve", address])
+    said = capsys.readouterr().err
+    assert ":9471" in said
+    assert "9470" not in said
 
 
 def test_watching_goes_on_until_interrupted(control):

@@ -28,7 +28,7 @@ from relay.process.shelf import Entry, make_list, piece, read_list, read_lists
 from relay.process.stick_request import MAX_REQUEST_BYTES, StickRequest
 from relay.process.unlock_request import MAX_SECRET_BYTES, OpeningError, ask
 from relay.stick import app, offering
-from relay.stick.content import FOLDER, Content, is_marked, look, read_key, write_report
+from relay.stick.content import FOLDER, Content, look, read_key
 from relay.stick.found import MAX_STICKS, Stick, find_sticks, is_anything_there
 from relay.stick.offering import MAX_READERS, Offering
 
@@ -278,25 +278,6 @@ def test_a_key_is_handed_in_where_the_operator_wants_it_and_something_waits_for_
     assert SECRET not in "".join(texts)
     # By which the light says that it may be pulled out.
     assert (tmp_path / "reported").exists() is ("pull the stick out" in told)
-
-
-def test_a_report_is_there_whole_or_the_one_before_it(tmp_path):
-    victim = tmp_path / "victim"
-    victim.write_text("mine")
-    folder = tmp_path / FOLDER
-    folder.mkdir()
-    (folder / "relay-report.new").symlink_to(victim)
-    (folder / "relay-report.prom").symlink_to(victim)
-    write_report(tmp_path, b"first")
-    assert (folder / "relay-report.prom").read_bytes() == b"first"
-    assert not (folder / "relay-report.prom").is_symlink()
-    assert victim.read_text() == "mine"
-    assert not is_marked(tmp_path)
-    # No room: a folder is where the new one would be written.
-    (folder / "relay-report.new").mkdir()
-    with pytest.raises(OSError, match=r"directory|permitted"):
-        write_report(tmp_path, b"second")
-    assert (folder / "relay-report.prom").read_bytes() == b"first"
 
 
 def test_a_folder_of_any_number_of_names_is_looked_at_in_part(tmp_path, monkeypatch):

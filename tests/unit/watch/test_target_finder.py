@@ -15,10 +15,11 @@ from zeroconf.asyncio import AsyncZeroconf
 from relay.config.settings import Address
 from relay.links.address import SERVICE_TYPE
 from relay.links.interfaces import Interface, Snapshot
-from relay.watch import target_finder
+from relay.process.http_server import MAX_OWN_CONNECTIONS, HttpError
+from relay.watch import target_finder, target_server
 from relay.watch.scrape_targets import MAX_TARGETS, Identity
 from relay.watch.target_finder import MAX_ADDRESSES, MAX_ANNOUNCED, MAX_ASKED, Finder
-from relay.watch.target_server import FIRST_LOOK_S, ServeError, TargetServer, warnings
+from relay.watch.target_server import FIRST_LOOK_S, TargetServer, warnings
 from tests.waiting import until_true
 
 
@@ -113,7 +114,9 @@ def test_what_is_packed_stays_so():
     assert asyncio.run(answer(response, ask)) is None
 
 
-def test_the_list_is_for_who_calls_it_by_its_address():
+def test_the_list_is_for_who_calls_it_by_its_address(monkeypatch):
+    monkeypatch.setattr(target_server, "LOOK_INTERVAL_S", 0.2)
+
     async def run():
         with_port = asyncio.get_running_loop()
         probe = await with_port.create_server(asyncio.Protocol, "127.0.0.1", 0)
@@ -144,7 +147,22 @@ def test_the_list_is_for_who_calls_it_by_its_address():
                     await asyncio.sleep(FIRST_LOOK_S / 10)
             assert (await status("attacker.example"))[0] == 421
             assert (await status("127.0.0.1:9471"))[0] == 200
-            with pytest.raises(ServeError, match=r"already in use.+ --serve"):
+            # Who holds connections open keeps nobody out, and their number is bounded; the operator is told.
+            async with contextlib.AsyncExitStack() as stack:
+                held = []
+                for _ in range(3 * MAX_OWN_CONNECTIONS):
+                    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                    stack.callback(writer.close)
+                    held.append(reader)
+                closed = held[: 2 * MAX_OWN_CONNECTIONS]
+
+                def is_closed():
+                    return all(reader.at_eof() or reader.exception() for reader in closed)
+
+                await until_true("the oldest are closed", is_closed, 10)
+                assert (await status("localhost"))[0] == 200
+            await until_true("the operator is told", lambda: "somebody holds them open" in "".join(told), 10)
+            with pytest.raises(HttpError, match=r"already in use.+ --serve"):
                 # It was said before it was so.
                 await TargetServer(9, warn=told.append).serve(Address("127.0.0.1", port), lambda: listening.append(0))
             assert listening == [port]
