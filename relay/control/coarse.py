@@ -83,7 +83,8 @@ def memory(count: int) -> int:
 
 def coarse(status: Status) -> Status:
     """Return the status with coarse counts; what it says of the relay's health is by the exact ones."""
-    links = [_link(link) for link in status.links]
+    # A row that is there only because somebody is shows that he is.
+    links = [row for row in (_link(link) for link in status.links) if not row.passing or row.relays or row.clients]
     are_up = {link.kind for link in links if link.state is LinkState.UP}
     return replace(
         status,

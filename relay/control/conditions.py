@@ -67,7 +67,7 @@ def _board(status: Status, name: str) -> int | None:
 def _links_down(status: Status) -> list[str]:
     rows: dict[tuple[str, str], list[str]] = {}
     for link in status.links:
-        if link.kind not in {"dnssd", "ble"} and (link.state == "down" or link.missed):
+        if link.kind not in {"dnssd", "ble"} and (link.state == "down" or link.missed) and not link.passing:
             rows.setdefault((link.kind, link.fault), []).append(link.interface)
     return [f"{kind} on {', '.join(names)}: {fault or _LOOK}" for (kind, fault), names in rows.items()]
 

@@ -114,13 +114,14 @@ class LinkStatus:
     ``fault``: what an operator can do where it is not up, "" if that is not known. ``missed``: it is not there, or
     without a carrier, and had a relay within the last day. ``relays``: each once, however many
     sessions it has here. ``ended``: sessions that ended as all do, and dials in vain; ``errors``: what to look at. Both
-    by reason, only those that happened.
+    by reason, only those that happened. ``passing``: there is a row only because somebody is there, as on loopback.
     """
 
     kind: str
     interface: str
     state: LinkState = LinkState.LISTENING
     missed: bool = False
+    passing: bool = False
     fault: str = ""
     relays: int = 0
     clients: int = 0

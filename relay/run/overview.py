@@ -201,18 +201,17 @@ class Overview:
         live = {(kind, interface) for kind, interface, _ in peers}
         missed = self._watch.missed(now)
         counted = {(row.kind, row.interface): row for row in self._node.stats.links()}
-        keys = dict.fromkeys(
-            key
-            for key in (*counted, *self._link_states, *missed)
-            if self._is_shown(*key, is_live=key in live, is_missed=key in missed)
-        )
-        return [self._link_status(key, counted.get(key), peers, is_missed=key in missed) for key in keys]
+        keys = dict.fromkeys((*counted, *self._link_states, *missed))
+        lasting = {key for key in keys if key in missed or self._is_lasting(*key)}
+        return [
+            self._link_status(key, counted.get(key), peers, is_missed=key in missed, is_passing=key not in lasting)
+            for key in keys
+            if key in lasting or key in live
+        ]
 
-    def _is_shown(self, kind: LinkKind, interface: str, *, is_live: bool, is_missed: bool) -> bool:
-        """Whether there is anything to say of an interface now: what was there once and is not is no row for ever."""
+    def _is_lasting(self, kind: LinkKind, interface: str) -> bool:
+        """Whether there is anything to say of an interface without anybody there: what once was is no row for ever."""
         key = kind, interface
-        if is_live or is_missed:
-            return True
         if interface == ALL:
             # As a whole it is shown while it does not work; else its parts are.
             return key in self._link_states and not self._link_states[key].up and kind is not LinkKind.BLE
@@ -221,7 +220,7 @@ class Overview:
         return True
 
     def _link_status(
-        self, key: tuple[LinkKind, str], row: LinkStats | None, peers: Peers, *, is_missed: bool
+        self, key: tuple[LinkKind, str], row: LinkStats | None, peers: Peers, *, is_missed: bool, is_passing: bool
     ) -> LinkStatus:
         kind, interface = key
         whole = self._link_states.get((kind, ALL), LinkReport(up=True))
@@ -235,6 +234,7 @@ class Overview:
             interface=interface_label(interface),
             state=_state(kind, report, is_live=bool(relays or clients)),
             missed=is_missed and report.unplugged,
+            passing=is_passing,
             fault=report.fault,
             relays=relays,
             clients=clients,
@@ -256,7 +256,12 @@ class Overview:
         kinds = {}
         for kind in dict.fromkeys(kind for kind, _ in self._link_states):
             whole = self._link_states.get((kind, ALL))
-            states = {LinkState.DOWN if link.missed else link.state for link in links if link.kind == str(kind)}
+            # By loopback only this machine comes: that lets nobody else in.
+            states = {
+                LinkState.DOWN if link.missed else link.state
+                for link in links
+                if link.kind == str(kind) and not (link.passing and link.interface == LOOPBACK)
+            }
             if whole is not None and not states and kind is not LinkKind.TCP:
                 states = {_state(kind, whole, is_live=False)}
             kinds[str(kind)] = str(next((state for state in _FOREMOST if state in states), LinkState.OFF))

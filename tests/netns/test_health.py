@@ -120,11 +120,17 @@ def test_cables_interfaces_and_discovery(lab):
     spare.delete()
     watched.relay.wait("it is gone", lambda status: not row(status, "eth1"), PATIENCE_S)
     watched.wait_for()
+    port = box.ports["eth0"]
+    port.unplug()
+    watched.wait_for("no_link")
+    somebody_on_this_machine_changes_nothing(watched, "no_link")
+    port.replug()
+    watched.wait_for()
+    somebody_on_this_machine_changes_nothing(watched)
     # One by which a relay came is missed.
     neighbour = other.relay()
     watched.relay.wait_linked()
     assert (watched.state("relay_link_state", "tcp"), watched.metrics()["relay_neighbours",]) == ("up", 1)
-    port = box.ports["eth0"]
     port.unplug()
     watched.wait_for("link_down", "no_link")
     assert watched.state("relay_link_state", "tcp") == "down"
@@ -142,6 +148,30 @@ def test_cables_interfaces_and_discovery(lab):
     watched.wait_for("link_down", "no_link")
     assert row(watched.relay.status(), "eth0")["fault"] == "the interface is gone, or was switched off"
     assert sum(value for key, value in watched.metrics().items() if key[0] == "relay_errors_total") == 0
+
+
+def somebody_on_this_machine_changes_nothing(watched, *names):
+    """Whoever comes by loopback lets nobody else in, and whether he is there is seen on this machine alone."""
+
+    def seen():
+        # An answer may be a moment old.
+        since = watched.relay.status()["uptime_s"]
+        status = wait_until(
+            "the page is of now",
+            lambda: (found := json.loads(watched.get("/status.json")[1]))["uptime_s"] > since and found,
+            PATIENCE_S,
+        )
+        told = [(link["kind"], link["interface"], link["state"]) for link in status["links"]]
+        return told, status["link_states"], [(one["name"], one["details"]) for one in status["conditions"]]
+
+    before = seen()
+    with RawClient(watched.box.connect("127.0.0.1")) as client:
+        client.fetch_all()
+        watched.relay.wait("it sees him", lambda status: row(status, "lo").get("clients") == 1, PATIENCE_S)
+        assert seen() == before
+        watched.wait_for(*names)
+    watched.relay.wait("he has gone", lambda status: not row(status, "lo"), PATIENCE_S)
+    watched.wait_for(*names)
 
 
 def row(status, interface, kind="tcp"):
