@@ -112,6 +112,7 @@ _CODES: Final = {
     "clock_untrusted": Code.CLOCK,
     "clock_refused": Code.CLOCK,
     "clock_wrong": Code.CLOCK,
+    "clock_disputed": Code.CLOCK,
 }
 
 

@@ -114,6 +114,10 @@ def _secret_differs(status: Status) -> bool:
     return not status.relays and status.recent.get("secret_failures", 0) >= SECRET_FAILURES
 
 
+def _clock_disputed(status: Status) -> bool:
+    return any(row.name == "bitchat" and row.gauges.get("clock_disputed") for row in status.components)
+
+
 def _component(name: str) -> Callable[[Status], list[str]]:
     def find(status: Status) -> list[str]:
         return next((_faults(row) for row in status.components if row.name == name), [])
@@ -273,6 +277,12 @@ _WARNING: Final = (
         _clock_wrong,
         "the clock is probably wrong",
         "look which one is right, and set it: relay clock set",
+    ),
+    (
+        "clock_disputed",
+        _if(_clock_disputed),
+        "phones with bitchat say another time than the clock that this relay goes by, so that iPhones ignore it",
+        "look which one is right; if the relay's is not, set it: relay clock set",
     ),
     ("ble_down", _component("ble"), "Bluetooth does not work", ""),
     ("bitchat_down", _component("bitchat"), "bitchat does not work", ""),

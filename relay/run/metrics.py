@@ -245,7 +245,7 @@ _GAUGE_TEXTS = {
     ),
     "clock_disputed": (
         "Whether five phones or more say another time than that clock",
-        "1: look which is right; set the clock",
+        "as clock_disputed below says",
     ),
     "letters_brief": (
         "Letters that this relay alone keeps, until they end, coarse",

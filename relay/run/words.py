@@ -73,6 +73,13 @@ CONDITIONS: Final[dict[str, Said]] = {
         N_("The clock is probably wrong"),
         N_("Give the relay the right time below: with a wrong one it turns mail away."),
     ),
+    "clock_disputed": Said(
+        N_("Phones with bitchat say another time than the relay"),
+        N_(
+            "Look which one is right. If the relay is wrong, give it the right time below: until then iPhones do not "
+            "listen to it."
+        ),
+    ),
     "ble_down": Said(
         N_("Bluetooth does not work"), N_("Start the relay again. If that does not help, use another box.")
     ),

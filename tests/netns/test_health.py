@@ -20,6 +20,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from relay.control.conditions import SLOW_COMMITS
+from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices
 from relay.process.link_socket import component_preamble
 from relay.process.reports import Component, Idle, Reporter
 from relay.run.words import CONDITIONS
@@ -250,6 +251,21 @@ def test_full_and_damaged_stores(lab):
         assert len(client.fetch_all()) == 19
     damaged.wait_for("store_damaged")
     assert damaged.metrics()["relay_store_unreadable_bodies_total",] == 1
+    # A damaged log, as of a machine whose power was cut: what of it is lost is counted, and the rest is mended.
+    more = make_envelopes(5, 20)
+    for first in range(0, 20, 5):
+        with RawClient(box.connect("127.0.0.1", 4271)) as client:
+            client.put(more[first : first + 5])
+    damaged.relay.kill()
+    [log] = (damaged.relay.folder / "store").glob("*.sqlite-wal")
+    raw = bytearray(log.read_bytes())
+    at = -1
+    while (at := raw.find(more[12][40:200], at + 1)) >= 0:  # in each copy of its page
+        raw[at] ^= 0x10
+    log.write_bytes(raw)
+    damaged.relay.start()
+    damaged.wait_for("store_mended", "store_damaged")
+    assert damaged.metrics()["relay_store_log_damaged",] == 1
 
 
 def test_a_disk_that_is_full_or_read_only_and_is_well_again_without_anybody_putting_anything(lab, small_disk):
@@ -370,6 +386,38 @@ def test_what_other_processes_say_and_when_they_are_gone(lab):
         reporter.stopped()
         ble.sendall(reporter.last_line())
     watched.wait_state("stopped", "relay_component_state", "ble")
+    watched.wait_for()
+    bitchat, net = Reporter(Component.BITCHAT), Reporter(Component.NET)
+    with connect(watched, Component.BITCHAT) as phones, connect(watched, Component.NET) as radios:
+        report(phones, bitchat)
+        net.troubles = ("channel 13 is not allowed in US; write one from 1 to 11",)
+        report(radios, net)
+        watched.wait_for("bitchat_down", "net_down")
+        # Five phones or more say another time than a clock that the operator vouches for.
+        bitchat.up, net.up, net.troubles = True, True, ()
+        bitchat.gauge("clock_disputed", 1)
+        net.gauge("phones", 7)
+        net.gauge("phones_most", 7)
+        report(phones, bitchat)
+        report(radios, net)
+        watched.wait_for("clock_disputed", "access_point_full")
+        assert watched.metrics()["relay_bitchat_clock_disputed",] == 1
+        bitchat.gauge("clock_disputed", 0)
+        net.gauge("phones", 6)
+        report(phones, bitchat)
+        report(radios, net)
+        watched.wait_for()
+        for sock, reporter in ((phones, bitchat), (radios, net)):
+            reporter.stopped()
+            sock.sendall(reporter.last_line())
+    # What other programs of an appliance leave for those who have no terminal.
+    told = {"config": "config_mistake", "secret": "secret_mistake", "storage": "card_trouble",
+            "board": "board_trouble", "network": "network_trouble", "undervoltage": "undervoltage"}  # fmt: skip
+    place = NOTICES[0]
+    place.parent.mkdir()
+    place.write_bytes(encode_notices(Notice(code=NoticeCode(code), text="what is wrong") for code in told))
+    watched.wait_for(*told.values())
+    place.write_bytes(encode_notices([Notice(code=NoticeCode.HINT, text="by the way")]))
     watched.wait_for()
     board = Reporter(Component.BOARD)
     board.up = True

@@ -27,6 +27,7 @@ from relay.control.text import human_bytes, human_duration, startup_summary, sta
 from relay.process.logs import PrivateFormatter, setup
 from relay.process.ports import holders
 from tests.programs.running import not_root
+from tests.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +81,9 @@ def test_a_port_that_another_has_is_told_with_a_remedy(tmp_path):
             said = process.stderr.readline()
             with ControlClient(tmp_path / "control") as client:
                 status = client.read_status()
+                other.close()
+                wait_until("it is well once the port is free", lambda: client.read_status().ready, 20)
+                after = client.read_status()
             process.terminate()
             alarm.cancel()
     name = Path("/proc/self/comm").read_text().strip()
@@ -89,6 +93,9 @@ def test_a_port_that_another_has_is_told_with_a_remedy(tmp_path):
     )
     assert fault in said
     assert f"a link is down: tcp on all: {fault}" in status.problems()
+    # Of all interfaces together there is a row only while they do not work.
+    assert [(link.kind, link.interface, link.state) for link in after.links] == [("tcp", "lo", "listening")]
+    assert after.problems() == []
 
 
 def test_of_a_program_that_may_not_be_looked_into_the_user_is_told():

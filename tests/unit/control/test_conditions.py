@@ -117,6 +117,10 @@ CAUSES = [
     ("clock_wrong", {"clock": replace(CLOCK, offset_hours=-CLOCK_OFF_HOURS - 1)}),
     ("clock_wrong", {"recent": {"refused_for_hour": 3, "accepted": 0}}),
     ("clock_untrusted", {"clock": ClockStatus()}),
+    (
+        "clock_disputed",
+        {"components": [ComponentStatus(name="bitchat", connected=True, up=True, gauges={"clock_disputed": 1})]},
+    ),
     ("ble_down", {"components": [ComponentStatus(name="ble")]}),
     ("bitchat_down", {"components": [ComponentStatus(name="bitchat")]}),
     ("libp2p_down", {"components": [ComponentStatus(name="libp2p")]}),
