@@ -11,6 +11,7 @@ from relay.core.admission import MAX_HOURS_PER_INTERFACE, Policy
 from relay.core.envelope import EnvelopeType, Header, decode_header, envelope_id, make_tag
 from relay.core.log import AdmittedLog, EntryState
 from relay.core.messages import Offer, Refusal
+from relay.core.stats import Rejected
 from tests.unit.core.memory import BUILD_HOUR, HOUR, MemoryStore, Relay, client, envelope, neighbour
 
 FEW, MANY = 400, 100_000
@@ -164,6 +165,18 @@ def test_refusing_an_offer_costs_a_lookup_however_much_is_stored(refusal):
     print(few, many)
     assert max(few + many) <= MOST_STEPS
     assert sum(many) <= 1.2 * sum(few), "it grows with what is stored"
+
+
+def test_what_neighbours_offer_again_and_again_is_counted_once():
+    relay = relay_with(FEW)
+    relay.node.intake._stale = False
+    rng, before = random.Random(4), relay.count(Rejected.FULL)
+    offers = [Offer((1 << 250 | rng.getrandbits(250)).to_bytes(32), 0, HOUR) for _ in range(5)]
+    for _ in range(3):  # neighbours, each in two sessions
+        for _ in range(2):
+            _, wire = neighbour(relay, interface="eth1")
+            assert relay.node._requests.offered(wire.link.exchange, offers, 1.0)
+    assert relay.count(Rejected.FULL) - before == len(offers)
 
 
 @pytest.mark.parametrize("is_loaded", [False, True])
