@@ -33,12 +33,20 @@
     document.title = fresh.title;
     for (const part of document.querySelectorAll("[data-live]")) {
       const next = fresh.getElementById(part.id);
+      if (part.contains(document.activeElement)) continue;
+      if (!next) {
+        part.remove();
+        continue;
+      }
       // What did not change stays as it is: a screen reader says nothing, and nobody loses his place.
-      if (!next || next.innerHTML === part.innerHTML || part.contains(document.activeElement)) continue;
+      if (next.innerHTML === part.innerHTML) continue;
       const open = [...part.querySelectorAll("details[open]")].map((details) => details.id);
       part.className = next.className;
       part.replaceChildren(...next.childNodes);
       for (const id of open) document.getElementById(id)?.setAttribute("open", "");
+    }
+    for (const part of fresh.querySelectorAll("[data-live]")) {
+      if (!document.getElementById(part.id)) document.getElementById(part.previousElementSibling?.id)?.after(part);
     }
     fill();
   };

@@ -6,6 +6,7 @@ import contextlib
 import random
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 from relay.appliance.portal_page import PortalPage
@@ -46,8 +47,21 @@ def with_link_down(engine):
     engine.changes |= {"relays": 0, "links": [link], "link_states": {"tcp": "down"}}
 
 
+def with_links_down(engine):
+    """Of twenty, after somebody pulled two cables and a radio."""
+    links = [
+        replace(link, state=LinkState.DOWN, relays=0, clients=0) if number in {4, 11} else link
+        for number, link in enumerate(engine.changes["links"])
+    ]
+    trouble = ["wifi1: its radio went away; plug it in again, or name another in mesh_interface"]
+    components = [
+        replace(row, up=False, troubles=trouble) if row.name == "net" else row for row in engine.changes["components"]
+    ]
+    engine.changes |= {"relays": 8, "links": links, "components": components, "link_states": {"tcp": "down"}}
+
+
 def crowded():
-    """Twenty links, some down, all parts of an appliance, and much that happened."""
+    """Twenty links, all parts of an appliance, and much that happened."""
     engine = StandInEngine()
     rng = random.Random(20)
     for reason in (*Rejected, *HandshakeFailure):
@@ -55,7 +69,7 @@ def crowded():
     links = [
         LinkStatus(
             kind="ble" if name == "hci0" else "tcp", interface=name,
-            state=LinkState.DOWN if number in {4, 11} else LinkState.UP if number % 3 else LinkState.LISTENING,
+            state=LinkState.UP if number % 3 else LinkState.LISTENING,
             relays=number % 3 and number % 17, clients=number * 7 % 60, bytes_in=number * 31_000_000,
             bytes_out=number * 2_700_000, restarts=number % 2, errors={"replay": number} if number % 5 == 0 else {},
             ended={"goodbye": 40 * number},
@@ -68,8 +82,7 @@ def crowded():
             gauges={"adapters": 1, "adapters_up": 1, "clients": 9, "neighbours": 2, "slots_used": 3, "relays_heard": 5},
         ),
         ComponentStatus(
-            name="net", connected=True, gauges={"radios": 2, "radios_up": 1, "phones": 7, "phones_most": 7},
-            troubles=["wifi1: its radio went away; plug it in again, or name another in mesh_interface"],
+            name="net", connected=True, up=True, gauges={"radios": 2, "radios_up": 2, "phones": 6, "phones_most": 7},
         ),
         ComponentStatus(name="bitchat", connected=True, up=True, gauges={"clients": 6}),
         ComponentStatus(name="board", connected=True, up=True, gauges={"temperature_celsius": 61, "undervoltage": 0}),
@@ -113,7 +126,7 @@ def served(*engines, works=None, listing=shelf.LIST):
             listening = socket.create_server(("127.0.0.1", 0))
             urls.append(f"http://127.0.0.1:{listening.getsockname()[1]}")
             page = PortalPage("Plaza north", "river lantern 42", works=works or Path("/nonexistent"))
-            portal = asyncio.create_task(serve(listening, page, idle_s=600, lists=(listing,)))
+            portal = asyncio.create_task(serve(listening, page, idle_s=3600, lists=(listing,)))
             loops.append((asyncio.get_running_loop(), stop))
             started.set()
             await stop.wait()
