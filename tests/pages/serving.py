@@ -15,6 +15,7 @@ from relay.config.run import HttpConfig
 from relay.config.settings import Address
 from relay.control.status import ComponentStatus, LinkState, LinkStatus, StoreStatus
 from relay.core.stats import HandshakeFailure, Rejected, Total
+from relay.links.tcp import _UNPLUGGED
 from relay.process import shelf
 from relay.run.history import SAMPLE_INTERVAL_S, History, Sample
 from relay.run.web import StatusServer
@@ -43,7 +44,7 @@ def well():
 
 def with_link_down(engine):
     """The same after somebody pulled its cable."""
-    link = LinkStatus(kind="tcp", interface="eth0", state=LinkState.DOWN, fault="no carrier; plug the cable in")
+    link = LinkStatus(kind="tcp", interface="eth0", state=LinkState.DOWN, fault=_UNPLUGGED)
     engine.changes |= {"relays": 0, "links": [link], "link_states": {"tcp": "down"}}
 
 
