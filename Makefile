@@ -45,7 +45,7 @@ netns: ## the tests on real networks, in namespaces
 	@$(in_dev); tools=$$(.ci/tools); .ci/guest-tree >/dev/null; PATH="$$PATH:$$tools" \
 		.ci/netns "$$venv/bin/python" -m pytest -p no:cacheprovider -m "netns and not alerts" $(TESTS)
 
-test-alerts: ## nine relays are broken and mended, watched by a real Prometheus and Alertmanager; minutes of real time, no part of CI
+test-alerts: ## ten relays are broken and mended, watched by a real Prometheus and Alertmanager; minutes of real time, no part of CI
 	@$(in_dev); tools=$$(.ci/tools); PATH="$$PATH:$$tools" \
 		.ci/netns "$$venv/bin/python" -m pytest -p no:cacheprovider -m alerts tests/netns/test_watching.py $(ARGS)
 

@@ -90,8 +90,20 @@ def test_it_works_with_no_radio_at_all(card, boot):
 
 
 def test_a_clock_that_stands_at_1970_or_2040_is_no_reason_to_stop(card, boot):
+    card.write("MESH-RELAY", "relay.toml", b'[clock]\ntrust = "system"\n')
     appliance = boot(card)
     assert appliance.wait_booted() == "running", appliance.explain()
-    for year in (1970, 2040):
+    ask = "python3 -c 'import urllib.request as u; print(u.urlopen(\"http://127.0.0.1:9470/{}\").read().decode())'"
+    for year, is_refused in ((1970, True), (2040, False)):
         appliance.sh(f"date -s {year}-01-02; systemctl restart mesh-relay.service")
-        assert json.loads(appliance.run("relay", "status", "--json").stdout)["store"]["writable"]
+        status = json.loads(appliance.run("relay", "status", "--json").stdout)
+        assert status["store"]["writable"]
+        # One that cannot be right is told by all that tells, and not gone by.
+        said = "The clock of this machine cannot be right"
+        metric = f'relay_condition{{condition="clock_refused",severity="warning"}} {float(is_refused)}'
+        assert ("clock_refused" in {one["name"] for one in status["conditions"]}) is is_refused
+        assert status["clock"]["trusted"] is not is_refused
+        assert metric in appliance.sh(ask.format("metrics"))
+        assert (said in appliance.sh(ask.format(""))) is is_refused
+        healthz = appliance.run("sh", "-c", ask.format("healthz"), check=False)
+        assert healthz.code == is_refused, healthz.stdout

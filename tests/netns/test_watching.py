@@ -16,6 +16,7 @@ import socket
 import subprocess
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,7 @@ import pytest
 from docs.prometheus import dashboard
 from relay.control.conditions import SLOW_COMMITS
 from relay.control.control_client import ControlClient
+from relay.process.progress import DEFAULT_LIMIT_S
 from tests.netns.lab import PROJECT, command
 from tests.netns.prometheus import Watcher
 from tests.netns.rawclient import ClientError, RawClient, make_envelopes
@@ -33,7 +35,9 @@ from tests.waiting import wait_until
 METRICS_PORT = 9470
 #: linux/if_ether.h
 ETH_P_ALL = 3
-#: Nine at once, each of which imports for a second of processor time.
+#: All on one machine, each with ports of its own.
+APART = ("small", "card", "odd", "stuck")
+#: Ten at once, each of which imports for a second of processor time.
 START_TIMEOUT_S = 120
 OPEN = {"listen": f"[::]:{METRICS_PORT}"}
 #: Announced on a segment beside the 64 that a relay takes.
@@ -81,6 +85,9 @@ class Site:
     phone: object
     enemy: object
     disk: Path
+    #: Holds up the card of `stuck` for as long as it lives; and who waits for that.
+    hanging: subprocess.Popen | None = None
+    waiting: Future | None = None
     boxes: dict = field(default_factory=dict)
     relays: dict = field(default_factory=dict)
 
@@ -91,7 +98,7 @@ class Site:
         return RawClient(self.boxes[name].connect("127.0.0.1", self.port(name)))
 
     def port(self, name):
-        return {"card": PORT + 1, "odd": PORT + 2}.get(name, PORT)
+        return {"card": PORT + 1, "odd": PORT + 2, "stuck": PORT + 3}.get(name, PORT)
 
 
 @pytest.fixture
@@ -132,14 +139,14 @@ def site(lab, disk, templates):  # noqa: ARG001 - Alertmanager finds them
         "crowd": lab.box("crowd", crowd),
     }
     shelf = lab.box("shelf", ops)
-    boxes |= dict.fromkeys(("small", "card", "odd"), shelf)
+    boxes |= dict.fromkeys(APART, shelf)
     # On one machine, and strangers to each other: nobody is to mend what another one is to suffer.
     apart = {
         name: {
             "tcp": {"port": PORT + number, "discovery": False},
             "http": OPEN | {"listen": f"[::]:{METRICS_PORT + number}"},
         }
-        for number, name in enumerate(("small", "card", "odd"))
+        for number, name in enumerate(APART)
     }
     apart["small"]["store"] = {"path": str(lab.folder / "small-store"), "max_envelopes": 100}
     apart["card"]["store"] = {"path": str(disk / "store")}
@@ -154,7 +161,7 @@ def site(lab, disk, templates):  # noqa: ARG001 - Alertmanager finds them
     shelf_address = shelf.ports["eth0"].ipv4
     damage(made)
     made.watcher = Watcher(
-        operator, [(f"{shelf_address}:{METRICS_PORT + n}", name) for n, name in enumerate(("small", "card", "odd"))]
+        operator, [(f"{shelf_address}:{METRICS_PORT + n}", name) for n, name in enumerate(APART)]
     )
     yield made
     made.watcher.end()
@@ -251,6 +258,24 @@ def wear_out(site):
         (site.disk / "ballast").write_bytes(bytes(free))
 
 
+def hang(site):
+    """A card that answers no more: the next sync does not end. What it is that stands still is told after a minute."""
+    relay = site.relays["stuck"]
+    site.hanging = site.boxes["stuck"].start(
+        "strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync",
+        "-e", "inject=fdatasync,fsync:delay_enter=600000000", "-p", str(relay.process.pid), stderr=subprocess.DEVNULL
+    )  # fmt: skip
+
+    def put():
+        # Nobody is told that it is committed, until it is.
+        with site.client("stuck") as client:
+            began = time.monotonic()
+            client.put(make_envelopes(1, 1), timeout_s=300)
+            assert time.monotonic() - began > DEFAULT_LIMIT_S
+
+    site.waiting = ThreadPoolExecutor(1).submit(put)
+
+
 def knock(site, count):
     """Who speaks something else to the relay's port."""
     for _ in range(count):
@@ -273,6 +298,7 @@ def board(site, *sensors):
 def cause(site):
     """All at once."""
     relays = site.relays
+    hang(site)
     site.enemy.python("-c", CROWD, site.enemy.ports["eth0"].ipv4, str(FALSE_RELAYS))
     relays["gone"].kill()
     site.boxes["link"].ports["eth1"].unplug()
@@ -307,6 +333,9 @@ def start_again_and_again(site):
 def mend(site):
     """Each by its remedy."""
     relays = site.relays
+    site.hanging.send_signal(signal.SIGINT)
+    site.hanging.wait(10)
+    site.waiting.result(60)
     restarting = threading.Thread(target=start_again_and_again, args=(site,))
     restarting.start()
     site.boxes["link"].ports["eth1"].replug()
@@ -336,6 +365,7 @@ CAUSED = {
     ("RelayHandshakeFailures", "odd"),
     ("RelayComponentDead", "odd"),
     ("RelayDrops", "crowd"),
+    ("RelayNeedsALook", "stuck"),
 }
 
 
@@ -349,7 +379,7 @@ def test_each_alert_fires_when_it_is_caused_and_clears_and_who_is_well_is_silent
         40,
     )
     # Each once, though one is on two networks of the operator's.
-    assert sorted(watcher.listed().values()) == sorted(site.relays.keys() - {"small", "card", "odd"})
+    assert sorted(watcher.listed().values()) == sorted(site.relays.keys() - set(APART))
     printing = watcher.box.start_cli("targets")
     site.relays["alone"].wait_linked(1)
     site.relays["link"].wait_linked(2)
@@ -357,7 +387,7 @@ def test_each_alert_fires_when_it_is_caused_and_clears_and_who_is_well_is_silent
     began = time.monotonic()
     with Phones(site) as phones:
         cause(site)
-        watcher.wait_fires(CAUSED, 60)
+        watcher.wait_fires(CAUSED, 60 + DEFAULT_LIMIT_S)
         printed = json.loads(watcher.box.finish_cli(printing))
         assert {row["labels"]["__meta_relay_label"] for row in printed} >= {"well", "camp", "alone", "crowd"}
         print(f"all fired after {time.monotonic() - began:.1f} s")
