@@ -318,7 +318,8 @@ def test_of_a_large_partition_only_what_was_used_is_written_over(disk, tmp_path)
     with Device(disk.card.data) as device:
         ranges = ever_written(device)
         used = sum(length for _, length in ranges)
-        assert 4_200_000 < used < 60 << 20
+        # Whole groups of 8 MiB, of which newer e2fsprogs (1.47.2 for 1.47.0) takes into use by themselves some more.
+        assert 4_200_000 < used < 80 << 20
         # None is there twice, and nothing is outside.
         assert sum(length for _, length in merged(ranges)) == used
         assert all(start >= 0 and start + length <= device.size for start, length in ranges)
