@@ -25,6 +25,7 @@ from tests.radio.stage import Stage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.guest.guest import Process
     from tests.radio.stage import Machine
 
 RUNS = 3
@@ -60,11 +61,7 @@ class Phones:
         running = []
         for phone in self._phones:
             phone.guest.sh("rm -f /host/go")
-            process = phone.guest.python(
-                "-m", "bench.guests.phone", phone.name, kind, bearer, direction, str(size), str(psm)
-            )
-            process.wait_output("ready", PATIENCE_S)
-            running.append(process)
+            running.append(_start(phone, kind, bearer, direction, str(size), str(psm)))
         for phone in self._phones:
             (phone.guest.share / "go").touch()
         began = time.monotonic()
@@ -81,6 +78,22 @@ class Phones:
             with contextlib.suppress(RuntimeError):
                 return self.goodput("raw", bearer, direction, size, psm)
         raise RuntimeError(f"the bare {bearer} lost frames in each of {RUNS} runs {direction}")
+
+
+def _start(phone: Machine, *arguments: str) -> Process:
+    """A phone that is connected. Now and then BlueZ ends a link as soon as it is there: people's clients dial again."""
+    left = RUNS
+    while True:
+        process = phone.guest.python("-m", "bench.guests.phone", phone.name, *arguments)
+        try:
+            process.wait_output("ready", PATIENCE_S)
+        except GuestError as error:
+            left -= 1
+            if not left:
+                raise
+            print(f"dialled again, as: {error}".splitlines()[0], flush=True)
+        else:
+            return process
 
 
 def measure_streams(stage: Stage, runs: int) -> dict[str, float]:

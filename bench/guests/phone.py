@@ -82,6 +82,9 @@ class OneStream:
         self._splicing = asyncio.ensure_future(splice(self._stream, theirs))
         return ours
 
+    def avoid(self) -> None:
+        """There is no other one to look for."""
+
     async def close(self) -> None:
         if self._splicing is not None:
             await asyncio.wait({self._splicing}, timeout=5)
