@@ -15,7 +15,7 @@ class Reader:
     1 kB or less, that is more work than the pieces are.
     """
 
-    __slots__ = ("_batch_bytes", "_is_registered", "_is_stream", "_loop", "_piece_bytes", "_sock", "_waiter")
+    __slots__ = ("_batch_bytes", "_is_fresh", "_is_registered", "_is_stream", "_loop", "_piece_bytes", "_sock", "_waiter")
 
     def __init__(self, sock: socket.socket, *, piece_bytes: int, batch_bytes: int) -> None:
         """Whoever closes ``sock`` calls :meth:`close` before that.
@@ -28,13 +28,18 @@ class Reader:
         self._batch_bytes = batch_bytes
         self._is_stream = sock.type == socket.SOCK_STREAM
         self._loop = asyncio.get_running_loop()
+        self._is_fresh = True
         self._is_registered = False
         self._waiter: asyncio.Future[bytes] | None = None
 
     async def read(self) -> bytes:
         """Wait for bytes; b"" at the end, whatever caused it."""
         if not self._is_registered:
-            data = self._take()
+            # Not before there is something: of a channel that was just accepted the kernel may not have told the other
+            # side yet, and asked for bytes it grants credits for them. These then come for a channel that is not
+            # known there, are rejected, and the channel is lost (Linux 6.12; up to every tenth of them).
+            data = None if self._is_fresh else self._take()
+            self._is_fresh = False
             if data is not None:
                 return data
             self._loop.add_reader(self._sock, self._on_readable)

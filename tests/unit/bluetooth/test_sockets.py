@@ -113,3 +113,27 @@ def test_the_loop_does_not_spin_while_nobody_reads(pair):
         own.close()
 
     asyncio.run(run())
+
+
+def test_a_channel_is_not_asked_for_bytes_before_there_are_any(pair):
+    """By asking, Linux grants credits, and may do so before it tells the other side that there is a channel."""
+    ours, theirs = pair
+
+    class Asked(socket.socket):
+        times = 0
+
+        def recv(self, *arguments):
+            self.times += 1
+            return super().recv(*arguments)
+
+    async def run():
+        with Asked(fileno=ours.detach()) as asked:
+            own = reader(asked)
+            waiting = asyncio.ensure_future(own.read())
+            await asyncio.sleep(0.05)
+            assert asked.times == 0
+            theirs.send(b"first")
+            assert await waiting == b"first"
+            own.close()
+
+    asyncio.run(run())
