@@ -12,6 +12,7 @@ import shutil
 import socket
 import threading
 
+from image.layout import layout
 from tests.guest.guest import Guest
 from tests.guest.uml import ROOT, GuestError, Uml
 
@@ -50,10 +51,15 @@ class Appliance(Guest):
         shutil.copy(ROOT / "tests/guest/agent.py", self.folder)
         pairs = [socket.socketpair() for _ in range(1 + self._radios)]
         self._line, *self.radio_lines = (pair[0] for pair in pairs)
-        boot = self.card.boot_settings()
+        # As U-Boot does it, which these guests have not.
+        chosen = self.card.start()
+        self.slot = chosen.slots[0]
+        boot = self.card.boot_settings(self.slot)
+        device = f"/dev/ubda{layout()[f'ROOT_{self.slot}'].number}"
+        trial = ["relay.trial=1"] if chosen.on_trial else []
         unit = base64.b64encode(_AGENT.format(folder=self.folder).encode()).decode()
         verity = (
-            f"vroot,,,ro,0 {boot['rootsectors']} verity 1 /dev/ubda5 /dev/ubda5 4096 4096 {boot['rootblocks']} "
+            f"vroot,,,ro,0 {boot['rootsectors']} verity 1 {device} {device} 4096 4096 {boot['rootblocks']} "
             f"{boot['roothashstart']} sha256 {boot['roothash']} {boot['rootsalt']} 1 panic_on_corruption"
         )
         self._uml = Uml(
@@ -62,7 +68,7 @@ class Appliance(Guest):
             [
                 f"ubd0={self.card.path}", "root=/dev/dm-0", "ro", "quiet", "console=tty0", "panic=-1",
                 f'dm-mod.create="{verity}"', "systemd.wants=lab.service",
-                f"systemd.set_credential_binary=systemd.extra-unit.lab.service:{unit}", *self._arguments,
+                f"systemd.set_credential_binary=systemd.extra-unit.lab.service:{unit}", *trial, *self._arguments,
             ],
             memory_mib=self._memory_mib,
             lines=[pair[1] for pair in pairs],
