@@ -54,8 +54,8 @@ if test -z "${slot}"; then
 fi
 setexpr serial 0x${serial} + 1
 env export -c -s 200 ${one} ${record}
-# A card that takes nothing must not start what fails for ever.
-if ${devtype} write ${one} ${to} 1; then true; else
+# A card that takes nothing, whether it says so or not, must not start what fails for ever.
+if ${devtype} write ${one} ${to} 1 && ${devtype} read ${two} ${to} 1 && cmp.b ${one} ${two} 200; then true; else
   setenv slots "${slots} A B"
   setenv trying
 fi

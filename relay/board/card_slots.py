@@ -69,6 +69,24 @@ class Slot:
 
             yield source
 
+    def is_whole(self, go_on: Callable[[], bool]) -> bool | None:
+        """Whether all is there that its head names, as it was; None if that is to be asked again. Raise OSError.
+
+        :param go_on: asked before each piece
+        """
+        try:
+            wanted = self.head().manifest
+        except DecodeError:
+            return False
+        with Device(self.boot, writable=False) as boot, Device(self.root, writable=False) as root:
+            for device, part in ((boot, wanted.boot), (root, wanted.root)):
+                for piece in part.pieces():
+                    if not go_on():
+                        return None
+                    if not _holds(device, *piece):
+                        return False
+        return True
+
     def write(self, head: Head, source: Callable[[int, int], bytes], go_on: Callable[[], bool]) -> int | None:
         """Have in it what ``head`` names; return how many bytes were written, or None if it is to be gone on with.
 

@@ -60,7 +60,7 @@ REASONS: Final = {
     "take one of a release, or write the key into update_keys in relay.toml",
     "bad_signature": "its signature is not valid: copy it anew, and from another source",
     "other_board": "it is for another kind of board",
-    "older": "it is older than what this relay has",
+    "older": "it is not newer than what this relay has",
     "same": "this relay has it already",
     "too_large": "it is larger than a slot of this card: write the new image to a card instead",
     "failed": "it was tried, and did not come up well",
@@ -189,12 +189,13 @@ class Own:
             raise DecodeError("no description of a release") from error
 
 
-def accept(head: Head, own: Own, *, sizes: Sequence[int], failed: str, older: bool) -> Manifest:
+def accept(head: Head, own: Own, *, sizes: Sequence[int], held: str, failed: str, older: bool) -> Manifest:
     """The manifest of an update that may be written; raise RefusedError. The signature comes first.
 
     :param sizes: bytes that there are for boot partition and root
+    :param held: the name of what runs
     :param failed: the name of what turned back before
-    :param older: whether a person said that it may be older
+    :param older: whether a person said that it may be older, or have turned back
     """
     if not head.signature:
         raise RefusedError("unsigned")
@@ -204,9 +205,10 @@ def accept(head: Head, own: Own, *, sizes: Sequence[int], failed: str, older: bo
         raise RefusedError("other_board")
     if found.boot.size > sizes[0] or found.root.size > sizes[1]:
         raise RefusedError("too_large")
-    if (found.built, found.version) == (own.built, own.version):
+    if found.name() == held:
         raise RefusedError("same")
-    if found.built < own.built and not older:
+    # Of the same source with other packages nobody knows which is the newer one.
+    if found.built <= own.built and not older:
         raise RefusedError("older")
     if found.name() == failed and not older:
         raise RefusedError("failed")

@@ -27,12 +27,15 @@ from relay.board.card_slots import CardSlots, NoSlotsError
 from relay.board.manifest import HEAD_BYTES, Head, Own, RefusedError, accept
 from relay.control.control_client import ControlClient, ControlError
 from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices
+from relay.control.status import LinkState
 from relay.core.errors import DecodeError
 from relay.process import logs
 from relay.process.update_request import Incoming, Said
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
+
+    from relay.control.status import Status
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +88,15 @@ def unit_faults(shown: str, restarts: dict[str, str]) -> set[str]:
         if values.get("ActiveState") not in {"active", "inactive"} or restarts.get(unit, count) != count:
             found.add(unit)
         restarts[unit] = count
+    return found
+
+
+def own_faults(status: Status) -> set[str]:
+    """Which conditions of a relay are its own doing."""
+    found = {one.name for one in status.conditions} & slots.OWN_FAULTS
+    if all(link.state != LinkState.DOWN for link in status.links):
+        # Nothing but a cable that somebody took out.
+        found.discard("link_down")
     return found
 
 
@@ -167,19 +179,31 @@ class Slots:
             return None
         if not status.ready:
             return None
-        found = {one.name for one in status.conditions} & slots.OWN_FAULTS
-        found |= unit_faults(_show(), self._restarts)
+        found = own_faults(status) | unit_faults(_show(), self._restarts)
         if _read(_WATCHDOG) == "inactive":
             found.add("watchdog")
         return found
 
+    def _known(self) -> Collection[str]:
+        """What is not held against the slot that starts next."""
+        faults = self.faults()
+        return slots.OWN_FAULTS if faults is None else faults
+
     def fill(self, go_on: Callable[[], bool]) -> None:
-        """Have in the other slot what runs here, unless it holds something that starts."""
+        """Have in the other slot what runs here, unless it holds something that starts, or may start once more."""
         running, target = self._card.running, slots.other(self._card.running)
         record = self._card.record()
         if record.tries(target):
             return
         try:
+            if slots.is_to_be_tried_again(record, target):
+                is_whole = self._card[target].is_whole(go_on)
+                if is_whole is None:
+                    return
+                if is_whole:
+                    self._card.remember(slots.updated(record, target, self._known()))
+                    logger.info("slot %s is whole: at the next start it is tried once more", target)
+                    return
             head = self._card[running].head()
             self._card.remember(slots.emptied(record, target))
             began = time.monotonic()
@@ -230,17 +254,19 @@ class Slots:
             head = Head.decode(_read_piece(read, 0, HEAD_BYTES))
             if self._own is None:
                 raise RefusedError("wrong_key")
-            described = accept(head, self._own, sizes=self._card[target].sizes, failed=record.failed, older=older)
+            described = accept(
+                head, self._own, sizes=self._card[target].sizes, held=self._card[running].name(), failed=record.failed,
+                older=older,
+            )  # fmt: skip
             if record.trial == running:
                 raise RefusedError("on_trial")
-            if not (record.trial == target and self._card[target].name() == described.name()):
+            is_there = record.trial == target and record.tries(target)
+            if not is_there or self._card[target].name() != described.name():
                 self._card.remember(slots.emptied(record, target))
                 self._card[target].write(
                     head, lambda offset, length: _read_piece(read, HEAD_BYTES + offset, length), lambda: True
                 )
-                faults = self.faults()
-                known = slots.OWN_FAULTS if faults is None else faults
-                self._card.remember(slots.updated(self._card.record(), target, known))
+                self._card.remember(slots.updated(self._card.record(), target, self._known()))
         except DecodeError as error:
             raise RefusedError("damaged") from error
         except OSError as error:

@@ -6,6 +6,9 @@ one of these off before it starts it; `relay slot` gives them back once the rela
 TRIES times in a row, in whatever way, makes room for the other one. Where neither has a try left they take turns,
 uncounted, and nothing restarts the one that comes up.
 
+What made room is given one more trial, if it had proved itself and is still whole: three plugs pulled early must
+not turn a security update back for good. Else what runs is copied over it.
+
 A slot that was just written is on trial: it counts as well only when all that is the relay's own works as it did in
 the slot before (:data:`OWN_FAULTS`); if that does not come within the time of relay-trial.timer, the machine starts
 again. One that came through its trial is never restarted for what does not work: that is a cable's, an adapter's, or
@@ -69,7 +72,8 @@ def other(slot: str) -> str:
 class Record:
     """``first``: the slot that is to start; ``left``: tries of A and B.
 
-    ``good``: where there is no try left, the one to start; ``trial``: the slot that has to prove itself, or "".
+    ``good``: where there is no try left, the one to start; ``trial``: the slot that has to prove itself, or "" (it has
+    tries as soon as it is known to be whole).
     ``failed``: what turned back (:func:`relay.board.manifest.Manifest.name`), until something else proves itself.
     ``known``: what did not work already when the slot on trial was written.
     """
@@ -190,8 +194,9 @@ def came_up(record: Record, running: str, content: str) -> Record:
     found = record if is_tried else replace(record, good=running)
     if running == record.first:
         return found
-    # The one that should have started did not, as often as it may.
-    found = replace(found, first=running, trial="", failed=content or UNKNOWN, known=frozenset())
+    # The one that should have started did not, as often as it may. If it had proved itself it may once more.
+    trial = "" if record.trial == record.first else record.first
+    found = replace(found, first=running, trial=trial, failed=content or UNKNOWN, known=frozenset())
     return found.with_tries(other(running), 0)
 
 
@@ -214,8 +219,13 @@ def filled(record: Record, slot: str) -> Record:
     return record.with_tries(slot, TRIES)
 
 
+def is_to_be_tried_again(record: Record, slot: str) -> bool:
+    """Whether a slot that failed is to start once more, on trial, if all of it is still there."""
+    return record.trial == slot and not record.tries(slot)
+
+
 def updated(record: Record, slot: str, faults: Collection[str]) -> Record:
-    """A slot holds something new, that is to start next, on trial. ``faults``: of what runs now."""
+    """A slot is whole, and is to start next, on trial. ``faults``: of what runs now."""
     return replace(record.with_tries(slot, TRIES), first=slot, trial=slot, known=frozenset(faults))
 
 

@@ -158,6 +158,9 @@ class Sticks:
             logger.warning("the stick cannot be written (%s)", error.strerror)
             self._hint("The stick has no room for a report, is write-protected or damaged: use another.")
             return
+        if taken.content.has_update and StickUse.UPDATE in self._uses:
+            self._hint(f"The stick has the report, {FOLDER}/{REPORT}.")
+            return
         self._hint(f"The stick has the report, {FOLDER}/{REPORT}, and may be pulled out.")
         REPORTED.touch()
 
@@ -199,6 +202,7 @@ class Sticks:
             return update_request.connect()
         except update_request.UpdateError as error:
             self._hint(f"The stick's update cannot be used: {error}.")
+            REPORTED.touch()
             return None
 
     def _hand_in(self, taker: socket.socket, stick: Stick) -> None:

@@ -15,6 +15,7 @@ import threading
 from image.layout import layout
 from tests.guest.guest import Guest
 from tests.guest.uml import ROOT, GuestError, Uml
+from tests.waiting import wait_until
 
 #: As much as a Raspberry Pi Zero 2 W leaves when the firmware has its share.
 MEMORY_MIB = 448
@@ -22,6 +23,8 @@ MEMORY_MIB = 448
 BOOT_TIMEOUT_S = 180.0
 #: A command in it, beside all that an appliance starts, and others' guests on the same processor.
 COMMAND_TIMEOUT_S = 120.0
+#: For all of a slot to be copied, with the start; alone it takes half a minute.
+FILLED_S = 700.0
 
 _AGENT = """\
 [Unit]
@@ -92,6 +95,16 @@ class Appliance(Guest):
             jobs = self.sh("systemctl list-jobs; journalctl --no-pager -p warning -n 40 -o cat")
             raise GuestError(f"{error}\n{jobs}") from error
         return waiting.stdout.strip()
+
+    def wait_slots(self):
+        """Wait until `relay slot` has nothing more to do: this start is well, and there is another slot."""
+
+        def is_done():
+            is_settled = self.run("test", "-e", "/run/mesh-relay-slot/settled", check=False).code == 0
+            found = self.show("relay-slot.service", "ActiveState", "Result")
+            return is_settled and found == {"ActiveState": "inactive", "Result": "success"}
+
+        wait_until(lambda: f"{self.journal('relay-slot.service')}\n{self.explain()}", is_done, FILLED_S, pause_s=1)
 
     def wait_dead(self, timeout_s):
         """Wait for the kernel's end; return whether it came."""

@@ -44,7 +44,7 @@ BOOT_TIMEOUT_S = 900.0
 #: A size that QEMU accepts for a card, and larger than the image.
 CARD_BYTES = 4 * 1024**3
 #: What a relay says of itself that fell back.
-TURNED_BACK = 'relay_condition{name="turned_back",severity="warning"} 1.0'
+TURNED_BACK = 'relay_condition{condition="turned_back",severity="warning"} 1.0'
 #: By which a system on trial has less time: nobody here waits for a slow card.
 SOON = (
     b"systemd.set_credential_binary=systemd.unit-dropin.relay-trial.timer:"

@@ -15,14 +15,13 @@ from image.layout import SECTOR_BYTES, layout
 from image.slot import signed
 from relay.board.manifest import PIECE_BYTES, REASONS, Head, Part
 from relay.board.slots import TRIES, Record
+from tests.image.appliance import FILLED_S
 from tests.image.conftest import KEY
 from tests.image.usb import ARGUMENTS, Device, Stick
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(2400)]
 
-#: On a busy machine, with the start; alone it takes half a minute.
-FILLED_S = 700
 SEED = 15
 #: Of an update, beyond what the image has: enough to be cut off in it.
 ADDED_BYTES = 48 << 20
@@ -30,17 +29,6 @@ ADDED_BYTES = 48 << 20
 
 def explain(relay):
     return f"{relay.journal('relay-slot.service')}\n{relay.explain()}"
-
-
-def wait_filled(relay):
-    """Until `relay slot` has done its work and ended."""
-
-    def is_done():
-        is_settled = relay.run("test", "-e", "/run/mesh-relay-slot/settled", check=False).code == 0
-        found = relay.show("relay-slot.service", "ActiveState", "Result")
-        return is_settled and found == {"ActiveState": "inactive", "Result": "success"}
-
-    wait_until(lambda: explain(relay), is_done, FILLED_S, pause_s=1)
 
 
 def root_of(relay):
@@ -72,26 +60,26 @@ def test_the_second_slot_is_filled_in_spite_of_pulled_plugs_and_starts_where_the
 
     # At the next start it goes on, and is whole; one more start leaves it alone.
     relay = boot(card, "second")
-    wait_filled(relay)
+    relay.wait_slots()
     relay.sh("sync")
     assert card.record().left == (TRIES, TRIES)
     assert card.content("B", head) == (boot_a, root_a, head)
     assert "turned_back" not in conditions(relay)
     relay.kill()
 
-    # The first one fails three times, for whatever reason: the other one runs, and says so everywhere.
-    for _ in range(TRIES):
-        assert card.start().slots == ("A",)
+    # The first one is damaged, and fails three times: the other one runs, and says so everywhere.
+    card.flip("ROOT_A", 5000)
+    fail(card, "A")
     relay = boot(card, "third")
     assert relay.slot == "B"
-    wait_filled(relay)
+    relay.wait_slots()
     assert root_of(relay) == str(layout()["ROOT_B"].number)
     assert card.record().failed == head.manifest.name()
     assert conditions(relay)["turned_back"]["severity"] == "warning"
     metrics = relay.sh(
         "python3 -c 'import urllib.request as u; print(u.urlopen(\"http://127.0.0.1:9470/metrics\").read().decode())'"
     )
-    assert 'relay_condition{name="turned_back",severity="warning"} 1.0' in metrics
+    assert 'relay_condition{condition="turned_back",severity="warning"} 1.0' in metrics
     told = wait_until(
         lambda: explain(relay),
         lambda: (
@@ -105,7 +93,34 @@ def test_the_second_slot_is_filled_in_spite_of_pulled_plugs_and_starts_where_the
     # What failed is written over with what works.
     assert card.record().left == (TRIES, TRIES)
     assert card.record().first == "B"
+    assert card.content("A") == (boot_a, root_a, head)
     assert relay.failed_units() == []
+
+
+def test_three_plugs_pulled_early_turn_nothing_back_for_good(card, boot):
+    relay = boot(card, "first")
+    relay.wait_slots()
+    relay.kill()
+    fail(card, "A")
+    relay = boot(card, "second")
+    assert relay.slot == "B"
+    relay.wait_slots()
+    record = card.record()
+    # All of it is still there, so it has one more trial.
+    assert (record.first, record.trial, record.left) == ("A", "A", (TRIES, TRIES))
+    assert "turned_back" in conditions(relay)
+    relay.kill()
+    relay = boot(card, "third")
+    assert relay.slot == "A"
+    relay.wait_slots()
+    assert card.record().trial == card.record().failed == ""
+    assert "turned_back" not in conditions(relay)
+
+
+def fail(card, slot):
+    """Have a slot fail as often as it may: nothing of it comes up."""
+    for _ in range(TRIES):
+        assert card.start().slots == (slot,)
 
 
 def updates(card, head):
@@ -146,7 +161,7 @@ def test_an_update_is_taken_if_it_is_signed_and_goes_on_where_it_was_cut_off(car
     boot_a, root_a, head = card.content("A")
     made = updates(card, head)
     relay = boot(card, "before", arguments=ARGUMENTS)
-    wait_filled(relay)
+    relay.wait_slots()
 
     # From sticks, one after the other: three are refused before anything is written, and a small one is taken.
     for reason, one in made.items():
@@ -189,7 +204,7 @@ def test_an_update_is_taken_if_it_is_signed_and_goes_on_where_it_was_cut_off(car
     relay = boot(card, "next")
     assert relay.slot == "B"
     assert "relay.trial=1" in relay.sh("cat /proc/cmdline")
-    wait_filled(relay)
+    relay.wait_slots()
     assert root_of(relay) == str(layout()["ROOT_B"].number)
     record = card.record()
     assert (record.first, record.trial, record.left, record.failed) == ("B", "", (TRIES, TRIES), "")

@@ -20,7 +20,8 @@ from relay.board.card_slots import PARTITIONS, CardSlots
 from relay.board.device import Device, Part
 from relay.board.manifest import HEAD_BYTES, PIECE_BYTES, REASONS, Head, Manifest, Own, RefusedError, accept
 from relay.board.manifest import Part as Described
-from relay.board.slot_app import Slots, read_own, unit_faults
+from relay.board.slot_app import Slots, own_faults, read_own, unit_faults
+from relay.control.status import ConditionStatus, LinkState, LinkStatus, Status
 from relay.core.errors import DecodeError
 from relay.process import update_request
 from relay.process.update_request import UpdateError, hand_in
@@ -58,7 +59,7 @@ def update(**options):
 
 
 def reason(made, **options):
-    values = {"sizes": SIZES, "failed": "", "older": False} | options
+    values = {"sizes": SIZES, "held": "", "failed": "", "older": False} | options
     try:
         accept(made, OWN, **values)
     except RefusedError as error:
@@ -81,7 +82,7 @@ def test_a_newer_one_that_is_signed_is_taken():
         (replace(head(), signature=head().signature.replace("comment: mesh-relay", "comment: m")), "bad_signature"),
         (head(board="other"), "other_board"),
         (head(built=999), "older"),
-        (head(built=1000, version="1.0"), "same"),
+        (head(built=1000), "older"),
         (head(root=ROOT * 5), "too_large"),
         (head(boot=BOOT * 3), "too_large"),
     ],
@@ -99,6 +100,14 @@ def test_what_turned_back_is_not_tried_again_and_a_person_may_want_it_all_the_sa
     assert reason(head(built=999), older=True) == ""
 
 
+def test_what_runs_already_is_not_written_once_more_and_a_rebuild_of_its_source_is_a_persons_to_want():
+    name = head(built=1000).manifest.name()
+    assert reason(head(built=1000), held=name) == "same"
+    assert reason(head(built=1000), held=name, older=True) == "same"
+    assert reason(head(built=1000), held="another") == "older"
+    assert reason(head(built=1000), held="another", older=True) == ""
+
+
 def test_the_signature_comes_before_all_else():
     assert reason(head(key=OTHER, board="other", built=1)) == "wrong_key"
 
@@ -106,7 +115,7 @@ def test_the_signature_comes_before_all_else():
 def test_a_new_key_comes_with_a_release_that_the_old_one_signed():
     both = replace(OWN, keys=(OTHER.public(), KEY.public()))
     for key in (KEY, OTHER):
-        assert accept(head(key=key), both, sizes=SIZES, failed="", older=False).version == "1.1"
+        assert accept(head(key=key), both, sizes=SIZES, held="", failed="", older=False).version == "1.1"
 
 
 def test_no_clock_is_asked(monkeypatch):
@@ -312,6 +321,63 @@ def test_the_operators_own_keys_stand_beside_those_of_the_releases(tmp_path):
     assert read_own(release, keys) == OWN
     keys.write_text(f"{OTHER.public()}\n")
     assert read_own(release, keys).keys == (KEY.public(), OTHER.public())
+
+
+@pytest.mark.parametrize(
+    ("names", "states", "found"),
+    [
+        (["link_down"], [LinkState.UP, LinkState.UNPLUGGED], set()),
+        (["link_down"], [LinkState.UNPLUGGED, LinkState.DOWN], {"link_down"}),
+        (["alone", "no_link", "clock_wrong", "undervoltage", "card_worn"], [LinkState.UNPLUGGED], set()),
+        (["alone", "net_down", "ble_down"], [LinkState.UP], {"net_down", "ble_down"}),
+    ],
+)
+def test_a_cable_that_somebody_takes_out_is_no_fault_of_the_relays(names, states, found):
+    status = Status(
+        version="1",
+        ready=True,
+        conditions=[ConditionStatus(name=name, severity="warning", says=name, remedy="") for name in names],
+        links=[LinkStatus(kind="tcp", interface=f"eth{at}", state=state) for at, state in enumerate(states)],
+    )
+    assert own_faults(status) == found
+
+
+def test_what_made_room_is_tried_once_more_if_it_is_whole_and_had_proved_itself(box):
+    card, app, _ = box
+    assert give(box, update()).reason == ""
+    found = CardSlots(card)
+    found.remember(slots.proved(found.record(), "B"))
+    # B did not come up three times, and A runs.
+    found.remember(slots.came_up(found.record().with_tries("B", 0), "A", found["B"].name()))
+    assert slots.is_to_be_tried_again(found.record(), "B")
+    # Whoever hands something in meanwhile comes first.
+    asked = iter([True, True, False])
+    app.fill(lambda: next(asked))
+    assert found.record().tries("B") == 0
+    app.fill(lambda: True)
+    record = found.record()
+    assert (record.first, record.trial, record.left[1]) == ("B", "B", slots.TRIES)
+    assert record.failed == found["B"].name()
+    assert content(card, "B") == (BOOT, ROOT)
+    # Once more in vain: now what runs is copied over it.
+    found.remember(slots.came_up(record.with_tries("B", 0), "A", found["B"].name()))
+    app.fill(lambda: True)
+    assert found["B"].head() == found["A"].head()
+    assert content(card, "B") == content(card, "A")
+    assert (found.record().first, found.record().trial) == ("A", "")
+
+
+def test_what_made_room_and_is_damaged_is_not_tried_again(box):
+    card, app, _ = box
+    give(box, update())
+    found = CardSlots(card)
+    found.remember(slots.proved(found.record(), "B"))
+    found.remember(slots.came_up(found.record().with_tries("B", 0), "A", found["B"].name()))
+    with Device(card.parts[6]) as device:
+        device.write(len(ROOT) - 4096, bytes(4096))
+    app.fill(lambda: True)
+    assert found["B"].head() == found["A"].head()
+    assert (found.record().first, found.record().trial, found.record().left[1]) == ("A", "", slots.TRIES)
 
 
 def test_a_unit_that_is_started_again_and_again_does_not_work():

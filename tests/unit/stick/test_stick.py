@@ -336,7 +336,27 @@ def test_an_update_is_read_piece_by_piece_and_what_became_of_it_is_told(tmp_path
     assert (tmp_path / "reported").exists()
 
 
-def test_an_update_is_not_even_opened_where_the_operator_does_not_want_that(tmp_path):
+@pytest.mark.parametrize("has_update", [False, True])
+def test_a_stick_with_a_report_may_be_pulled_out_once_its_update_was_read(tmp_path, monkeypatch, has_update):
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    (folder / "write.txt").touch()
+    if has_update:
+        (folder / "update.relay").write_bytes(b"0123456789")
+    monkeypatch.setattr(app, "MOUNT", tmp_path)
+    monkeypatch.setattr(app, "REPORTED", tmp_path / "reported")
+    monkeypatch.setattr(app.privilege, "mount", lambda *_, **__: None)
+    monkeypatch.setattr(app.privilege, "unmount", lambda *_: None)
+    sticks = app.Sticks({StickUse.REPORT, StickUse.UPDATE}, tmp_path / "control")
+    monkeypatch.setattr(sticks, "_report_text", lambda _: b"report")
+    taken = app.Taken(stick=Stick(device=tmp_path / "sda", number="8:0"), content=look(tmp_path))
+    sticks._report(taken)
+    assert (tmp_path / "reported").exists() is not has_update
+    assert ("may be pulled out" in sticks._notices[0].text) is not has_update
+
+
+def test_an_update_is_not_even_opened_where_the_operator_does_not_want_that(tmp_path, monkeypatch):
+    monkeypatch.setattr(app, "REPORTED", tmp_path / "reported")
     folder = tmp_path / FOLDER
     folder.mkdir()
     (folder / "update.relay").write_bytes(b"0123456789")
