@@ -150,14 +150,9 @@ class Head:
     @classmethod
     def decode(cls, raw: bytes) -> Head:
         """Raise DecodeError."""
-        first = _FIRST.match(raw[:_MAX_FIRST])
-        if len(raw) != HEAD_BYTES or first is None:
-            raise DecodeError("no update")
-        end = first.end() + int(first[1])
+        manifest, signature = _split(raw)
         try:
-            head = cls(
-                manifest=Manifest.decode(raw[first.end() : end]), signature=raw[end : end + int(first[2])].decode()
-            )
+            head = cls(manifest=Manifest.decode(manifest), signature=signature.decode())
             same = head.encode() == raw
         except ValueError as error:
             raise DecodeError("no update") from error
@@ -189,17 +184,19 @@ class Own:
             raise DecodeError("no description of a release") from error
 
 
-def accept(head: Head, own: Own, *, sizes: Sequence[int], held: str, failed: str, older: bool) -> Manifest:
-    """The manifest of an update that may be written; raise RefusedError. The signature comes first.
+def accept(raw: bytes, own: Own, *, sizes: Sequence[int], held: str, failed: str, older: bool) -> Head:
+    """The head of an update that may be written; raise RefusedError, or DecodeError.
 
+    The signature comes first: of what nobody signed not even the manifest is read.
+
+    :param raw: its first HEAD_BYTES
     :param sizes: bytes that there are for boot partition and root
     :param held: the name of what runs
     :param failed: the name of what turned back before
     :param older: whether a person said that it may be older, or have turned back
     """
-    if not head.signature:
-        raise RefusedError("unsigned")
-    _check_signature(head, own.keys)
+    _check_signature(*_split(raw), own.keys)
+    head = Head.decode(raw)
     found = head.manifest
     if found.board != own.board:
         raise RefusedError("other_board")
@@ -212,14 +209,25 @@ def accept(head: Head, own: Own, *, sizes: Sequence[int], held: str, failed: str
         raise RefusedError("older")
     if found.name() == failed and not older:
         raise RefusedError("failed")
-    return found
+    return head
 
 
-def _check_signature(head: Head, keys: Collection[str]) -> None:
-    digest = digest_of(head.manifest.encode())
+def _split(raw: bytes) -> tuple[bytes, bytes]:
+    """Manifest and signature of a head, neither of them looked at; raise DecodeError."""
+    first = _FIRST.match(raw[:_MAX_FIRST])
+    if len(raw) != HEAD_BYTES or first is None:
+        raise DecodeError("no update")
+    end = first.end() + int(first[1])
+    return raw[first.end() : end], raw[end : end + int(first[2])]
+
+
+def _check_signature(manifest: bytes, signature: bytes, keys: Collection[str]) -> None:
+    if not signature:
+        raise RefusedError("unsigned")
+    digest = digest_of(manifest)
     for key in keys:
         try:
-            verify(digest, head.signature, key)
+            verify(digest, signature.decode(), key)
         except OtherKeyError:
             continue
         except ValueError as error:

@@ -24,7 +24,7 @@ from relay.appliance.constants import RELEASE, UPDATE_KEYS
 from relay.board import slots
 from relay.board.card import find_card
 from relay.board.card_slots import CardSlots, NoSlotsError
-from relay.board.manifest import HEAD_BYTES, Head, Own, RefusedError, accept
+from relay.board.manifest import HEAD_BYTES, Own, RefusedError, accept
 from relay.control.control_client import ControlClient, ControlError
 from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices
 from relay.control.status import LinkState
@@ -60,6 +60,8 @@ _SYSTEMCTL_TIMEOUT_S: Final = 30.0
 READ_TIMEOUT_S: Final = 60.0
 #: Where a stick was in the box at its start, an update on it comes before the copying that it would undo.
 STICK_S: Final = 60.0
+#: An update that was cut off is waited for so long before the copying that would undo what there is of it.
+RESUME_S: Final = 600.0
 _STICKS: Final = Path("/dev/relay/stick")
 #: The first that systemd hands over (sd_listen_fds(3)).
 _LISTEN_FD: Final = 3
@@ -127,6 +129,8 @@ class Slots:
         self._tick_s = tick_s
         self._well_s = well_s
         self._restarts: dict[str, str] = {}
+        #: Whether the last update that was handed in ended before it was whole.
+        self._is_cut_off = False
 
     def run(self) -> None:
         """Do all there is; raise OSError if the card cannot be read or written."""
@@ -145,9 +149,12 @@ class Slots:
         self._say(self._card.record())
         if any(_STICKS.glob("*")):
             self._serve(STICK_S)
-        self.fill(lambda: not self._is_asked(0))
-        while self._serve(0):
-            self.fill(lambda: not self._is_asked(0))
+        while True:
+            if not self._is_cut_off or not self._is_asked(RESUME_S):
+                self._is_cut_off = False
+                self.fill(lambda: not self._is_asked(0))
+            if not self._serve(0):
+                return
 
     def _wait_until_well(self, record: slots.Record) -> None:
         """Return when the slot is well; on trial, when it was for as long as is asked."""
@@ -231,12 +238,14 @@ class Slots:
         if not self._is_asked(within_s) or self._listener is None:
             return False
         connection, _ = self._listener.accept()
+        self._is_cut_off = False
         with connection, suppress(OSError, DecodeError):
             incoming = Incoming(connection, READ_TIMEOUT_S)
             try:
                 said = Said(text=self.take(incoming.read, older=incoming.older), reason="")
             except RefusedError as error:
                 logger.warning("an update was refused: %s", error.reason)
+                self._is_cut_off = error.reason == "read"
                 said = Said(text=str(error), reason=error.reason)
             incoming.say(said)
         return True
@@ -251,13 +260,14 @@ class Slots:
         running, target = self._card.running, slots.other(self._card.running)
         try:
             record = self._card.record()
-            head = Head.decode(_read_piece(read, 0, HEAD_BYTES))
+            raw = _read_piece(read, 0, HEAD_BYTES)
             if self._own is None:
                 raise RefusedError("wrong_key")
-            described = accept(
-                head, self._own, sizes=self._card[target].sizes, held=self._card[running].name(), failed=record.failed,
+            head = accept(
+                raw, self._own, sizes=self._card[target].sizes, held=self._card[running].name(), failed=record.failed,
                 older=older,
             )  # fmt: skip
+            described = head.manifest
             if record.trial == running:
                 raise RefusedError("on_trial")
             is_there = record.trial == target and record.tries(target)

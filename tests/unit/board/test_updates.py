@@ -61,7 +61,7 @@ def update(**options):
 def reason(made, **options):
     values = {"sizes": SIZES, "held": "", "failed": "", "older": False} | options
     try:
-        accept(made, OWN, **values)
+        accept(made.encode(), OWN, **values)
     except RefusedError as error:
         return error.reason
     return ""
@@ -112,10 +112,18 @@ def test_the_signature_comes_before_all_else():
     assert reason(head(key=OTHER, board="other", built=1)) == "wrong_key"
 
 
+@given(st.binary(max_size=300))
+def test_of_what_nobody_trusted_signed_not_even_the_manifest_is_read(noise):
+    signature = minisign.sign_bytes(noise, OTHER, "update", "").encode()
+    raw = b"mesh-relay update 1 %d %d\n" % (len(noise), len(signature)) + noise + signature
+    with pytest.raises(RefusedError, match="does not trust"):
+        accept(raw.ljust(HEAD_BYTES, b"\0"), OWN, sizes=SIZES, held="", failed="", older=False)
+
+
 def test_a_new_key_comes_with_a_release_that_the_old_one_signed():
     both = replace(OWN, keys=(OTHER.public(), KEY.public()))
     for key in (KEY, OTHER):
-        assert accept(head(key=key), both, sizes=SIZES, held="", failed="", older=False).version == "1.1"
+        assert accept(head(key=key).encode(), both, sizes=SIZES, held="", failed="", older=False) == head(key=key)
 
 
 def test_no_clock_is_asked(monkeypatch):
@@ -283,6 +291,15 @@ def test_cut_off_at_any_write_what_runs_starts_and_the_update_goes_on(box, cut):
     assert slots.choose(CardSlots(card).record()).slots == ("B",)
     # Each piece was asked for once more at most than it was written.
     assert sum(asked) < len(raw) * 4
+
+
+def test_one_that_was_cut_off_is_waited_for_before_what_there_is_of_it_is_written_over(box):
+    _, app, _ = box
+    with pytest.raises(UpdateError):
+        give(box, update()[: HEAD_BYTES + len(BOOT)])
+    assert app._is_cut_off
+    assert give(box, update(built=1)).reason == "older"
+    assert not app._is_cut_off
 
 
 def test_while_one_is_on_trial_what_it_would_turn_back_to_is_not_written_over(box):
