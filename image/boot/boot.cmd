@@ -60,15 +60,16 @@ if ${devtype} write ${one} ${to} 1 && ${devtype} read ${two} ${to} 1 && cmp.b ${
   setenv trying
 fi
 
-for slot in ${slots}; do
-  if test ${slot} = B; then
+# What setenv made comes before what a loop makes: so not ${slot} again.
+for turn in ${slots}; do
+  if test ${turn} = B; then
     setenv boot 3
     setenv root 06
   else
     setenv boot 2
     setenv root 05
   fi
-  echo "Slot ${slot}: left ${left_A} ${left_B}, record ${serial}"
+  echo "Slot ${turn}: left ${left_A} ${left_B}, record ${serial} ${trying}"
   # Between the addresses that U-Boot has for a Pi, Debian's kernel has just no room to grow.
   setexpr ramdisk ${kernel_addr_r} + 4000000
   if load ${devtype} ${devnum}:${boot} ${ramdisk} root.env && env import -t ${ramdisk} ${filesize} roothash rootsalt rootblocks rootsectors roothashstart && load ${devtype} ${devnum}:${boot} ${kernel_addr_r} vmlinuz && load ${devtype} ${devnum}:${boot} ${ramdisk} initrd; then
@@ -80,6 +81,6 @@ for slot in ${slots}; do
     if test -n "${fdt_addr}"; then setenv tree ${fdt_addr}; else setenv tree ${fdtcontroladdr}; fi
     booti ${kernel_addr_r} ${ramdisk}:${filesize} ${tree}
   fi
-  echo "Slot ${slot} does not start."
+  echo "Slot ${turn} does not start."
 done
 reset

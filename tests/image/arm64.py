@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`python -m tests.image.arm64 IMAGE SECOND TREE`: boots the arm64 image in QEMU, and writes what it measured.
+"""`python -m tests.image.arm64 IMAGE SECOND TREE KEY`: boots the arm64 image in QEMU, and writes what it measured.
 
 IMAGE as U-Boot starts it in QEMU's own machine, where all of it runs, from one slot of the card and from the other; and
-as far as it gets in QEMU's Raspberry Pi 3.
-SECOND is the same image, built once more. An emulated start takes minutes, so this is no part of the tests that
-everybody runs; arm64.json beside this file is what the last run gave, with the date and a hash of what the image is
-made from.
+as far as it gets in QEMU's Raspberry Pi 3. SECOND is the same image, built once more; KEY is what IMAGE was signed
+with. An emulated start takes minutes, so this is no part of the tests that everybody runs; arm64.json beside this file
+is what the last run gave, with the date and a hash of what the image is made from.
 """
 
 import base64
@@ -25,13 +24,17 @@ import time
 import urllib.error
 import urllib.request
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
-from image import devicetree
+from image import devicetree, minisign
 from image.bundle import ABOUT, LOCK
 from image.initrd import INIT, Initrd
+from image.slot import signed
+from relay.board.manifest import Head
 from relay.board.slots import TRIES, updated
 from tests.guest.uml import ROOT
+from tests.image import boot_script
 from tests.image.appliance import MEMORY_MIB
 from tests.image.card import Card, tools_tree
 from tests.image.test_boot import SERVICES
@@ -177,15 +180,15 @@ class Virt(Emulator):
             "-device", "virtio-rng-pci", **options,
         )  # fmt: skip
 
-    def sh(self, command):
+    def sh(self, command, data=b""):
         options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "BatchMode=yes"]
         options.append("ConnectTimeout=60")
         done = subprocess.run(
             program(self._tree, "ssh", "-F", "/dev/null", "-i", self._key, "-p", str(self._ssh),
                     *(part for option in options for part in ("-o", option)), "operator@127.0.0.1", command),
-            stdout=subprocess.PIPE, text=True, timeout=BOOT_TIMEOUT_S, check=False,
+            input=data, stdout=subprocess.PIPE, timeout=BOOT_TIMEOUT_S, check=False,
         )  # fmt: skip
-        return done.stdout.strip()
+        return done.stdout.decode().strip()
 
     def metrics(self):
         return fetch(self.http, "/metrics")
@@ -257,14 +260,61 @@ def try_what_never_gets_ready(card, key, folder, tree):
     initrd = card.read("BOOT_A", "initrd")
     # Each archive begins at a multiple of four (Documentation/driver-api/early-userspace/buffer-format.rst).
     card.write("BOOT_A", "initrd", initrd + bytes(-len(initrd) % 4) + without_relay())
-    card.write("MESH-RELAY", "boot.scr", with_words(card.read("MESH-RELAY", "boot.scr"), SOON))
+    script = card.read("MESH-RELAY", "boot.scr")
+    card.write("MESH-RELAY", "boot.scr", with_words(script, SOON))
     card.remember(updated(card.record(), "A", ()).with_tries("A", 1))
     with Virt(tree, folder, "trial", card, key, restart=True) as machine:
         _, seconds = machine.wait_for(lambda: TURNED_BACK in machine.metrics(), "slot B again")
         said = [line for line in machine.said().splitlines() if line.startswith("Slot ")]
         check(f"not A and then B: {said}", [line[:7] for line in said] == ["Slot A:", "Slot B:"])
         check(f"it is not remembered: {card.record()}", card.record().failed == name)
+        machine.wait_for(lambda: card.record().tries("A"), "slot A, filled from B once more")
+    card.write("MESH-RELAY", "boot.scr", script)
     return seconds
+
+
+def update(card, key, folder, tree, signing):
+    """From B to A by an update that an operator hands in, and that proves itself; return the seconds that it takes."""
+    boot, root, head = card.content("B")
+    found = head.manifest
+    # The same software with another name: all pieces are there already, and none is asked for.
+    newer = signed(Head(manifest=replace(found, version="99.0", built=found.built + 1)), signing)
+    with Virt(tree, folder, "before", card, key) as machine:
+        machine.wait_for(machine.metrics, "slot B")
+        said, _ = machine.wait_for(lambda: machine.sh("relay update", newer.encode() + boot + root), "a login")
+        check(f"it is not taken: {said}", "Version 99.0 is on the card" in said)
+    check(f"it is not to be tried: {card.record()}", card.record().trial == "A")
+    with Virt(tree, folder, "update", card, key, restart=True) as machine:
+        _, seconds = machine.wait_for(lambda: not card.record().trial, "slot A, proved")
+        record = card.record()
+        check(f"A did not stay: {record}", (record.first, record.failed, record.left) == ("A", "", (TRIES, TRIES)))
+        check("it still says that it turned back", TURNED_BACK not in machine.metrics())
+        said = [line for line in machine.said().splitlines() if line.startswith("Slot ")]
+        check(f"not A alone, on trial: {said}", len(said) == 1 and said[0].startswith("Slot A:") and "trial" in said[0])
+    return seconds
+
+
+def check_script(image, folder, tools, tree):
+    """U-Boot's script against its model; return how many starts that took."""
+    card = start_card(image, folder / "script.img", tools)
+    # Nothing of it starts.
+    card.remove("BOOT_A", "root.env")
+    starts = []
+
+    def start(*, writable):
+        starts.append(writable)
+        with Emulator(
+            tree, folder, f"script{len(starts)}", "-M", "virt,gic-version=3", "-cpu", "cortex-a53", "-nic", "none",
+            "-monitor", "none", "-serial", "stdio", "-bios", tree / "usr/lib/u-boot/qemu_arm64/u-boot.bin",
+            "-drive", f"file={card.path},if=none,id=card,format=raw,readonly={'off' if writable else 'on'}",
+            "-device", "virtio-blk-pci,drive=card",
+        ) as machine:  # fmt: skip
+            machine.wait_for(lambda: "resetting ..." in machine.said(), "the end of U-Boot's script")
+            return machine.said()
+
+    found = list(boot_script.differences(card, start))
+    check(f"U-Boot does otherwise than relay/board/slots.py says: {found}", not found)
+    return len(starts)
 
 
 def without_relay():
@@ -368,7 +418,7 @@ def check_pi5(card, folder, tree):
     check("bcm2712d0.dtbo does not make the tree of the D step", made == wanted)
 
 
-def main(image, second, tree):
+def main(image, second, tree, signing):
     result = {"date": dt.datetime.now(dt.UTC).date().isoformat(), "inputs_sha256": inputs_hash()}
     packed = image.with_name(f"{image.name}.xz").stat().st_size
     check(f"{packed} bytes compressed", packed <= MAX_COMPRESSED_BYTES)
@@ -376,10 +426,12 @@ def main(image, second, tree):
     result |= {"compressed_bytes": packed, "reproducible": True, "both_builds_from": "one base of Debian packages"}
     tools = tools_tree()
     with tempfile.TemporaryDirectory() as name:
+        result["script_starts"] = check_script(image, Path(name), tools, tree)
         card, key, found = boot_all(image, Path(name), tools, tree)
         result |= found
         result["turn_back_s"] = turn_back(card, key, Path(name), tree)
         result["never_ready_s"] = try_what_never_gets_ready(card, key, Path(name), tree)
+        result["update_s"] = update(card, key, Path(name), tree, minisign.load(signing))
         check_pi5(Card(image, Path(name) / "pi5.img", tools=tools), Path(name), tools)
         boots = {board: boot_pi(image, Path(name), tools, tree, board) for board in BOARDS}
         result["raspi4b_kernel_s"] = boot_pi4(image, Path(name), tools, tree)
