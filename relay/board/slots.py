@@ -210,8 +210,8 @@ def proved(record: Record, running: str) -> Record:
 
 
 def emptied(record: Record, slot: str) -> Record:
-    """Before anything of a slot is written over: nobody starts it."""
-    return replace(record.with_tries(slot, 0), trial="" if record.trial == slot else record.trial)
+    """Before anything of a slot is written over: nobody starts it, and that it does not start is no failure."""
+    return replace(record.with_tries(slot, 0), first=other(slot), trial="" if record.trial == slot else record.trial)
 
 
 def filled(record: Record, slot: str) -> Record:

@@ -75,7 +75,8 @@ def test_the_second_slot_is_filled_in_spite_of_pulled_plugs_and_starts_where_the
     relay.wait_slots()
     assert root_of(relay) == str(layout()["ROOT_B"].number)
     assert card.record().failed == head.manifest.name()
-    assert wait_told(relay)["severity"] == "warning"
+    wait_told(relay, True)
+    assert conditions(relay)["turned_back"]["severity"] == "warning"
     metrics = relay.sh(
         "python3 -c 'import urllib.request as u; print(u.urlopen(\"http://127.0.0.1:9470/metrics\").read().decode())'"
     )
@@ -108,19 +109,19 @@ def test_three_plugs_pulled_early_turn_nothing_back_for_good(card, boot):
     record = card.record()
     # All of it is still there, so it has one more trial.
     assert (record.first, record.trial, record.left) == ("A", "A", (TRIES, TRIES))
-    wait_told(relay)
+    wait_told(relay, True)
     relay.kill()
     relay = boot(card, "third")
     assert relay.slot == "A"
     relay.wait_slots()
     assert card.record().trial == card.record().failed == ""
-    assert "turned_back" not in conditions(relay)
+    wait_told(relay, False)
 
 
-def wait_told(relay):
-    """Until the relay says of itself that it turned back; return the condition."""
-    wait_until(lambda: explain(relay), lambda: "turned_back" in conditions(relay), FILLED_S, pause_s=1)
-    return conditions(relay)["turned_back"]
+def wait_told(relay, it_turned_back):
+    """Until the relay says of itself that it turned back, or that it did not: it looks each half minute."""
+    is_told = lambda: ("turned_back" in conditions(relay)) is it_turned_back  # noqa: E731
+    wait_until(lambda: explain(relay), is_told, FILLED_S, pause_s=1)
 
 
 def fail(card, slot):
@@ -215,7 +216,7 @@ def test_an_update_is_taken_if_it_is_signed_and_goes_on_where_it_was_cut_off(car
     assert root_of(relay) == str(layout()["ROOT_B"].number)
     record = card.record()
     assert (record.first, record.trial, record.left, record.failed) == ("B", "", (TRIES, TRIES), "")
-    assert "turned_back" not in conditions(relay)
+    wait_told(relay, False)
     assert relay.failed_units() == []
     assert card.content("A") == (boot_a, root_a, head)
 

@@ -243,6 +243,16 @@ def test_an_update_that_is_well_stays_and_the_one_before_is_kept():
     assert machine.held == {"A": "newer", "B": "new"}
 
 
+def test_an_update_that_is_cut_off_over_another_that_was_never_started_is_no_failure():
+    machine = Machine()
+    machine.start()
+    machine.update("A", "well", "new")
+    machine.keep(slots.emptied(machine.record, "B"))
+    assert machine.start() == "A"
+    assert not machine.record.failed
+    assert machine.held["B"] == "old"
+
+
 def test_what_did_not_work_before_is_not_held_against_an_update():
     machine = Machine()
     machine.start()
