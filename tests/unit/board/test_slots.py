@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from image.initrd import INIT
 from relay.board import slots
 from relay.board.card import CLOSED_SECTOR, MARK_SECTORS
+from relay.board.slot_app import UNITS
 from relay.board.slots import RECORD_SECTORS, TRIES, Record, choose, newest, other
 from relay.control.conditions import TABLE
 from relay.core.errors import DecodeError
@@ -38,8 +39,10 @@ def test_a_record_comes_back_as_it_was(record):
 
 
 def test_the_largest_record_fits():
-    everything = Record(failed="f" * 16, known=slots.OWN_FAULTS | {"relay-bitchat.service", "mesh-relay.service"})
+    known = slots.OWN_FAULTS | set(UNITS) | {"systemd", "watchdog"}
+    everything = Record(serial=0xFFFFFFFF, first="B", trial="B", failed="f" * 16, known=known)
     assert Record.decode(everything.encode()) == everything
+    assert len(everything.encode()) == slots.SECTOR_BYTES
 
 
 def test_it_is_an_environment_of_u_boots_with_its_checksum():
