@@ -56,7 +56,7 @@ class Appliance(Guest):
         self._line, *self.radio_lines = (pair[0] for pair in pairs)
         # As U-Boot does it, which these guests have not.
         chosen = self.card.start()
-        self.slot = chosen.slots[0]
+        self.slot = next(slot for slot in chosen.slots if self.card.is_loaded(slot))
         boot = self.card.boot_settings(self.slot)
         device = f"/dev/ubda{layout()[f'ROOT_{self.slot}'].number}"
         trial = ["relay.trial=1"] if chosen.on_trial else []

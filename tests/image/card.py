@@ -39,6 +39,10 @@ class Card:
         """All files, with their folders."""
         return sorted(self._mtools(label, "mdir", "-/", "-b", "::").decode().split())
 
+    def is_loaded(self, slot):
+        """Whether there is something in a slot that U-Boot could load."""
+        return "::/root.env" in self.names(f"BOOT_{slot}")
+
     def boot_settings(self, slot="A"):
         """What the slot says about its root."""
         lines = self.read(f"BOOT_{slot}", "root.env").decode().splitlines()
