@@ -29,6 +29,9 @@ def main(argv: list[str]) -> int:
     command.add_argument("--converge-twice", action="store_true", help="fail if the playbook changes its own work")
     command.add_argument("--uncompressed", action="store_true", help="leave out IMAGE.xz and what goes with it")
     command.add_argument("--key", type=Path, help="sign with the key that `python -m image key` made")
+    command.add_argument(
+        "--trust", action="append", default=[], metavar="PUBLIC", help="take updates signed with this key, too"
+    )
     command.set_defaults(func=_build)
 
     command = commands.add_parser("bundle", help="make the relay and its packages for one machine; print the file")
@@ -67,6 +70,7 @@ def _build(arguments: argparse.Namespace) -> None:
         converge_twice=arguments.converge_twice,
         compress=not arguments.uncompressed,
         key=minisign.load(arguments.key) if arguments.key else None,
+        trusted=tuple(arguments.trust),
     )
     for path in build(request, arguments.output):
         print(path)

@@ -92,7 +92,8 @@ def take_kernel(tools: Tools, root: Path, *, epoch: int) -> tuple[Path, Path]:
 def _list_own(selector: Path, shared: Path) -> None:
     """Tell the root what MESH-RELAY has from the image: panic writes over all else there (relay/board/panic.py).
 
-    Not relay.toml, which is to be edited: it goes as well.
+    The card knows it as well (image/build.py), for the software that comes later. Not relay.toml, which is to be
+    edited: it goes as well.
     """
     files = sorted(path for path in selector.rglob("*") if path.is_file() and path.name != EDITED)
     rows = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(selector)}" for path in files]

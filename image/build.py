@@ -10,23 +10,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image import booting, sbom
+from image import slot as slots
 from image.base import make_base
 from image.bundle import PREFIX
 from image.disk import assemble, compress, make_fat, make_root
 from image.driver import add_drivers
-from image.layout import layout
+from image.layout import SECTOR_BYTES, layout
 from image.minisign import SecretKey, sign
 from image.rootfs import assert_clean, assert_unchanged, attach, configure, detach, dpkg_status, scrub, unpack
 from image.run import Tools, run
 from relay import __version__
+from relay.appliance.constants import RELEASE
+from relay.board.card import OWN_SECTOR, pack_own
+from relay.board.manifest import Own
+from relay.board.panic import OWN_FILES
 
 NAME = "mesh-relay"
+#: Public keys that updates are signed with; docs/release.md says how one is made, and replaced.
+KEYS = Path(__file__).with_name("keys")
 HANDLERS = Path("/proc/sys/fs/binfmt_misc")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """``epoch``: the one time that is in the image, in seconds since 1970. ``work``: an empty folder."""
+    """``epoch``: the one time that is in the image, in seconds since 1970. ``work``: an empty folder.
+
+    ``trusted``: public keys, beside that of ``key``, that updates may be signed with.
+    """
 
     arch: str
     epoch: int
@@ -37,6 +47,7 @@ class Request:
     converge_twice: bool
     compress: bool
     key: SecretKey | None
+    trusted: tuple[str, ...] = ()
 
 
 def build(request: Request, output: Path) -> list[Path]:
@@ -75,22 +86,34 @@ def build(request: Request, output: Path) -> list[Path]:
     shared = root / "usr/share" / NAME
     shared.mkdir(exist_ok=True)
     (shared / "packages.txt").write_text(sbom.listing(packages))
+    own = Own(board=request.arch, version=__version__, built=epoch, keys=_trusted(request))
+    (shared / RELEASE.name).write_text(own.encode())
     assert_clean(root)
 
     say("file systems")
     verity = make_root(tools, root, epoch=epoch)
     booting.describe_root(slot, verity)
     table = layout()
+    boot = make_fat(tools, table["BOOT_A"], slot, epoch=epoch)
+    head = slots.describe(boot, verity.file, board=request.arch, version=__version__, built=epoch)
+    made = []
+    if request.key:
+        update = request.work / f"{name}{slots.SUFFIX}"
+        made.append(slots.write_update(slots.signed(head, request.key), boot, verity.file, update))
+    slots.finish_root(verity.file, head, table["ROOT_A"])
     contents = {
         "MESH-RELAY": make_fat(tools, table["MESH-RELAY"], selector, epoch=epoch),
-        "BOOT_A": make_fat(tools, table["BOOT_A"], slot, epoch=epoch),
+        "BOOT_A": boot,
         "BOOT_B": make_fat(tools, table["BOOT_B"], None, epoch=epoch),
         "ROOT_A": verity.file,
     }
     image = request.work / f"{name}.img"
     assemble(tools, table, contents, image)
+    with image.open("r+b") as file:
+        file.seek(OWN_SECTOR * SECTOR_BYTES)
+        file.write(pack_own((shared / OWN_FILES).read_text()))
 
-    made = [image]
+    made.append(image)
     made.append(_write(request.work / f"{name}.packages.txt", sbom.listing(packages)))
     document = sbom.cyclonedx(
         packages, name=NAME, version=__version__, arch=request.arch, epoch=epoch, archive=base.archive
@@ -105,6 +128,13 @@ def build(request: Request, output: Path) -> list[Path]:
             made.append(_write(packed.with_name(f"{packed.name}.minisig"), sign(packed, request.key, comment)))
     say("done")
     return [_publish(path, output) for path in made]
+
+
+def _trusted(request: Request) -> tuple[str, ...]:
+    """Public keys whose updates a relay with this image takes."""
+    lines = (line.partition("#")[0].strip() for line in KEYS.read_text().splitlines())
+    own = (request.key.public(),) if request.key else ()
+    return tuple(sorted({*filter(None, lines), *own, *request.trusted}))
 
 
 def _lib(root: Path) -> Path:

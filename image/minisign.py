@@ -2,7 +2,7 @@
 """Signatures in the format of minisign, which anybody can check with `minisign -Vm FILE -P KEY`.
 
 Format: https://jedisct1.github.io/minisign/, "Signature format" (prehashed, `ED`)
-and "Public key format". The secret key is kept unencrypted, in a format of our
+and "Public key format"; checked by relay/board/signature.py. The secret key is kept unencrypted, in a format of our
 own: 32 bytes of seed after 8 of key number, in base64, readable by its owner only.
 """
 
@@ -15,19 +15,16 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nacl.exceptions import BadSignatureError
-from nacl.signing import SigningKey, VerifyKey
+from nacl.signing import SigningKey
 
 from image.run import BuildError
+from relay.board import signature
+from relay.board.signature import ALGORITHM_KEY, ALGORITHM_PREHASHED, NUMBER_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ALGORITHM_KEY = b"Ed"
-ALGORITHM_PREHASHED = b"ED"
-NUMBER_BYTES = 8
 SEED_BYTES = 32
-SIGNATURE_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,12 +66,21 @@ def load(path: Path) -> SecretKey:
 
 def sign(path: Path, key: SecretKey, comment: str) -> str:
     """The text of FILE.minisig; ``comment`` (one line) is signed with it."""
+    return _sign(_hash(path), key, path.name, comment)
+
+
+def sign_bytes(data: bytes, key: SecretKey, name: str, comment: str) -> str:
+    """The same for ``data``, called ``name``."""
+    return _sign(signature.digest_of(data), key, name, comment)
+
+
+def _sign(digest: bytes, key: SecretKey, name: str, comment: str) -> str:
     signing = SigningKey(key.seed)
-    signature = signing.sign(_hash(path)).signature
-    over_all = signing.sign(signature + comment.encode()).signature
+    signed = signing.sign(digest).signature
+    over_all = signing.sign(signed + comment.encode()).signature
     return (
-        f"untrusted comment: signature of {path.name}\n"
-        f"{base64.b64encode(ALGORITHM_PREHASHED + key.number + signature).decode()}\n"
+        f"untrusted comment: signature of {name}\n"
+        f"{base64.b64encode(ALGORITHM_PREHASHED + key.number + signed).decode()}\n"
         f"trusted comment: {comment}\n"
         f"{base64.b64encode(over_all).decode()}\n"
     )
@@ -83,20 +89,11 @@ def sign(path: Path, key: SecretKey, comment: str) -> str:
 def verify(path: Path, signature_text: str, public: str) -> str:
     """Return the trusted comment, or raise BuildError."""
     try:
-        _, first, trusted, second = signature_text.splitlines()
-        head = base64.b64decode(first, validate=True)
-        over_all = base64.b64decode(second, validate=True)
-        known = base64.b64decode(public, validate=True)
-        comment = trusted.removeprefix("trusted comment: ")
-        signature = head[-SIGNATURE_BYTES:]
-        key = VerifyKey(known[-SEED_BYTES:])
-        if head[:-SIGNATURE_BYTES] != ALGORITHM_PREHASHED + known[2:-SEED_BYTES]:
-            raise BuildError(f"{path}: signed with another key")
-        key.verify(_hash(path), signature)
-        key.verify(signature + comment.encode(), over_all)
-    except (ValueError, BadSignatureError) as error:
+        return signature.verify(_hash(path), signature_text, public)
+    except signature.OtherKeyError as error:
+        raise BuildError(f"{path}: signed with another key") from error
+    except ValueError as error:
         raise BuildError(f"{path}: the signature is not valid") from error
-    return comment
 
 
 def _hash(path: Path) -> bytes:

@@ -17,6 +17,12 @@ BOOT_STATUS = "relay-status.txt"
 #: The folder there with what participants are offered (relay.process.shelf).
 BOOT_SHELF = "shelf"
 
+#: What this image is and whom it trusts (relay.board.manifest.Own), on its checked root.
+RELEASE = Path("/usr/share/mesh-relay/release.json")
+
+#: Public keys of the operator's for updates, beside those, one a line.
+UPDATE_KEYS = OUTPUT / "update-keys"
+
 #: Where the partition for the store is mounted.
 DATA = Path("/data")
 #: The section [store] as it is to be once that is open (JSON); there only where it is not.

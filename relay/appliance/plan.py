@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from relay.appliance.check import KEEPS_NOTHING, is_written, safe
 from relay.appliance.closed import Closing, closing
-from relay.appliance.constants import NETWORKD, OUTPUT, STICKS, STORE_WHEN_OPEN
+from relay.appliance.constants import NETWORKD, OUTPUT, STICKS, STORE_WHEN_OPEN, UPDATE_KEYS
 from relay.appliance.data_state import DataState, Trouble
 from relay.appliance.effective import LEAST_BYTES, effective, fitting_bytes, store_on
 from relay.appliance.firewall import firewall
@@ -226,6 +226,8 @@ def _files(checked: Checked, facts: Facts, notices: tuple[Notice, ...]) -> Itera
     if appliance.sticks:
         # The unit's condition looks for it.
         yield _text(STICKS.name, "".join(f"{use}\n" for use in appliance.sticks))
+    if appliance.update_keys:
+        yield _text(UPDATE_KEYS.name, "".join(f"{key}\n" for key in appliance.update_keys))
     if appliance.ssh_keys:
         yield _text("authorized_keys", "".join(f"{key}\n" for key in appliance.ssh_keys))
 

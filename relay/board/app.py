@@ -77,6 +77,7 @@ _OTHERWISE_SAID: Final = frozenset(
         "config_mistake",
         "secret_mistake",
         "card_trouble",
+        "turned_back",
         "board_trouble",
         "network_trouble",
         "board_down",
@@ -90,8 +91,8 @@ _OTHERWISE_SAID: Final = frozenset(
 class Board:
     """State of the board.
 
-    ``notices``: the file with what was found at the start, ``sticks`` that of `relay stick`; ``refused_adapter``: there
-    if a network adapter was; ``sys``: where /sys is.
+    ``notices``: the file with what was found at the start, ``sticks`` that of `relay stick`, ``slots`` of `relay slot`;
+    ``refused_adapter``: there if a network adapter was; ``sys``: where /sys is.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Board:
         socket: Path,
         notices: Path = NOTICES[0],
         sticks: Path = NOTICES[2],
+        slots: Path = NOTICES[3],
         refused_adapter: Path = REFUSED_ADAPTER,
         sys: Path = SYS,
     ) -> None:
@@ -113,6 +115,7 @@ class Board:
         self._own_notices_file = socket.with_name(NOTICES[1].name)
         self._start_notices = notices
         self._sticks = sticks
+        self._slots = slots
         self._refused_adapter = refused_adapter
         self._reporter = Reporter(Component.BOARD)
         self._button = Button(self._board.panic_hold_s)
@@ -277,8 +280,8 @@ class Board:
     # What there is to say
 
     def _notices(self) -> list[Notice]:
-        """What was found at the start, of a stick, and what the board found since."""
-        return read_notices([self._start_notices, self._sticks]) + self._own_notices()
+        """What was found at the start, of a stick and of the software, and what the board found since."""
+        return read_notices([self._start_notices, self._sticks, self._slots]) + self._own_notices()
 
     def _own_notices(self) -> list[Notice]:
         own = [_UNDERVOLTAGE] if self._undervoltage else []

@@ -4,18 +4,24 @@
 They stand between the partition table and the first partition, where nothing else is: each is one write, needs no
 file system, and the next start finds it before it has mounted anything. Whoever writes the card anew has written
 over them. One says that an erase has begun, in two places; one that the last relay.toml that could be read closed
-the mesh, and it says no more.
+the mesh, and it says no more. Which slot starts is between them, too (relay/board/slots.py), and behind them what of
+the drive MESH-RELAY is the image's: that is written with the card, and no update of the software changes it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from relay.board.device import Device, Part
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 #: As image/layout.py makes it; tests/unit/board/test_erase.py compares the two.
 DISK_ID: Final = 0x6D657368
@@ -29,6 +35,11 @@ MARK: Final = b"MESH-RELAY: an erase has begun".ljust(SECTOR_BYTES, b"\0")
 BLANK: Final = b"MESH-RELAY: erased".ljust(SECTOR_BYTES, b"\0")
 #: Of a partition whose key is in memory only: behind this sector is what nobody can read after the start that wrote it.
 AMNESIC: Final = b"MESH-RELAY: what follows is encrypted, and its key is nowhere".ljust(SECTOR_BYTES, b"\0")
+#: A sector with length and SHA-256 of a list (relay/board/panic.py), and the list, up to the first partition.
+OWN_SECTOR: Final = 1600
+MAX_OWN_BYTES: Final = (2048 - OWN_SECTOR - 1) * SECTOR_BYTES
+_OWN: Final = struct.Struct("<16sI32s")
+_OWN_MAGIC: Final = b"MESH-RELAY: own"
 CLOSED: Final = b"MESH-RELAY: closed".ljust(SECTOR_BYTES, b"\0")
 
 _SYS: Final = Path("/sys")
@@ -37,11 +48,16 @@ _DEV: Final = Path("/dev")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """``boot``: the drive MESH-RELAY; ``data``: the partition for data, if there is one yet."""
+    """``boot``: the drive MESH-RELAY; ``data``: the partition for data, if there is one yet; ``parts``: all, by number.
+
+    ``root``: the number of the partition that the root is on.
+    """
 
     disk: Path
     boot: Part
     data: Part | None
+    parts: Mapping[int, Part] = field(default_factory=lambda: MappingProxyType({}))
+    root: int | None = None
 
     def is_marked(self) -> bool:
         """Whether an erase began here and did not end; also where only one of the two places can be read."""
@@ -64,6 +80,18 @@ class Card:
         if closed != self.was_closed():
             self._put(CLOSED if closed else bytes(SECTOR_BYTES), CLOSED_SECTOR)
 
+    def own_files(self) -> str | None:
+        """The list that was written with the card; None where there is none, or a damaged one."""
+        try:
+            with Device(Part(path=self.disk)) as device:
+                magic, length, digest = _OWN.unpack_from(device.read(OWN_SECTOR * SECTOR_BYTES, SECTOR_BYTES))
+                if magic.rstrip(b"\0") != _OWN_MAGIC or length > MAX_OWN_BYTES:
+                    return None
+                listed = device.read((OWN_SECTOR + 1) * SECTOR_BYTES, length)
+        except OSError:
+            return None
+        return listed.decode(errors="replace") if hashlib.sha256(listed).digest() == digest else None
+
     def _at(self, sector: int) -> bytes:
         try:
             with Device(Part(path=self.disk)) as device:
@@ -84,18 +112,26 @@ class Card:
         return done
 
 
+def pack_own(listed: str) -> bytes:
+    """What is written from OWN_SECTOR on; raise ValueError if there is no room for it."""
+    raw = listed.encode()
+    if len(raw) > MAX_OWN_BYTES:
+        raise ValueError("the list of the drive's own files is too long")
+    return _OWN.pack(_OWN_MAGIC, len(raw), hashlib.sha256(raw).digest()).ljust(SECTOR_BYTES, b"\0") + raw
+
+
 def find_card(boot_device: Path | None = None, *, sys: Path = _SYS, dev: Path = _DEV) -> Card | None:
     """The card that the root is on, else the one that ``boot_device`` is on; None if that is no relay's."""
     for path in (Path("/"), boot_device):
-        disk = None if path is None else _whole_disk(path, sys)
-        card = None if disk is None else _card(disk, dev)
+        partition = None if path is None else _partition(path, sys)
+        card = None if partition is None else _card(partition, dev)
         if card is not None:
             return card
     return None
 
 
-def _whole_disk(path: Path, sys: Path) -> Path | None:
-    """The folder in sysfs of the disk with that device or file system; between them may be device mapper."""
+def _partition(path: Path, sys: Path) -> Path | None:
+    """The folder in sysfs of the partition with that device or file system; between them may be device mapper."""
     try:
         found = path.stat()
         number = found.st_rdev if path.is_block_device() else found.st_dev
@@ -104,10 +140,12 @@ def _whole_disk(path: Path, sys: Path) -> Path | None:
         return None
     while below := sorted(node.glob("slaves/*")):
         node = below[0].resolve()
-    return node.parent if (node / "partition").exists() else None
+    return node if (node / "partition").exists() else None
 
 
-def _card(disk: Path, dev: Path) -> Card | None:
+def _card(partition: Path, dev: Path) -> Card | None:
+    """``partition``: one of its."""
+    disk = partition.parent
     device = dev / disk.name
     try:
         with Device(Part(path=device)) as opened:
@@ -118,6 +156,7 @@ def _card(disk: Path, dev: Path) -> Card | None:
             )
             for entry in (file.parent for file in disk.glob("*/partition"))
         }
+        root = int((partition / "partition").read_text())
     except (OSError, ValueError):
         return None
     (number,) = struct.unpack_from("<I", table, 440)
@@ -126,7 +165,13 @@ def _card(disk: Path, dev: Path) -> Card | None:
         return None
     if parts[BOOT_PARTITION].start <= max(MARK_SECTORS) * SECTOR_BYTES:
         return None
-    return Card(disk=device, boot=parts[BOOT_PARTITION], data=parts.get(DATA_PARTITION))
+    return Card(
+        disk=device,
+        boot=parts[BOOT_PARTITION],
+        data=parts.get(DATA_PARTITION),
+        parts=MappingProxyType(parts),
+        root=root,
+    )
 
 
 def _bytes(file: Path) -> int:

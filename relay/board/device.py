@@ -45,11 +45,14 @@ class Part:
 
 
 class Device:
-    """Opened for reading and writing; a context manager. What is mounted from it should be written no more."""
+    """Opened for reading and writing; a context manager. What is mounted from it should be written no more.
 
-    def __init__(self, part: Part) -> None:
+    udev looks the disk over whenever one that was ``writable`` is closed: what is read only should not be.
+    """
+
+    def __init__(self, part: Part, *, writable: bool = True) -> None:
         """Raise OSError."""
-        self._descriptor = os.open(part.path, os.O_RDWR | os.O_CLOEXEC)
+        self._descriptor = os.open(part.path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
         self._start = part.start
         self.size = part.size or os.lseek(self._descriptor, 0, os.SEEK_END) - part.start
         # What was read before may have been written since by another way, by what is mounted from it.
@@ -83,6 +86,10 @@ class Device:
     def sync(self) -> None:
         """Return when all that was written is on the device; raise OSError."""
         os.fdatasync(self._descriptor)
+
+    def forget(self) -> None:
+        """Let memory hold nothing of it, so that what is read next comes from the device. It has to be synced."""
+        os.posix_fadvise(self._descriptor, self._start, self.size, os.POSIX_FADV_DONTNEED)
 
     def overwrite(self, ranges: Iterable[Range]) -> int:
         """Write over ``ranges``, in this order; return how many bytes could not be. Raises nothing."""

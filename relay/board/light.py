@@ -12,6 +12,7 @@ config      four flashes, a pause                                 relay.toml has
 voltage     five flashes, a pause                                 the power supply or its cable is too weak
 card        two long flashes, a pause                             the card is slow, damaged, worn or takes nothing
 full        three flashes, a pause                                the store is full
+turned_back two long flashes and a short one, a pause             newer software failed; the one before it runs
 network     six flashes, a pause                                  Bluetooth, access point, mesh or bridge do not work
 wifi        one long flash and two short ones, a pause            the program for Wi-Fi is dead or failing
 bluetooth   one long flash and a short one, a pause               the program for Bluetooth is dead or failing
@@ -56,6 +57,7 @@ class Code(enum.Enum):
     VOLTAGE = "voltage"
     CARD = "card"
     FULL = "full"
+    TURNED_BACK = "turned_back"
     NETWORK = "network"
     WIFI = "wifi"
     BLUETOOTH = "bluetooth"
@@ -79,6 +81,7 @@ PATTERNS: Final[dict[Code, Pattern]] = {
     Code.VOLTAGE: _flashes(5),
     Code.CARD: (_LONG_S, _GAP_S, _LONG_S, _PAUSE_S),
     Code.FULL: _flashes(3),
+    Code.TURNED_BACK: _flashes(1, _LONG_S, _GAP_S, _LONG_S, _GAP_S),
     Code.NETWORK: _flashes(6),
     Code.WIFI: _flashes(2, _LONG_S, _GAP_S),
     Code.BLUETOOTH: _flashes(1, _LONG_S, _GAP_S),
@@ -107,6 +110,7 @@ _CODES: Final = {
     "card_slow": Code.CARD,
     "card_worn": Code.CARD,
     "disk_full": Code.FULL,
+    "turned_back": Code.TURNED_BACK,
     "no_link": Code.NETWORK,
     "undervoltage": Code.VOLTAGE,
     "clock_untrusted": Code.CLOCK,

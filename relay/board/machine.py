@@ -70,7 +70,7 @@ class Machine:
         card = find_card(self.boot_device)
         if not (self._mark() if card is None else card.mark()):
             logger.error("that an erase began cannot be written down: if it is interrupted, the next start forgets it")
-        own = panic.read_own()
+        own = panic.read_own(card)
         # Not asked to end: the store would tidy up, and remove its log where we could write
         # over it. Nobody waits for it here.
         killing = _systemctl_begin("kill", "--signal=SIGKILL", *UNITS)

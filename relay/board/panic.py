@@ -48,12 +48,18 @@ KEY: Final = "the key of the partition for data"
 FILES: Final = "some files"
 
 
-def read_own(folder: Path = SHARED) -> Own:
-    """What the image brought along; nothing where there is no such list."""
-    try:
-        lines = (folder / OWN_FILES).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return Own(digests={})
+def read_own(card: Card | None, folder: Path = SHARED) -> Own:
+    """What the image brought along; nothing where there is no such list.
+
+    On an updated card the root's list is that of another drive: the card's own counts.
+    """
+    listed = None if card is None else card.own_files()
+    if listed is None:
+        try:
+            listed = (folder / OWN_FILES).read_text(encoding="utf-8")
+        except OSError:
+            return Own(digests={})
+    lines = listed.splitlines()
     rows = [line.split(maxsplit=1) for line in lines]
     restored = {}
     for name in RESTORED:
@@ -153,7 +159,7 @@ def go_on(card: Card) -> tuple[str, ...]:
     # Should it be cut off here: nothing of the card is used.
     ERASURE.write_text(f"{DRIVE}\n{DATA}\n")
     with flickering():
-        left = finish(card, read_own())
+        left = finish(card, read_own(card))
     ERASURE.write_text("".join(f"{what}\n" for what in left))
     logger.warning("left: %s", ", ".join(left) or "nothing")
     return left

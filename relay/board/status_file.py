@@ -36,6 +36,7 @@ _HEADINGS: Final = {
     NoticeCode.UNDERVOLTAGE: "POWER",
     NoticeCode.BOARD: "BOARD",
     NoticeCode.STORAGE: "CARD",
+    NoticeCode.SLOT: "SOFTWARE",
     NoticeCode.NETWORK: "NETWORK",
     NoticeCode.HEALTH: "RELAY",
 }

@@ -31,6 +31,13 @@ def add_parsers(commands: Commands) -> None:
     stick = commands.add_parser("stick", help="look after what is plugged into USB; as relay-stick.service does it")
     stick.add_argument("--socket", type=Path, metavar="PATH", help="control socket (default: the appliance's)")
     stick.set_defaults(func=_stick)
+    slot = commands.add_parser("slot", help="see that the software that runs is well, and that there is another copy")
+    slot.add_argument("--socket", type=Path, metavar="PATH", help="control socket (default: the appliance's)")
+    slot.set_defaults(func=_slot)
+    update = commands.add_parser("update", help="hand newer software to this appliance, to be used from its next start")
+    update.add_argument("file", nargs="?", type=Path, metavar="FILE", help="the update (default: standard input)")
+    update.add_argument("--older", action="store_true", help="take it also if it is older, or turned back before")
+    update.set_defaults(func=_update)
     _add_appliance(appliance.add_subparsers(metavar="COMMAND", required=True))
 
 
@@ -362,6 +369,35 @@ def _stick(arguments: argparse.Namespace) -> int:
         return 1
     uses = {use for use in StickUse if use in words}
     return app.run(uses, arguments.socket or Path(effective.CONTROL_SOCKET))
+
+
+def _slot(arguments: argparse.Namespace) -> int:
+    from relay.appliance import effective
+    from relay.board import slot_app
+
+    return slot_app.run(arguments.socket or Path(effective.CONTROL_SOCKET))
+
+
+def _update(arguments: argparse.Namespace) -> int:
+    from relay.process import update_request
+
+    with arguments.file.open("rb") if arguments.file else sys.stdin.buffer as file, update_request.connect() as taker:
+        at = 0
+
+        def read(offset: int, length: int) -> bytes:
+            nonlocal at
+            # Standard input cannot go to a place; what is there already is read past.
+            while at < offset:
+                at += len(file.read(min(offset - at, update_request.MAX_READ_BYTES))) or offset - at
+            found = file.read(length)
+            at += len(found)
+            return found
+
+        said = update_request.hand_in(taker, read, older=arguments.older, is_there=lambda: True)
+    if said.reason:
+        raise update_request.UpdateError(f"it is not used: {said.text}")
+    print(said.text)
+    return 0
 
 
 def _screen(arguments: argparse.Namespace) -> int:

@@ -35,6 +35,8 @@ _HOST_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 #: Operators of one box. With the largest RSA key (16384 bits, 3 KiB of text): 96 KiB.
 MAX_SSH_KEYS = 32
 MAX_SSH_KEY_CHARS = 3072
+#: Beside those of the releases.
+MAX_UPDATE_KEYS = 8
 #: DSA and SHA-1 certificates are refused by the server of the image as well.
 SSH_KEY_TYPES = (
     "ssh-ed25519",
@@ -130,6 +132,23 @@ def _ssh_key(line: str) -> str:
     return f"{words[0]} {words[1]}"
 
 
+def _update_keys(value: object) -> tuple[str, ...]:
+    """Public keys of minisign."""
+    if not isinstance(value, list) or not all(isinstance(key, str) for key in value):
+        raise BadValueError('write a list such as ["RWQ..."]: the second line of a file that ends in .pub')
+    if len(value) > MAX_UPDATE_KEYS:
+        raise BadValueError(f"at most {MAX_UPDATE_KEYS} keys")
+    for key in value:
+        try:
+            raw = base64.b64decode(key, validate=True)
+        except ValueError as error:
+            raise BadValueError(f"{key} is no key of minisign, or cut off") from error
+        # Two letters, a number of eight bytes, the key (relay.board.signature).
+        if not raw.startswith(b"Ed") or len(raw) != 2 + 8 + 32:
+            raise BadValueError(f"{key} is no key of minisign, or cut off")
+    return tuple(value)
+
+
 def _sticks(value: object) -> tuple[StickUse, ...]:
     """What sticks are used for, each once."""
     words = [str(use) for use in StickUse]
@@ -160,7 +179,8 @@ class ApplianceConfig:
     status_page: str = setting("ethernet", settings.one_of("off", "ethernet", "everywhere"))
     storage: str = setting("amnesic", settings.one_of("amnesic", "durable", "plain", "volatile"))
     ssh_keys: tuple[str, ...] = setting((), _ssh_keys)
-    sticks: tuple[StickUse, ...] = setting((StickUse.REPORT,), _sticks)
+    update_keys: tuple[str, ...] = setting((), _update_keys)
+    sticks: tuple[StickUse, ...] = setting((StickUse.REPORT, StickUse.UPDATE), _sticks)
 
     @property
     def wifi(self) -> bool:

@@ -9,9 +9,10 @@ import enum
 class StickUse(enum.StrEnum):
     """``REPORT``: a report is left on one that asks for it. ``SHELF``: its files are offered to participants.
 
-    ``KEY``: it opens what storage = "durable" keeps.
+    ``KEY``: it opens what storage = "durable" keeps. ``UPDATE``: newer software on it is taken, if it is signed.
     """
 
     REPORT = "report"
     SHELF = "shelf"
     KEY = "key"
+    UPDATE = "update"

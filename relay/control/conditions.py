@@ -306,6 +306,12 @@ _WARNING: Final = (
     ("power_low", _low_power, "the battery is nearly empty", "charge or change it"),
     ("config_mistake", _notice("config"), "relay.toml has a mistake", "correct it as it says"),
     ("secret_mistake", _notice("secret"), "the secret in relay.toml is none", "write one that was drawn"),
+    (
+        "turned_back",
+        _notice("slot"),
+        "newer software did not come up well, and the one before it runs again",
+        "tell whoever gave you the update",
+    ),
     ("card_trouble", _notice("storage"), "the card does not keep what it should", ""),
     ("board_trouble", _notice("board"), "something of the board does not work", ""),
     ("network_trouble", _notice("network"), "access point, mesh or bridge do not come up", ""),

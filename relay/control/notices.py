@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 VERSION = 1
-#: What `relay appliance apply` found wrong at the start, what `relay board` found since, and `relay stick` of a stick.
+#: What `relay appliance apply` found wrong at the start, what `relay board` found since, `relay stick` of a stick, and
+#: `relay slot` of the software itself.
 NOTICES = (
     Path("/run/mesh-relay-config/notices.json"),
     Path("/run/mesh-relay-board/notices.json"),
     Path("/run/mesh-relay-stick/notices.json"),
+    Path("/run/mesh-relay-slot/notices.json"),
 )
 #: A file with a mistake in each line is told its first ones; 20 KiB at most.
 MAX_NOTICES = 32
@@ -40,6 +42,7 @@ class NoticeCode(enum.StrEnum):
     UNDERVOLTAGE = "undervoltage"
     BOARD = "board"  # light, button or boot partition do not work
     STORAGE = "storage"  # the card does not keep what it should
+    SLOT = "slot"  # newer software turned back (relay.board.slots)
     HEALTH = "health"  # another condition of the relay (relay.control.conditions)
     NETWORK = "network"  # access point, mesh or bridge are set up and do not work
 

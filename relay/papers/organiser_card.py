@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: From the most common to the most urgent; the others are only seen by who asked for them.
 CODES: Final = (
     *(Code.WORKING, Code.CLOCK, Code.NO_COUNTRY, Code.FULL, Code.CONFIG, Code.VOLTAGE, Code.NETWORK),
-    *(Code.BLUETOOTH, Code.WIFI, Code.CARD, Code.STARTING, Code.PANIC),
+    *(Code.BLUETOOTH, Code.WIFI, Code.CARD, Code.TURNED_BACK, Code.STARTING, Code.PANIC),
 )
 #: What is shown of each, over so many units of the drawing.
 SHOWN_S: Final = 10.0
@@ -110,7 +110,7 @@ class _Page:
             self._lines(x + 16, below, "s", texts[f"{name}_note"])
 
     def lights(self, y: int, texts: dict[str, list[str]]) -> None:
-        pitch = 23.4
+        pitch = 21.8
         self._frame(24, y, 746, 50 + pitch * len(CODES))
         self._line(44, 250, y + 30, "h", str(texts["heading"]))
         self._line(310, 440, y + 30, "s", str(texts["scale"]))

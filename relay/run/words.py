@@ -109,6 +109,10 @@ CONDITIONS: Final[dict[str, Said]] = {
         N_("There is a mistake in the secret of the mesh"),
         N_("relay-status.txt on the card has one that was drawn. Write it on all cards."),
     ),
+    "turned_back": Said(
+        N_("Newer software did not work, and the one before it runs again"),
+        N_("Messages are relayed as before. Tell whoever gave you the update."),
+    ),
     "card_trouble": Said(N_("The card does not keep what it should"), N_("Write the card anew, or use another one.")),
     "board_trouble": Said(
         N_("A part of the box does not work"), N_("What it is stands below. The relay works without.")

@@ -24,16 +24,17 @@ from relay.control.control_client import ControlClient, ControlError
 from relay.control.notices import NOTICES, Notice, NoticeCode, encode_notices
 from relay.control.relay_report import REPORT, report_text, write_report
 from relay.core.errors import RelayError
-from relay.process import logs
+from relay.process import logs, update_request
 from relay.process.shelf import STICK_LIST, STICK_SOCKET, make_list
 from relay.process.unix_sockets import listen_unix
 from relay.process.unlock_request import OpeningError, ask
 from relay.stick import privilege
-from relay.stick.content import FOLDER, SHELF, Content, is_marked, look, read_key
+from relay.stick.content import FOLDER, SHELF, Content, is_marked, look, open_update, read_key
 from relay.stick.found import Stick, find_sticks, is_anything_there
 from relay.stick.offering import LOOK_S, MAX_READERS, Offering
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Collection
     from pathlib import Path
 
@@ -78,10 +79,13 @@ class Sticks:
         if taken is not None and taken.content.is_marked and StickUse.REPORT in self._uses:
             self._report(taken)
         self._tell_of_shelf(taken)
+        taker = self._find_taker(taken)
         # From here on there is nothing that a stick's content could make this process do: not even ask the relay.
         privilege.leave_groups()
         privilege.give_up()
         self._leave_notices()
+        if taken is not None and taker is not None:
+            threading.Thread(target=self._hand_in, args=(taker, taken.stick), daemon=True).start()
         if taken is None:
             while is_anything_there() and find_sticks() == sticks:
                 time.sleep(LOOK_S)
@@ -154,6 +158,9 @@ class Sticks:
             logger.warning("the stick cannot be written (%s)", error.strerror)
             self._hint("The stick has no room for a report, is write-protected or damaged: use another.")
             return
+        if taken.content.has_update and StickUse.UPDATE in self._uses:
+            self._hint(f"The stick has the report, {FOLDER}/{REPORT}.")
+            return
         self._hint(f"The stick has the report, {FOLDER}/{REPORT}, and may be pulled out.")
         REPORTED.touch()
 
@@ -180,6 +187,43 @@ class Sticks:
                 f"The stick's folder {FOLDER}/{SHELF} is not offered, as anybody could plug one in. If it is to be: "
                 'sticks = ["report", "shelf"] in relay.toml, below [appliance].'
             )
+
+    def _find_taker(self, taken: Taken | None) -> socket.socket | None:
+        """A way to who takes updates, if there is one to be taken."""
+        if taken is None or not taken.content.has_update:
+            return None
+        if StickUse.UPDATE not in self._uses:
+            self._hint(
+                "The stick's update is not used. If it is to be: "
+                'sticks = ["report", "update"] in relay.toml, below [appliance].'
+            )
+            return None
+        try:
+            return update_request.connect()
+        except update_request.UpdateError as error:
+            self._hint(f"The stick's update cannot be used: {error}.")
+            REPORTED.touch()
+            return None
+
+    def _hand_in(self, taker: socket.socket, stick: Stick) -> None:
+        """Let the update be read, and tell what came of it."""
+        try:
+            descriptor = open_update(MOUNT)
+            with taker, os.fdopen(descriptor, "rb", buffering=0):
+                said = update_request.hand_in(
+                    taker,
+                    lambda offset, length: os.pread(descriptor, length, offset),
+                    older=False,
+                    is_there=stick.is_there,
+                )
+        except (OSError, update_request.UpdateError) as error:
+            logger.warning("the stick's update was not handed in (%s)", type(error).__name__)
+            self._hint("The stick's update was cut off. Plug the stick in again, and it goes on where it was.")
+        else:
+            logger.info("the stick's update: %s", said.reason or "taken")
+            self._hint(f"The stick's update is not used: {said.text}." if said.reason else said.text)
+        self._leave_notices()
+        REPORTED.touch()
 
     def _offer(self, stick: Stick, folder: Path) -> None:
         listener = listen_unix(STICK_SOCKET, _SOCKET_MODE, MAX_READERS)

@@ -7,6 +7,7 @@ All of it lies in the folder FOLDER, so that whoever has other things on his sti
 ``shelf``        a folder: files for participants
 ``key.txt``      one line: the passphrase of storage = "durable"
 ``write.txt``    the operator's mark, empty or not: a report may be left there
+``update.relay`` newer software (relay.board.manifest)
 ================ ==============================================================
 
 Another file or folder with another use gets another name in here, and another word in StickUse.
@@ -31,6 +32,7 @@ SHELF: Final = "shelf"
 #: Windows hides the end of names, and so adds it twice.
 MARKS: Final = ("write.txt", "write.txt.txt")
 KEYS: Final = ("key.txt", "key.txt.txt")
+UPDATE: Final = "update.relay"
 #: As an editor may write it that takes two bytes for a character, with its mark and the end of the line.
 _MAX_KEY_FILE_BYTES: Final = 2 * MAX_SECRET_BYTES
 
@@ -39,12 +41,14 @@ _MAX_KEY_FILE_BYTES: Final = 2 * MAX_SECRET_BYTES
 class Content:
     """``shelf``: the folder with files to be offered; ``is_marked``: whether the operator lets us write.
 
-    ``has_key``: whether there is a file with a passphrase; it is read where there is a use for it.
+    ``has_key``: whether there is a file with a passphrase; it is read where there is a use for it. ``has_update``: the
+    same of newer software.
     """
 
     shelf: Path | None
     is_marked: bool
     has_key: bool
+    has_update: bool
 
 
 def look(where: Path) -> Content | None:
@@ -57,6 +61,7 @@ def look(where: Path) -> Content | None:
         shelf=shelf if _is(shelf, stat.S_IFDIR) else None,
         is_marked=is_marked(where),
         has_key=any(_is(folder / name, stat.S_IFREG) for name in KEYS),
+        has_update=_is(folder / UPDATE, stat.S_IFREG),
     )
 
 
@@ -79,6 +84,11 @@ def read_key(where: Path) -> bytes | None:
         if line and "\n" not in line and len(secret) <= MAX_SECRET_BYTES:
             return secret
     return None
+
+
+def open_update(where: Path) -> int:
+    """A descriptor of the update; raise OSError."""
+    return os.open(where / FOLDER / UPDATE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _is(path: Path, kind: int) -> bool:

@@ -12,8 +12,10 @@ import shutil
 import socket
 import threading
 
+from image.layout import layout
 from tests.guest.guest import Guest
 from tests.guest.uml import ROOT, GuestError, Uml
+from tests.waiting import wait_until
 
 #: As much as a Raspberry Pi Zero 2 W leaves when the firmware has its share.
 MEMORY_MIB = 448
@@ -21,6 +23,8 @@ MEMORY_MIB = 448
 BOOT_TIMEOUT_S = 180.0
 #: A command in it, beside all that an appliance starts, and others' guests on the same processor.
 COMMAND_TIMEOUT_S = 120.0
+#: For all of a slot to be copied, with the start; alone it takes half a minute.
+FILLED_S = 700.0
 
 _AGENT = """\
 [Unit]
@@ -50,10 +54,15 @@ class Appliance(Guest):
         shutil.copy(ROOT / "tests/guest/agent.py", self.folder)
         pairs = [socket.socketpair() for _ in range(1 + self._radios)]
         self._line, *self.radio_lines = (pair[0] for pair in pairs)
-        boot = self.card.boot_settings()
+        # As U-Boot does it, which these guests have not.
+        chosen = self.card.start()
+        self.slot = next(slot for slot in chosen.slots if self.card.is_loaded(slot))
+        boot = self.card.boot_settings(self.slot)
+        device = f"/dev/ubda{layout()[f'ROOT_{self.slot}'].number}"
+        trial = ["relay.trial=1"] if chosen.on_trial else []
         unit = base64.b64encode(_AGENT.format(folder=self.folder).encode()).decode()
         verity = (
-            f"vroot,,,ro,0 {boot['rootsectors']} verity 1 /dev/ubda5 /dev/ubda5 4096 4096 {boot['rootblocks']} "
+            f"vroot,,,ro,0 {boot['rootsectors']} verity 1 {device} {device} 4096 4096 {boot['rootblocks']} "
             f"{boot['roothashstart']} sha256 {boot['roothash']} {boot['rootsalt']} 1 panic_on_corruption"
         )
         self._uml = Uml(
@@ -62,7 +71,7 @@ class Appliance(Guest):
             [
                 f"ubd0={self.card.path}", "root=/dev/dm-0", "ro", "quiet", "console=tty0", "panic=-1",
                 f'dm-mod.create="{verity}"', "systemd.wants=lab.service",
-                f"systemd.set_credential_binary=systemd.extra-unit.lab.service:{unit}", *self._arguments,
+                f"systemd.set_credential_binary=systemd.extra-unit.lab.service:{unit}", *trial, *self._arguments,
             ],
             memory_mib=self._memory_mib,
             lines=[pair[1] for pair in pairs],
@@ -86,6 +95,16 @@ class Appliance(Guest):
             jobs = self.sh("systemctl list-jobs; journalctl --no-pager -p warning -n 40 -o cat")
             raise GuestError(f"{error}\n{jobs}") from error
         return waiting.stdout.strip()
+
+    def wait_slots(self):
+        """Wait until `relay slot` has nothing more to do: this start is well, and there is another slot."""
+
+        def is_done():
+            is_settled = self.run("test", "-e", "/run/mesh-relay-slot/settled", check=False).code == 0
+            found = self.show("relay-slot.service", "ActiveState", "Result")
+            return is_settled and found == {"ActiveState": "inactive", "Result": "success"}
+
+        wait_until(lambda: f"{self.journal('relay-slot.service')}\n{self.explain()}", is_done, FILLED_S, pause_s=1)
 
     def wait_dead(self, timeout_s):
         """Wait for the kernel's end; return whether it came."""

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`python -m tests.image.arm64 IMAGE SECOND TREE`: boots the arm64 image in QEMU, and writes what it measured.
+"""`python -m tests.image.arm64 IMAGE SECOND TREE KEY`: boots the arm64 image in QEMU, and writes what it measured.
 
-IMAGE as U-Boot starts it in QEMU's own machine, where all of it runs, and as far as it gets in QEMU's Raspberry Pi 3.
-SECOND is the same image, built once more. An emulated start takes minutes, so this is no part of the tests that
-everybody runs; arm64.json beside this file is what the last run gave, with the date and a hash of what the image is
-made from.
+IMAGE as U-Boot starts it in QEMU's own machine, where all of it runs, from one slot of the card and from the other; and
+as far as it gets in QEMU's Raspberry Pi 3. SECOND is the same image, built once more; KEY is what IMAGE was signed
+with. An emulated start takes minutes, so this is no part of the tests that everybody runs; arm64.json beside this file
+is what the last run gave, with the date and a hash of what the image is made from.
 """
 
+import base64
 import contextlib
 import datetime as dt
 import filecmp
@@ -23,11 +24,17 @@ import time
 import urllib.error
 import urllib.request
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
-from image import devicetree
+from image import devicetree, minisign
 from image.bundle import ABOUT, LOCK
+from image.initrd import INIT, Initrd
+from image.slot import signed
+from relay.board.manifest import Head
+from relay.board.slots import TRIES, updated
 from tests.guest.uml import ROOT
+from tests.image import boot_script
 from tests.image.appliance import MEMORY_MIB
 from tests.image.card import Card, tools_tree
 from tests.image.test_boot import SERVICES
@@ -39,6 +46,14 @@ MAX_COMPRESSED_BYTES = 250_000_000
 BOOT_TIMEOUT_S = 900.0
 #: A size that QEMU accepts for a card, and larger than the image.
 CARD_BYTES = 4 * 1024**3
+#: What a relay says of itself that fell back.
+TURNED_BACK = 'relay_condition{condition="turned_back",severity="warning"} 1.0'
+#: By which a system on trial has less time: nobody here waits for a slow card.
+SOON = (
+    b"systemd.set_credential_binary=systemd.unit-dropin.relay-trial.timer:"
+    + base64.b64encode(b"[Timer]\nOnBootSec=\nOnBootSec=120s\n")
+    + b" "
+)
 #: Device trees that QEMU's Pi 3 is started with: it has what both boards have of the same.
 BOARDS = ("bcm2837-rpi-3-b", "bcm2837-rpi-zero-2-w")
 #: Of its Pi 4, which has neither that board's parts for screens nor their clocks (QEMU's docs/system/arm/raspi.rst):
@@ -84,14 +99,18 @@ def program(tree, name, *arguments):
 
 
 class Emulator:
-    """A machine that QEMU emulates, with what it says on its serial line; ``typed`` there again and again."""
+    """A machine that QEMU emulates, with what it says on its serial line; ``typed`` there again and again.
 
-    def __init__(self, tree, folder, name, *arguments, typed=b""):
+    It ends where it would start again, but for one that is to ``restart``.
+    """
+
+    def __init__(self, tree, folder, name, *arguments, typed=b"", restart=False):
         self._typed = typed
+        arguments = arguments if restart else ("-no-reboot", *arguments)
         self._console = folder / f"{name}.txt"
         self._command = program(
             tree, "qemu-system-aarch64",
-            "-L", tree / "usr/share/qemu", "-accel", "tcg,thread=multi", "-display", "none", "-no-reboot", *arguments,
+            "-L", tree / "usr/share/qemu", "-accel", "tcg,thread=multi", "-display", "none", *arguments,
         )  # fmt: skip
 
     def __enter__(self):
@@ -145,37 +164,48 @@ def start_card(image, path, tools):
     return card
 
 
+class Virt(Emulator):
+    """QEMU's own machine with ``card`` in it; looked at by its pages, and by an operator's login with ``key``."""
+
+    def __init__(self, tree, folder, name, card, key, **options):
+        self.http, self._ssh = free_port(), free_port()
+        self._tree, self._key = tree, key
+        forward = f"hostfwd=tcp:127.0.0.1:{self.http}-:9470,hostfwd=tcp:127.0.0.1:{self._ssh}-:22"
+        super().__init__(
+            tree, folder, name,
+            "-M", "virt,gic-version=3", "-cpu", "cortex-a53", "-smp", "2", "-m", str(MEMORY_MIB),
+            "-monitor", "none", "-serial", "stdio", "-bios", tree / "usr/lib/u-boot/qemu_arm64/u-boot.bin",
+            "-drive", f"file={card.path},if=none,id=card,format=raw", "-device", "virtio-blk-pci,drive=card",
+            "-netdev", f"user,id=cable,{forward}", "-device", "virtio-net-pci,netdev=cable,romfile=",
+            "-device", "virtio-rng-pci", **options,
+        )  # fmt: skip
+
+    def sh(self, command, data=b""):
+        options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "BatchMode=yes"]
+        options.append("ConnectTimeout=60")
+        done = subprocess.run(
+            program(self._tree, "ssh", "-F", "/dev/null", "-i", self._key, "-p", str(self._ssh),
+                    *(part for option in options for part in ("-o", option)), "operator@127.0.0.1", command),
+            input=data, stdout=subprocess.PIPE, timeout=BOOT_TIMEOUT_S, check=False,
+        )  # fmt: skip
+        return done.stdout.decode().strip()
+
+    def metrics(self):
+        return fetch(self.http, "/metrics")
+
+
 def boot_all(image, folder, tools, tree):
-    """Through U-Boot to the relay, in QEMU's own machine; looked at by its pages, and by an operator's login."""
+    """Through U-Boot to the relay, in QEMU's own machine, until its second slot is filled; return card and key, too."""
     card = start_card(image, folder / "virt.img", tools)
     key = folder / "key"
     subprocess.run(program(tree, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", key), check=True)
     public = key.with_suffix(".pub").read_text().strip()
     card.write("MESH-RELAY", "relay.toml", f'[appliance]\nssh_keys = ["{public}"]\n'.encode())
-    http, ssh = free_port(), free_port()
-    forward = f"hostfwd=tcp:127.0.0.1:{http}-:9470,hostfwd=tcp:127.0.0.1:{ssh}-:22"
-    with Emulator(
-        tree, folder, "virt",
-        "-M", "virt,gic-version=3", "-cpu", "cortex-a53", "-smp", "2", "-m", str(MEMORY_MIB),
-        "-monitor", "none", "-serial", "stdio", "-bios", tree / "usr/lib/u-boot/qemu_arm64/u-boot.bin",
-        "-drive", f"file={card.path},if=none,id=card,format=raw", "-device", "virtio-blk-pci,drive=card",
-        "-netdev", f"user,id=cable,{forward}", "-device", "virtio-net-pci,netdev=cable,romfile=",
-        "-device", "virtio-rng-pci",
-    ) as machine:  # fmt: skip
-
-        def sh(command):
-            options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "BatchMode=yes"]
-            options.append("ConnectTimeout=60")
-            done = subprocess.run(
-                program(tree, "ssh", "-F", "/dev/null", "-i", key, "-p", str(ssh),
-                        *(part for option in options for part in ("-o", option)), "operator@127.0.0.1", command),
-                stdout=subprocess.PIPE, text=True, timeout=BOOT_TIMEOUT_S, check=False,
-            )  # fmt: skip
-            return done.stdout.strip()
-
-        metrics, boot_s = machine.wait_for(lambda: fetch(http, "/metrics"), "the relay's metrics")
+    with Virt(tree, folder, "virt", card, key) as machine:
+        sh = machine.sh
+        metrics, boot_s = machine.wait_for(machine.metrics, "the relay's metrics")
         check("the metrics are not the relay's", re.search(r"^relay_build_info\{.*\} 1\.0$", metrics, re.MULTILINE))
-        check("no status page", "<html" in fetch(http, "/"))
+        check("no status page", "<html" in fetch(machine.http, "/"))
         state, up_s = machine.wait_for(lambda: sh("systemctl is-system-running --wait"), "a login")
         failed = sh("systemctl list-units --failed --plain --no-legend | cut -d' ' -f1").split()
         check(f"{state}, failed: {failed}", state == "running" and not failed)
@@ -199,18 +229,115 @@ def boot_all(image, folder, tools, tree):
         drivers = [sh(f"/usr/sbin/modprobe --resolve-alias '{alias}'") for alias in MADE_HERE]
         versions = sh(f"/usr/sbin/modinfo -F vermagic {' '.join(drivers)} dm_verity").splitlines()
         check(f"our drivers: {drivers}, {versions}", len(versions) == 3 and len(set(versions)) == 1)
+        is_filled = "systemctl show -p ActiveState,Result relay-slot.service"
+        wanted = ["ActiveState=inactive", "Result=success"]
+        machine.wait_for(lambda: sorted(sh(is_filled).split()) == wanted, "the second slot")
+        check("the second slot is not the first", card.content("B") == card.content("A"))
+        check(f"it would not start: {card.record()}", card.record().left == (TRIES, TRIES))
         available = int(sh("awk '/MemAvailable/ {print $2}' /proc/meminfo")) // 1024
-    return {"boot_s": boot_s, "up_s": up_s, "failed_units": 0, "memory_available_mib": available}
+    return card, key, {"boot_s": boot_s, "up_s": up_s, "failed_units": 0, "memory_available_mib": available}
+
+
+def turn_back(card, key, folder, tree):
+    """A to B after A fails three times, by U-Boot's own count; return the seconds until B tells so in its metrics."""
+    # Its root is not what BOOT_A says it is.
+    card.flip("ROOT_A", 5000)
+    with Virt(tree, folder, "turn-back", card, key, restart=True) as machine:
+        _, seconds = machine.wait_for(lambda: TURNED_BACK in machine.metrics(), "slot B")
+        said = [line for line in machine.said().splitlines() if line.startswith("Slot ")]
+        check(f"not A three times and then B: {said}", [line[:7] for line in said] == ["Slot A:"] * 3 + ["Slot B:"])
+        machine.wait_for(lambda: card.record().tries("A"), "slot A, filled from B")
+        check("slot A is not slot B", card.content("A") == card.content("B"))
+    return seconds
+
+
+def try_what_never_gets_ready(card, key, folder, tree):
+    """Slot A once more, on trial, with a system in which not one program of the relay's is; back to B by itself.
+
+    It has one try left, which is what the three of :func:`turn_back` cost in time. Returns the seconds.
+    """
+    name = card.content("A")[2].manifest.name()
+    initrd = card.read("BOOT_A", "initrd")
+    # Each archive begins at a multiple of four (Documentation/driver-api/early-userspace/buffer-format.rst).
+    card.write("BOOT_A", "initrd", initrd + bytes(-len(initrd) % 4) + without_relay())
+    script = card.read("MESH-RELAY", "boot.scr")
+    card.write("MESH-RELAY", "boot.scr", with_words(script, SOON))
+    card.remember(updated(card.record(), "A", ()).with_tries("A", 1))
+    with Virt(tree, folder, "trial", card, key, restart=True) as machine:
+        _, seconds = machine.wait_for(lambda: TURNED_BACK in machine.metrics(), "slot B again")
+        said = [line for line in machine.said().splitlines() if line.startswith("Slot ")]
+        check(f"not A and then B: {said}", [line[:7] for line in said] == ["Slot A:", "Slot B:"])
+        check(f"it is not remembered: {card.record()}", card.record().failed == name)
+        machine.wait_for(lambda: card.record().tries("A"), "slot A, filled from B once more")
+    card.write("MESH-RELAY", "boot.scr", script)
+    return seconds
+
+
+def update(card, key, folder, tree, signing):
+    """From B to A by an update that an operator hands in, and that proves itself; return the seconds that it takes."""
+    boot, root, head = card.content("B")
+    found = head.manifest
+    # The same software with another name: all pieces are there already, and none is asked for.
+    newer = signed(Head(manifest=replace(found, version="99.0", built=found.built + 1)), signing)
+    with Virt(tree, folder, "before", card, key) as machine:
+        machine.wait_for(machine.metrics, "slot B")
+        said, _ = machine.wait_for(lambda: machine.sh("relay update", newer.encode() + boot + root), "a login")
+        check(f"it is not taken: {said}", "Version 99.0 is on the card" in said)
+    check(f"it is not to be tried: {card.record()}", card.record().trial == "A")
+    with Virt(tree, folder, "update", card, key, restart=True) as machine:
+        _, seconds = machine.wait_for(lambda: not card.record().trial, "slot A, proved")
+        record = card.record()
+        check(f"A did not stay: {record}", (record.first, record.failed, record.left) == ("A", "", (TRIES, TRIES)))
+        check("it still says that it turned back", TURNED_BACK not in machine.metrics())
+        said = [line for line in machine.said().splitlines() if line.startswith("Slot ")]
+        check(f"not A alone, on trial: {said}", len(said) == 1 and said[0].startswith("Slot A:") and "trial" in said[0])
+    return seconds
+
+
+def check_script(image, folder, tools, tree):
+    """U-Boot's script against its model; return how many starts that took."""
+    card = start_card(image, folder / "script.img", tools)
+    # Nothing of it starts.
+    card.remove("BOOT_A", "root.env")
+    starts = []
+
+    def start(*, writable):
+        starts.append(writable)
+        with Emulator(
+            tree, folder, f"script{len(starts)}", "-M", "virt,gic-version=3", "-cpu", "cortex-a53", "-nic", "none",
+            "-monitor", "none", "-serial", "stdio", "-bios", tree / "usr/lib/u-boot/qemu_arm64/u-boot.bin",
+            "-drive", f"file={card.path},if=none,id=card,format=raw,readonly={'off' if writable else 'on'}",
+            "-device", "virtio-blk-pci,drive=card",
+        ) as machine:  # fmt: skip
+            machine.wait_for(lambda: "resetting ..." in machine.said(), "the end of U-Boot's script")
+            return machine.said()
+
+    found = list(boot_script.differences(card, start))
+    check(f"U-Boot does otherwise than relay/board/slots.py says: {found}", not found)
+    return len(starts)
+
+
+def without_relay():
+    """An archive behind an initrd's, with a first program that hides all of the relay's."""
+    script = INIT.read_text().replace("exec switch_root", "mount -t tmpfs none /sysroot/opt\nexec switch_root")
+    packed = Initrd(ROOT, None)
+    packed.add("init", 0o100755, script.encode())
+    return packed.pack()
 
 
 def telling(script, words=b""):
-    """boot.scr that has the kernel and systemd tell what they do (an image for U-Boot, include/image.h there).
-
-    ``words``: further ones for the kernel, each with a space behind it.
-    """
+    """boot.scr that has the kernel and systemd tell what they do; ``words``: as of :func:`with_words`."""
     # QEMU's Pi takes the watchdog's being set for a reset (hw/misc/bcm2835_powermgt.c there).
-    told = b" systemd.show_status=true systemd.watchdog_sec=0 initcall_debug ignore_loglevel " + words
-    text = script[72:].replace(b" quiet ", told)
+    told = b"systemd.show_status=true systemd.watchdog_sec=0 initcall_debug ignore_loglevel "
+    return with_words(script, told + words)
+
+
+def with_words(script, words):
+    """boot.scr (an image for U-Boot, include/image.h there) with other words for the kernel than that it be quiet.
+
+    Each has a space behind it.
+    """
+    text = script[72:].replace(b" quiet ", b" " + words)
     body = struct.pack(">II", len(text), 0) + text
     head = bytearray(script[:64])
     struct.pack_into(">I", head, 12, len(body))
@@ -291,7 +418,7 @@ def check_pi5(card, folder, tree):
     check("bcm2712d0.dtbo does not make the tree of the D step", made == wanted)
 
 
-def main(image, second, tree):
+def main(image, second, tree, signing):
     result = {"date": dt.datetime.now(dt.UTC).date().isoformat(), "inputs_sha256": inputs_hash()}
     packed = image.with_name(f"{image.name}.xz").stat().st_size
     check(f"{packed} bytes compressed", packed <= MAX_COMPRESSED_BYTES)
@@ -299,7 +426,12 @@ def main(image, second, tree):
     result |= {"compressed_bytes": packed, "reproducible": True, "both_builds_from": "one base of Debian packages"}
     tools = tools_tree()
     with tempfile.TemporaryDirectory() as name:
-        result |= boot_all(image, Path(name), tools, tree)
+        result["script_starts"] = check_script(image, Path(name), tools, tree)
+        card, key, found = boot_all(image, Path(name), tools, tree)
+        result |= found
+        result["turn_back_s"] = turn_back(card, key, Path(name), tree)
+        result["never_ready_s"] = try_what_never_gets_ready(card, key, Path(name), tree)
+        result["update_s"] = update(card, key, Path(name), tree, minisign.load(signing))
         check_pi5(Card(image, Path(name) / "pi5.img", tools=tools), Path(name), tools)
         boots = {board: boot_pi(image, Path(name), tools, tree, board) for board in BOARDS}
         result["raspi4b_kernel_s"] = boot_pi4(image, Path(name), tools, tree)

@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 
 from image.layout import SECTOR_BYTES, layout
+from relay.board import slots
+from relay.board.manifest import HEAD_BYTES, Head
 
 
 class Card:
@@ -37,10 +39,44 @@ class Card:
         """All files, with their folders."""
         return sorted(self._mtools(label, "mdir", "-/", "-b", "::").decode().split())
 
+    def is_loaded(self, slot):
+        """Whether there is something in a slot that U-Boot could load."""
+        return "::/root.env" in self.names(f"BOOT_{slot}")
+
     def boot_settings(self, slot="A"):
         """What the slot says about its root."""
         lines = self.read(f"BOOT_{slot}", "root.env").decode().splitlines()
         return dict(line.split("=", 1) for line in lines)
+
+    def record(self):
+        """What U-Boot and the relay remember of the slots."""
+        with self.path.open("rb") as file:
+            return slots.newest([_at(file, sector * SECTOR_BYTES, SECTOR_BYTES) for sector in slots.RECORD_SECTORS])[0]
+
+    def remember(self, record):
+        """Have them remember ``record``."""
+        with self.path.open("r+b") as file:
+            for sector in slots.RECORD_SECTORS:
+                file.seek(sector * SECTOR_BYTES)
+                file.write(slots.next_record(record).encode())
+
+    def start(self):
+        """What U-Boot does before it starts a slot; return what it would start."""
+        chosen = slots.choose(self.record())
+        self.remember(chosen.record)
+        return chosen
+
+    def content(self, slot, head=None):
+        """All that a slot holds as its own head says, or ``head``, and that head."""
+        boot, root = layout()[f"BOOT_{slot}"], layout()[f"ROOT_{slot}"]
+        with self.path.open("rb") as file:
+            end = (root.start + root.size) * SECTOR_BYTES - HEAD_BYTES
+            head = head or Head.decode(_at(file, end, HEAD_BYTES))
+            return (
+                _at(file, boot.start * SECTOR_BYTES, head.manifest.boot.size),
+                _at(file, root.start * SECTOR_BYTES, head.manifest.root.size),
+                head,
+            )
 
     def flip(self, label, offset):
         """Change one bit, ``offset`` bytes into a partition."""
@@ -66,6 +102,11 @@ class Card:
         finally:
             os.close(descriptor)
         return done.stdout
+
+
+def _at(file, offset, size):
+    file.seek(offset)
+    return file.read(size)
 
 
 def tools_tree():

@@ -7,7 +7,7 @@ import pytest
 
 from tests.image.card import Card
 
-pytestmark = [pytest.mark.image, pytest.mark.timeout(1000)]
+pytestmark = [pytest.mark.image, pytest.mark.timeout(2000)]
 
 IDLE_S = 600
 #: Started, joined, and written down what there was to write.
@@ -32,6 +32,9 @@ def test_an_idle_relay_writes_nothing(image, tools, tmp_path, boot, measured):
         assert relay.wait_booted() == "running", relay.explain()
         if storage == "amnesic":
             measured["boot_s"] = round(time.monotonic() - started, 1)
+    for relay in relays.values():
+        # The second slot is filled once.
+        relay.wait_slots()
     time.sleep(SETTLE_S)
     before = {storage: written(relay) for storage, relay in relays.items()}
     time.sleep(IDLE_S)

@@ -160,9 +160,7 @@ def site(lab, disk, templates):  # noqa: ARG001 - Alertmanager finds them
         relay.wait_ready(START_TIMEOUT_S)
     shelf_address = shelf.ports["eth0"].ipv4
     damage(made)
-    made.watcher = Watcher(
-        operator, [(f"{shelf_address}:{METRICS_PORT + n}", name) for n, name in enumerate(APART)]
-    )
+    made.watcher = Watcher(operator, [(f"{shelf_address}:{METRICS_PORT + n}", name) for n, name in enumerate(APART)])
     yield made
     made.watcher.end()
 

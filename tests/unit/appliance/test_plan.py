@@ -347,7 +347,7 @@ def test_keys_alone_open_the_way_to_log_in(boot):
 @pytest.mark.parametrize(
     ("text", "uses"),
     [
-        ('hostname = "gate"', "report\n"),
+        ('hostname = "gate"', "report\nupdate\n"),
         ('sticks = ["shelf", "report", "shelf"]', "shelf\nreport\n"),
         ("sticks = []", None),
         # Whatever else is wrong: the file may have asked for that.

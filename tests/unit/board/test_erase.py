@@ -421,11 +421,11 @@ def fake_sys(folder, name, number, partitions):
 @pytest.mark.parametrize(("number", "is_ours"), [(cards.DISK_ID, True), (0x12345678, False)])
 def test_only_a_card_of_a_relay_is_one(tmp_path, number, is_ours, monkeypatch):
     sys, dev = fake_sys(tmp_path, "mmcblk0", number, {1: 1, 5: 5, 7: 7})
-    monkeypatch.setattr(cards, "_whole_disk", lambda _, sys: sys / "devices/mmcblk0")
+    monkeypatch.setattr(cards, "_partition", lambda _, sys: sys / "devices/mmcblk0/mmcblk0p5")
     found = find_card(sys=sys, dev=dev)
     if is_ours:
-        boot, data = (Part(path=dev / "mmcblk0", start=number << 20, size=1 << 20) for number in (1, 7))
-        assert found == Card(disk=dev / "mmcblk0", boot=boot, data=data)
+        parts = {number: Part(path=dev / "mmcblk0", start=number << 20, size=1 << 20) for number in (1, 5, 7)}
+        assert found == Card(disk=dev / "mmcblk0", boot=parts[1], data=parts[7], parts=parts, root=5)
     else:
         assert found is None
 

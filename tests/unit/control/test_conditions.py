@@ -140,6 +140,7 @@ CAUSES = [
             ("config_mistake", "config"),
             ("secret_mistake", "secret"),
             ("card_trouble", "storage"),
+            ("turned_back", "slot"),
             ("board_trouble", "board"),
             ("network_trouble", "network"),
             ("undervoltage", "undervoltage"),

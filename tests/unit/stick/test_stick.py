@@ -20,13 +20,15 @@ from hypothesis import strategies as st
 from relay.appliance import portal_server
 from relay.appliance.portal_page import PortalPage
 from relay.config.sticks import StickUse
+from relay.control.notices import read_notices
 from relay.core.errors import DecodeError
 from relay.core.stats import Download
-from relay.process import downloads, shelf
+from relay.process import downloads, shelf, update_request
 from relay.process.downloads import Downloads
 from relay.process.shelf import Entry, make_list, piece, read_list, read_lists
 from relay.process.stick_request import MAX_REQUEST_BYTES, StickRequest
 from relay.process.unlock_request import MAX_SECRET_BYTES, OpeningError, ask
+from relay.process.update_request import Incoming, Said
 from relay.stick import app, offering
 from relay.stick.content import FOLDER, Content, look, read_key
 from relay.stick.found import MAX_STICKS, Stick, find_sticks, is_anything_there
@@ -135,14 +137,14 @@ def test_only_fixed_names_are_looked_at_and_no_links(tmp_path):
     assert look(tmp_path) is None
     (tmp_path / FOLDER).unlink()
     (tmp_path / FOLDER).mkdir()
-    assert look(tmp_path) == Content(shelf=None, is_marked=False, has_key=False)
+    assert look(tmp_path) == Content(shelf=None, is_marked=False, has_key=False, has_update=False)
     (tmp_path / FOLDER / "shelf").symlink_to("/etc")
     (tmp_path / FOLDER / "write.txt").mkdir()
-    assert look(tmp_path) == Content(shelf=None, is_marked=False, has_key=False)
+    assert look(tmp_path) == Content(shelf=None, is_marked=False, has_key=False, has_update=False)
     (tmp_path / FOLDER / "shelf").unlink()
     (tmp_path / FOLDER / "shelf").mkdir()
     (tmp_path / FOLDER / "write.txt.txt").touch()
-    assert look(tmp_path) == Content(shelf=tmp_path / FOLDER / "shelf", is_marked=True, has_key=False)
+    assert look(tmp_path) == Content(shelf=tmp_path / FOLDER / "shelf", is_marked=True, has_key=False, has_update=False)
 
 
 SECRET = "correct horse battery staple, and a lamp post"
@@ -278,6 +280,95 @@ def test_a_key_is_handed_in_where_the_operator_wants_it_and_something_waits_for_
     assert SECRET not in "".join(texts)
     # By which the light says that it may be pulled out.
     assert (tmp_path / "reported").exists() is ("pull the stick out" in told)
+
+
+class PluggedIn:
+    """A stick that stays."""
+
+    def is_there(self):
+        return True
+
+
+class Taker(threading.Thread):
+    """Who takes updates: asks for two pieces, and says what it thinks of them."""
+
+    def __init__(self, path, said):
+        super().__init__()
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._said = said
+        self.got = b""
+        self.older = None
+
+    def run(self):
+        connection, _ = self._listener.accept()
+        with self._listener, connection:
+            incoming = Incoming(connection, 20)
+            self.older = incoming.older
+            self.got = incoming.read(0, 4) + incoming.read(6, 4)
+            incoming.say(self._said)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (Said(text="Version 9 is on the card.", reason=""), "Version 9 is on the card."),
+        (Said(text="it is older", reason="older"), "The stick's update is not used: it is older."),
+    ],
+)
+def test_an_update_is_read_piece_by_piece_and_what_became_of_it_is_told(tmp_path, monkeypatch, said, told):
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    (folder / "update.relay").write_bytes(b"0123456789")
+    monkeypatch.setattr(app, "MOUNT", tmp_path)
+    monkeypatch.setattr(app, "REPORTED", tmp_path / "reported")
+    monkeypatch.setattr(app, "NOTICES", [tmp_path / "notices"] * 3)
+    sticks = app.Sticks({StickUse.UPDATE}, tmp_path / "control")
+    taker = Taker(tmp_path / "socket", said)
+    taker.start()
+    sticks._hand_in(update_request.connect(tmp_path / "socket"), PluggedIn())
+    taker.join()
+    assert taker.got == b"01236789"
+    # Only a person takes what is older.
+    assert taker.older is False
+    assert [notice.text for notice in read_notices([tmp_path / "notices"])] == [told]
+    assert (tmp_path / "reported").exists()
+
+
+@pytest.mark.parametrize("has_update", [False, True])
+def test_a_stick_with_a_report_may_be_pulled_out_once_its_update_was_read(tmp_path, monkeypatch, has_update):
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    (folder / "write.txt").touch()
+    if has_update:
+        (folder / "update.relay").write_bytes(b"0123456789")
+    monkeypatch.setattr(app, "MOUNT", tmp_path)
+    monkeypatch.setattr(app, "REPORTED", tmp_path / "reported")
+    monkeypatch.setattr(app.privilege, "mount", lambda *_, **__: None)
+    monkeypatch.setattr(app.privilege, "unmount", lambda *_: None)
+    sticks = app.Sticks({StickUse.REPORT, StickUse.UPDATE}, tmp_path / "control")
+    monkeypatch.setattr(sticks, "_report_text", lambda _: b"report")
+    taken = app.Taken(stick=Stick(device=tmp_path / "sda", number="8:0"), content=look(tmp_path))
+    sticks._report(taken)
+    assert (tmp_path / "reported").exists() is not has_update
+    assert ("may be pulled out" in sticks._notices[0].text) is not has_update
+
+
+def test_an_update_is_not_even_opened_where_the_operator_does_not_want_that(tmp_path, monkeypatch):
+    monkeypatch.setattr(app, "REPORTED", tmp_path / "reported")
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    (folder / "update.relay").write_bytes(b"0123456789")
+    sticks = app.Sticks({StickUse.REPORT}, tmp_path / "control")
+    found = look(tmp_path)
+    assert found.has_update
+    assert sticks._find_taker(app.Taken(stick=None, content=found)) is None
+    assert "is not used" in sticks._notices[0].text
+    # On no appliance nobody takes one.
+    sticks = app.Sticks({StickUse.UPDATE}, tmp_path / "control")
+    assert sticks._find_taker(app.Taken(stick=None, content=found)) is None
+    assert "appliance only" in sticks._notices[0].text
 
 
 def test_a_folder_of_any_number_of_names_is_looked_at_in_part(tmp_path, monkeypatch):
