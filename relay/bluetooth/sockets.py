@@ -15,7 +15,16 @@ class Reader:
     1 kB or less, that is more work than the pieces are.
     """
 
-    __slots__ = ("_batch_bytes", "_is_fresh", "_is_registered", "_is_stream", "_loop", "_piece_bytes", "_sock", "_waiter")
+    __slots__ = (
+        "_batch_bytes",
+        "_is_fresh",
+        "_is_registered",
+        "_is_stream",
+        "_loop",
+        "_piece_bytes",
+        "_sock",
+        "_waiter",
+    )
 
     def __init__(self, sock: socket.socket, *, piece_bytes: int, batch_bytes: int) -> None:
         """Whoever closes ``sock`` calls :meth:`close` before that.

@@ -11,6 +11,7 @@ import argparse
 import errno
 import io
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -19,7 +20,7 @@ from relay.core.errors import RelayError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     Commands: TypeAlias = _SubParsersAction[argparse.ArgumentParser]
 
@@ -29,7 +30,29 @@ EXIT_FAILURE = 1
 #: 128 + SIGINT, as shells have it.
 EXIT_INTERRUPTED = 130
 #: `relay sent > file` on a disk that takes no more.
+#: No option is that: those of one dash have one letter.
+_DASHED_PIECE = re.compile(r"-[A-Za-z0-9_][A-Za-z0-9_-]+>?")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def _with_whole_cards(argv: list[str]) -> Iterator[str]:
+    """The same words, but that a part of a card (`mesh-relay:...` in base64url) is never taken for an option.
+
+    A mail or a terminal breaks a card anywhere; every 64th piece begins with a dash.
+    """
+    last, is_in_card = "", False
+    for word in argv:
+        if is_in_card and _DASHED_PIECE.fullmatch(word):
+            last += word
+            continue
+        if last:
+            yield last
+        is_in_card = word.lstrip("<").startswith("mesh-relay:") or (is_in_card and not word.startswith("-"))
+        last = word
+        if not word:
+            yield word
+    if last:
+        yield last
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv == ["--version"]:
         print(f"relay {__version__}")
         return 0
-    arguments = build_parser(argv[0] if argv else "").parse_args(argv)
+    arguments = build_parser(argv[0] if argv else "").parse_args(list(_with_whole_cards(argv)))
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A letter that the terminal does not have must not end a command.
         sys.stdout.reconfigure(errors="replace")

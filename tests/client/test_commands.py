@@ -2,6 +2,7 @@
 """`relay identity` and `relay contact` as a user runs them."""
 
 import fcntl
+import itertools
 import os
 import random
 import re
@@ -110,6 +111,19 @@ def test_a_card_can_come_by_standard_input_under_a_name_of_ones_own(relay):
         assert relay("contact", "remove", "z" if name == "y" else "y").returncode == 0
         added = relay("contact", "add", *arguments, "--name", name, stdin=stdin)
         assert added.returncode == 0, added.stderr
+
+
+@pytest.mark.parametrize("begins", [1, 2])
+def test_a_part_of_a_card_that_begins_as_an_option_does_is_none(relay, begins):
+    """Of a card in several words, which of them begins with a dash is chance."""
+    for number in itertools.count():
+        uri = uri_in(relay("identity", home=f"her{number}").stdout)
+        if found := re.search(r"(?<=.{40})-[A-Za-z0-9_]{3}", uri):
+            break
+    dash = found.start()
+    words = [uri[:dash], uri[dash:]] if begins == 1 else [uri[:25], uri[25:dash], uri[dash:]]
+    added = relay("contact", "add", *words, "--name", "w")
+    assert added.returncode == 0, added.stderr
 
 
 def test_mistakes_are_told_in_one_line_with_a_remedy(relay):
