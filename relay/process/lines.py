@@ -7,7 +7,7 @@ import asyncio
 import socket
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Final, Self, cast
 
 from relay.process.pacer import Pacer
 from relay.process.unix_sockets import UnixListener, listen_unix
@@ -34,6 +34,10 @@ class Lines:
 
 #: struct ucred: process, user, group.
 _UCRED = struct.Struct("@iII")
+
+
+#: Of the loop: the task of asyncio's that accepts, its protocol's connection_made(), the end of what that dropped.
+_ACCEPTING_TURNS: Final = 3
 
 
 class LineServer:
@@ -92,6 +96,9 @@ class LineServer:
             self._listener.close()
             for connection in list(self._connections):
                 connection.drop()
+            # Who was accepted in this moment is known to asyncio only: he comes to `opened`, and is dropped there.
+            for _ in range(_ACCEPTING_TURNS):
+                await asyncio.sleep(0)
             await server.wait_closed()
 
     def opened(self, connection: _Connection) -> None:
