@@ -216,7 +216,7 @@ def boot_all(image, folder, tools, tree):
         status = json.loads(sh("relay status --json"))
         check("the store is not volatile", not status["store"]["durable"] and status["store"]["writable"])
         # dm-crypt, and the cipher, as modules: the amd64 image runs on a kernel that has all built in.
-        kept = sh("findmnt -n -o FSTYPE /data; cat /sys/dev/block/$(findmnt -n -o MAJ:MIN /data)/dm/name").split()
+        kept = sh("findmnt -n -o FSTYPE /data; cat /sys/dev/block/$(findmnt -rn -o MAJ:MIN /data)/dm/name").split()
         check(f"what is kept is not encrypted: {kept}", kept == ["ext4", "mesh-relay-data"])
         dumps = sh("cat /proc/sys/kernel/core_pattern /proc/sys/kernel/kexec_load_disabled; tail -n +2 /proc/swaps")
         check(f"memory may be written down: {dumps}", dumps.split() == ["|/bin/false", "1"])
