@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from relay.core.log import AdmittedLog
     from relay.core.neighbours import Neighbours
     from relay.core.stats import Stats
+    from relay.core.updates import Updates
 
 #: Who says that it stays does not start anew for so long: three tries of newer software that fails, ten minutes each,
 #: and the way back.
@@ -45,13 +46,15 @@ class Departure:
         log: AdmittedLog,
         stats: Stats,
         neighbours: Neighbours,
+        updates: Updates,
         mark_ready: Callable[[Link], None],
         is_storing: Callable[[], bool],
     ) -> None:
-        """``is_storing``: whether something was received that is not committed yet."""
+        """``updates``: whose rate this keeps to; ``is_storing``: whether something received is not committed yet."""
         self._log = log
         self._stats = stats
         self._neighbours = neighbours
+        self._updates = updates
         self._mark_ready = mark_ready
         self._is_storing = is_storing
         self.may_go: bool | None = False
@@ -64,7 +67,8 @@ class Departure:
         self._owed: set[int] = set()
         self._next_seq = self._asked_to = 0
         self._due_s = self._until_s = 0.0
-        self._waits_for_store = False
+        #: Nobody owes an answer: it goes on by itself when that is due.
+        self._is_waiting = False
         self._wanted_since: float | None = None
         self._promised_until = float("-inf")
 
@@ -113,10 +117,12 @@ class Departure:
             looked += 1
             seq = log.seq_off(seq, 1)
         self._asked_to = seq
-        self._waits_for_store = False
+        self._is_waiting = False
         self._due_s = now + ANSWER_S
         self._owed.add(link.number)
-        link.session.send_update(Leaving(identities=identities).encode())
+        message = Leaving(identities=identities).encode()
+        self._updates.spend(link, len(message), now)
+        link.session.send_update(message)
         self._mark_ready(link)
 
     def answered(self, link: Link, stays: Stays, now: float) -> bool:
@@ -136,17 +142,22 @@ class Departure:
         return True
 
     def _go_on(self, link: Link, now: float) -> None:
-        if self._next_seq <= self._log.committed_seq:
+        open_at = self._updates.open_at(link, now)
+        if open_at > now:
+            self._wait(open_at)
+        elif self._next_seq <= self._log.committed_seq:
             self._ask(link, now)
         elif not self.is_closing:
             # From here on little can come; whatever does is asked for, too.
             self.is_closing = True
             self._ask(link, now)
         elif self._is_storing():
-            self._due_s = now + _STORE_S
-            self._waits_for_store = True
+            self._wait(now + _STORE_S)
         else:
             self._finish(may_go=True)
+
+    def _wait(self, until_s: float) -> None:
+        self._due_s, self._is_waiting = until_s, True
 
     def _finish(self, *, may_go: bool) -> None:
         self.may_go = may_go
@@ -180,7 +191,7 @@ class Departure:
             return
         if now >= self._until_s:
             self._finish(may_go=False)
-        elif self._waits_for_store:
+        elif self._is_waiting:
             self._go_on(link, now)
         else:
             self._link = None

@@ -188,7 +188,7 @@ class Node:
         self.live = Live(stats, self._neighbours, random_bytes, self.mark_ready)
         self.updates = Updates(stats, self._neighbours, random_bytes, self.mark_ready)
         self.departure = Departure(
-            self.log, stats, self._neighbours, self.mark_ready, lambda: self.intake.pending_bytes > 0
+            self.log, stats, self._neighbours, self.updates, self.mark_ready, lambda: self.intake.pending_bytes > 0
         )
         self._random_bytes = random_bytes
         self._interfaces = {OTHER_INTERFACE: "other"} | (interfaces or {})

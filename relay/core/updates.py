@@ -150,19 +150,26 @@ class Updates:
             self._stats.add(UpdateTotal.OFFERED)
         if state.asked is None or state.is_reading:
             return
-        paces = self._paces(link, now)
-        open_at = max(pace.open_at(now) for pace in paces)
+        open_at = self.open_at(link, now)
         if link.session.queued_bytes:
             open_at = max(open_at, state.given_at + BUSY_S)
         if open_at > now:
             self._paced[link.number] = (open_at, link)
             return
-        for pace in paces:
-            pace.spend(state.asked.length, now)
+        self.spend(link, state.asked.length, now)
         state.is_reading = True
         state.given_at = now
         self._to_read.append((link, state.asked))
         self.wake()
+
+    def open_at(self, link: Link, now: float) -> float:
+        """When more may be said of this on a link's interface (monotonic seconds); not later than ``now``: at once."""
+        return max(pace.open_at(now) for pace in self._paces(link, now))
+
+    def spend(self, link: Link, count: int, now: float) -> None:
+        """Count so many bytes that are about to be sent."""
+        for pace in self._paces(link, now):
+            pace.spend(count, now)
 
     def _paces(self, link: Link, now: float) -> list[Bucket]:
         airtime = link.airtime

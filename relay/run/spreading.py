@@ -47,7 +47,7 @@ _LASTING: Final = frozenset(
 )
 #: Heads that are known not to be wanted; with HEADS they are those of ten days.
 MAX_REFUSED: Final = 1024
-#: Until a client has not been here for so long; after a day it starts anew all the same.
+#: Where nothing is lost by it, the machine starts anew after so long whoever is here, and whatever neighbours say.
 MAX_QUIET_S: Final = 86_400.0
 
 
@@ -255,9 +255,8 @@ class Spreading:
         since_s = self._loop.time()
         while True:
             await asyncio.sleep(least_s + (most_s - least_s) * self._random())
-            if self._restart == "quiet" and self._is_busy() and self._loop.time() - since_s < MAX_QUIET_S:
-                continue
-            if not await self._may_go():
+            is_late = self._restart == "quiet" and self._loop.time() - since_s > MAX_QUIET_S
+            if not is_late and ((self._restart == "quiet" and self._is_busy()) or not await self._may_go()):
                 continue
             logger.warning("this relay starts anew, with newer software")
             try:
