@@ -36,9 +36,8 @@ from relay.process.update_request import Incoming, Said
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from relay.control.status import Status
-
     from relay.board.manifest import Manifest
+    from relay.control.status import Status
 
 logger = logging.getLogger(__name__)
 
