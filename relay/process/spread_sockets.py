@@ -26,6 +26,9 @@ SPREAD_SOCKET: Final = "spread.sock"
 START_S: Final = 120.0
 #: A card that is slow, and read by others as well.
 READ_S: Final = 60.0
+#: Until `relay slot` asks for the next piece, or says what came of it: it reads a slot, hashes what is there, and reads it
+#: all once more; or waits until its own software has proved itself.
+NEXT_S: Final = 3600.0
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -74,7 +77,7 @@ class GiveClient:
         async with asyncio.timeout(START_S):
             reader, writer = await _connect(folder / GIVE_SOCKET)
             try:
-                return cls(reader, writer, Own.decode(await reader.readline()))
+                return cls(reader, writer, Own.decode(await _readline(reader)))
             except BaseException:
                 writer.close()
                 raise
@@ -101,7 +104,7 @@ async def hand_in(folder: Path, read: Callable[[int, int, str], Awaitable[bytes]
     reader, writer = await _connect(folder / SPREAD_SOCKET)
     try:
         writer.write(encode_line({"v": VERSION, "older": False}))
-        while line := await _readline(reader):
+        while line := await _next_line(reader):
             asked = decode_line(line)
             if "said" in asked:
                 return Said(text=str(asked["said"]), reason=str(asked.get("reason", "")))
@@ -128,6 +131,11 @@ async def ask_for_restart(folder: Path) -> Said:
 
 async def _connect(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     return await asyncio.open_unix_connection(path, limit=MAX_LINE_BYTES)
+
+
+async def _next_line(reader: asyncio.StreamReader) -> bytes:
+    async with asyncio.timeout(NEXT_S):
+        return await _readline(reader)
 
 
 async def _readline(reader: asyncio.StreamReader) -> bytes:
