@@ -53,14 +53,12 @@ class Giver:
             return None
         if own is None or not is_proved or not is_trusted(head, own.keys):
             return None
-        found = head.manifest
-        is_own = (found.board, found.version, found.built) == (own.board, own.version, own.built)
-        return head if is_own else None
+        return head if head.manifest.board == own.board else None
 
     def describe(self) -> dict[str, object]:
         """What `relay run` is told: what runs here, whether newer software waits for a start, and what can be given.
 
-        ``digest``: SHA-256 of the head in hexadecimal, "" where nothing can be; ``size``: bytes of all of it.
+        ``offer``: None where nothing can be; ``digest``: SHA-256 of the head in hexadecimal; ``size``: bytes in all.
         """
         own, other = self._own, slots.other(self._card.running)
         try:
@@ -69,14 +67,20 @@ class Giver:
         except OSError:
             is_waiting = False
         head = self.head()
+        offer: dict[str, object] | None = None
+        if head is not None:
+            offer = {
+                "digest": hashlib.sha256(head.encode()).hexdigest(),
+                "size": head.manifest.size,
+                "version": head.manifest.version,
+                "built": head.manifest.built,
+            }
         return {
             "v": VERSION,
             "board": own.board if own else "",
-            "version": own.version if own else "",
             "built": own.built if own else 0,
             "waiting": is_waiting,
-            "digest": hashlib.sha256(head.encode()).hexdigest() if head else "",
-            "size": head.manifest.size if head else 0,
+            "offer": offer,
         }
 
     def serve(self, connection: socket.socket) -> None:

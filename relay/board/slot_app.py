@@ -10,13 +10,14 @@ relay-restart.path where newer software waits for that. Blocking, and in no hurr
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import select
 import socket
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -34,7 +35,7 @@ from relay.process import logs
 from relay.process.update_request import Incoming, Said
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from relay.board.manifest import Manifest
     from relay.control.status import Status
@@ -77,6 +78,10 @@ TURNED_BACK: Final = Notice(
     code=NoticeCode.SLOT,
     text="This relay's newer software did not come up well, and the one before it runs again. "
     "Messages are relayed as before. Tell whoever gave you the update.",
+)
+WAITS: Final = Notice(
+    code=NoticeCode.HINT,
+    text="Newer software is on the card, and is used from the next start.",
 )
 NO_OTHER: Final = Notice(
     code=NoticeCode.STORAGE,
@@ -324,22 +329,57 @@ class Slots:
             is_there = record.trial == target and record.tries(target)
             if not is_there or self._card[target].name() != described.name():
                 self._card.remember(slots.emptied(record, target))
-                self._card[target].write(
-                    head, lambda offset, length: _read_piece(read, HEAD_BYTES + offset, length), lambda: True
-                )
+                with self._known_pieces(described) as known:
+
+                    def source(offset: int, length: int) -> bytes:
+                        return known(offset, length) or _read_piece(read, HEAD_BYTES + offset, length)
+
+                    self._card[target].write(head, source, lambda: True)
                 self._card.remember(slots.updated(self._card.record(), target, self._known()))
         except DecodeError as error:
             raise RefusedError("damaged") from error
         except OSError as error:
             raise RefusedError("write") from error
+        self._say(self._card.record())
         logger.info("version %s is in slot %s", described.version, target)
         return (
             f"Version {described.version} is on the card, and is used from the next start. "
             "Let people fetch their messages, then switch off and on."
         )
 
+    @contextmanager
+    def _known_pieces(self, described: Manifest) -> Iterator[Callable[[int, int], bytes]]:
+        """A source of what of an update is in the slot that runs, by its hash; b"" for what is not.
+
+        Over a radio a piece takes eight seconds, from the card one of them.
+        """
+        running = self._card[self._card.running]
+        try:
+            own = running.head().manifest
+        except (OSError, DecodeError):
+            yield lambda _offset, _length: b""
+            return
+        wanted = hashes_by_offset(described)
+        places = {digest: offset for offset, digest in hashes_by_offset(own).items()}
+        with running.reading(own) as local:
+
+            def known(offset: int, length: int) -> bytes:
+                digest = wanted[HEAD_BYTES + offset]
+                if digest not in places:
+                    return b""
+                with suppress(OSError):
+                    piece = local(places[digest] - HEAD_BYTES, length)
+                    if hashlib.sha256(piece).hexdigest() == digest:
+                        return piece
+                return b""
+
+            yield known
+
     def _say(self, record: slots.Record, *more: Notice) -> None:
         told = ([TURNED_BACK] if record.failed else []) + list(more)
+        target = slots.other(self._card.running)
+        if record.trial == target and record.tries(target):
+            told.append(WAITS)
         fresh = self._notices.with_suffix(".new")
         fresh.write_bytes(encode_notices(told))
         fresh.chmod(0o644)

@@ -8,12 +8,11 @@ decides and writes (relay.process.update_request). `relay run` gets neither the 
 from __future__ import annotations
 
 import asyncio
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from relay.core.errors import DecodeError
-from relay.core.update_wire import Offer
+from relay.core.update_wire import Offer, decode_update
 from relay.process.update_request import MAX_LINE_BYTES, VERSION, Said, decode_line, decode_range, encode_line
 
 if TYPE_CHECKING:
@@ -26,10 +25,9 @@ SPREAD_SOCKET: Final = "spread.sock"
 START_S: Final = 120.0
 #: A card that is slow, and read by others as well.
 READ_S: Final = 60.0
-#: Until `relay slot` asks for the next piece, or says what came of it: it reads a slot, hashes what is there, and reads it
-#: all once more; or waits until its own software has proved itself.
+#: Until `relay slot` asks for the next piece, or says what came of it: it reads all that is in a slot, more than once,
+#: and waits until its own software has proved itself.
 NEXT_S: Final = 3600.0
-_HASH: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,22 +43,33 @@ class Own:
     def decode(cls, line: bytes) -> Own:
         """Raise DecodeError."""
         values = decode_line(line)
-        board, version, built = values.get("board"), values.get("version"), values.get("built")
-        digest, size, waiting = values.get("digest"), values.get("size"), values.get("waiting")
+        board, built, waiting = values.get("board"), values.get("built"), values.get("waiting")
         if (
             values.get("v") != VERSION
             or not isinstance(board, str)
-            or not isinstance(version, str)
             or type(built) is not int
-            or type(size) is not int
-            or not isinstance(digest, str)
             or not isinstance(waiting, bool)
         ):
             raise DecodeError("a description of another version")
-        offer = None
-        if _HASH.fullmatch(digest):
-            offer = Offer(digest=bytes.fromhex(digest), size=size, built=built, board=board, version=version)
+        offered = values.get("offer")
+        offer = None if offered is None else _offer(offered, board)
         return cls(board=board, built=built, is_waiting=waiting, offer=offer)
+
+
+def _offer(values: object, board: str) -> Offer:
+    try:
+        digest, size, built, version = (values[name] for name in ("digest", "size", "built", "version"))  # type: ignore[index]
+        # What others would not take is not offered to them.
+        message = (
+            bytes(1)
+            + Offer(digest=bytes.fromhex(digest), size=size, built=built, board=board, version=version).encode()
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DecodeError("an offer of another version") from error
+    offer = decode_update(message)
+    if not isinstance(offer, Offer):  # pragma: no cover - it was encoded as one
+        raise DecodeError("no offer")
+    return offer
 
 
 class GiveClient:
