@@ -55,9 +55,9 @@ MAX_QUIET_S: Final = 86_400.0
 class Times:
     """Seconds until something is tried again.
 
-    ``ask``: to ask `relay slot --give`, at first and at most; ``retake``: a taking that was cut off; ``restart``: to
-    start the machine anew, at least and at most, drawn each time, so that not all do at once; ``away``: that this was
-    not done although it was said so.
+    ``ask``: to ask `relay slot --give`, at first and at most: it is a process each time; ``retake``: a taking that was
+    cut off; ``restart``: to start the machine anew, at least and at most, drawn each time, so that not all do at once;
+    ``away``: that this was not done although it was said so.
     """
 
     ask: tuple[float, float] = (30.0, 3600.0)
@@ -122,9 +122,9 @@ class Spreading:
     # -- giving -----------------------------------------------------------
 
     async def _describe(self) -> None:
-        """Find out what runs here, until it can be given to others."""
+        """Find out what runs here and can be given to others, and whether what a person handed in waits for a start."""
         delay_s, most_s = self._times.ask
-        while self._own is None or self._own.offer is None:
+        while not self._waiting.is_set():
             try:
                 giver = await GiveClient.connect(self._folder)
                 giver.close()

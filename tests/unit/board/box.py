@@ -6,12 +6,14 @@ import os
 import select
 import socket
 import threading
+from dataclasses import replace
 from types import MappingProxyType
 
 from image import minisign
 from image.slot import signed
+from relay.board import slots
 from relay.board.card import Card
-from relay.board.card_slots import CardSlots
+from relay.board.card_slots import PARTITIONS, CardSlots
 from relay.board.device import Part
 from relay.board.giving import Giver
 from relay.board.manifest import PIECE_BYTES, Head, Manifest, Own
@@ -47,10 +49,16 @@ class Box:
         self.head = head if key is None else signed(head, key)
         self.update = self.head.encode() + boot + root
         self.slots["A"].write(self.head, lambda at, size: (boot + root)[at : at + size], lambda: True)
-        self.own = Own(board=board, version=version, built=built, keys=(trusts.public(),))
+        self._keys = (trusts.public(),)
         self.sockets = {name: self._listen(name) for name in ("update", "spread", "give")}
+        self._threads = []
+        self._start()
+
+    def _start(self):
+        found = self.slots[self.slots.running].head().manifest
+        self.own = Own(board=found.board, version=found.version, built=found.built, keys=self._keys)
         self.app = Slots(
-            self.slots, folder / "no-relay", notices=folder / "notices", settled=folder / "settled",
+            self.slots, self.folder / "no-relay", notices=self.folder / "notices", settled=self.folder / "settled",
             listener=self.sockets["update"], spread=self.sockets["spread"], own=self.own,
         )  # fmt: skip
         self.giver = Giver(self.slots, self.own)
@@ -58,6 +66,19 @@ class Box:
         self._threads = [threading.Thread(target=work) for work in (self._serve, self._give)]
         for thread in self._threads:
             thread.start()
+
+    def restart(self):
+        """Start anew with the slot that is due, which proves itself. Whoever is connected has to be gone."""
+        self._end()
+        (self.folder / RESTART.name).unlink(missing_ok=True)
+        chosen = slots.choose(self.slots.record())
+        running = chosen.slots[0]
+        self.slots.remember(chosen.record)
+        self.card = replace(self.card, root=PARTITIONS[running][1])
+        self.slots = CardSlots(self.card)
+        self.slots.remember(slots.came_up(self.slots.record(), running, ""))
+        self.slots.remember(slots.proved(self.slots.record(), running))
+        self._start()
 
     def _listen(self, name):
         listener = socket.socket(socket.AF_UNIX)
@@ -90,8 +111,11 @@ class Box:
 
     def stop(self):
         """Whoever is connected has to be gone."""
+        self._end()
+        for listener in self.sockets.values():
+            listener.close()
+
+    def _end(self):
         self._stopping = True
         for thread in self._threads:
             thread.join()
-        for listener in self.sockets.values():
-            listener.close()
