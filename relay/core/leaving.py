@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 #: Who says that it stays does not start anew for so long: three tries of newer software that fails, ten minutes each,
 #: and the way back.
 PROMISE_S: Final = 2400.0
-#: Whoever wants to start anew for so long, and cannot for what it promised others, promises nothing more.
-PATIENCE_S: Final = 6 * 3600.0
+#: Whoever wants to start anew itself promises that anew for PROMISE_S after the first time, and then nothing more until
+#: it had its turn, or let that pass for so long: so nobody is kept from newer software by who asks without end, and
+#: where all want to, some can.
+TURN_S: Final = 900.0
 #: For an answer, and for all of it: 100,000 envelopes are 200 questions.
 ANSWER_S: Final = 60.0
 GIVE_UP_S: Final = 900.0
@@ -69,18 +71,19 @@ class Departure:
         self._due_s = self._until_s = 0.0
         #: Nobody owes an answer: it goes on by itself when that is due.
         self._is_waiting = False
-        self._wanted_since: float | None = None
+        self._wants = False
+        self._promised_first: float | None = None
         self._promised_until = float("-inf")
 
     # -- ours -------------------------------------------------------------
 
     def begin(self, now: float, *, everything: bool) -> None:
         """Ask neighbours; ``everything``: whether one has to hold all that is here, and not only to stay."""
-        if self._wanted_since is None:
-            self._wanted_since = now
+        self._wants = True
         if now < self._promised_until:
             self.may_go = False
             return
+        self._promised_first = None
         self.may_go, self._is_all = None, everything and self._log.held_count > 0
         self._tried = set()
         self._until_s = now + GIVE_UP_S
@@ -168,14 +171,20 @@ class Departure:
 
     def asked(self, link: Link, identities: list[bytes], now: float) -> None:
         """Answer a neighbour that would start anew, and keep to that."""
-        is_impatient = self._wanted_since is not None and now - self._wanted_since > PATIENCE_S
-        stays = self.may_go is False and not is_impatient
+        stays = self.may_go is False and not self._is_its_turn(now)
         holds = stays and all(self._log.held_seq(identity) is not None for identity in identities)
         if holds:
             self._promised_until = now + PROMISE_S
+            self._promised_first = now if self._promised_first is None else self._promised_first
         link.session.send_update(Stays(stays=stays, holds=holds).encode())
         self._stats.add(UpdateTotal.STAYED if holds else UpdateTotal.DID_NOT_STAY)
         self._mark_ready(link)
+
+    def _is_its_turn(self, now: float) -> bool:
+        """Whether it promises nothing, so as to start anew itself."""
+        if self._promised_first is not None and now > self._promised_until + TURN_S:
+            self._promised_first = None
+        return self._wants and self._promised_first is not None and now > self._promised_first + PROMISE_S
 
     # -- time and end -----------------------------------------------------
 

@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 HEAD_BYTES: Final = 64 << 10
 #: For a piece of a MiB, of whoever offers it: then the taking ends, and is begun anew after a while.
 PIECE_S: Final = 1800.0
+#: For the head; who does not give even that does not keep others from giving theirs for long.
+HEAD_S: Final = 120.0
 #: Heads that `relay slot` is shown. Each starts a process, so that who offers nonsense without end costs little; who is
 #: honest is drawn by lot among them.
 HEADS: Final = Rate(per_s=1 / 900, burst=4.0)
@@ -100,6 +102,8 @@ class Spreading:
         self._heads = Bucket(HEADS, self._loop.time())
         #: SHA-256 of heads that are not shown again, the oldest first.
         self._refused: dict[bytes, None] = {}
+        #: ... and how often the taking of others failed.
+        self._failures: dict[bytes, int] = {}
         node.updates.wake = self._woken
 
     def _woken(self) -> None:
@@ -115,6 +119,7 @@ class Spreading:
         finally:
             self._node.updates.offer(None)
             self._node.updates.cancel()
+            self._node.departure.call_off()
             if self._giver is not None:
                 self._giver.close()
         raise AssertionError("it does not end")  # pragma: no cover
@@ -180,14 +185,25 @@ class Spreading:
                 await asyncio.sleep(wait_s)
                 continue
             try:
-                await self._take_one(offer)
+                head = await self._fetch(offer.digest, 0, HEAD_BYTES, offer.digest.hex(), HEAD_S)
+                self._heads.spend(1, self._loop.time())
+                await self._take_one(offer, head)
+            except CutOffError:
+                self._failed(offer)
             except (OSError, RelayError) as error:
-                logger.info("newer software of a neighbour was cut off (%s)", type(error).__name__)
-                self._node.stats.add(UpdateRefused.CUT_OFF)
+                logger.info("newer software of a neighbour was not handed in (%s)", type(error).__name__)
+                self._failed(offer)
                 await asyncio.sleep(self._times.retake)
 
+    def _failed(self, offer: Offer) -> None:
+        """Others go before it from now on."""
+        self._node.stats.add(UpdateRefused.CUT_OFF)
+        self._failures[offer.digest] = self._failures.pop(offer.digest, 0) + 1
+        while len(self._failures) > MAX_REFUSED:
+            del self._failures[next(iter(self._failures))]
+
     def _choose(self) -> Offer | None:
-        """One of what neighbours offer that is newer, by lot; None: nothing is."""
+        """One of what neighbours offer that is newer and failed least, by lot; None: nothing is."""
         own = self._own
         if own is None:
             return None
@@ -196,16 +212,15 @@ class Spreading:
             for offer in self._node.updates.candidates()
             if offer.is_newer_than(own.board, own.built) and offer.digest not in self._refused
         ]
+        fewest = min((self._failures.get(offer.digest, 0) for offer in newer), default=0)
+        newer = [offer for offer in newer if self._failures.get(offer.digest, 0) == fewest]
         return newer[int(self._random() * len(newer))] if newer else None
 
-    async def _take_one(self, offer: Offer) -> None:
-        head = await self._fetch(offer.digest, 0, HEAD_BYTES, offer.digest.hex())
-        self._heads.spend(1, self._loop.time())
-
+    async def _take_one(self, offer: Offer, head: bytes) -> None:
         async def read(offset: int, length: int, expected: str) -> bytes:
             if offset + length <= HEAD_BYTES:
                 return head[offset : offset + length]
-            return await self._fetch(offer.digest, offset, length, expected)
+            return await self._fetch(offer.digest, offset, length, expected, PIECE_S)
 
         said = await hand_in(self._folder, read)
         logger.info("newer software of a neighbour: %s", said.reason or "taken")
@@ -222,9 +237,9 @@ class Spreading:
         else:
             await asyncio.sleep(self._times.retake)
 
-    async def _fetch(self, digest: bytes, offset: int, length: int, expected: str) -> bytes:
+    async def _fetch(self, digest: bytes, offset: int, length: int, expected: str, patience_s: float) -> bytes:
         """So many bytes with that SHA-256, of whichever neighbour gives them; raise CutOffError."""
-        until_s = self._loop.time() + PIECE_S
+        until_s = self._loop.time() + patience_s
         while True:
             self._node.updates.fetch(digest, offset, length, self._loop.time())
             self._wake()

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
 
 from relay.core.admission import Policy
-from relay.core.leaving import ANSWER_S, GIVE_UP_S, PATIENCE_S, PROMISE_S
+from relay.core.leaving import ANSWER_S, GIVE_UP_S, PROMISE_S
 from relay.core.messages import Goodbye
 from relay.core.stats import LinkKind, UpdateTotal
 from relay.core.update_wire import MAX_ASKED, MAX_PART_BYTES, Leaving, Stays
@@ -198,22 +199,56 @@ def test_an_answer_that_never_ends_ends():
     assert relay.node.departure.may_go is False
 
 
-def test_who_asks_without_end_keeps_nobody_from_newer_software_for_ever():
+def test_who_asks_without_end_keeps_nobody_from_newer_software():
     relay = Relay()
     peer, wire = peer_of(relay)
-    now = 0.0
-    stayed = []
-    while now < PATIENCE_S + 2 * PROMISE_S:
+    now, turns, stayed = 0.0, [], []
+    while now < 5 * PROMISE_S:
         peer.say(update(Leaving(identities=[])))
         settle(wire, now=now)
         stayed.append(peer.of(Stays)[-1].stays)
+        # As `relay run` does while newer software waits.
         relay.node.departure.begin(now, everything=True)
+        if relay.node.departure.may_go is not False:
+            turns.append(now)
         relay.node.departure.call_off()
-        now += PROMISE_S / 2
+        now += 60.0
     assert stayed[0]
-    assert not stayed[-1]
-    relay.node.departure.begin(now, everything=True)
-    assert relay.node.departure.may_go is not False
+    assert not all(stayed)
+    assert len(turns) >= 2
+    assert turns[0] <= 2 * PROMISE_S + 120.0
+
+
+def test_who_does_not_want_to_itself_stays_for_others_as_often_as_they_ask():
+    relay = Relay()
+    peer, wire = peer_of(relay)
+    for count in range(10):
+        peer.say(update(Leaving(identities=[])))
+        settle(wire, now=count * PROMISE_S / 2)
+    assert all(stays.stays for stays in peer.of(Stays))
+
+
+def test_where_all_have_wanted_to_for_long_some_still_can():
+    relays = [Relay(seed) for seed in range(3)]
+    wires = [Wire(relays[0], relays[1]), Wire(relays[1], relays[2]), Wire(relays[0], relays[2])]
+    put_all(relays[0], [envelope(relays[0].rng)], interface="lo")
+    settle(*wires)
+    # For a day nothing comes of it, as what is held is not everywhere.
+    for relay in relays:
+        relay.node.departure._wants = True
+    gone, now = set(), 86_400.0
+    rng = random.Random(5)
+    while len(gone) < 3 and now < 2 * 86_400.0:
+        number = rng.randrange(3)
+        relay = relays[number]
+        relay.node.departure.begin(now, everything=True)
+        settle(*wires, now=now)
+        if relay.node.departure.may_go:
+            gone.add(number)
+        relay.node.departure.call_off()
+        now += rng.uniform(60, 300)
+    assert gone == {0, 1, 2}
+    assert now < 86_400.0 + 6 * 3600.0
 
 
 @pytest.mark.parametrize("count", [0, 1, MAX_ASKED])

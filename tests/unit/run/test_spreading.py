@@ -6,6 +6,7 @@ import contextlib
 import functools
 import random
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -19,7 +20,8 @@ from relay.core.stats import UpdateRefused, UpdateTotal
 from relay.process import update_request
 from relay.run.spreading import HEAD_BYTES, Spreading, Times
 from tests.unit.board.box import OTHER, Box
-from tests.unit.core.memory import Relay, Wire, client, envelope, put_all, settle
+from tests.unit.core.memory import Relay, Wire, client, envelope, neighbour, put_all, settle
+from tests.unit.core.test_updates import KNOWS, OFFER, update
 from tests.waiting import until_true
 
 QUICK = Times(ask=(0.05, 0.2), retake=0.05, restart=(0.05, 0.1), away=0.5)
@@ -210,6 +212,19 @@ async def test_what_has_not_proved_itself_or_is_not_signed_is_not_offered(boxes,
             # And once it has, it is.
             one.slots.remember(slots.proved(one.slots.record(), "A"))
             await until_true("it is offered", lambda: c.count(UpdateTotal.HEARD) == 1, PATIENCE_S)
+
+
+@in_loop
+async def test_who_offers_and_gives_nothing_does_not_keep_others_from_it(boxes, monkeypatch):
+    monkeypatch.setattr("relay.run.spreading.HEAD_S", 0.3)
+    newer, older = boxes("newer", "1.1", 2000), boxes("older", "1.0", 1000)
+    async with Appliance(newer, 1) as a, Appliance(older, 2) as c:
+        silent = [neighbour(c.relay, 10 + n, hello=KNOWS, now=now()) for n in range(3)]
+        for n, (peer, _) in enumerate(silent):
+            peer.say(update(replace(OFFER, digest=bytes([n]) * 32, board="test", built=9999)))
+        async with talking(*(wire for _, wire in silent), Wire(a.relay, c.relay, now=now())):
+            await written(c)
+    assert older.other() == newer.update
 
 
 @in_loop
