@@ -62,7 +62,7 @@ class Times:
     ``away``: that this was not done although it was said so.
     """
 
-    ask: tuple[float, float] = (30.0, 3600.0)
+    ask: tuple[float, float] = (20.0, 3600.0)
     retake: float = 300.0
     restart: tuple[float, float] = (60.0, 300.0)
     away: float = 120.0
@@ -130,6 +130,9 @@ class Spreading:
         """Find out what runs here and can be given to others, and whether what a person handed in waits for a start."""
         delay_s, most_s = self._times.ask
         while not self._waiting.is_set():
+            # At the start of the machine messages go first, in this, too.
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, most_s)
             try:
                 giver = await GiveClient.connect(self._folder)
                 giver.close()
@@ -142,8 +145,6 @@ class Spreading:
                     self._waiting.set()
                 self._node.updates.offer(self._own.offer)
                 self._wake()
-            await asyncio.sleep(delay_s)
-            delay_s = min(2 * delay_s, most_s)
 
     async def _give(self) -> NoReturn:
         """Read what neighbours ask for, one after the other."""
