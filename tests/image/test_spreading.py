@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Two booted images on one cable, of which one updates the other, which loses nothing by it."""
 
+import base64
 import json
 import random
 
@@ -24,6 +25,11 @@ pytestmark = [pytest.mark.image, pytest.mark.timeout(2400)]
 SEED = 16
 #: What of the newer one goes over the cable; the rest is in the older one's slot as well.
 ADDED_BYTES = 2 << 20
+
+
+#: User-Mode Linux would start once more with the same slot, without U-Boot between: here the plug is pulled instead.
+ENDING = base64.b64encode(b"[Service]\nExecStart=\nExecStart=/usr/bin/systemctl poweroff\n").decode()
+ARGUMENTS = (f"systemd.set_credential_binary=systemd.unit-dropin.relay-restart.service:{ENDING}",)
 
 
 def status(relay):
@@ -58,9 +64,10 @@ def test_one_relay_updates_another_which_starts_anew_once_its_neighbour_holds_al
     newer, older = (Card(image, tmp_path / f"{name}.img", tools=tools) for name in ("newer", "older"))
     wanted = make_newer(newer)
     with Lan() as lan:
-        ana, ben = (boot(card, name, network=lan.port(), cpu=cpu) for cpu, (name, card) in enumerate(
-            {"ana": newer, "ben": older}.items()
-        ))  # fmt: skip
+        ana, ben = (
+            boot(card, name, network=lan.port(), cpu=cpu, arguments=ARGUMENTS)
+            for cpu, (name, card) in enumerate({"ana": newer, "ben": older}.items())
+        )
         for relay in (ana, ben):
             assert relay.wait_booted() == "running", relay.explain()
         # Something that is on the older one alone, at first.
