@@ -60,7 +60,10 @@ def safe(secret: str, *, clients: bool, raw: bytes | None) -> Checked:
     with suppress(TextError, tomllib.TOMLDecodeError, RecursionError):
         if raw is not None and len(raw) <= MAX_CONFIG_BYTES and (board := _board(raw)):
             document["board"] = board
-    return Checked(appliance=ApplianceConfig(storage="volatile", mesh_secret=secret, sticks=()), document=document)
+    return Checked(
+        appliance=ApplianceConfig(storage="volatile", mesh_secret=secret, sticks=(), update_relays="off"),
+        document=document,
+    )
 
 
 def _board(raw: bytes) -> dict[str, Any]:

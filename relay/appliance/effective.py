@@ -90,6 +90,8 @@ def effective(checked: Checked, data: DataState | None = None) -> dict[str, Any]
     # The other processes of the relay have users of their own, in the group of the sockets.
     default("unix", path=LINK_SOCKET, access="group")
     default("control", path=CONTROL_SOCKET, access="group")
+    if appliance.update_relays != "off":
+        default("updates", relays=True, restart=_restart(appliance.update_relays, checked.storage, document["store"]))
     if appliance.status_page != "off":
         # The packet filter says from where; see firewall.py.
         names = dict.fromkeys(("relay.local", f"{appliance.hostname}.local"))
@@ -98,6 +100,16 @@ def effective(checked: Checked, data: DataState | None = None) -> dict[str, Any]
             # With a token the page can be had on the access point, too, by whoever knows it.
             default("http", strangers=[appliance.access_point_interface] if appliance.access_point_interface else [])
     return document
+
+
+def _restart(word: str, storage: str, store: dict[str, Any]) -> str:
+    """When it may start anew for newer software by itself.
+
+    With "durable" nobody gets at what is kept until it was opened again, so a neighbour is to hold that as well.
+    """
+    if word == "wait":
+        return "never"
+    return "quiet" if storage == "plain" and store["storage"] == "durable" else "held"
 
 
 def _radios(appliance: ApplianceConfig, document: dict[str, Any]) -> None:

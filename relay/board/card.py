@@ -148,7 +148,8 @@ def _card(partition: Path, dev: Path) -> Card | None:
     disk = partition.parent
     device = dev / disk.name
     try:
-        with Device(Part(path=device)) as opened:
+        # Whoever may only read the card finds it, too.
+        with Device(Part(path=device), writable=False) as opened:
             table = opened.read(0, SECTOR_BYTES)
         parts = {
             int((entry / "partition").read_text()): Part(

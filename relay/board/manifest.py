@@ -66,6 +66,7 @@ REASONS: Final = {
     "failed": "it was tried, and did not come up well",
     "on_trial": "the last one has not proved itself yet: try again in a quarter of an hour",
     "read": "the stick was pulled out, or cannot be read",
+    "nothing": "there is nothing newer to start with",
     "write": "the card cannot be written: use another",
 }
 
@@ -210,6 +211,15 @@ def accept(raw: bytes, own: Own, *, sizes: Sequence[int], held: str, failed: str
     if found.name() == failed and not older:
         raise RefusedError("failed")
     return head
+
+
+def is_trusted(head: Head, keys: Collection[str]) -> bool:
+    """Whether one of ``keys`` signed it."""
+    try:
+        _check_signature(head.manifest.encode(), head.signature.encode(), keys)
+    except RefusedError:
+        return False
+    return True
 
 
 def _split(raw: bytes) -> tuple[bytes, bytes]:

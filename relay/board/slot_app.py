@@ -2,20 +2,22 @@
 """`relay slot`: says that the slot that runs is well, sees to it that there is another one, and writes updates there.
 
 A process for each start, which ends when there is nothing more to do, and for each update that is handed in
-(relay-slot.socket). What it decides by is in relay/board/slots.py and manifest.py; it never restarts the machine, which
-relay-trial.timer does where this process has not said in time that all is well, so that an update in which not
-even this program starts turns back as well. Blocking, and in no hurry: messages go first.
+(relay-slot.socket, and relay-spread.socket of `relay run`, for what neighbours have). What it decides by is in
+relay/board/slots.py and manifest.py; it never restarts the machine, which relay-trial.timer does where this process has
+not said in time that all is well, so that an update in which not even this program starts turns back as well, and
+relay-restart.path where newer software waits for that. Blocking, and in no hurry: messages go first.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import select
 import socket
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -33,14 +35,17 @@ from relay.process import logs
 from relay.process.update_request import Incoming, Said
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
+    from relay.board.manifest import Manifest
     from relay.control.status import Status
 
 logger = logging.getLogger(__name__)
 
 #: There once this start is known to be well (relay-trial.service).
 SETTLED: Final = NOTICES[3].with_name("settled")
+#: Made where somebody may have the machine start anew (relay-restart.path), as newer software waits for that.
+RESTART: Final = SETTLED.with_name("restart")
 #: How long all has to be well without a break before it is believed, of a slot on trial.
 WELL_S: Final = 60.0
 TICK_S: Final = 5.0
@@ -58,18 +63,25 @@ _WATCHDOG: Final = Path("/sys/class/watchdog/watchdog0/state")
 _SYSTEMCTL_TIMEOUT_S: Final = 30.0
 #: For a piece of a MiB, of a slow stick that others read as well.
 READ_TIMEOUT_S: Final = 60.0
+#: ... and of neighbours, over a mesh that is busy; `relay run` gives up before.
+SPREAD_TIMEOUT_S: Final = 2400.0
 #: Where a stick was in the box at its start, an update on it comes before the copying that it would undo.
 STICK_S: Final = 60.0
 #: An update that was cut off is waited for so long before the copying that would undo what there is of it.
 RESUME_S: Final = 600.0
 _STICKS: Final = Path("/dev/relay/stick")
-#: The first that systemd hands over (sd_listen_fds(3)).
+#: The first that systemd hands over (sd_listen_fds(3)), and the name of that of `relay run`.
 _LISTEN_FD: Final = 3
+_SPREAD: Final = "spread"
 
 TURNED_BACK: Final = Notice(
     code=NoticeCode.SLOT,
     text="This relay's newer software did not come up well, and the one before it runs again. "
     "Messages are relayed as before. Tell whoever gave you the update.",
+)
+WAITS: Final = Notice(
+    code=NoticeCode.HINT,
+    text="Newer software is on the card, and is used from the next start.",
 )
 NO_OTHER: Final = Notice(
     code=NoticeCode.STORAGE,
@@ -105,7 +117,8 @@ def own_faults(status: Status) -> set[str]:
 class Slots:
     """The work of one start. ``control``: the relay's socket; ``tick_s`` and ``well_s``: shorter in tests.
 
-    ``listener``: where updates are handed in; ``own``: what may be among them, None: nothing.
+    ``listener``: where updates are handed in; ``spread``: where `relay run` does, with those of neighbours;
+    ``own``: what may be among them, None: nothing.
     """
 
     def __init__(
@@ -116,12 +129,14 @@ class Slots:
         notices: Path = NOTICES[3],
         settled: Path = SETTLED,
         listener: socket.socket | None = None,
+        spread: socket.socket | None = None,
         own: Own | None = None,
         tick_s: float = TICK_S,
         well_s: float = WELL_S,
     ) -> None:
         self._card = card
         self._listener = listener
+        self._spread = spread
         self._own = own
         self._control = control
         self._notices = notices
@@ -228,21 +243,42 @@ class Slots:
 
     def _is_asked(self, within_s: float) -> bool:
         """Whether somebody wants to hand something in."""
-        if self._listener is None:
+        return self._next_listener(within_s) is not None
+
+    def _next_listener(self, within_s: float) -> socket.socket | None:
+        """Where somebody wants to hand something in; a person before a neighbour."""
+        listeners = [one for one in (self._listener, self._spread) if one is not None]
+        if not listeners:
             time.sleep(within_s)
-            return False
-        return bool(select.select([self._listener], [], [], within_s)[0])
+            return None
+        ready = select.select(listeners, [], [], within_s)[0]
+        return next((one for one in listeners if one in ready), None)
 
     def _serve(self, within_s: float) -> bool:
         """Take one update, if somebody comes within that time; return whether somebody did."""
-        if not self._is_asked(within_s) or self._listener is None:
+        listener = self._next_listener(within_s)
+        if listener is None:
             return False
-        connection, _ = self._listener.accept()
+        by_person = listener is self._listener
+        connection, _ = listener.accept()
         self._is_cut_off = False
         with connection, suppress(OSError, DecodeError):
-            incoming = Incoming(connection, READ_TIMEOUT_S)
+            incoming = Incoming(
+                connection,
+                READ_TIMEOUT_S if by_person else SPREAD_TIMEOUT_S,
+                gives_way=None if by_person else self._listener,
+            )
+
+            def expect(described: Manifest) -> None:
+                incoming.hashes = hashes_by_offset(described)
+
             try:
-                said = Said(text=self.take(incoming.read, older=incoming.older), reason="")
+                if incoming.restart:
+                    text = self.restart()
+                else:
+                    # Of what is older than this, a person decides.
+                    text = self.take(incoming.read, older=incoming.older and by_person, expect=expect)
+                said = Said(text=text, reason="")
             except RefusedError as error:
                 logger.warning("an update was refused: %s", error.reason)
                 self._is_cut_off = error.reason == "read"
@@ -250,12 +286,31 @@ class Slots:
             incoming.say(said)
         return True
 
-    def take(self, read: Callable[[int, int], bytes], *, older: bool) -> str:
+    def restart(self) -> str:
+        """Have the machine start anew with what is newer; return what to tell, or raise RefusedError."""
+        target = slots.other(self._card.running)
+        try:
+            record = self._card.record()
+            if record.trial != target or not record.tries(target):
+                raise RefusedError("nothing")
+            self._settled.with_name(RESTART.name).touch()
+        except OSError as error:
+            raise RefusedError("write") from error
+        return "This relay starts anew, with the newer software."
+
+    def take(
+        self,
+        read: Callable[[int, int], bytes],
+        *,
+        older: bool,
+        expect: Callable[[Manifest], None] = lambda _: None,
+    ) -> str:
         """Write an update into the other slot, to start from next; return what to tell, or raise RefusedError.
 
         What runs, and all that is kept, is not touched. Cut off anywhere, it goes on where it was.
 
         :param read: returns so many bytes from an offset of the update; raises OSError
+        :param expect: hears what they have to be, once that is known
         """
         running, target = self._card.running, slots.other(self._card.running)
         try:
@@ -268,27 +323,63 @@ class Slots:
                 older=older,
             )  # fmt: skip
             described = head.manifest
+            expect(described)
             if record.trial == running:
                 raise RefusedError("on_trial")
             is_there = record.trial == target and record.tries(target)
             if not is_there or self._card[target].name() != described.name():
                 self._card.remember(slots.emptied(record, target))
-                self._card[target].write(
-                    head, lambda offset, length: _read_piece(read, HEAD_BYTES + offset, length), lambda: True
-                )
+                with self._known_pieces(described) as known:
+
+                    def source(offset: int, length: int) -> bytes:
+                        return known(offset, length) or _read_piece(read, HEAD_BYTES + offset, length)
+
+                    self._card[target].write(head, source, lambda: True)
                 self._card.remember(slots.updated(self._card.record(), target, self._known()))
         except DecodeError as error:
             raise RefusedError("damaged") from error
         except OSError as error:
             raise RefusedError("write") from error
+        self._say(self._card.record())
         logger.info("version %s is in slot %s", described.version, target)
         return (
             f"Version {described.version} is on the card, and is used from the next start. "
             "Let people fetch their messages, then switch off and on."
         )
 
+    @contextmanager
+    def _known_pieces(self, described: Manifest) -> Iterator[Callable[[int, int], bytes]]:
+        """A source of what of an update is in the slot that runs, by its hash; b"" for what is not.
+
+        Over a radio a piece takes eight seconds, from the card one of them.
+        """
+        running = self._card[self._card.running]
+        try:
+            own = running.head().manifest
+        except (OSError, DecodeError):
+            yield lambda _offset, _length: b""
+            return
+        wanted = hashes_by_offset(described)
+        places = {digest: offset for offset, digest in hashes_by_offset(own).items()}
+        with running.reading(own) as local:
+
+            def known(offset: int, length: int) -> bytes:
+                digest = wanted[HEAD_BYTES + offset]
+                if digest not in places:
+                    return b""
+                with suppress(OSError):
+                    piece = local(places[digest] - HEAD_BYTES, length)
+                    if hashlib.sha256(piece).hexdigest() == digest:
+                        return piece
+                return b""
+
+            yield known
+
     def _say(self, record: slots.Record, *more: Notice) -> None:
         told = ([TURNED_BACK] if record.failed else []) + list(more)
+        target = slots.other(self._card.running)
+        if record.trial == target and record.tries(target):
+            told.append(WAITS)
         fresh = self._notices.with_suffix(".new")
         fresh.write_bytes(encode_notices(told))
         fresh.chmod(0o644)
@@ -313,11 +404,22 @@ def read_own(release: Path = RELEASE, keys: Path = UPDATE_KEYS) -> Own | None:
     return own
 
 
-def _handed_over() -> socket.socket | None:
-    """The socket that systemd listens at for us."""
+def hashes_by_offset(described: Manifest) -> dict[int, str]:
+    """SHA-256 of each piece, by its offset in the update."""
+    found: dict[int, str] = {}
+    offset = HEAD_BYTES
+    for wanted in (described.boot, described.root):
+        found |= {offset + at: digest for at, _, digest in wanted.pieces()}
+        offset += wanted.size
+    return found
+
+
+def handed_over() -> dict[str, socket.socket]:
+    """The sockets that systemd listens at for us, by their names (FileDescriptorName=)."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        return None
-    return socket.socket(fileno=_LISTEN_FD)
+        return {}
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    return {name: socket.socket(fileno=_LISTEN_FD + at) for at, name in enumerate(names) if name}
 
 
 def _show() -> str:
@@ -343,5 +445,8 @@ def run(control: Path) -> int:
     card = find_card()
     if card is None:
         raise NoSlotsError("this machine did not start from a relay's card")
-    Slots(CardSlots(card), control, listener=_handed_over(), own=read_own()).run()
+    handed = handed_over()
+    spread = handed.pop(_SPREAD, None)
+    listener = next(iter(handed.values()), None)
+    Slots(CardSlots(card), control, listener=listener, spread=spread, own=read_own()).run()
     return 0

@@ -33,10 +33,14 @@ def add_parsers(commands: Commands) -> None:
     stick.set_defaults(func=_stick)
     slot = commands.add_parser("slot", help="see that the software that runs is well, and that there is another copy")
     slot.add_argument("--socket", type=Path, metavar="PATH", help="control socket (default: the appliance's)")
+    slot.add_argument("--give", action="store_true", help="only read it, for other relays; as relay-give.service does")
     slot.set_defaults(func=_slot)
     update = commands.add_parser("update", help="hand newer software to this appliance, to be used from its next start")
     update.add_argument("file", nargs="?", type=Path, metavar="FILE", help="the update (default: standard input)")
     update.add_argument("--older", action="store_true", help="take it also if it is older, or turned back before")
+    update.add_argument(
+        "--restart", action="store_true", help="start anew now with what was taken before; no file is read"
+    )
     update.set_defaults(func=_update)
     _add_appliance(appliance.add_subparsers(metavar="COMMAND", required=True))
 
@@ -373,14 +377,23 @@ def _stick(arguments: argparse.Namespace) -> int:
 
 def _slot(arguments: argparse.Namespace) -> int:
     from relay.appliance import effective
-    from relay.board import slot_app
+    from relay.board import giving, slot_app
 
+    if arguments.give:
+        return giving.run()
     return slot_app.run(arguments.socket or Path(effective.CONTROL_SOCKET))
 
 
 def _update(arguments: argparse.Namespace) -> int:
     from relay.process import update_request
 
+    if arguments.restart:
+        with update_request.connect() as taker:
+            said = update_request.ask_for_restart(taker, update_request.RESTART_TIMEOUT_S)
+        if said.reason:
+            raise update_request.UpdateError(f"it does not start anew: {said.text}")
+        print(said.text)
+        return 0
     with arguments.file.open("rb") if arguments.file else sys.stdin.buffer as file, update_request.connect() as taker:
         at = 0
 

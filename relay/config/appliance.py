@@ -180,6 +180,7 @@ class ApplianceConfig:
     storage: str = setting("amnesic", settings.one_of("amnesic", "durable", "plain", "volatile"))
     ssh_keys: tuple[str, ...] = setting((), _ssh_keys)
     update_keys: tuple[str, ...] = setting((), _update_keys)
+    update_relays: str = setting("on", settings.one_of("on", "wait", "off"))
     sticks: tuple[StickUse, ...] = setting((StickUse.REPORT, StickUse.UPDATE), _sticks)
 
     @property

@@ -34,6 +34,7 @@ from relay.config.run import (
     StoreConfig,
     TcpConfig,
     UnixConfig,
+    UpdatesConfig,
 )
 from relay.config.settings import BadValueError
 from relay.core.errors import RelayError
@@ -92,6 +93,7 @@ class Config:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     http: HttpConfig = field(default_factory=HttpConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
+    updates: UpdatesConfig = field(default_factory=UpdatesConfig)
     log: LogConfig = field(default_factory=LogConfig)
     ble: BleConfig = field(default_factory=BleConfig)
     bitchat: BitchatConfig = field(default_factory=BitchatConfig)

@@ -133,6 +133,15 @@ class ControlConfig(SocketConfig):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UpdatesConfig:
+    """Newer software between relays; ``restart``: when the machine may start anew; ``path``: the sockets' folder."""
+
+    relays: bool = setting(False, settings.boolean)
+    restart: str = setting("never", settings.one_of("never", "held", "quiet"))
+    path: Path = setting(Path("/run/mesh-relay-update"), settings.path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     """How much is said on standard error."""
 

@@ -21,7 +21,7 @@ class Airtime:
     """The budget that all links of an interface share; who was served longest ago goes first."""
 
     def __init__(self, bytes_per_s: float) -> None:
-        self._bytes_per_s = bytes_per_s
+        self.bytes_per_s = bytes_per_s
         #: What is left of the part of live datagrams, of all links together.
         self.live_bytes = Bucket(Rate(per_s=bytes_per_s / LIVE_PART, burst=bytes_per_s / LIVE_PART), 0.0)
         self._open_at = 0.0
@@ -44,7 +44,7 @@ class Airtime:
 
     def spent(self, link: int, count: int, now: float) -> float:
         """Take account of bytes sent, those that could not wait included, or received; return the seconds they take."""
-        taken_s = count / self._bytes_per_s
+        taken_s = count / self.bytes_per_s
         if count:
             self._open_at = max(self._open_at, now - BURST_S) + taken_s
             self._links.pop(link, None)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from relay.core.live_queue import LiveQueue
+from relay.core.update_state import UpdateState
 
 if TYPE_CHECKING:
     from relay.core.airtime import Airtime
@@ -43,6 +44,7 @@ class Link:
         "timer_at",
         "until",
         "unwanted",
+        "update",
     )
 
     def __init__(
@@ -73,6 +75,7 @@ class Link:
         self.exchange: Exchange | None = None
         #: Live datagrams that wait for it.
         self.live = LiveQueue()
+        self.update = UpdateState()
         self.ready = False
         self.closed = False
         self.close_reason: Reason | None = None

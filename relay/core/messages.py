@@ -44,6 +44,7 @@ class MessageType(enum.IntEnum):
     RECONCILE = 0x31
     CREDIT = 0x32
     LIVE = 0x40
+    UPDATE = 0x41
 
 
 #: Lanes (section 5): a small envelope never waits for a large one, nor for a list.
@@ -151,12 +152,14 @@ class Hello:
 
     A client leaves the relay's fields at their defaults, so that hellos of
     clients are all alike. ``window`` is the first and last expiry hour that is
-    accepted, ``prefix_bits`` what a subscription is to tell of a bucket (section 6.1).
+    accepted, ``prefix_bits`` what a subscription is to tell of a bucket (section 6.1), ``updates`` whether UPDATE is
+    known.
     """
 
     role: Role
     durable: bool = False
     slow: bool = False
+    updates: bool = False
     price: int = 0
     classes: int = ALL_CLASSES
     window: tuple[int, int] = (0, MAX_U32)
@@ -166,7 +169,7 @@ class Hello:
     def encode(self) -> bytes:
         """Return type byte and body."""
         writer = Writer().u8(MessageType.HELLO).u8(self.role)
-        writer.u8(self.durable | self.slow << 1)
+        writer.u8(self.durable | self.slow << 1 | self.updates << 2)
         writer.u8(self.price).u8(self.classes).u32(self.window[0]).u32(self.window[1])
         return bytes(writer.u8(self.prefix_bits).u16(self.max_puts))
 
@@ -182,6 +185,7 @@ def decode_hello(reader: Reader) -> Hello:
         role=Role(role),
         durable=bool(flags & 1),
         slow=bool(flags & 2),
+        updates=bool(flags & 4),
         price=price,
         classes=classes & ALL_CLASSES,
         window=window,

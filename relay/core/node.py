@@ -24,6 +24,7 @@ from relay.core.envelope import (
 from relay.core.errors import RelayError
 from relay.core.exchange import REJECTED, Exchange, Requests
 from relay.core.intake import MAX_PENDING_BYTES, Intake, PendingBatch
+from relay.core.leaving import Departure
 from relay.core.link import Link
 from relay.core.live import Live
 from relay.core.log import AdmittedLog
@@ -57,6 +58,9 @@ from relay.core.stats import (
     SessionError,
     Stats,
 )
+from relay.core.update_wire import Ask, Given, Leaving, Stays
+from relay.core.update_wire import Offer as UpdateOffer
+from relay.core.updates import UpdateRuleError, Updates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -125,7 +129,8 @@ class NodeConfig:
 
 #: What a relay hears from another only after that one's SAME: without it nobody knows
 #: whether there is another session with the same neighbour (docs/protocol.md section 6.9).
-_AFTER_SAME: Final = (s.Offers, s.Credit, s.Fetch, s.Envelopes, s.Missing, s.Reconcile, s.Live)
+_OF_UPDATES: Final = (UpdateOffer, Ask, Given, Leaving, Stays)
+_AFTER_SAME: Final = (s.Offers, s.Credit, s.Fetch, s.Envelopes, s.Missing, s.Reconcile, s.Live, *_OF_UPDATES)
 #: What a peer says that makes it pointless to come back soon.
 _HOPELESS: Final[dict[Goodbye, Reason]] = {
     Goodbye.SELF: HandshakeFailure.SELF,
@@ -181,6 +186,10 @@ class Node:
         }
         self._meetings = Meetings(self.log, stats, random_bytes)
         self.live = Live(stats, self._neighbours, random_bytes, self.mark_ready)
+        self.updates = Updates(stats, self._neighbours, random_bytes, self.mark_ready)
+        self.departure = Departure(
+            self.log, stats, self._neighbours, self.updates, self.mark_ready, lambda: self.intake.pending_bytes > 0
+        )
         self._random_bytes = random_bytes
         self._interfaces = {OTHER_INTERFACE: "other"} | (interfaces or {})
         self._next_link = 1
@@ -230,6 +239,8 @@ class Node:
             role=Role.RELAY,
             durable=self.config.durable,
             slow=slow,
+            # Of all relays alike, whatever their operators say of updates: else it would tell one from another.
+            updates=True,
             price=price,
             classes=self.admission.policy.classes,
             window=self.clock.window(now),
@@ -314,6 +325,8 @@ class Node:
         return (
             not link.paused
             and not link.session.has_input
+            # Of people nothing is taken in before it starts anew; neighbours have what they give.
+            and not (self.departure.is_closing and link.exchange is None)
             and (has_room or not link.pending_bytes)
             and link.session.unanswered_bytes < MAX_UNANSWERED_BYTES
             and link.session.queued_bytes < MAX_UNREAD_BYTES
@@ -383,6 +396,7 @@ class Node:
             self._news.told(now)
         if link.live:
             self.live.pump(link, now)
+        self.updates.pump(link, now)
 
     def _may_fetch(self, link: Link, exchange: Exchange) -> bool:
         """Whether to ask a neighbour for more: while the store keeps up, or nothing of this one waits.
@@ -460,6 +474,8 @@ class Node:
                 link.news = (*link.news[-1:], value)
             case s.Live(hops, datagram):
                 self.live.received(link, hops, datagram, now)
+            case UpdateOffer() | Ask() | Given() | Leaving() | Stays():
+                self._update(link, event, now)
             case s.Reconcile(body):
                 try:
                     self._meetings.received(link, body, now)
@@ -467,6 +483,26 @@ class Node:
                     self._violation(link, SessionError.LIMIT_EXCEEDED, Goodbye.LIMIT, now)
                 except RelayError:
                     self._violation(link, SessionError.DECODE, Goodbye.DECODE, now)
+
+    def _update(self, link: Link, event: UpdateOffer | Ask | Given | Leaving | Stays, now: float) -> None:
+        try:
+            match event:
+                case UpdateOffer():
+                    self.updates.offered(link, event, now)
+                case Ask():
+                    self.updates.asked(link, event)
+                case Given():
+                    self.updates.given(link, event, now)
+                case Leaving(identities=identities):
+                    self.departure.asked(link, identities, now)
+                case Stays():
+                    if not self.departure.answered(link, event, now):
+                        self._violation(link, SessionError.PROTOCOL, Goodbye.PROTOCOL, now)
+        except UpdateRuleError as error:
+            is_limit = error.goodbye is Goodbye.LIMIT
+            self._violation(
+                link, SessionError.LIMIT_EXCEEDED if is_limit else SessionError.PROTOCOL, error.goodbye, now
+            )
 
     def _violation(self, link: Link, reason: SessionError, goodbye: Goodbye, now: float) -> None:
         self._handle(link, link.session.close(goodbye, reason), now)
@@ -576,6 +612,8 @@ class Node:
         elif isinstance(reason, SessionError):
             link.kind_stats.error(reason)
         self.live.forget(link)
+        self.updates.forget(link, now)
+        self.departure.forget(link, now)
         exchange = link.exchange
         if exchange is not None:
             self._requests.gone(exchange, now)
@@ -711,6 +749,7 @@ class Node:
         """When :meth:`handle_timer` is due, in monotonic seconds."""
         deadlines = [airtime.next_s for airtime in self._airtimes.values()]
         deadlines += [self._news.due, self._meetings.next_turn(), self.live.next_s]
+        deadlines += [self.updates.next_s, self.departure.next_s]
         deadlines.append(self._timers[0][0] if self._timers else None)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
@@ -740,6 +779,9 @@ class Node:
                 self._ready[its_turn.number] = its_turn
         for paced in self.live.take_due(now):
             self._ready[paced.number] = paced
+        for paced in self.updates.take_due(now):
+            self._ready[paced.number] = paced
+        self.departure.take_due(now)
         for stalled in self._meetings.take_stalled(now):
             self.close(stalled, Goodbye.TIMEOUT, SessionError.STALLED, now)
         due: list[Link] = []

@@ -32,6 +32,8 @@ from relay.core.messages import Goodbye, Hello, MessageType, Role
 from relay.core.news import NEWS_BYTES
 from relay.core.noise import XX, XXPSK3, DecryptError, HandshakeError, HandshakeState, KeyPair
 from relay.core.stats import HandshakeFailure, SessionError
+from relay.core.update_wire import Ask, Given, Leaving, Stays, decode_update
+from relay.core.update_wire import Offer as UpdateOffer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -209,6 +211,11 @@ Event = (
     | PriceChanged
     | News
     | Live
+    | UpdateOffer
+    | Ask
+    | Given
+    | Leaving
+    | Stays
     | CaughtUp
     | Closed
     | m.Ack
@@ -226,7 +233,19 @@ ALLOWED: Final[dict[tuple[Role, Role], frozenset[MessageType]]] = {
     ),
     (Role.RELAY, Role.RELAY): frozenset(
         _ANY
-        | {_T.SAME, _T.PRICE, _T.NEWS, _T.OFFER, _T.FETCH, _T.ENVELOPE, _T.MISSING, _T.RECONCILE, _T.CREDIT, _T.LIVE}
+        | {
+            _T.SAME,
+            _T.PRICE,
+            _T.NEWS,
+            _T.OFFER,
+            _T.FETCH,
+            _T.ENVELOPE,
+            _T.MISSING,
+            _T.RECONCILE,
+            _T.CREDIT,
+            _T.LIVE,
+            _T.UPDATE,
+        }
     ),
 }
 
@@ -538,6 +557,8 @@ class Session:
             case _T.NEWS:
                 event = News(reader.bytes(NEWS_BYTES))
                 reader.end()
+            case _T.UPDATE:
+                event = decode_update(message)
             case _T.CAUGHT_UP:
                 reader.end()
                 event = CaughtUp()
@@ -698,6 +719,10 @@ class Session:
     def send_live(self, message: bytes) -> None:
         """Send a live datagram, encoded with its hops."""
         self._push(LIVE_LANE, message)
+
+    def send_update(self, body: bytes) -> None:
+        """Say something of newer software, behind all messages."""
+        self._push(LIVE_LANE, bytes([_T.UPDATE]) + body)
 
     def send_same(self, other_link_secrets: Iterable[bytes]) -> None:
         """Show which of our other sessions this peer shares; see :meth:`same_mac`.

@@ -161,6 +161,42 @@ class LiveDropped(Reason):
     UNREAD = "unread"  # a gateway does not read
 
 
+class UpdateTotal(Reason):
+    """What became of newer software between relays."""
+
+    OFFERED = "offered"  # told to a neighbour, each time
+    HEARD = "heard"  # of a neighbour, each time
+    GIVEN = "given"  # parts, to neighbours
+    TAKEN = "taken"  # parts, of neighbours
+    WRITTEN = "written"  # whole updates, into the other slot
+    STAYED = "stayed"  # a neighbour was told that it may start anew
+    DID_NOT_STAY = "did_not_stay"  # ... and that it may not
+
+
+class UpdateRefused(Reason):
+    """Why newer software of a neighbour, or a part of it, was not taken, or not given."""
+
+    WRONG_PIECE = "wrong_piece"  # its hash is not the one that was signed, or the head's not the one that was offered
+    TIMEOUT = "timeout"  # a neighbour did not give what it offered in time
+    NOT_HERE = "not_here"  # a neighbour has it no more
+    LATE = "late"  # a part that came when it was fetched from another one already
+    UNREADABLE = "unreadable"  # our own copy could not be read for a neighbour
+    CUT_OFF = "cut_off"  # the taking ended; it goes on where it was
+    # What `relay slot` says of a whole update; words of relay.board.manifest.REASONS.
+    DAMAGED = "damaged"
+    UNSIGNED = "unsigned"
+    WRONG_KEY = "wrong_key"
+    BAD_SIGNATURE = "bad_signature"
+    OTHER_BOARD = "other_board"
+    OLDER = "older"
+    SAME = "same"
+    TOO_LARGE = "too_large"
+    FAILED = "failed"
+    ON_TRIAL = "on_trial"
+    READ = "read"
+    WRITE = "write"
+
+
 class HttpRefused(Reason):
     """Why a request to the pages was turned away, or its connection closed."""
 
@@ -214,7 +250,7 @@ BOUNDS: dict[Histogram, tuple[float, ...]] = {
 #: one, and appears in status and metrics by itself.
 FAMILIES: tuple[type[Reason], ...] = (
     *(Total, Rejected, Evicted, Trouble),
-    *(HandshakeFailure, Dropped, HttpRefused, Download, LiveTotal, LiveDropped),
+    *(HandshakeFailure, Dropped, HttpRefused, Download, LiveTotal, LiveDropped, UpdateTotal, UpdateRefused),
 )
 
 
@@ -308,6 +344,8 @@ class Stats:
             "dropped": self.by_label(Dropped),
             "live": self.by_label(LiveTotal),
             "live_dropped": self.by_label(LiveDropped),
+            "updates": self.by_label(UpdateTotal),
+            "updates_refused": self.by_label(UpdateRefused),
             "http_refused": self.by_label(HttpRefused),
         }
 

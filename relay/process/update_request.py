@@ -2,14 +2,17 @@
 """How an update is handed in, from a stick or by an operator: to `relay slot`, which asks for it piece by piece.
 
 A connection each to a Unix socket (relay-slot.socket). Whoever has the update sends one line of JSON,
-``{"v": 1, "older": false}``. Then come lines from the other side: ``{"read": [OFFSET, LENGTH]}``, which is answered
-with so many bytes, and at last ``{"said": TEXT, "reason": REASON}``. Offsets only grow, so an update can come through a
+``{"v": 1, "older": false}``, or has the machine started anew with what was handed in before,
+``{"v": 1, "older": false, "restart": true}``. Then come lines from the other side: ``{"read": [OFFSET, LENGTH]}``,
+which is answered with so many bytes; it may say the SHA-256 of these in hexadecimal, ``"sha256"``. And at last
+``{"said": TEXT, "reason": REASON}``. Offsets only grow, so an update can come through a
 pipe. An end before the last line, from either side, means that it is over for now.
 """
 
 from __future__ import annotations
 
 import json
+import select
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +30,8 @@ MAX_LINE_BYTES: Final = 1024
 MAX_READ_BYTES: Final = 1 << 20
 #: How often it is looked whether the stick is still there.
 LOOK_S: Final = 1.0
+#: Who answers may have to start first, on a board that is slow and busy.
+RESTART_TIMEOUT_S: Final = 120.0
 
 
 class UpdateError(RelayError):
@@ -65,7 +70,7 @@ def hand_in(
     """
     try:
         sock.settimeout(LOOK_S)
-        sock.sendall(_line({"v": VERSION, "older": older}))
+        sock.sendall(encode_line({"v": VERSION, "older": older}))
         line = b""
         while is_there():
             try:
@@ -77,11 +82,11 @@ def hand_in(
             line += more
             if not line.endswith(b"\n"):
                 continue
-            asked = _decode(line)
+            asked = decode_line(line)
             line = b""
             if "said" in asked:
                 return Said(text=str(asked["said"]), reason=str(asked.get("reason", "")))
-            offset, length = _range(asked)
+            offset, length = decode_range(asked)
             piece = read(offset, length)
             if len(piece) != length:
                 break
@@ -93,22 +98,49 @@ def hand_in(
     raise UpdateError("the update was cut off; try again, and it goes on where it was")
 
 
-class Incoming:
-    """The other side: asks who has the update. Raise OSError or DecodeError for who does not keep to it."""
-
-    def __init__(self, sock: socket.socket, timeout_s: float) -> None:
+def ask_for_restart(sock: socket.socket, timeout_s: float) -> Said:
+    """Have the machine start anew with what was handed in before; raise UpdateError."""
+    try:
         sock.settimeout(timeout_s)
+        sock.sendall(encode_line({"v": VERSION, "older": False, "restart": True}))
+        with sock.makefile("rb") as file:
+            said = decode_line(file.readline(MAX_LINE_BYTES))
+    except (OSError, DecodeError) as error:
+        raise UpdateError("nobody said whether it starts anew; switch it off and on") from error
+    return Said(text=str(said.get("said", "")), reason=str(said.get("reason", "")))
+
+
+class Incoming:
+    """The other side: asks who has the update. Raise OSError or DecodeError for who does not keep to it.
+
+    ``gives_way``: where others come who go before this one, which is cut off then.
+    """
+
+    def __init__(self, sock: socket.socket, timeout_s: float, *, gives_way: socket.socket | None = None) -> None:
+        sock.settimeout(timeout_s)
+        self._timeout_s = timeout_s
+        self._gives_way = gives_way
+        #: SHA-256 of pieces, by their offsets, where they are known.
+        self.hashes: dict[int, str] = {}
         self._sock = sock
         self._file = sock.makefile("rb")
-        found = _decode(self._file.readline(MAX_LINE_BYTES))
+        found = decode_line(self._file.readline(MAX_LINE_BYTES))
         older = found.get("older")
         if found.get("v") != VERSION or not isinstance(older, bool):
             raise DecodeError("an update handed in by another version")
         self.older = older
+        self.restart = found.get("restart") is True
 
     def read(self, offset: int, length: int) -> bytes:
         """So many bytes of it; raise OSError."""
-        self._sock.sendall(_line({"read": [offset, length]}))
+        asked: dict[str, object] = {"read": [offset, length]}
+        if offset in self.hashes:
+            asked["sha256"] = self.hashes[offset]
+        self._sock.sendall(encode_line(asked))
+        if self._gives_way is not None:
+            ready = select.select([self._sock, self._gives_way], [], [], self._timeout_s)[0]
+            if self._gives_way in ready or not ready:
+                raise OSError("somebody else hands something in")
         found = self._file.read(length)
         if len(found) != length:
             raise OSError("the update was cut off")
@@ -116,14 +148,16 @@ class Incoming:
 
     def say(self, said: Said) -> None:
         """End it."""
-        self._sock.sendall(_line({"said": said.text, "reason": said.reason}))
+        self._sock.sendall(encode_line({"said": said.text, "reason": said.reason}))
 
 
-def _line(values: dict[str, object]) -> bytes:
+def encode_line(values: dict[str, object]) -> bytes:
+    """One line of either side."""
     return json.dumps(values, separators=(",", ":")).encode() + b"\n"
 
 
-def _decode(line: bytes) -> dict[str, object]:
+def decode_line(line: bytes) -> dict[str, object]:
+    """Raise DecodeError."""
     try:
         values = json.loads(line[:MAX_LINE_BYTES])
     except (ValueError, RecursionError) as error:
@@ -133,7 +167,8 @@ def _decode(line: bytes) -> dict[str, object]:
     return values
 
 
-def _range(asked: dict[str, object]) -> tuple[int, int]:
+def decode_range(asked: dict[str, object]) -> tuple[int, int]:
+    """Offset and length of what is asked for; raise DecodeError."""
     found = asked.get("read")
     if not isinstance(found, list) or len(found) != 2 or not all(type(part) is int and part >= 0 for part in found):
         raise DecodeError("nothing that can be read")

@@ -37,6 +37,7 @@ from relay.run.engine import Engine
 from relay.run.history import History
 from relay.run.kept import open_kept
 from relay.run.keyfile import load_or_make_key
+from relay.run.spreading import Spreading
 from relay.store.committer import Committer
 from relay.store.database import Store
 
@@ -141,6 +142,8 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
         work.append(run_watchdog(notifier, progress, on_tick))
         if config.http.enabled:
             work.append(serve_pages())
+        if config.updates.relays:
+            work.append(_spread(config, engine))
         await until_stopped(stopping, work, notifier, say_goodbye)
 
 
@@ -157,6 +160,19 @@ async def _supervised(link: LinkPlugin, kind: LinkKind, engine: Engine) -> None:
             engine.link_failed(kind)
 
     await supervise(link.name, lambda: link.run(engine), random=random.random, on_state=on_state)
+
+
+async def _spread(config: Config, engine: Engine) -> None:
+    async def run() -> None:
+        await Spreading(
+            engine.node,
+            config.updates.path,
+            restart=config.updates.restart,
+            wake=engine.wake,
+            random=random.random,
+        ).run()
+
+    await supervise("updates", run, random=random.random, on_state=lambda _up, _fault: None)
 
 
 def _make_node(config: Config, store: Store, stats: Stats, now: float) -> Node:

@@ -40,6 +40,8 @@ from relay.core.stats import (
     SessionError,
     Stats,
     Total,
+    UpdateRefused,
+    UpdateTotal,
 )
 from relay.process.reports import EVENTS, GAUGES, MEMORY, SENSORS, Component
 
@@ -623,6 +625,21 @@ FAMILIES: tuple[Family, ...] = (
         lambda stats, _: {(reason,): events(count) for reason, count in stats.by_label(LiveDropped).items()},
         "rate: a flood, or more phones than the mesh carries; queue_full, late: a slow link; unread: the gateway",
         reason=_values(LiveDropped),
+    ),
+    _counter(
+        "updates",
+        "Newer software between relays: offers told and heard, parts given and taken, updates written, and neighbours "
+        "that were told whether they may start anew",
+        lambda stats, _: {(result,): count for result, count in stats.by_label(UpdateTotal).items()},
+        "for seeing that an update spreads; what was not taken is in relay_updates_refused_total",
+        result=_values(UpdateTotal),
+    ),
+    _by_reason(
+        UpdateRefused,
+        "updates_refused",
+        "Newer software of neighbours, or parts of it, that was not taken or not given",
+        "wrong_piece, bad_signature: a relay near lies, or has a worn card; wrong_key: another's releases; timeout, "
+        "cut_off: a slow link; failed: it turned back here; unreadable, write: another card",
     ),
     _by_reason(
         HttpRefused,

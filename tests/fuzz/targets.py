@@ -49,6 +49,7 @@ from relay.core.reconcile_wire import (
 )
 from relay.core.riblt import SHORT_ID_MASK, SYMBOL_BYTES, Decoder, ScalarEncoder, Symbols, mix
 from relay.core.session import Closed, Session, State
+from relay.core.update_wire import decode_update
 from relay.libp2p import bitswap_message, dht, gossipsub_message
 from relay.libp2p.berty import decode_kept, decode_seal
 from relay.libp2p.channel import Channel
@@ -207,6 +208,15 @@ def live(data):
     except DecodeError:
         pass
     check(cutter.held_bytes <= len(data), "more is kept than came")
+
+
+def update(data):
+    """What a neighbour says of newer software, and before it starts anew: out as it came in, or refused."""
+    try:
+        value = decode_update(b"\x41" + data)
+    except DecodeError:
+        return
+    same(value.encode(), data)
 
 
 def macs(data):
@@ -828,6 +838,7 @@ TARGETS = {
     "offers": Target(run=offers, weight=8, max_bytes=16_000),
     "macs": Target(run=macs, weight=6, max_bytes=600),
     "live": Target(run=live, weight=4, max_bytes=300),
+    "update": Target(run=update, weight=4, max_bytes=300),
     "put": Target(run=put, weight=8, max_bytes=300),
     "fingerprints": Target(run=fingerprints, weight=3, max_bytes=2_000),
     "hours": Target(run=hours, weight=5, max_bytes=100),

@@ -30,6 +30,8 @@ from relay.core.stats import (
     Rejected,
     SessionError,
     Stats,
+    UpdateRefused,
+    UpdateTotal,
 )
 from relay.process.reports import EVENTS, Component
 from relay.run import metrics_doc
@@ -47,14 +49,23 @@ WORDS = {
     "component": {"ble", "bitchat", "libp2p", "net", "board"},
     "process": {"run", "ble", "bitchat", "libp2p", "net", "board"},
     "source": {"none", "system", "operator"},
-    "result": {*map(str, Download), *map(str, LiveTotal)},
+    "result": {*map(str, Download), *map(str, LiveTotal), *map(str, UpdateTotal)},
     "state": {*map(str, LinkState), *map(str, ProcessState)},
     "severity": {"critical", "warning", "info"},
     "condition": {condition.name for condition in TABLE},
     "event": {event for events in EVENTS.values() for event in events},
     "reason": {
         str(reason)
-        for family in (Rejected, Evicted, HandshakeFailure, Dropped, HttpRefused, LiveDropped, SessionError)
+        for family in (
+            Rejected,
+            Evicted,
+            HandshakeFailure,
+            Dropped,
+            HttpRefused,
+            LiveDropped,
+            UpdateRefused,
+            SessionError,
+        )
         for reason in family
     },
 }

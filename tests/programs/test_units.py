@@ -25,10 +25,12 @@ EXPOSURE = {
     "relay-dhcp-stop@.service": 6,
     "relay-dhcp@.service": 19,
     "relay-firewall.service": 19,
+    "relay-give.service": 15,
     "relay-libp2p.service": 12,
     "relay-net.service": 18,
     "relay-phones@.service": 19,
     "relay-portal.service": 5,
+    "relay-restart.service": 13,
     "relay-segment@.service": 17,
     "relay-shelf.service": 5,
     "relay-slot.service": 18,
@@ -39,11 +41,12 @@ EXPOSURE = {
 OTHERS = sorted(path.name for path in FOLDER.iterdir() if path.suffix in {".socket", ".path", ".mount", ".timer"})
 #: What has to be root, and why: it writes to the card's drive and erases other users' files; it makes /run's folders
 #: and mounts the card; it is the packet filter, and done in a moment; it makes
-#: an empty file in a folder of root's; it starts the machine again, and does nothing else.
+#: an empty file in a folder of root's; they start the machine again, and do nothing else.
 ROOT = {
     "relay-board.service",
     "relay-appliance.service",
     "relay-firewall.service",
+    "relay-restart.service",
     "relay-trial.service",
     "relay-usb.service",
 }

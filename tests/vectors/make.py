@@ -13,6 +13,7 @@ from pathlib import Path
 
 from relay.client.card import URI_PREFIX, Card, parse_uri
 from relay.core import messages as m
+from relay.core import update_wire as u
 from relay.core.envelope import (
     HEADER_BYTES,
     SIZES,
@@ -237,8 +238,8 @@ def typical_messages():
     body = pattern(256)
     yield "client to relay", {"role": 0}, Hello(role=Role.CLIENT).encode()
     hello = Hello(
-        role=Role.RELAY, durable=True, slow=True, price=7, classes=0b0111, window=(HOUR, HOUR + 170), prefix_bits=5,
-        max_puts=2048,
+        role=Role.RELAY, durable=True, slow=True, updates=True, price=7, classes=0b0111, window=(HOUR, HOUR + 170),
+        prefix_bits=5, max_puts=2048,
     )  # fmt: skip
     fields = {name: getattr(hello, name) for name in Hello.__dataclass_fields__}
     yield "relay to client, relay to relay", fields, hello.encode()
@@ -283,6 +284,28 @@ def typical_messages():
         datagram = m.LiveDatagram(kind=1, identity=identity, data=pattern(20))
         fields = {"hops": counted, "kind": 1, "id": identity.hex(), "data": datagram.data.hex()}
         yield "relay to relay", fields, m.encode_live(hops, datagram.encode())
+    yield from updates()
+
+
+def updates():
+    digest = from_label("head")
+    for kind, said, fields in (
+        ("OFFER", u.Offer(digest=digest, size=225_000_000, built=1_780_000_000, board="arm64", version="0.1.0"), {}),
+        ("ASK", u.Ask(digest=digest, offset=65_536, length=16_384), {}),
+        ("PART", u.Given(offset=65_536, data=pattern(20)), {"data": pattern(20).hex()}),
+        ("NOT_HERE", u.Given(offset=65_536, data=None), {}),
+        ("LEAVING", u.Leaving(identities=[from_label(f"envelope {n}") for n in range(2)]), {}),
+        ("LEAVING", u.Leaving(identities=[]), {}),
+        ("STAYS", u.Stays(stays=True, holds=False), {}),
+        ("STAYS", u.Stays(stays=True, holds=True), {}),
+    ):
+        known = {name: getattr(said, name) for name in said.__dataclass_fields__} | fields
+        for name, value in known.items():
+            if isinstance(value, bytes):
+                known[name] = value.hex()
+            elif isinstance(value, list):
+                known[name] = hexes(value)
+        yield "relay to relay", {"kind": kind, **known}, bytes([MessageType.UPDATE]) + said.encode()
 
 
 def hexes(items):
@@ -318,6 +341,18 @@ def refused_messages():
     yield "CREDIT with a body too long", "32000100"
     yield "LIVE without data", "402001" + "00" * 16
     yield "LIVE of 16,385 bytes", "40", 16_403
+    yield "UPDATE without a kind", "41"
+    yield "UPDATE of kind 7", "4107"
+    yield "UPDATE: OFFER without a version", "4101" + "00" * 32 + "00" * 12 + "0161"
+    yield "UPDATE: OFFER of a board in capitals", "4101" + "00" * 32 + "00" * 12 + "014161"
+    yield "UPDATE: ASK for nothing", "4102" + "00" * 38
+    yield "UPDATE: ASK for 16,385 bytes", "4102" + "00" * 36 + "4001"
+    yield "UPDATE: PART without data", "410300000000"
+    yield "UPDATE: PART of 16,385 bytes", "410300000000", 16_385
+    yield "UPDATE: NOT_HERE with data", "41040000000001"
+    yield "UPDATE: LEAVING with part of an id", "4105", 33
+    yield "UPDATE: LEAVING with 501", "4105", 16_032
+    yield "UPDATE: STAYS with unknown flags", "410604"
 
 
 # -- session.json ----------------------------------------------------------

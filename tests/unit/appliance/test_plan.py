@@ -29,6 +29,7 @@ from relay.cli import main
 from relay.config.appliance import EXAMPLE
 from relay.config.credentials import MESH_SECRET, WIFI_SECRET, resolve
 from relay.config.file import MAX_CONFIG_BYTES, parse_config
+from relay.config.textfile import END
 from relay.control.notices import NoticeCode, decode_notices
 
 FACTS = Facts(segment=draw_segment(random.Random(4).randbytes), stand_in=hashlib.sha256(b"drawn").hexdigest())
@@ -93,6 +94,30 @@ def test_a_missing_file_means_bluetooth_and_ethernet(boot):
     assert effective(root)["store"] == {"storage": "volatile"}
     assert "radios" not in effective(root)["net"]
     assert not (root / OUTPUT / "hostapd.conf").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "data", "restart"),
+    [
+        ("storage = 'amnesic'", DataState(size_bytes=5 << 30), "held"),
+        ("storage = 'durable'", DataState(size_bytes=5 << 30), "held"),
+        ("storage = 'durable'", DataState(trouble=Trouble.LOCKED), "held"),
+        ("storage = 'volatile'", None, "held"),
+        ("storage = 'plain'", DataState(size_bytes=5 << 30), "quiet"),
+        # What it was to keep is in memory.
+        ("storage = 'plain'", DataState(trouble=Trouble.UNUSABLE), "held"),
+        ("storage = 'plain'\nupdate_relays = 'wait'", DataState(size_bytes=5 << 30), "never"),
+    ],
+)
+def test_software_of_other_relays_is_started_with_when_nothing_is_lost_by_it(card, tmp_path, text, data, restart):
+    (card / "relay.toml").write_text(f"[appliance]\n{text}\n{END}\n")
+    apply.write_plan(apply.read_plan(card, replace(FACTS, data=data)), tmp_path)
+    assert effective(tmp_path)["updates"] == {"relays": True, "restart": restart}
+
+
+@pytest.mark.parametrize("raw", [f"[appliance]\nupdate_relays = 'off'\n{END}\n", "[appliance]\nnonsense", bytes(512)])
+def test_where_the_operator_says_so_or_may_have_said_so_other_relays_software_is_left_alone(boot, raw):
+    assert "updates" not in effective(boot(raw))
 
 
 def test_a_file_that_was_cut_off_opens_no_mesh_and_keeps_nothing_on_the_card(boot):

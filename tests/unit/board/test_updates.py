@@ -21,6 +21,7 @@ from relay.board.device import Device, Part
 from relay.board.manifest import HEAD_BYTES, PIECE_BYTES, REASONS, Head, Manifest, Own, RefusedError, accept
 from relay.board.manifest import Part as Described
 from relay.board.slot_app import Slots, own_faults, read_own, unit_faults
+from relay.control.notices import decode_notices
 from relay.control.status import ConditionStatus, LinkState, LinkStatus, Status
 from relay.core.errors import DecodeError
 from relay.process import update_request
@@ -413,3 +414,36 @@ def test_a_unit_that_is_started_again_and_again_does_not_work():
 
 def test_the_largest_slot_has_a_head():
     assert struct.calcsize("64s") * 639 + 639 * 3 + 1000 < HEAD_BYTES
+
+
+def test_what_the_slot_that_runs_has_as_well_is_not_asked_for(box):
+    card, app, _ = box
+    boot, root = content(card, "A")
+    raw = head(boot=boot, root=root[:MIB] + b"new" * 100).encode() + boot + root[:MIB] + b"new" * 100
+    asked = []
+
+    def read(offset, length):
+        asked.append(offset)
+        return raw[offset : offset + length]
+
+    app.take(read, older=False)
+    assert asked == [0, HEAD_BYTES + len(boot) + MIB]
+    assert CardSlots(card)["B"].head().manifest.version == "1.1"
+    # And what is said to be there, and is not, is asked for.
+    CardSlots(card).remember(slots.emptied(CardSlots(card).record(), "B"))
+    with Device(card.parts[PARTITIONS["A"][1]]) as device:
+        device.write(77, b"worn")
+    with Device(card.parts[PARTITIONS["B"][1]]) as device:
+        device.write(77, b"worn")
+    asked.clear()
+    app.take(read, older=False)
+    assert asked == [0, HEAD_BYTES + len(boot)]
+
+
+def test_it_is_told_that_newer_software_waits_for_a_start(box):
+    _, app, _ = box
+    raw = update()
+    app.take(lambda offset, length: raw[offset : offset + length], older=False)
+    (notice,) = decode_notices(app._notices.read_bytes())
+    assert notice.text.endswith("is used from the next start.")
+    assert not notice.code.serious

@@ -808,7 +808,7 @@ def test_everybody_hears_of_a_new_price_but_not_of_every_change():
     relay = Relay(policy=Policy(max_bytes=16 << 14, max_envelopes=16))
     peer, wire = client(relay, interface="eth1")
     assert wire.link.session.hello == Hello(
-        role=Role.RELAY, durable=True, window=relay.node.clock.window(0.0), max_puts=MAX_PUTS, classes=15
+        role=Role.RELAY, durable=True, updates=True, window=relay.node.clock.window(0.0), max_puts=MAX_PUTS, classes=15
     )
     rng = random.Random(19)
     for number in range(30):

@@ -14,6 +14,7 @@ from relay.core.messages import Goodbye, Hello, MessageType, Refusal, Role
 from relay.core.noise import KeyPair
 from relay.core.session import ALLOWED, Closed, Established, Session, State
 from relay.core.stats import HandshakeFailure, SessionError
+from relay.core.update_wire import Stays
 from tests.unit.core.memory import reachable
 
 ID = bytes(range(32))
@@ -38,6 +39,7 @@ VALID = {
     MessageType.RECONCILE: b"\x31\x01",
     MessageType.CREDIT: b"\x32\x00\x01",
     MessageType.LIVE: b"\x40\x07\x01" + bytes(16) + b"data",
+    MessageType.UPDATE: b"\x41\x06\x03",
 }
 MEANS = {
     MessageType.SAME: s.Same,
@@ -55,6 +57,7 @@ MEANS = {
     MessageType.RECONCILE: s.Reconcile,
     MessageType.CREDIT: s.Credit,
     MessageType.LIVE: s.Live,
+    MessageType.UPDATE: Stays,
 }
 PAIRS = [(sender, receiver) for sender in Role for receiver in Role if (sender, receiver) != (Role.CLIENT, Role.CLIENT)]
 

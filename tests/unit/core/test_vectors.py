@@ -188,6 +188,14 @@ def check(kind, fields, event):
                 "data": datagram.data.hex(),
             }
             assert got == fields
+        case "UPDATE":
+            name = {"PART": "Given", "NOT_HERE": "Given"}.get(fields["kind"], fields["kind"].title())
+            assert type(event).__name__ == name
+            got = {name: getattr(event, name) for name in event.__dataclass_fields__}
+            got = {name: value.hex() if isinstance(value, bytes) else value for name, value in got.items()}
+            if "identities" in got:
+                got["identities"] = [identity.hex() for identity in event.identities]
+            assert {"kind": fields["kind"], **got} == fields
 
 
 def test_hellos_have_the_fields_of_the_vector():
@@ -200,6 +208,7 @@ def test_hellos_have_the_fields_of_the_vector():
                 role=Role(role),
                 durable=bool(flags & 1),
                 slow=bool(flags & 2),
+                updates=bool(flags & 4),
                 price=price,
                 classes=classes,
                 window=(first, last),
