@@ -590,7 +590,7 @@ def test_more_readers_than_there_are_places_are_sent_away(plugged):
 def test_what_it_could_do_before_it_cannot_do_afterwards():
     """In a process of its own, as there is no way back. With root's rights it has all of them before."""
     script = """
-        import os, threading
+        import os, threading, time
         from pathlib import Path
         from relay.stick import privilege
         held = threading.Event()
@@ -602,6 +602,9 @@ def test_what_it_could_do_before_it_cannot_do_afterwards():
         except privilege.PrivilegeError:
             held.set()
             other.join()
+            # The kernel's is there a moment longer than Python's.
+            while len(os.listdir("/proc/self/task")) > 1:
+                time.sleep(0.01)
         assert bool(privilege.privileges()) == (os.geteuid() == 0)
         privilege.give_up()
         assert privilege.privileges() == 0
