@@ -522,7 +522,8 @@ class Mesh:
         """A link is that peer: it is told who we are and, once, who else is there, as nothing can be checked before."""
         is_new = link.peer != packet.sender
         link.peer, link.peer_key = packet.sender, announce.signing_key
-        self.clock.hear(link.number, packet.sender, packet.timestamp_ms, now)
+        # Not by his name, which anybody can announce: a liar would take the place of who is called so.
+        self.clock.hear(link.number, announce.signing_key, packet.timestamp_ms, now)
         if not link.has_announce:
             self._announce(link, now)
         if is_new and link.welcomes.take(1, now):

@@ -784,6 +784,27 @@ def test_a_liar_about_the_time_does_not_keep_three_others_from_being_served():
     assert [phone.shown for phone in honest[1:]] == [["hello"], ["hello"]]
 
 
+def test_a_liar_does_not_take_the_place_of_another_s_clock_by_announcing_his_name():
+    """Names are of Noise keys, which are public. Two of five would be gone, and three liars were the median."""
+    streets = town(1, clock=False)
+    honest, liars = phones("i-ana", "i-ben", "i-cleo", "i-dora", "i-emil"), phones("i-eve", "i-mallory", "i-trudy")
+    for phone in honest:
+        streets.join(0, phone)
+    streets.run(1)
+    for liar, victim in zip(liars, honest, strict=False):
+        streets.join(0, liar, announces=False)
+        said = Announce(
+            nickname="x", noise_key=victim.identity.noise.public, signing_key=liar.identity.signing_public
+        ).encode()
+        false = make_packet(
+            PacketType.ANNOUNCE, said, sender=victim.id, timestamp_ms=liar.time_ms(streets.now) + 500_000
+        )
+        streets.send(liar, liar.identity.sign(false))
+    streets.run(1)
+    assert streets.meshes[0].counts["announce", "sent"] > 0
+    assert abs(streets.meshes[0].clock.time_ms(streets.now) - honest[0].time_ms(streets.now)) < 1000
+
+
 # What is for us
 
 
