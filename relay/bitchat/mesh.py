@@ -87,7 +87,11 @@ MAX_STRANGERS: Final = 64
 STRANGER_S: Final = 30.0
 """A phone announces itself twice in this time."""
 MAX_LETTERS_HELD: Final = 8
-"""Letters that wait until a phone shows whether its app knows what they are, which takes five seconds."""
+"""Letters that wait for one phone: for its air, and before until it shows whether its app knows what they are, which
+takes five seconds. Of what is more the store is read anew when these have gone."""
+LETTERS_AHEAD_BYTES: Final = 16 << 10
+"""What may wait for a phone's air where another letter is added: a second of it. Letters may be junk of anybody who
+knows for whom they are, and must not take each other's room."""
 LIVE_WAIT_S: Final = 30.0
 """What has waited so long for the air is of use to nobody."""
 HOUSEKEEPING_S: Final = 10.0
@@ -168,8 +172,8 @@ class _Link:
     told: Told = field(default_factory=Told)
     plan: deque[Planned] = field(default_factory=deque)
     session: NoiseSession | None = None
-    letters: deque[Handover] = field(default_factory=lambda: deque(maxlen=MAX_LETTERS_HELD))
-    """For this phone, until it shows which app it is."""
+    letters: deque[Handover] = field(default_factory=deque)
+    """For this phone, until it shows which app it is and there is room."""
 
 
 @dataclass(slots=True)
@@ -261,7 +265,9 @@ class Mesh:
 
     def close_link(self, number: int) -> None:
         """A phone is gone."""
-        self._links.pop(number, None)
+        if (link := self._links.pop(number, None)) is not None:
+            for handover in link.letters:
+                self.couriers.missed(handover)
         self.clock.forget(number)
         self.memory.close_link(number)
         self.couriers.close_link(number)
@@ -336,6 +342,8 @@ class Mesh:
                 times.append(link.plan[0].at)
             if (at := link.outbox.next_s(now)) is not None and at > now:
                 times.append(at)
+            if self._can_deliver(link, now):
+                times.append(now)
         times += [at for box in self._to_relays.values() if (at := box.next_s(now)) is not None]
         return min(times)
 
@@ -344,6 +352,7 @@ class Mesh:
         for link in self._links.values():
             if link.announce_at <= now:
                 self._announce(link, now)
+            self._deliver(link, now)
         while self._turns and self._turns[0][0] <= now:
             _, _, name, target = heapq.heappop(self._turns)
             self._pass_on(name, target, now)
@@ -521,7 +530,15 @@ class Mesh:
     def _bind(self, link: _Link, packet: Packet, announce: Announce, now: float) -> None:
         """A link is that peer: it is told who we are and, once, who else is there, as nothing can be checked before."""
         is_new = link.peer != packet.sender
-        link.peer, link.peer_key = packet.sender, announce.signing_key
+        who = packet.sender, announce.signing_key
+        if (link.peer, link.peer_key) != who:
+            for handover in link.letters:
+                self.couriers.missed(handover)
+            # Somebody may have said before what this one said of himself, and not be him.
+            claimed = [other for other in self._links.values() if (other.peer, other.peer_key) == who]
+            link.peer, link.peer_key = who
+            link.letters = deque(claimed[0].letters if claimed else ())
+            self._look_for(self.couriers.look_again(who, link=link.number))
         # Not by his name, which anybody can announce: a liar would take the place of who is called so.
         self.clock.hear(link.number, announce.signing_key, packet.timestamp_ms, now)
         if not link.has_announce:
@@ -535,11 +552,17 @@ class Mesh:
         self.memory.keep_announce(packet, announce, origin=origin, now=now)
         if link is not None:
             names = self.couriers.heard(
-                packet.sender, announce.noise_key, packet.timestamp_ms, link=link.number, now=now
+                packet.sender,
+                announce.noise_key,
+                packet.timestamp_ms,
+                link=link.number,
+                now=now,
+                signing_key=announce.signing_key,
             )
-            if names:
-                self._events.append(LookFor(names))
-            for handover in self.couriers.waiting(packet.sender, time_ms=self.clock.time_ms(now), now=now):
+            self._look_for(names)
+            for handover in self.couriers.waiting(
+                packet.sender, time_ms=self.clock.time_ms(now), now=now, signing_key=announce.signing_key
+            ):
                 self._hand_over(handover, now)
         waited = [item for item in self._strangers.items() if item[1][0].sender == packet.sender]
         for name, (other, came_by) in waited:
@@ -718,8 +741,7 @@ class Mesh:
             return self._count(packet, "malformed")
         link.kind = Kind.IPHONE if request.is_of_iphone else Kind.ANDROID
         link.asked_at = now
-        while link.letters:
-            self._hand_over(link.letters.popleft(), now)
+        self._deliver(link, now)
         if not request.asks_for(PacketType.ANNOUNCE) and not request.asks_for(PacketType.MESSAGE):
             # iPhones ask for fragments, files and more right after messages: the answer about those goes on.
             return self._count(packet, "answered")
@@ -775,15 +797,39 @@ class Mesh:
 
     def _hand_over(self, handover: Handover, now: float) -> None:
         """Give a letter to its recipient's own link, or to the links of iPhones where he is further away."""
-        direct = [link for link in self._links.values() if link.peer == handover.recipient]
-        for link in direct or [link for link in self._links.values() if link.kind is Kind.IPHONE]:
-            time_ms = self.clock.time_ms(now, link.number)
-            if link.kind is Kind.UNKNOWN:
-                link.letters.append(handover)
-            elif time_ms is not None:
-                payload = handover.letter.encode()
-                self.counts["courier", "letter_handed_over"] += 1
-                self._send_own(link, PacketType.COURIER, payload, handover.recipient, time_ms, now)
+        direct = [link for link in self._links.values() if (link.peer, link.peer_key) == handover.who]
+        taking = [
+            link
+            for link in direct or [link for link in self._links.values() if link.kind is Kind.IPHONE]
+            if len(link.letters) < MAX_LETTERS_HELD
+        ]
+        for link in taking:
+            link.letters.append(handover)
+            self._deliver(link, now)
+        if not taking:
+            self.couriers.missed(handover)
+
+    def _can_deliver(self, link: _Link, now: float) -> bool:
+        return (
+            bool(link.letters)
+            and link.kind is not Kind.UNKNOWN
+            and link.outbox.held_bytes < LETTERS_AHEAD_BYTES
+            and self.clock.time_ms(now, link.number) is not None
+        )
+
+    def _deliver(self, link: _Link, now: float) -> None:
+        """Let letters wait for a phone's air, as many as there is room for."""
+        while self._can_deliver(link, now) and (time_ms := self.clock.time_ms(now, link.number)) is not None:
+            handover = link.letters.popleft()
+            self.counts["courier", "letter_handed_over"] += 1
+            payload = handover.letter.encode()
+            self._send_own(link, PacketType.COURIER, payload, handover.recipient, time_ms, now)
+            if not link.letters and link.peer is not None:
+                self._look_for(self.couriers.look_again((link.peer, link.peer_key), link=link.number))
+
+    def _look_for(self, names: tuple[Name, ...]) -> None:
+        if names:
+            self._events.append(LookFor(names))
 
 
 def _onward(packet: Packet, link: _Link | None) -> Packet:
