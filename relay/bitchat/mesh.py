@@ -38,7 +38,9 @@ from relay.bitchat.limits import (
     HANDSHAKES,
     LIVE_PACKET_COST,
     NEW_PEERS,
+    NEW_PEERS_LIVE,
     OTHER_KEYS,
+    OTHER_KEYS_LIVE,
     PACKETS_IN,
     PLANS,
     UNCHECKED_LIVE,
@@ -219,6 +221,8 @@ class Mesh:
             most=MAX_STRANGERS, most_bytes=1 << 18, life_s=STRANGER_S
         )
         self._expanded_live = Bucket(EXPANDED_LIVE, now)
+        self._new_peers_live = Bucket(NEW_PEERS_LIVE, now)
+        self._other_keys_live = Bucket(OTHER_KEYS_LIVE, now)
         self._reassembly = Reassembly()
         self._passing = Passing()
         self._pending: dict[bytes, _Pending] = {}
@@ -482,11 +486,13 @@ class Mesh:
             if not self.memory.is_news(packet, announce):
                 return "old"
             known = self.memory.keys_of(packet.sender)
-            if link is None or announce.signing_key in known:
+            if announce.signing_key in known:
                 return None
             if not known:
-                return None if link.new_peers.take(1, now) else "identities"
-            return None if link.other_keys.take(1, now) else "keys"
+                new_peers = self._new_peers_live if link is None else link.new_peers
+                return None if new_peers.take(1, now) else "identities"
+            other_keys = self._other_keys_live if link is None else link.other_keys
+            return None if other_keys.take(1, now) else "keys"
         if packet.type == PacketType.FRAGMENT:
             return self._why_not_piece(packet, origin, now)
         if packet.type in _MUST_BE_SIGNED and packet.signature is None:

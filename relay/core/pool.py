@@ -69,9 +69,7 @@ class Pool(Generic[K, V]):
         """All that is kept, in no order that says anything."""
         return ((key, entry.value) for key, entry in self._entries.items())
 
-    def put(
-        self, key: K, value: V, *, origin: Hashable, now: float, size: int = 0, part: Hashable = None
-    ) -> None:
+    def put(self, key: K, value: V, *, origin: Hashable, now: float, size: int = 0, part: Hashable = None) -> None:
         """Keep a value, in place of the one before; others go where there is no room.
 
         ``part``: of the origin, such as who said it where many come by one link.
@@ -88,9 +86,7 @@ class Pool(Generic[K, V]):
                 self._of_origin,
                 key=lambda name: self._bytes_of[name] if by_bytes else len(self._of_origin[name]),
             )
-            part = max(
-                self._of_part[greediest].values(), key=lambda one: one.held_bytes if by_bytes else len(one.keys)
-            )
+            part = max(self._of_part[greediest].values(), key=lambda one: one.held_bytes if by_bytes else len(one.keys))
             self.pop(next(iter(part.keys)))
             self.evicted += 1
 

@@ -385,6 +385,43 @@ def test_ten_thousand_identities(ten_thousand, quiet):
     assert siege.mesh.memory.keys_of(siege.ana.id)
 
 
+def test_ten_thousand_identities_of_another_relay(ten_thousand):
+    """A hundred a second, as much as `relay run` takes of a neighbour: who is known to all stays so, and is heard."""
+    siege = Siege()
+    town, far, known = siege.town, siege.town.meshes[1], []
+    town.run(1)
+    for number, frame in enumerate(ten_thousand):
+        far.receive_live(frame, town.now)
+        if number % 10 == 0:
+            town.run(0.1)
+        if number % 3800 == 0:
+            town.send(siege.ana, siege.ana.announce(town.now))
+        if number % 500 == 499:
+            town.send(siege.ana, siege.ana.say(f"ana {number}", town.now))
+        known.append(bool(far.memory.keys_of(siege.ana.id)))
+    town.run(2)
+    assert all(known[10:])
+    assert len(anas(siege.cleo)) == 20
+    assert far.counts["announce", "identities"] > 8_000
+
+
+def test_false_keys_of_another_relay_silence_nobody_who_is_known():
+    siege = Siege()
+    town, far = siege.town, siege.town.meshes[1]
+    town.run(1)
+    for number in range(6000):
+        far.receive_live(other_keys(siege, 0), town.now)
+        if number % 100 == 0:
+            town.run(1)
+        if number % 3800 == 3799:
+            town.send(siege.ana, siege.ana.announce(town.now))
+        assert siege.ana.identity.signing_public in far.memory.keys_of(siege.ana.id)
+    town.send(siege.ana, siege.ana.say("ana here", town.now))
+    town.run(1)
+    assert far.memory.messages == 1
+    assert far.counts["announce", "keys"] > 5_000
+
+
 def test_phones_that_never_read_while_others_flood(quiet):
     siege = Siege()
     delays = siege.run(opaque, reads=False)
