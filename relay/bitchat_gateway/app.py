@@ -8,7 +8,6 @@ import datetime as dt
 import logging
 import os
 import secrets
-import sys
 from typing import TYPE_CHECKING
 
 import relay
@@ -47,7 +46,7 @@ def run(config: Config) -> int:
     if not config.bitchat.enabled:
         if "NOTIFY_SOCKET" not in os.environ:
             # Whoever starts it by hand would see it end without a word.
-            print("bitchat is switched off; write enabled = true below [bitchat] in relay.toml", file=sys.stderr)
+            logger.warning("bitchat is switched off; write enabled = true below [bitchat] in relay.toml")
         # A service that ends before it was ready has failed, and would be started again.
         Notifier(os.environ).ready("disabled in the configuration")
         return 0

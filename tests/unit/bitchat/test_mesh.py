@@ -9,7 +9,7 @@ import pytest
 
 from relay.bitchat.announce import Announce, Identity
 from relay.bitchat.fragments import split
-from relay.bitchat.mesh import FRESH_MS, MAX_PENDING, Mesh, ToRelays
+from relay.bitchat.mesh import FRESH_MS, MAX_PENDING, OWN_OFF_MS, Mesh, ToRelays
 from relay.bitchat.outbox import MAX_WAITING_BYTES
 from relay.bitchat.packet import PacketType, decode_packet, make_packet
 from relay.bitchat.rules import Kind
@@ -210,6 +210,27 @@ def test_our_announce_says_no_more_than_it_has_to():
     assert mesh(1).identity.peer_id != mesh(2).identity.peer_id
     with pytest.raises(ValueError, match="one identity become the other"):
         streets.meshes[0].change_identity(mesh(3).identity)
+
+
+def test_how_far_the_clock_is_off_joins_no_identity_to_the_next():
+    streets, (ana,) = town(1), phones("i-ana")
+    mesh_, off_ms = streets.meshes[0], []
+    for number in range(40):
+        mesh_.change_identity(Identity.generate(Random(number).randbytes))
+        streets.join(0, ana)
+        streets.run(40, announcing=[ana], every=15)
+        own = [packet for packet in ana.accepted if packet.sender == mesh_.identity.peer_id]
+        said = [packet.timestamp_ms - WALL_MS for packet in own]
+        assert len(said) >= 2
+        # Of one identity the times follow each other as the announces do, and not one is out of step.
+        assert said == sorted(said)
+        off_ms.append(said[0] - 1000 * number * 40)
+        ana.accepted.clear()
+        streets.part(ana)
+    assert len(set(off_ms)) > 30
+    assert max(off_ms) - min(off_ms) > OWN_OFF_MS
+    assert all(abs(off) <= OWN_OFF_MS + 100 for off in off_ms)
+    streets.nothing_refused()
 
 
 def test_we_announce_in_the_rhythm_of_the_phones():
@@ -749,7 +770,7 @@ def test_without_a_clock_nothing_is_said_until_a_phone_says_what_time_it_is():
     streets.send(ana, ana.announce(streets.now))
     streets.run(1)
     [packet] = ana.accepted
-    assert abs(packet.timestamp_ms - ana.time_ms(streets.now)) < 2000
+    assert abs(packet.timestamp_ms - ana.time_ms(streets.now)) < 2000 + OWN_OFF_MS
     streets.nothing_refused()
 
 
