@@ -78,6 +78,9 @@ OWN: Final = "own"
 
 FRESH_MS: Final = 600_000
 """Nothing older, or further ahead, is passed on live; Androids take announces for so long."""
+UNKNOWN_MS: Final = 120_000
+"""Nor, but for announces, what is so old and from before all that we know again: it may have been here before we were
+started, or before a flood had us forget it. iPhones take nothing that old, and Androids know it for longer."""
 SEEN_S: Final = 2 * FRESH_MS / 1000 + 60
 """How long a packet is known again: what is ten minutes ahead is fresh for twenty."""
 MAX_SEEN: Final = 10_000
@@ -212,6 +215,7 @@ class Mesh:
         self.couriers = Couriers(now)
         #: By (type of packet, outcome); neither names anybody.
         self.counts: Counter[tuple[str, str]] = Counter()
+        self._began_at = now
         self._nickname = nickname
         self._carry_media = carry_media
         self._draw = draw
@@ -477,7 +481,12 @@ class Mesh:
     def _is_late(self, packet: Packet, link: _Link | None, now: float) -> bool:
         """Whether a packet is a replay, or history: Androids would show it again, as they do not look at its age."""
         time_ms = self.clock.time_ms(now, None if link is None else link.number)
-        return time_ms is not None and abs(time_ms - packet.timestamp_ms) > FRESH_MS
+        if time_ms is None:
+            return False
+        age_ms = time_ms - packet.timestamp_ms
+        known_s = now - max(self._began_at, self._seen.evicted_until)
+        most_ms = FRESH_MS if packet.type == PacketType.ANNOUNCE else max(UNKNOWN_MS, min(FRESH_MS, 1000 * known_s))
+        return -age_ms > FRESH_MS or age_ms > most_ms
 
     def _why_not(
         self, packet: Packet, announce: Announce | None, origin: Hashable, link: _Link | None, now: float

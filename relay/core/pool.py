@@ -53,6 +53,8 @@ class Pool(Generic[K, V]):
         self.held_bytes = 0
         #: How many went because there was no room.
         self.evicted = 0
+        #: When the last of these came (monotonic seconds): of what came later all is here.
+        self.evicted_until = float("-inf")
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -87,7 +89,9 @@ class Pool(Generic[K, V]):
                 key=lambda name: self._bytes_of[name] if by_bytes else len(self._of_origin[name]),
             )
             part = max(self._of_part[greediest].values(), key=lambda one: one.held_bytes if by_bytes else len(one.keys))
-            self.pop(next(iter(part.keys)))
+            loser = next(iter(part.keys))
+            self.evicted_until = max(self.evicted_until, self._entries[loser].expires_at - self._life_s)
+            self.pop(loser)
             self.evicted += 1
 
     def pop(self, key: K) -> V | None:

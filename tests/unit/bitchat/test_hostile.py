@@ -422,6 +422,55 @@ def test_false_keys_of_another_relay_silence_nobody_who_is_known():
     assert far.counts["announce", "keys"] > 5_000
 
 
+@pytest.mark.parametrize("how", ["as it was", "started anew", "flooded"])
+def test_what_was_recorded_is_not_shown_again_when_a_relay_has_forgotten_it(how):
+    """An Android has forgotten it, too, and does not look at its age."""
+    town, random = Town([mesh(0), mesh(1)]), Random(3)
+    ana, ben = Android("a-ana", WALL_MS), Android("a-ben", WALL_MS)
+    for at, phone in enumerate((ana, ben)):
+        town.join(at, phone)
+    town.run(1)
+    said = ana.say("once", town.now)
+    town.send(ana, said)
+    for number in range(110):
+        if how == "flooded":
+            for _ in range(100):
+                frame = make_packet(
+                    PacketType.NOISE_ENCRYPTED,
+                    random.randbytes(40),
+                    sender=random.randbytes(8),
+                    timestamp_ms=WALL_MS + int(1000 * town.now),
+                    ttl=6,
+                )
+                town.meshes[1].receive_live(frame.encode(padded=False), town.now)
+        town.run(4, announcing=[ana, ben] if number % 4 == 0 else [], every=3)
+    if how == "started anew":
+        random = Random(5)
+        town.meshes[1] = Mesh(
+            Identity.generate(random.randbytes),
+            now=town.now,
+            earliest_ms=0,
+            draw=random.random,
+            random_bytes=random.randbytes,
+        )
+        town.meshes[1].clock.trust(WALL_MS + 1000 * town.now, town.now)
+        [number] = town.links[1]
+        town.meshes[1].open_link(number, town.now, frame_bytes=512)
+        town.send(ben, ben.announce(town.now))
+        town.send(ana, ana.announce(town.now))
+        town.run(1)
+    town.send(ben, ben.sync(town.now))
+    town.run(1)
+    town.meshes[1].receive_live(said.with_ttl(6).encode(), town.now)
+    town.run(2)
+    assert ben.shown == ["once"]
+    assert ben.repeated == []
+    # What is said now comes all the same.
+    town.send(ana, ana.say("now", town.now))
+    town.run(2)
+    assert ben.shown == ["once", "now"]
+
+
 def test_phones_that_never_read_while_others_flood(quiet):
     siege = Siege()
     delays = siege.run(opaque, reads=False)
