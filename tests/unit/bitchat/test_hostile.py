@@ -15,7 +15,7 @@ from relay.bitchat.couriers import MAX_HANDED
 from relay.bitchat.fragments import MAX_SET_BYTES, MAX_SETS_OF_LINK, Piece, split
 from relay.bitchat.gcs import encode_filter
 from relay.bitchat.limits import BYTES_IN, EXPANDED_LIVE, LETTERS_OF_PHONE, PLANS
-from relay.bitchat.memory import MAX_MESSAGE_BYTES, MAX_PEERS
+from relay.bitchat.memory import MAX_MESSAGE_BYTES, MAX_MESSAGES, MAX_PEERS
 from relay.bitchat.mesh import MAX_PENDING, MAX_SEEN, MAX_STRANGERS, Mesh
 from relay.bitchat.outbox import MAX_WAITING_BYTES
 from relay.bitchat.packet import PacketType, decode_packet, make_packet
@@ -403,6 +403,28 @@ def test_ten_thousand_identities_of_another_relay(ten_thousand):
     assert all(known[10:])
     assert len(anas(siege.cleo)) == 20
     assert far.counts["announce", "identities"] > 8_000
+
+
+def test_what_is_remembered_at_another_relay_is_not_pushed_out_by_who_says_much():
+    """There all of this relay's phones are one link with those of all others. It took 25 s."""
+    siege = Siege()
+    town, far = siege.town, siege.town.meshes[1]
+    town.run(1)
+    for number in range(5):
+        town.send(siege.ana, siege.ana.say(f"ana {number}", town.now))
+        town.run(1)
+    for number in range(400):
+        if number % 100 == 0:
+            siege.announce_evil()
+            town.send(siege.ana, siege.ana.announce(town.now))
+        for link in siege.numbers:
+            siege.count += 1
+            siege.mesh.receive(link, ttl_255(siege, link), town.now)
+            siege.mesh.frames_to_send(link, town.now)
+        town.run(0.1)
+    senders = Counter(packet.sender for _, packet in far.memory.messages_now())
+    assert senders.total() == MAX_MESSAGES
+    assert senders[siege.ana.id] == 5
 
 
 def test_false_keys_of_another_relay_silence_nobody_who_is_known():
