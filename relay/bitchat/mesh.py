@@ -61,6 +61,7 @@ from relay.bitchat.private import NoiseSession
 from relay.bitchat.rules import Kind, Phone, refusal_of_kind
 from relay.bitchat.sync import decode_request_sync
 from relay.core.errors import DecodeError, RelayError
+from relay.core.messages import MAX_LIVE_BYTES
 from relay.core.pool import Pool
 from relay.core.rate import Bucket
 
@@ -660,20 +661,24 @@ class Mesh:
     def _pass_on(self, name: bytes, target: Hashable, now: float) -> None:
         pending = self._pending.get(name)
         if pending is None:
-            return
+            return None
         is_due = target in pending.targets
         pending.targets.discard(target)
         if not pending.targets:
             del self._pending[name]
         if not is_due:
-            return
+            return None
         packet = pending.packet
         if target == RELAYS:
+            data = packet.encode(padded=False)
+            if len(data) > MAX_LIVE_BYTES:
+                return self._count(packet, "too_long")
             self._count(packet, "to_relays")
-            group = Group((packet.encode(padded=False),), now + LIVE_WAIT_S)
+            group = Group((data,), now + LIVE_WAIT_S)
             self._to_relays[is_checked(packet)].put(packet, group, pending.origin)
         elif isinstance(target, int) and (link := self._links.get(target)) is not None:
             self._send(link, packet, pending.origin, now, until=now + LIVE_WAIT_S)
+        return None
 
     def _send(self, link: _Link, packet: Packet, origin: Hashable, now: float, *, until: float) -> None:
         """Let a packet wait for a phone's air, unless that phone would not take it."""

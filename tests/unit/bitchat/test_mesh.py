@@ -9,6 +9,7 @@ import pytest
 
 from relay.bitchat.announce import Announce, Identity
 from relay.bitchat.fragments import split
+from relay.bitchat.live import to_datagram
 from relay.bitchat.mesh import FRESH_MS, MAX_PENDING, OWN_OFF_MS, Mesh, ToRelays
 from relay.bitchat.outbox import MAX_WAITING_BYTES
 from relay.bitchat.packet import PacketType, decode_packet, make_packet
@@ -134,6 +135,22 @@ def test_of_two_relays_of_one_island_one_sends_to_the_others_and_a_phone_gets_it
     assert [mesh_.counts["message", "to_relays"] for mesh_ in streets.meshes] == [1, 0, 0]
     assert streets.meshes[1].counts["message", "heard_there"] == 1
     assert cleo.shown == ["once"]
+
+
+@pytest.mark.parametrize("size", [0, 16_000, 16_384, 60_000, 65_535])
+def test_what_no_live_datagram_holds_stays_on_its_island(size):
+    """No phone writes more than 512 bytes; if one did, handing it over would end the process."""
+    streets, (ana, ben, cleo) = town(2), phones("i-ana", "i-ben", "i-cleo")
+    for at, phone in ((0, ana), (0, ben), (1, cleo)):
+        streets.join(at, phone)
+    streets.run(1)
+    streets.send(ben, ben.sync(streets.now))
+    streets.send(ana, ana.say("x" * size, streets.now))
+    streets.run(30)
+    assert all(to_datagram(event.data).encode() for event in streets.happened[0] if isinstance(event, ToRelays))
+    assert streets.meshes[0].counts["message", "too_long"] == (size > 16_000)
+    assert len(cleo.shown) == (size <= 16_000)
+    streets.nothing_refused()
 
 
 def test_request_sync_goes_nowhere_and_unknown_types_pass():
