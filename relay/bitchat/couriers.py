@@ -30,6 +30,9 @@ from relay.core.rate import Bucket
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
+_Who = tuple[bytes, bytes]
+"""Somebody who is near: peer ID and signing key."""
+
 USE: Final = b"bitchat courier"
 PRICE: Final = 8
 """Work in each envelope: a step of the ladder of all senders, half a second for a full one on the slowest board. It is
@@ -78,10 +81,20 @@ class _Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """A letter for somebody who is near (their peer ID)."""
+    """A letter for somebody who is near.
+
+    ``signing_key`` is that of the announce which said so: anybody can announce another's Noise key beside a signing key
+    of his own, and what he is given is not given to the other.
+    """
 
     recipient: bytes
     letter: Letter
+    signing_key: bytes = b""
+
+    @property
+    def who(self) -> _Who:
+        """Whose it is."""
+        return self.recipient, self.signing_key
 
 
 def name_of(tag: bytes) -> Name:
@@ -107,9 +120,10 @@ class Couriers:
         self._all = Bucket(LETTERS, now)
         self._of_phone: Pool[bytes, Bucket] = Pool(most=MAX_WANTED, most_bytes=1, life_s=HOUR_S)
         self._taken: Pool[bytes, None] = Pool(most=MAX_HANDED, most_bytes=1, life_s=MAX_LIFETIME_MS / 1000)
-        self._wanted: Pool[bytes, _Wanted] = Pool(most=MAX_WANTED, most_bytes=1, life_s=WANTED_S)
+        self._of_link: dict[Hashable, Bucket] = {}
+        self._wanted: Pool[_Who, _Wanted] = Pool(most=MAX_WANTED, most_bytes=1, life_s=WANTED_S)
         #: Of all who are wanted, by bucket; None: to be made anew.
-        self._buckets: dict[int, dict[Name, tuple[bytes, bytes]]] | None = None
+        self._buckets: dict[int, dict[Name, tuple[bytes, list[_Who]]]] | None = None
         #: By link, the names whose buckets were not read yet.
         self._unread: dict[Hashable, dict[Name, None]] = {}
         self._parts: Pool[tuple[bytes, bytes, int], NamedPiece] = Pool(
@@ -119,6 +133,8 @@ class Couriers:
             most=MAX_BRIEF, most_bytes=MAX_BRIEF_BYTES, life_s=EXPIRY_STEP_HOURS * HOUR_S
         )
         self._handed: Pool[bytes, None] = Pool(most=MAX_HANDED, most_bytes=1, life_s=AGAIN_S)
+        #: For whom there was a letter that he could not be given.
+        self._missed: set[_Who] = set()
 
     def take(
         self, payload: bytes, *, depositor: bytes, link: Hashable, time_ms: int | None, now: float
@@ -144,7 +160,9 @@ class Couriers:
         if bucket is None:
             bucket = Bucket(LETTERS_OF_PHONE, now)
             self._of_phone.put(depositor, bucket, origin=link, now=now)
-        if not bucket.take(1, now) or not self._all.take(1, now):
+        # Names cost nothing: whoever gives letters in many has one link all the same.
+        of_link = self._of_link.setdefault(link, Bucket(LETTERS_OF_PHONE, now))
+        if not of_link.take(1, now) or not bucket.take(1, now) or not self._all.take(1, now):
             return Outcome.LIMIT, None
         self._taken.put(digest, None, origin=link, now=now)
         if expiry_hour(letter) * 1000 * HOUR_S <= time_ms:
@@ -153,18 +171,25 @@ class Couriers:
         return Outcome.TAKEN, letter.to_deliver()
 
     def heard(
-        self, recipient: bytes, noise_key: bytes, timestamp_ms: int, *, link: Hashable, now: float
+        self,
+        recipient: bytes,
+        noise_key: bytes,
+        timestamp_ms: int,
+        *,
+        link: Hashable,
+        now: float,
+        signing_key: bytes = b"",
     ) -> tuple[Name, ...]:
         """Somebody is near; return the names to look for in the store, or none if that is being done already.
 
         The day is that of the announce, which was checked against the clock where there is one.
         """
-        tags = candidate_tags(noise_key, timestamp_ms)
-        known = self._wanted.get(recipient)
+        tags, who = candidate_tags(noise_key, timestamp_ms), (recipient, signing_key)
+        known = self._wanted.get(who)
         if known is not None and known.tags == tags:
             return ()
         names = tuple((name.bucket, tag, name) for tag in tags for name in [name_of(tag)])
-        self._wanted.put(recipient, _Wanted(tags, names), origin=link, now=now)
+        self._wanted.put(who, _Wanted(tags, names), origin=link, now=now)
         self._buckets = None
         self._note_unread(link, [name for _, _, name in names])
         return tuple(name for _, _, name in names)
@@ -208,21 +233,38 @@ class Couriers:
         """Whether any are."""
         return len(self._wanted) > 0
 
-    def _by_bucket(self) -> dict[int, dict[Name, tuple[bytes, bytes]]]:
-        """Return recipient and tag of each name that is looked for; each new envelope is compared with those."""
+    def _by_bucket(self) -> dict[int, dict[Name, tuple[bytes, list[_Who]]]]:
+        """Return the tag of each name that is looked for, and for whom; each new envelope is compared with those."""
         if self._buckets is None:
             self._buckets = {}
-            for recipient, wanted in self._wanted.items():
+            for who, wanted in self._wanted.items():
                 for bucket, tag, name in wanted.names:
-                    self._buckets.setdefault(bucket, {})[name] = recipient, tag
+                    self._buckets.setdefault(bucket, {}).setdefault(name, (tag, []))[1].append(who)
         return self._buckets
 
-    def waiting(self, recipient: bytes, *, time_ms: int | None, now: float) -> list[Handover]:
+    def waiting(self, recipient: bytes, *, time_ms: int | None, now: float, signing_key: bytes = b"") -> list[Handover]:
         """Return the letters in RAM for somebody who is near."""
-        wanted = self._wanted.get(recipient)
+        who = recipient, signing_key
+        wanted = self._wanted.get(who)
         tags = () if wanted is None else wanted.tags
         found = [letter for _, letter in self._brief.items() if letter.tag in tags]
-        return [ready for letter in found for ready in self._hand(recipient, letter, time_ms=time_ms, now=now)]
+        return [ready for letter in found for ready in self._hand(who, letter, time_ms=time_ms, now=now)]
+
+    def missed(self, handover: Handover) -> None:
+        """A letter could not be given to whom it is for: it counts as not handed over."""
+        self._handed.pop(_handed_id(handover.who, handover.letter))
+        if handover.who in self._wanted:
+            self._missed.add(handover.who)
+
+    def look_again(self, who: _Who, *, link: Hashable) -> tuple[Name, ...]:
+        """Somebody can be given letters now; return the names to look for again, none if he missed nothing."""
+        wanted = self._wanted.get(who)
+        if who not in self._missed or wanted is None:
+            return ()
+        self._missed.discard(who)
+        names = tuple(name for _, _, name in wanted.names)
+        self._note_unread(link, names)
+        return names
 
     def found(self, envelope: bytes, *, time_ms: int | None, now: float) -> list[Handover]:
         """Take an envelope of the store and return the letters that are whole with it, for who is near."""
@@ -231,20 +273,21 @@ class Couriers:
         except DecodeError:
             return []
         ready = []
-        for name, (recipient, tag) in self._by_bucket().get(bucket, {}).items():
+        for name, (tag, wanting) in self._by_bucket().get(bucket, {}).items():
             if (piece := unwrap(envelope, name)) is not None:
                 letter = self._whole(tag, piece, now)
                 if letter is not None:
-                    ready += self._hand(recipient, letter, time_ms=time_ms, now=now)
+                    for who in wanting:
+                        ready += self._hand(who, letter, time_ms=time_ms, now=now)
         return ready
 
-    def _hand(self, recipient: bytes, letter: Letter, *, time_ms: int | None, now: float) -> list[Handover]:
+    def _hand(self, who: _Who, letter: Letter, *, time_ms: int | None, now: float) -> list[Handover]:
         """Hand a letter over unless it is over or was lately; without a time, it is not known to be over."""
-        handed = hashlib.sha256(recipient + _digest(letter)).digest()
+        handed = _handed_id(who, letter)
         if (time_ms is not None and letter.expiry_ms <= time_ms) or handed in self._handed:
             return []
-        self._handed.put(handed, None, origin=recipient, now=now)
-        return [Handover(recipient, letter)]
+        self._handed.put(handed, None, origin=who[0], now=now)
+        return [Handover(who[0], letter, who[1])]
 
     @property
     def brief(self) -> int:
@@ -255,11 +298,13 @@ class Couriers:
         """Forget what is over; return how many letters that this relay alone had are."""
         for pool in (self._of_phone, self._taken, self._wanted, self._parts, self._handed):
             pool.expire(now)
+        self._missed = {who for who in self._missed if who in self._wanted}
         self._buckets = None
         return self._brief.expire(now)
 
     def close_link(self, link: Hashable) -> None:
         """What a link brought is one part with that of other closed links."""
+        self._of_link.pop(link, None)
         self._of_phone.leave(link)
         self._taken.leave(link)
         self._wanted.leave(link)
@@ -285,3 +330,7 @@ class Couriers:
 
 def _digest(letter: Letter) -> bytes:
     return hashlib.sha256(letter.to_deliver().encode()).digest()
+
+
+def _handed_id(who: _Who, letter: Letter) -> bytes:
+    return hashlib.sha256(who[0] + who[1] + _digest(letter)).digest()

@@ -29,6 +29,11 @@ NEW_PEERS: Final = Rate(per_s=5.0, burst=256.0)
 """Peers that one link makes known: a whole island that comes by it at once, and then those who join."""
 OTHER_KEYS: Final = Rate(per_s=1 / 30, burst=2.0)
 """Announces by one link under another signing key than those known of a peer. His own key comes every 15 to 30 s."""
+NEW_PEERS_LIVE: Final = Rate(per_s=10.0, burst=512.0)
+"""Peers that all other relays make known: so few that who is known has announced himself again, as phones do within
+38 s, before a flood of names has pushed him out of memory."""
+OTHER_KEYS_LIVE: Final = Rate(per_s=1 / 10, burst=4.0)
+"""Other signing keys that come by other relays: fewer in those 38 s than keys are kept of a peer."""
 LETTERS_OF_PHONE: Final = Rate(per_s=8 / 3600, burst=8.0)
 """Letters that one phone gives us to keep, each of which becomes envelopes in the store of every relay."""
 LETTERS: Final = Rate(per_s=120 / 3600, burst=60.0)

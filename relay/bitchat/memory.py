@@ -111,7 +111,10 @@ class Memory:
     def keep_message(self, packet: Packet, *, origin: Hashable, now: float) -> None:
         """Remember a verified public message."""
         if packet.sync_id not in self._messages:
-            self._messages.put(packet.sync_id, packet, origin=origin, now=now, size=packet.held_bytes)
+            # All other islands come by one link: without room it is who says the most whose oldest goes.
+            self._messages.put(
+                packet.sync_id, packet, origin=origin, now=now, size=packet.held_bytes, part=packet.sender
+            )
 
     def announces_now(self) -> list[Packet]:
         """Return the announces, the newest first."""

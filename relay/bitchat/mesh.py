@@ -38,7 +38,9 @@ from relay.bitchat.limits import (
     HANDSHAKES,
     LIVE_PACKET_COST,
     NEW_PEERS,
+    NEW_PEERS_LIVE,
     OTHER_KEYS,
+    OTHER_KEYS_LIVE,
     PACKETS_IN,
     PLANS,
     UNCHECKED_LIVE,
@@ -59,6 +61,7 @@ from relay.bitchat.private import NoiseSession
 from relay.bitchat.rules import Kind, Phone, refusal_of_kind
 from relay.bitchat.sync import decode_request_sync
 from relay.core.errors import DecodeError, RelayError
+from relay.core.messages import MAX_LIVE_BYTES
 from relay.core.pool import Pool
 from relay.core.rate import Bucket
 
@@ -76,6 +79,9 @@ OWN: Final = "own"
 
 FRESH_MS: Final = 600_000
 """Nothing older, or further ahead, is passed on live; Androids take announces for so long."""
+UNKNOWN_MS: Final = 120_000
+"""Nor, but for announces, what is so old and from before all that we know again: it may have been here before we were
+started, or before a flood had us forget it. iPhones take nothing that old, and Androids know it for longer."""
 SEEN_S: Final = 2 * FRESH_MS / 1000 + 60
 """How long a packet is known again: what is ten minutes ahead is fresh for twenty."""
 MAX_SEEN: Final = 10_000
@@ -87,7 +93,11 @@ MAX_STRANGERS: Final = 64
 STRANGER_S: Final = 30.0
 """A phone announces itself twice in this time."""
 MAX_LETTERS_HELD: Final = 8
-"""Letters that wait until a phone shows whether its app knows what they are, which takes five seconds."""
+"""Letters that wait for one phone: for its air, and before until it shows whether its app knows what they are, which
+takes five seconds. Of what is more the store is read anew when these have gone."""
+LETTERS_AHEAD_BYTES: Final = 16 << 10
+"""What may wait for a phone's air where another letter is added: a second of it. Letters may be junk of anybody who
+knows for whom they are, and must not take each other's room."""
 LIVE_WAIT_S: Final = 30.0
 """What has waited so long for the air is of use to nobody."""
 HOUSEKEEPING_S: Final = 10.0
@@ -108,6 +118,9 @@ ANNOUNCE_EVERY_S: Final = 15.0
 ANNOUNCE_EVERY_CROWDED_S: Final = 30.0
 CROWDED_LINKS: Final = 6
 """The rhythm of iPhones."""
+OWN_OFF_MS: Final = 5_000
+"""So far at most is what we say from the time that we have, each identity by an amount of its own: how far our clock is
+off, to the millisecond, would join one identity to the next. iPhones take two minutes."""
 
 _SALT_BYTES: Final = 16
 _MUST_BE_SIGNED: Final = frozenset({PacketType.ANNOUNCE, PacketType.MESSAGE, PacketType.LEAVE})
@@ -168,8 +181,8 @@ class _Link:
     told: Told = field(default_factory=Told)
     plan: deque[Planned] = field(default_factory=deque)
     session: NoiseSession | None = None
-    letters: deque[Handover] = field(default_factory=lambda: deque(maxlen=MAX_LETTERS_HELD))
-    """For this phone, until it shows which app it is."""
+    letters: deque[Handover] = field(default_factory=deque)
+    """For this phone, until it shows which app it is and there is room."""
 
 
 @dataclass(slots=True)
@@ -203,6 +216,7 @@ class Mesh:
         self.couriers = Couriers(now)
         #: By (type of packet, outcome); neither names anybody.
         self.counts: Counter[tuple[str, str]] = Counter()
+        self._began_at = now
         self._nickname = nickname
         self._carry_media = carry_media
         self._draw = draw
@@ -215,6 +229,8 @@ class Mesh:
             most=MAX_STRANGERS, most_bytes=1 << 18, life_s=STRANGER_S
         )
         self._expanded_live = Bucket(EXPANDED_LIVE, now)
+        self._new_peers_live = Bucket(NEW_PEERS_LIVE, now)
+        self._other_keys_live = Bucket(OTHER_KEYS_LIVE, now)
         self._reassembly = Reassembly()
         self._passing = Passing()
         self._pending: dict[bytes, _Pending] = {}
@@ -261,7 +277,9 @@ class Mesh:
 
     def close_link(self, number: int) -> None:
         """A phone is gone."""
-        self._links.pop(number, None)
+        if (link := self._links.pop(number, None)) is not None:
+            for handover in link.letters:
+                self.couriers.missed(handover)
         self.clock.forget(number)
         self.memory.close_link(number)
         self.couriers.close_link(number)
@@ -336,6 +354,8 @@ class Mesh:
                 times.append(link.plan[0].at)
             if (at := link.outbox.next_s(now)) is not None and at > now:
                 times.append(at)
+            if self._can_deliver(link, now):
+                times.append(now)
         times += [at for box in self._to_relays.values() if (at := box.next_s(now)) is not None]
         return min(times)
 
@@ -344,6 +364,7 @@ class Mesh:
         for link in self._links.values():
             if link.announce_at <= now:
                 self._announce(link, now)
+            self._deliver(link, now)
         while self._turns and self._turns[0][0] <= now:
             _, _, name, target = heapq.heappop(self._turns)
             self._pass_on(name, target, now)
@@ -461,7 +482,12 @@ class Mesh:
     def _is_late(self, packet: Packet, link: _Link | None, now: float) -> bool:
         """Whether a packet is a replay, or history: Androids would show it again, as they do not look at its age."""
         time_ms = self.clock.time_ms(now, None if link is None else link.number)
-        return time_ms is not None and abs(time_ms - packet.timestamp_ms) > FRESH_MS
+        if time_ms is None:
+            return False
+        age_ms = time_ms - packet.timestamp_ms
+        known_s = now - max(self._began_at, self._seen.evicted_until)
+        most_ms = FRESH_MS if packet.type == PacketType.ANNOUNCE else max(UNKNOWN_MS, min(FRESH_MS, 1000 * known_s))
+        return -age_ms > FRESH_MS or age_ms > most_ms
 
     def _why_not(
         self, packet: Packet, announce: Announce | None, origin: Hashable, link: _Link | None, now: float
@@ -473,11 +499,13 @@ class Mesh:
             if not self.memory.is_news(packet, announce):
                 return "old"
             known = self.memory.keys_of(packet.sender)
-            if link is None or announce.signing_key in known:
+            if announce.signing_key in known:
                 return None
             if not known:
-                return None if link.new_peers.take(1, now) else "identities"
-            return None if link.other_keys.take(1, now) else "keys"
+                new_peers = self._new_peers_live if link is None else link.new_peers
+                return None if new_peers.take(1, now) else "identities"
+            other_keys = self._other_keys_live if link is None else link.other_keys
+            return None if other_keys.take(1, now) else "keys"
         if packet.type == PacketType.FRAGMENT:
             return self._why_not_piece(packet, origin, now)
         if packet.type in _MUST_BE_SIGNED and packet.signature is None:
@@ -521,8 +549,17 @@ class Mesh:
     def _bind(self, link: _Link, packet: Packet, announce: Announce, now: float) -> None:
         """A link is that peer: it is told who we are and, once, who else is there, as nothing can be checked before."""
         is_new = link.peer != packet.sender
-        link.peer, link.peer_key = packet.sender, announce.signing_key
-        self.clock.hear(link.number, packet.sender, packet.timestamp_ms, now)
+        who = packet.sender, announce.signing_key
+        if (link.peer, link.peer_key) != who:
+            for handover in link.letters:
+                self.couriers.missed(handover)
+            # Somebody may have said before what this one said of himself, and not be him.
+            claimed = [other for other in self._links.values() if (other.peer, other.peer_key) == who]
+            link.peer, link.peer_key = who
+            link.letters = deque(claimed[0].letters if claimed else ())
+            self._look_for(self.couriers.look_again(who, link=link.number))
+        # Not by his name, which anybody can announce: a liar would take the place of who is called so.
+        self.clock.hear(link.number, announce.signing_key, packet.timestamp_ms, now)
         if not link.has_announce:
             self._announce(link, now)
         if is_new and link.welcomes.take(1, now):
@@ -534,11 +571,17 @@ class Mesh:
         self.memory.keep_announce(packet, announce, origin=origin, now=now)
         if link is not None:
             names = self.couriers.heard(
-                packet.sender, announce.noise_key, packet.timestamp_ms, link=link.number, now=now
+                packet.sender,
+                announce.noise_key,
+                packet.timestamp_ms,
+                link=link.number,
+                now=now,
+                signing_key=announce.signing_key,
             )
-            if names:
-                self._events.append(LookFor(names))
-            for handover in self.couriers.waiting(packet.sender, time_ms=self.clock.time_ms(now), now=now):
+            self._look_for(names)
+            for handover in self.couriers.waiting(
+                packet.sender, time_ms=self.clock.time_ms(now), now=now, signing_key=announce.signing_key
+            ):
                 self._hand_over(handover, now)
         waited = [item for item in self._strangers.items() if item[1][0].sender == packet.sender]
         for name, (other, came_by) in waited:
@@ -618,20 +661,24 @@ class Mesh:
     def _pass_on(self, name: bytes, target: Hashable, now: float) -> None:
         pending = self._pending.get(name)
         if pending is None:
-            return
+            return None
         is_due = target in pending.targets
         pending.targets.discard(target)
         if not pending.targets:
             del self._pending[name]
         if not is_due:
-            return
+            return None
         packet = pending.packet
         if target == RELAYS:
+            data = packet.encode(padded=False)
+            if len(data) > MAX_LIVE_BYTES:
+                return self._count(packet, "too_long")
             self._count(packet, "to_relays")
-            group = Group((packet.encode(padded=False),), now + LIVE_WAIT_S)
+            group = Group((data,), now + LIVE_WAIT_S)
             self._to_relays[is_checked(packet)].put(packet, group, pending.origin)
         elif isinstance(target, int) and (link := self._links.get(target)) is not None:
             self._send(link, packet, pending.origin, now, until=now + LIVE_WAIT_S)
+        return None
 
     def _send(self, link: _Link, packet: Packet, origin: Hashable, now: float, *, until: float) -> None:
         """Let a packet wait for a phone's air, unless that phone would not take it."""
@@ -685,10 +732,15 @@ class Mesh:
         if time_ms is None:
             link.announce_at = now + 1.0
             return
-        packet = self.identity.announce(self._nickname, time_ms, is_relay=True)
+        packet = self.identity.announce(self._nickname, self._own_ms(time_ms), is_relay=True)
         link.outbox.put(packet, Group(self._frames(link, packet), now + LIVE_WAIT_S), OWN)
         link.has_announce = True
         self._count(packet, "announced")
+
+    def _own_ms(self, time_ms: int) -> int:
+        """The time as this identity says it."""
+        digest = hashlib.sha256(self._salt + self.identity.signing_secret).digest()
+        return time_ms - OWN_OFF_MS + int.from_bytes(digest[:4], "big") % (2 * OWN_OFF_MS + 1)
 
     # What is for us
 
@@ -717,8 +769,7 @@ class Mesh:
             return self._count(packet, "malformed")
         link.kind = Kind.IPHONE if request.is_of_iphone else Kind.ANDROID
         link.asked_at = now
-        while link.letters:
-            self._hand_over(link.letters.popleft(), now)
+        self._deliver(link, now)
         if not request.asks_for(PacketType.ANNOUNCE) and not request.asks_for(PacketType.MESSAGE):
             # iPhones ask for fragments, files and more right after messages: the answer about those goes on.
             return self._count(packet, "answered")
@@ -767,22 +818,48 @@ class Mesh:
     def _send_own(
         self, link: _Link, kind: PacketType, payload: bytes, recipient: bytes, time_ms: int, now: float
     ) -> None:
-        packet = make_packet(kind, payload, sender=self.identity.peer_id, recipient=recipient, timestamp_ms=time_ms)
+        packet = make_packet(
+            kind, payload, sender=self.identity.peer_id, recipient=recipient, timestamp_ms=self._own_ms(time_ms)
+        )
         if kind not in UNSIGNED_TYPES:
             packet = self.identity.sign(packet)
         self._send(link, packet, OWN, now, until=now + LIVE_WAIT_S)
 
     def _hand_over(self, handover: Handover, now: float) -> None:
         """Give a letter to its recipient's own link, or to the links of iPhones where he is further away."""
-        direct = [link for link in self._links.values() if link.peer == handover.recipient]
-        for link in direct or [link for link in self._links.values() if link.kind is Kind.IPHONE]:
-            time_ms = self.clock.time_ms(now, link.number)
-            if link.kind is Kind.UNKNOWN:
-                link.letters.append(handover)
-            elif time_ms is not None:
-                payload = handover.letter.encode()
-                self.counts["courier", "letter_handed_over"] += 1
-                self._send_own(link, PacketType.COURIER, payload, handover.recipient, time_ms, now)
+        direct = [link for link in self._links.values() if (link.peer, link.peer_key) == handover.who]
+        taking = [
+            link
+            for link in direct or [link for link in self._links.values() if link.kind is Kind.IPHONE]
+            if len(link.letters) < MAX_LETTERS_HELD
+        ]
+        for link in taking:
+            link.letters.append(handover)
+            self._deliver(link, now)
+        if not taking:
+            self.couriers.missed(handover)
+
+    def _can_deliver(self, link: _Link, now: float) -> bool:
+        return (
+            bool(link.letters)
+            and link.kind is not Kind.UNKNOWN
+            and link.outbox.held_bytes < LETTERS_AHEAD_BYTES
+            and self.clock.time_ms(now, link.number) is not None
+        )
+
+    def _deliver(self, link: _Link, now: float) -> None:
+        """Let letters wait for a phone's air, as many as there is room for."""
+        while self._can_deliver(link, now) and (time_ms := self.clock.time_ms(now, link.number)) is not None:
+            handover = link.letters.popleft()
+            self.counts["courier", "letter_handed_over"] += 1
+            payload = handover.letter.encode()
+            self._send_own(link, PacketType.COURIER, payload, handover.recipient, time_ms, now)
+            if not link.letters and link.peer is not None:
+                self._look_for(self.couriers.look_again((link.peer, link.peer_key), link=link.number))
+
+    def _look_for(self, names: tuple[Name, ...]) -> None:
+        if names:
+            self._events.append(LookFor(names))
 
 
 def _onward(packet: Packet, link: _Link | None) -> Packet:

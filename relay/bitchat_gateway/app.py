@@ -44,6 +44,9 @@ def run(config: Config) -> int:
     """Run until SIGTERM or SIGINT; return the exit code. Raise relay.adapters.bus.NoBusError."""
     logs.setup(config.log.level)
     if not config.bitchat.enabled:
+        if "NOTIFY_SOCKET" not in os.environ:
+            # Whoever starts it by hand would see it end without a word.
+            logger.warning("bitchat is switched off; write enabled = true below [bitchat] in relay.toml")
         # A service that ends before it was ready has failed, and would be started again.
         Notifier(os.environ).ready("disabled in the configuration")
         return 0

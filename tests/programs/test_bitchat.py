@@ -274,7 +274,9 @@ def test_a_wrong_setting_is_told_with_its_remedy(line, remedy, tmp_path):
     assert (problem.line, remedy in problem.message) == (2, True)
 
 
-@pytest.mark.parametrize(("enabled", "code", "said"), [("false", 0, ""), ("true", 1, "start dbus.service")])
+@pytest.mark.parametrize(
+    ("enabled", "code", "said"), [("false", 0, "enabled = true"), ("true", 1, "start dbus.service")]
+)
 def test_switched_off_it_ends_well_and_without_dbus_it_says_what_to_start(tmp_path, enabled, code, said):
     config = tmp_path / "relay.toml"
     config.write_text(f"[bitchat]\nenabled = {enabled}\n")

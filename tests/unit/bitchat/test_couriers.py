@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from relay.bitchat.announce import Announce
 from relay.bitchat.courier import DAY_MS, MAX_CIPHERTEXT_BYTES, Letter, recipient_tag
 from relay.bitchat.couriers import (
     AGAIN_S,
@@ -41,9 +42,9 @@ def letter(text=b"sealed", *, key=ANA_KEY, hours=24.0, at_ms=WALL_MS, copies=4):
     )
 
 
-def take(couriers, given, *, time_ms=WALL_MS, now=0.0, depositor=b"ben"):
+def take(couriers, given, *, time_ms=WALL_MS, now=0.0, depositor=b"ben", link=1):
     payload = given if isinstance(given, bytes) else given.encode()
-    return couriers.take(payload, depositor=depositor, link=1, time_ms=time_ms, now=now)
+    return couriers.take(payload, depositor=depositor, link=link, time_ms=time_ms, now=now)
 
 
 def test_the_letter_of_the_vectors_is_taken_without_its_copies_and_handed_over_as_it_is_then():
@@ -137,8 +138,11 @@ def test_one_phone_gives_so_many_and_the_same_letter_counts_once():
     outcomes = [take(couriers, letter(b"%d" % number))[0] for number in range(100)]
     assert outcomes.count(Outcome.TAKEN) == LETTERS_OF_PHONE.burst - 1
     assert set(outcomes) == {Outcome.TAKEN, Outcome.LIMIT}
-    assert take(couriers, letter(b"mine"), depositor=b"dora")[0] is Outcome.TAKEN
-    many = [take(couriers, letter(b"x%d" % n), depositor=b"%d" % n)[0] for n in range(500)]
+    # Under another name it is the same phone, and by another link the same name.
+    assert take(couriers, letter(b"mine"), depositor=b"dora")[0] is Outcome.LIMIT
+    assert take(couriers, letter(b"mine"), link=2)[0] is Outcome.LIMIT
+    assert take(couriers, letter(b"mine"), depositor=b"dora", link=3)[0] is Outcome.TAKEN
+    many = [take(couriers, letter(b"x%d" % n), depositor=b"%d" % n, link=n)[0] for n in range(4, 500)]
     assert many.count(Outcome.TAKEN) < 60
 
 
@@ -246,6 +250,78 @@ def test_a_letter_given_at_one_island_is_handed_over_at_another_six_hours_later(
     assert packet.recipient == ana.id
     assert packet.is_signed_by(streets.meshes[1].identity.signing_public)
     streets.nothing_refused()
+
+
+def read(streets, store, seen=0):
+    """The store of the first relay is read each time that it is asked for; return how many times it was so far."""
+    times = sum(isinstance(event, LookFor) for event in streets.happened[0])
+    for _ in range(times - seen):
+        for envelope in store:
+            streets.meshes[0].found(envelope, streets.now)
+    return times
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
+@pytest.mark.parametrize("asks_s", [0.5, 60.0])
+def test_junk_for_somebody_keeps_no_letter_from_him_wherever_it_is_in_the_store(first, asks_s):
+    """Whoever heard him once can make it: he gets it, and waits a second for each, until his letter has its turn."""
+    streets, (ana,) = town(1), phones("i-ana")
+    key = ana.identity.noise.public
+    true = to_envelopes(letter(b"true", key=key))
+    junk = [one for n in range(40) for one in to_envelopes(letter(n.to_bytes(2, "big") * 8000, key=key))]
+    store = [*true, *junk] if first else [*junk, *true]
+    streets.join(0, ana)
+    read_times, asked = 0, False
+    for second in range(200):
+        if second >= asks_s and not asked:
+            asked = True
+            streets.send(ana, ana.sync(streets.now))
+        streets.run(1)
+        read_times = read(streets, store, read_times)
+    assert letter(b"true", key=key).to_deliver() in ana.letters
+    assert len(ana.letters) == len({given.ciphertext for given in ana.letters}) == 41
+    # All that was given was given once, and the store is not read any more.
+    assert 1 < read_times < 10
+    assert streets.meshes[0].counts["any", "lost"] == 0
+    streets.nothing_refused()
+
+
+@pytest.mark.parametrize("replays", [True, False])
+def test_who_says_to_be_somebody_takes_no_letter_from_him(replays):
+    """By a signing key of his own beside the other's Noise key, or by what that one said before he came here."""
+    streets, (ana, eve) = town(1), phones("i-ana", "i-eve")
+    [envelope] = to_envelopes(letter(b"true", key=ana.identity.noise.public))
+    streets.join(0, eve, announces=False)
+    said = Announce(nickname="ana", noise_key=ana.identity.noise.public, signing_key=eve.identity.signing_public)
+    false = ana.packet(PacketType.ANNOUNCE, said.encode(), streets.now)
+    streets.send(eve, ana.announce(streets.now) if replays else eve.identity.sign(false))
+    streets.run(1)
+    times = read(streets, [envelope])
+    assert times == 1
+    streets.run(60)
+    streets.join(0, ana)
+    streets.send(ana, ana.sync(streets.now))
+    streets.run(1)
+    read(streets, [envelope], times)
+    streets.run(1)
+    assert [given.ciphertext for given in ana.letters] == [b"true"]
+
+
+def test_who_goes_before_he_was_given_his_letter_gets_it_when_he_is_back():
+    streets, (ana,) = town(1), phones("i-ana")
+    store = to_envelopes(letter(b"true", key=ana.identity.noise.public))
+    for _ in range(3):
+        streets.join(0, ana)
+        streets.run(1)
+        times = read(streets, store)
+        streets.part(ana)
+        streets.run(60)
+    streets.join(0, ana)
+    streets.run(1)
+    assert read(streets, store, times) == times + 1
+    streets.send(ana, ana.sync(streets.now))
+    streets.run(1)
+    assert [given.ciphertext for given in ana.letters] == [b"true"]
 
 
 def test_an_android_gets_no_letter_which_it_does_not_know():

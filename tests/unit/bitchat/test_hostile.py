@@ -15,7 +15,7 @@ from relay.bitchat.couriers import MAX_HANDED
 from relay.bitchat.fragments import MAX_SET_BYTES, MAX_SETS_OF_LINK, Piece, split
 from relay.bitchat.gcs import encode_filter
 from relay.bitchat.limits import BYTES_IN, EXPANDED_LIVE, LETTERS_OF_PHONE, PLANS
-from relay.bitchat.memory import MAX_MESSAGE_BYTES, MAX_PEERS
+from relay.bitchat.memory import MAX_MESSAGE_BYTES, MAX_MESSAGES, MAX_PEERS
 from relay.bitchat.mesh import MAX_PENDING, MAX_SEEN, MAX_STRANGERS, Mesh
 from relay.bitchat.outbox import MAX_WAITING_BYTES
 from relay.bitchat.packet import PacketType, decode_packet, make_packet
@@ -383,6 +383,114 @@ def test_ten_thousand_identities(ten_thousand, quiet):
     assert counts["announce", "identities"] + counts["any", "limited"] > 8_000
     assert siege.ana.id in siege.cleo.keys
     assert siege.mesh.memory.keys_of(siege.ana.id)
+
+
+def test_ten_thousand_identities_of_another_relay(ten_thousand):
+    """A hundred a second, as much as `relay run` takes of a neighbour: who is known to all stays so, and is heard."""
+    siege = Siege()
+    town, far, known = siege.town, siege.town.meshes[1], []
+    town.run(1)
+    for number, frame in enumerate(ten_thousand):
+        far.receive_live(frame, town.now)
+        if number % 10 == 0:
+            town.run(0.1)
+        if number % 3800 == 0:
+            town.send(siege.ana, siege.ana.announce(town.now))
+        if number % 500 == 499:
+            town.send(siege.ana, siege.ana.say(f"ana {number}", town.now))
+        known.append(bool(far.memory.keys_of(siege.ana.id)))
+    town.run(2)
+    assert all(known[10:])
+    assert len(anas(siege.cleo)) == 20
+    assert far.counts["announce", "identities"] > 8_000
+
+
+def test_what_is_remembered_at_another_relay_is_not_pushed_out_by_who_says_much():
+    """There all of this relay's phones are one link with those of all others. It took 25 s."""
+    siege = Siege()
+    town, far = siege.town, siege.town.meshes[1]
+    town.run(1)
+    for number in range(5):
+        town.send(siege.ana, siege.ana.say(f"ana {number}", town.now))
+        town.run(1)
+    for number in range(400):
+        if number % 100 == 0:
+            siege.announce_evil()
+            town.send(siege.ana, siege.ana.announce(town.now))
+        for link in siege.numbers:
+            siege.count += 1
+            siege.mesh.receive(link, ttl_255(siege, link), town.now)
+            siege.mesh.frames_to_send(link, town.now)
+        town.run(0.1)
+    senders = Counter(packet.sender for _, packet in far.memory.messages_now())
+    assert senders.total() == MAX_MESSAGES
+    assert senders[siege.ana.id] == 5
+
+
+def test_false_keys_of_another_relay_silence_nobody_who_is_known():
+    siege = Siege()
+    town, far = siege.town, siege.town.meshes[1]
+    town.run(1)
+    for number in range(6000):
+        far.receive_live(other_keys(siege, 0), town.now)
+        if number % 100 == 0:
+            town.run(1)
+        if number % 3800 == 3799:
+            town.send(siege.ana, siege.ana.announce(town.now))
+        assert siege.ana.identity.signing_public in far.memory.keys_of(siege.ana.id)
+    town.send(siege.ana, siege.ana.say("ana here", town.now))
+    town.run(1)
+    assert far.memory.messages == 1
+    assert far.counts["announce", "keys"] > 5_000
+
+
+@pytest.mark.parametrize("how", ["as it was", "started anew", "flooded"])
+def test_what_was_recorded_is_not_shown_again_when_a_relay_has_forgotten_it(how):
+    """An Android has forgotten it, too, and does not look at its age."""
+    town, random = Town([mesh(0), mesh(1)]), Random(3)
+    ana, ben = Android("a-ana", WALL_MS), Android("a-ben", WALL_MS)
+    for at, phone in enumerate((ana, ben)):
+        town.join(at, phone)
+    town.run(1)
+    said = ana.say("once", town.now)
+    town.send(ana, said)
+    for number in range(110):
+        if how == "flooded":
+            for _ in range(100):
+                frame = make_packet(
+                    PacketType.NOISE_ENCRYPTED,
+                    random.randbytes(40),
+                    sender=random.randbytes(8),
+                    timestamp_ms=WALL_MS + int(1000 * town.now),
+                    ttl=6,
+                )
+                town.meshes[1].receive_live(frame.encode(padded=False), town.now)
+        town.run(4, announcing=[ana, ben] if number % 4 == 0 else [], every=3)
+    if how == "started anew":
+        random = Random(5)
+        town.meshes[1] = Mesh(
+            Identity.generate(random.randbytes),
+            now=town.now,
+            earliest_ms=0,
+            draw=random.random,
+            random_bytes=random.randbytes,
+        )
+        town.meshes[1].clock.trust(WALL_MS + 1000 * town.now, town.now)
+        [number] = town.links[1]
+        town.meshes[1].open_link(number, town.now, frame_bytes=512)
+        town.send(ben, ben.announce(town.now))
+        town.send(ana, ana.announce(town.now))
+        town.run(1)
+    town.send(ben, ben.sync(town.now))
+    town.run(1)
+    town.meshes[1].receive_live(said.with_ttl(6).encode(), town.now)
+    town.run(2)
+    assert ben.shown == ["once"]
+    assert ben.repeated == []
+    # What is said now comes all the same.
+    town.send(ana, ana.say("now", town.now))
+    town.run(2)
+    assert ben.shown == ["once", "now"]
 
 
 def test_phones_that_never_read_while_others_flood(quiet):

@@ -9,7 +9,8 @@ import pytest
 
 from relay.bitchat.announce import Announce, Identity
 from relay.bitchat.fragments import split
-from relay.bitchat.mesh import FRESH_MS, MAX_PENDING, Mesh, ToRelays
+from relay.bitchat.live import to_datagram
+from relay.bitchat.mesh import FRESH_MS, MAX_PENDING, OWN_OFF_MS, Mesh, ToRelays
 from relay.bitchat.outbox import MAX_WAITING_BYTES
 from relay.bitchat.packet import PacketType, decode_packet, make_packet
 from relay.bitchat.rules import Kind
@@ -136,6 +137,22 @@ def test_of_two_relays_of_one_island_one_sends_to_the_others_and_a_phone_gets_it
     assert cleo.shown == ["once"]
 
 
+@pytest.mark.parametrize("size", [0, 16_000, 16_384, 60_000, 65_535])
+def test_what_no_live_datagram_holds_stays_on_its_island(size):
+    """No phone writes more than 512 bytes; if one did, handing it over would end the process."""
+    streets, (ana, ben, cleo) = town(2), phones("i-ana", "i-ben", "i-cleo")
+    for at, phone in ((0, ana), (0, ben), (1, cleo)):
+        streets.join(at, phone)
+    streets.run(1)
+    streets.send(ben, ben.sync(streets.now))
+    streets.send(ana, ana.say("x" * size, streets.now))
+    streets.run(30)
+    assert all(to_datagram(event.data).encode() for event in streets.happened[0] if isinstance(event, ToRelays))
+    assert streets.meshes[0].counts["message", "too_long"] == (size > 16_000)
+    assert len(cleo.shown) == (size <= 16_000)
+    streets.nothing_refused()
+
+
 def test_request_sync_goes_nowhere_and_unknown_types_pass():
     streets, (ana, ben) = town(2), phones("i-ana", "i-ben")
     streets.join(0, ana)
@@ -210,6 +227,27 @@ def test_our_announce_says_no_more_than_it_has_to():
     assert mesh(1).identity.peer_id != mesh(2).identity.peer_id
     with pytest.raises(ValueError, match="one identity become the other"):
         streets.meshes[0].change_identity(mesh(3).identity)
+
+
+def test_how_far_the_clock_is_off_joins_no_identity_to_the_next():
+    streets, (ana,) = town(1), phones("i-ana")
+    mesh_, off_ms = streets.meshes[0], []
+    for number in range(40):
+        mesh_.change_identity(Identity.generate(Random(number).randbytes))
+        streets.join(0, ana)
+        streets.run(40, announcing=[ana], every=15)
+        own = [packet for packet in ana.accepted if packet.sender == mesh_.identity.peer_id]
+        said = [packet.timestamp_ms - WALL_MS for packet in own]
+        assert len(said) >= 2
+        # Of one identity the times follow each other as the announces do, and not one is out of step.
+        assert said == sorted(said)
+        off_ms.append(said[0] - 1000 * number * 40)
+        ana.accepted.clear()
+        streets.part(ana)
+    assert len(set(off_ms)) > 30
+    assert max(off_ms) - min(off_ms) > OWN_OFF_MS
+    assert all(abs(off) <= OWN_OFF_MS + 100 for off in off_ms)
+    streets.nothing_refused()
 
 
 def test_we_announce_in_the_rhythm_of_the_phones():
@@ -647,6 +685,7 @@ def test_more_identities_than_there_is_memory_for_on_one_link_cost_the_others_no
             streets.now += 0.026
         else:
             mesh_.receive_live(announce, streets.now)
+            streets.now += 0.1
     # One link may make so many known; what other relays bring pushes out what other relays brought.
     assert mesh_.counts["announce", "identities"] == pytest.approx(400 - 256 - 52, abs=3)
     assert mesh_.memory.peers == 1000
@@ -748,7 +787,7 @@ def test_without_a_clock_nothing_is_said_until_a_phone_says_what_time_it_is():
     streets.send(ana, ana.announce(streets.now))
     streets.run(1)
     [packet] = ana.accepted
-    assert abs(packet.timestamp_ms - ana.time_ms(streets.now)) < 2000
+    assert abs(packet.timestamp_ms - ana.time_ms(streets.now)) < 2000 + OWN_OFF_MS
     streets.nothing_refused()
 
 
@@ -782,6 +821,27 @@ def test_a_liar_about_the_time_does_not_keep_three_others_from_being_served():
         assert phone.refused == []
         assert phone.linked_to == streets.meshes[0].identity.peer_id
     assert [phone.shown for phone in honest[1:]] == [["hello"], ["hello"]]
+
+
+def test_a_liar_does_not_take_the_place_of_another_s_clock_by_announcing_his_name():
+    """Names are of Noise keys, which are public. Two of five would be gone, and three liars were the median."""
+    streets = town(1, clock=False)
+    honest, liars = phones("i-ana", "i-ben", "i-cleo", "i-dora", "i-emil"), phones("i-eve", "i-mallory", "i-trudy")
+    for phone in honest:
+        streets.join(0, phone)
+    streets.run(1)
+    for liar, victim in zip(liars, honest, strict=False):
+        streets.join(0, liar, announces=False)
+        said = Announce(
+            nickname="x", noise_key=victim.identity.noise.public, signing_key=liar.identity.signing_public
+        ).encode()
+        false = make_packet(
+            PacketType.ANNOUNCE, said, sender=victim.id, timestamp_ms=liar.time_ms(streets.now) + 500_000
+        )
+        streets.send(liar, liar.identity.sign(false))
+    streets.run(1)
+    assert streets.meshes[0].counts["announce", "sent"] > 0
+    assert abs(streets.meshes[0].clock.time_ms(streets.now) - honest[0].time_ms(streets.now)) < 1000
 
 
 # What is for us

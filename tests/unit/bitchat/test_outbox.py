@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Whoever brings much waits for himself: of what waits for a phone each link has its turn, and of each its senders."""
 
-from relay.bitchat.fragments import LIFETIME_S, Passing, Piece
+import tracemalloc
+
+from relay.bitchat.fragments import IPHONE_MAX_PIECES, LIFETIME_S, MAX_PASSING_OF_RELAYS, Passing, Piece
 from relay.bitchat.outbox import MAX_WAITING_BYTES, Group, Outbox
 from relay.bitchat.packet import PacketType, make_packet
 from relay.core.rate import Rate
@@ -89,3 +91,15 @@ def test_so_many_sets_of_pieces_of_a_link_pass_at_a_time_and_one_that_is_whole_m
     assert may(4, 0, now=LIFETIME_S), "and the others are over"
     passing.forget(1)
     assert may(5, 0)
+
+
+def test_what_is_known_of_sets_that_pass_takes_little_memory_however_many_pieces_they_say_they_have():
+    """Nine megabytes for one link it once was."""
+    passing = Passing()
+    tracemalloc.start()
+    for number in range(MAX_PASSING_OF_RELAYS):
+        piece = Piece(set_id=b"%08d" % number, index=0, count=IPHONE_MAX_PIECES, whole_type=2, data=b"x")
+        assert passing.may_pass("relays", b"ana.....", piece, 0.0, most=MAX_PASSING_OF_RELAYS)
+    held_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held_bytes < MAX_PASSING_OF_RELAYS * 2048

@@ -21,6 +21,25 @@ def test_who_holds_the_most_gives_way_by_number_and_by_bytes():
     assert pool.held_bytes <= 100
 
 
+def test_of_one_origin_the_part_that_holds_the_most_gives_way_by_number_and_by_bytes():
+    pool = Pool(most=10, most_bytes=1000, life_s=60.0)
+    pool.put("hers", 1, origin="all", part="ana", now=0.0, size=1)
+    pool.put("hers, too", 1, origin="all", part="ana", now=0.0, size=1)
+    for number in range(100):
+        pool.put(number, 1, origin="all", part="eve", now=0.0, size=1)
+    assert {"hers", "hers, too"} <= {key for key, _ in pool.items()}
+    assert pool.get(99) == 1
+    pool.put("one", 1, origin="all", part="mallory", now=0.0, size=999)
+    assert {"hers", "hers, too"} <= {key for key, _ in pool.items()}
+    # When its links are closed it is a part as before, and one that is forgotten makes no hole.
+    pool.leave("all")
+    for number in range(100):
+        pool.put(number, 1, origin=GONE, part="eve", now=0.0, size=1)
+    assert "hers" in dict(pool.items())
+    pool.pop("hers")
+    assert pool.get("hers, too") == 1
+
+
 def test_closed_links_are_one_origin_so_that_coming_again_gains_nothing():
     pool = Pool(most=10, most_bytes=1, life_s=60.0)
     for link in ("ana", "ben"):
@@ -50,7 +69,7 @@ def test_sums_are_true_and_bounds_hold_after_anything(steps):
     for what, key, origin, size in steps:
         now += 1.0
         if what == "put":
-            pool.put(key, size, origin=origin, now=now, size=size)
+            pool.put(key, size, origin=origin, now=now, size=size, part=size % 3)
             ends[key] = now + 10.0
         elif what == "pop":
             pool.pop(key)
