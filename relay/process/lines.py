@@ -97,7 +97,7 @@ class LineServer:
             for connection in list(self._connections):
                 connection.drop()
             # Who was accepted in this moment is known to asyncio only: he comes to `opened`, and is dropped there.
-            for _ in range(_ACCEPTING_TURNS):
+            for _turn in range(_ACCEPTING_TURNS):
                 await asyncio.sleep(0)
             await server.wait_closed()
 
