@@ -21,14 +21,17 @@ PATIENCE_S = 60
 class Place:
     """A network with a relay, on which members come and go."""
 
-    def __init__(self, lab, folder, name, *segments):
+    def __init__(self, lab, folder, name, *segments, start=True, **sections):
+        """``sections``: of relay.toml, beside what switches it on."""
         self.lab = lab
         self.folder = folder
         self.name = name
         self.segment = lab.segment()
         self.box = lab.box(name, self.segment, *segments)
-        self.relay = self.box.relay(libp2p={"enabled": True})
-        self.ours = Libp2p(self.relay).start()
+        self.relay = self.box.relay(**{"libp2p": {"enabled": True}} | sections)
+        self.ours = Libp2p(self.relay)
+        if start:
+            self.ours.start()
         self._visits = 0
         self.addresses = set()
 
