@@ -50,9 +50,10 @@ test-alerts: ## ten relays are broken and mended, watched by a real Prometheus a
 		.ci/netns "$$venv/bin/python" -m pytest -p no:cacheprovider -m alerts tests/netns/test_watching.py $(ARGS)
 
 # Under namespaces, as kubo and the relay find each other by multicast DNS.
-test-libp2p: ## IPFS and Berty against stock nodes: go-libp2p, pubsub, boxo and kubo; fetches Go if there is none, and builds them once
-	@$(in_dev); tools=$$(.ci/tools); export LIBP2P_PEERS; LIBP2P_PEERS=$$(.ci/libp2p-peers); PATH="$$PATH:$$tools" \
-		.ci/netns "$$venv/bin/python" -m pytest -p no:cacheprovider -m libp2p tests/libp2p $(ARGS)
+test-libp2p: ## IPFS and Berty against stock nodes: go-libp2p, pubsub, boxo, kubo and helia; fetches Go if there is none, and builds them once
+	@$(in_dev); tools=$$(.ci/tools); export LIBP2P_PEERS HELIA; LIBP2P_PEERS=$$(.ci/libp2p-peers); HELIA=$$(.ci/helia); \
+		PATH="$$PATH:$$tools" .ci/netns "$$venv/bin/python" -m pytest -p no:cacheprovider -m libp2p -n 2 --maxschedchunk 1 \
+		tests/libp2p $(ARGS)
 
 # .ci/guest after in_dev: the tests ask it again, and by another Python they would get another environment.
 # Guests live in real time, and half of it they wait: so seven at once on two cores. Now and then that
