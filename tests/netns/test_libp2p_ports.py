@@ -65,3 +65,13 @@ def test_without_a_list_it_is_everywhere_and_only_where_it_is_on(lab, enabled):
         assert site.is_open(where, PORT)
         for port in (LIBP2P_PORT, GATEWAY_PORT):
             assert site.is_open(where, port) is enabled
+
+
+def test_without_a_network_it_says_so_and_works_once_there_is_one(lab):
+    box = lab.box("relay")
+    relay = box.relay(libp2p={"enabled": True})
+    ours = Libp2p(relay).spawn()
+    said = "none of its interfaces has an address: plug in a cable"
+    relay.wait("it says so", lambda _: any(said in text for text in ours.part().get("troubles", ())), 60)
+    box.plug(lab.segment(), "eth0")
+    assert ours.wait_up().part()["troubles"] == []
