@@ -42,8 +42,8 @@ CAPACITIES: Final = tuple(size - _HEAD_BYTES - AEAD_BYTES for size in SIZES)
 _ONCE, _MARK, _KEY = (b"berty live " + use for use in (b"once", b"mark", b"seal"))
 _NO_NONCE: Final = bytes(12)
 """Each key seals one content: it follows from it."""
-#: What one relay says: a lively group. All other relays carry it, 64 KiB a second by one interface (relay.core.live);
-#: who brings a backlog has most of it go by the store.
+#: What one relay says of seals, and as much of blocks: a lively group. All other relays carry it, 64 KiB a second by
+#: one interface (relay.core.live); who brings a backlog has most of it go by the store.
 SAID: Final = Rate(per_s=8.0, burst=64.0)
 SAID_BYTES: Final = Rate(per_s=16_384.0, burst=float(192 << 10))
 

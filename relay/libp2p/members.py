@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from relay.core.envelope import envelope_id
 from relay.core.errors import DecodeError
-from relay.libp2p.berty import DIRECT_PROTOCOL, MAX_SEAL_BYTES, name_of, order_at
+from relay.libp2p.berty import DIRECT_PROTOCOL, MAX_SEAL_BYTES, KeptBlock, KeptSeal, name_of, order_at
 from relay.libp2p.bitswap import UnavailableError
 from relay.libp2p.cid import raw
 from relay.libp2p.connection import Budget, Messages, StreamError
@@ -95,7 +95,8 @@ class Members:
             on_live=self._on_live,
             on_clock=lambda _: None,
         )
-        self._pace = Pace(self._loop.time())
+        # Who brings a backlog of blocks leaves room for what others announce.
+        self._paces = {kind: Pace(self._loop.time()) for kind in (KeptSeal, KeptBlock)}
         self._budget = Budget(MAX_HELD_BYTES)
         self._givers: Counter[str] = Counter()
         #: Of each who is there, what wakes the task that gives him seals.
@@ -205,7 +206,7 @@ class Members:
         datagram = seal_live(kept.content.encode(), name_of(kept.topic))
         if datagram is None:
             self._count("live_too_long")
-        elif not self._pace.may_say(len(datagram.data), self._loop.time()):
+        elif not self._paces[type(kept.content)].may_say(len(datagram.data), self._loop.time()):
             self._count("live_limited")
         else:
             self._count("live_sent" if self._relays.send(datagram) else "live_lost")
