@@ -13,7 +13,7 @@ from relay.process.link_socket import Gateway
 from relay.run.gateways import MAX_GATEWAYS
 from tests.libp2p.test_berty import Place, has
 from tests.netns.rawclient import make_envelopes
-from tests.waiting import wait_until
+from tests.waiting import until_true, wait_until
 
 pytestmark = [pytest.mark.libp2p, pytest.mark.timeout(300)]
 #: What the link between the relays carries, and what others have sent over it: a minute of it.
@@ -102,3 +102,21 @@ def test_while_others_mail_takes_a_slow_link_an_open_topic_is_answered_within_se
     # The control: the same envelopes, by the store alone.
     alone = talk(lab, folder, is_live=False)
     assert statistics.median(alone) > 1.4 * statistics.median(live)
+
+
+def test_relays_on_one_network_pass_on_what_is_published_on_a_topic_that_is_open_at_both(lab, folder):
+    backbone = lab.segment()
+    camp, town = (Place(lab, folder, name, backbone) for name in ("camp", "town"))
+    camp.relay.wait_linked(1)
+
+    async def work():
+        async with camp.member("ana") as ana, town.member("ben") as ben:
+            took = [await said(ana, ben, "are you there?"), await said(ben, ana, "yes")]
+            took += [await said(ana, ben, "where is the water?"), await said(ben, ana, "at the church")]
+            print(" ".join(f"{seconds:.2f}" for seconds in took), "s")
+            assert max(took[2:]) < SECONDS
+            for place in (camp, town):
+                # Both members' own, of whom one is at the other relay.
+                await until_true("it was published", lambda p=place: p.counters().get("published_taken", 0) >= 3, 60)
+
+    asyncio.run(work())
