@@ -20,7 +20,7 @@ SIM_RELAYS ?= 1000
 # Assigned inside recipes, so that a failed set-up stops them.
 in_dev = venv=$$(.ci/venv dev); export PATH="$$venv/bin:$$PATH"
 
-.PHONY: help run test lint unit pages netns test-alerts test-radio test-libp2p other-python bench bench-board bench-radio bench-radio-short fuzz fuzz-short soak sim fresh lock catalogues picture clean distclean image image-amd64 test-image test-image-arm64 deploy
+.PHONY: help run test lint unit pages netns test-alerts test-radio test-libp2p other-python bench bench-board bench-radio bench-radio-short bench-libp2p fuzz fuzz-short soak sim fresh lock catalogues picture clean distclean image image-amd64 test-image test-image-arm64 deploy
 
 help: ## this list
 	@sed -nE 's/^([a-z0-9-]+):.*## /\1\t/p' Makefile | expand -t 18
@@ -50,9 +50,10 @@ test-alerts: ## ten relays are broken and mended, watched by a real Prometheus a
 		.ci/netns "$$venv/bin/python" -m pytest -p no:cacheprovider -m alerts tests/netns/test_watching.py $(ARGS)
 
 # Under namespaces, as kubo and the relay find each other by multicast DNS.
-test-libp2p: ## IPFS against stock nodes: go-libp2p, pubsub, boxo and kubo; needs Go, and builds them once
-	@$(in_dev); tools=$$(.ci/tools); export LIBP2P_PEERS; LIBP2P_PEERS=$$(.ci/libp2p-peers); PATH="$$PATH:$$tools" \
-		.ci/netns "$$venv/bin/python" -m pytest -p no:cacheprovider -m libp2p tests/libp2p $(ARGS)
+test-libp2p: ## IPFS and Berty against stock nodes: go-libp2p, pubsub, boxo, kubo and helia; fetches Go if there is none, and builds them once
+	@$(in_dev); tools=$$(.ci/tools); export LIBP2P_PEERS HELIA; LIBP2P_PEERS=$$(.ci/libp2p-peers); HELIA=$$(.ci/helia); \
+		PATH="$$PATH:$$tools" .ci/netns "$$venv/bin/python" -m pytest -p no:cacheprovider -m libp2p -n 2 --maxschedchunk 1 \
+		tests/libp2p $(ARGS)
 
 # .ci/guest after in_dev: the tests ask it again, and by another Python they would get another environment.
 # Guests live in real time, and half of it they wait: so seven at once on two cores. Now and then that
@@ -75,6 +76,10 @@ bench-board: ## measure with the processor, memory and card of a small board, pr
 
 bench-radio-short: ## the same from one run of each, which is worth less
 	@$(MAKE) --no-print-directory bench-radio ARGS="--runs 1 --output build/bench-radio-short.json"
+
+bench-libp2p: ## measure relay libp2p beside stock nodes, print, and write build/bench-libp2p.json; fetches Go if there is none
+	@$(in_dev); export LIBP2P_PEERS; LIBP2P_PEERS=$$(.ci/libp2p-peers); mkdir -p build; \
+		.ci/netns "$$venv/bin/python" -m bench.libp2p $(ARGS)
 
 fuzz-short: ## a minute of fuzzing
 	@$(in_dev); mkdir -p build; python -m tests.fuzz --seconds 60 $(ARGS)

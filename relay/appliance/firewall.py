@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING
 
 from relay.appliance import mdns
 from relay.appliance.constants import ACCESS_POINT_ADDRESS, ETHERNET, LEASE_S, MAX_LEASES, PORTAL_PORT
+from relay.config.libp2p import NO_GATEWAY
 from relay.config.net import BATMAN, BRIDGE
 from relay.process.ports import MDNS_PORT
 from relay.process.reports import DHCP_REFUSALS
@@ -68,9 +70,8 @@ def _inet(appliance: ApplianceConfig, config: Config) -> str:
     if config.tcp.enabled:
         everywhere.append(f"tcp dport {config.tcp.port} accept")
         if config.tcp.discovery:
-            everywhere += [
-                f"{group} udp dport {MDNS_PORT} accept" for group in (f"ip daddr {mdns.GROUP}", "ip6 daddr ff02::fb")
-            ]
+            everywhere += _multicast_dns()
+    everywhere += _libp2p(config)
     if config.http.enabled and appliance.status_page == "everywhere":
         everywhere.append(f"tcp dport {config.http.listen.port} accept")
     serving = ["udp dport 53 accept", "tcp dport 53 accept", "udp dport 67 jump addresses"]
@@ -97,6 +98,26 @@ def _inet(appliance: ApplianceConfig, config: Config) -> str:
             )
 
     return _table("inet", lines())
+
+
+def _multicast_dns(where: str = "") -> list[str]:
+    groups = (f"ip daddr {mdns.GROUP}", "ip6 daddr ff02::fb")
+    return [f"{where}{group} udp dport {MDNS_PORT} accept" for group in groups]
+
+
+def _libp2p(config: Config) -> list[str]:
+    """Peers of libp2p, how they find it, and its gateway: on its interfaces and no others, each where it is on."""
+    libp2p = config.libp2p
+    if not libp2p.enabled:
+        return []
+    names = ", ".join(f'"{name}"' for name in libp2p.interfaces)
+    where = f"iifname {{ {names} }} " if names else ""
+    rules = [f"{where}tcp dport {libp2p.port} accept", *_multicast_dns(where)]
+    if libp2p.gateway != NO_GATEWAY:
+        address = ipaddress.ip_address(libp2p.gateway.host)
+        to = "" if address.is_unspecified else f"{'ip' if address.version == 4 else 'ip6'} daddr {address} "
+        rules.append(f"{where}{to}tcp dport {libp2p.gateway.port} accept")
+    return rules
 
 
 def _portal(to: str) -> list[str]:

@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Whatever has the store or a key in its memory.
-UNITS: Final = ("mesh-relay.service", "relay-ble.service", "relay-bitchat.service", "relay-net.service")
+UNITS: Final = (
+    "mesh-relay.service",
+    "relay-ble.service",
+    "relay-bitchat.service",
+    "relay-libp2p.service",
+    "relay-net.service",
+)
 #: Where systemd puts the store of mesh-relay.service, with and without a user of its own, and in memory.
 STORES: Final = (
     Path("/var/lib/private/mesh-relay"),

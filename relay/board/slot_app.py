@@ -55,6 +55,7 @@ UNITS: Final = (
     "relay-bitchat.service",
     "relay-ble.service",
     "relay-board.service",
+    "relay-libp2p.service",
     "relay-net.service",
     "relay-portal.socket",
     "relay-stick.path",

@@ -37,9 +37,10 @@ MEMORY_STEP_BYTES: Final = 1 << 20
 _PEOPLE_EVENTS: Final = frozenset(
     {"connections", "clients_accepted", "idle_ended", "slots_given", "slot_unused", "channel_lost", "slow_reader"}
     | {"clients_orphaned", "refused_busy", "gave_way"}
-    # What a phone with bitchat says goes to other relays, too, and letters are of people.
+    # What a phone with bitchat or Berty says goes to other relays, too, and letters are of people.
     | {"live_sent", "live_lost", "live_received", "live_untrue"}
     | {"letters_kept", "letters_refused", "letters_lost"}
+    | {"live_limited", "live_too_long", "live_known", "live_elsewhere", "live_refused"}
     # Of libp2p: who comes, and what one reader asks for.
     | {
         "peers_met",

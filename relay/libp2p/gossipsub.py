@@ -159,6 +159,7 @@ class Gossipsub:
         self._topics.add(topic)
         self._meshes[topic] = set()
         self._tell(topic, joined=True)
+        self._fill(topic)
         return True
 
     def unsubscribe(self, topic: str) -> None:
@@ -224,6 +225,10 @@ class Gossipsub:
         found.topics.add(topic)
         self._subscribers.setdefault(topic, set()).add(peer)
         events.append(Subscribed(peer, topic, joined=True))
+        # Not at the next heartbeat: what a peer publishes before goes to its mesh alone, and who is in that by then is
+        # not told of it by gossip either.
+        if topic in self._meshes:
+            self._fill(topic)
 
     def _on_published(self, peer: bytes, message: Published, now: float, events: list[Event]) -> None:
         if message.topic not in self._topics:
@@ -284,10 +289,7 @@ class Gossipsub:
             if not subscribers and not mesh:
                 continue
             if len(mesh) < D_LOW:
-                free = sorted(peer for peer in subscribers - mesh if self._backoff.get((topic, peer), 0.0) <= now)
-                for peer in self._some(free, D - len(mesh)):
-                    mesh.add(peer)
-                    self._say(peer, Rpc(graft=[topic]))
+                self._fill(topic)
             elif len(mesh) > D_HIGH:
                 for peer in self._some(sorted(mesh), len(mesh) - D):
                     mesh.discard(peer)
@@ -300,6 +302,14 @@ class Gossipsub:
             for identity in self._history[0]:
                 self._drop(identity)
         self._history.append([])
+
+    def _fill(self, topic: str) -> None:
+        """Take subscribers into the mesh of a topic; those with a backoff are left until a heartbeat ends it."""
+        mesh = self._meshes[topic]
+        free = sorted(peer for peer in self.subscribers(topic) - mesh if (topic, peer) not in self._backoff)
+        for peer in self._some(free, D - len(mesh)):
+            mesh.add(peer)
+            self._say(peer, Rpc(graft=[topic]))
 
     def _some(self, peers: list[bytes], count: int) -> list[bytes]:
         keyed = sorted((self._draw(), peer) for peer in peers)

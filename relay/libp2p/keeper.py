@@ -32,10 +32,12 @@ from relay.libp2p.berty import (
     sender_of,
 )
 from relay.libp2p.dag_cbor import read_entry
+from relay.libp2p.live import decode_live, is_of, open_live
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
+    from relay.core.messages import LiveDatagram
     from relay.libp2p.cid import Cid
 
 #: A topic is remembered for so long after its last subscriber left: phones go to sleep.
@@ -64,11 +66,18 @@ REFRESH_HOURS: Final = 120
 KEPT: Final = Rate(per_s=2.0, burst=4000.0)
 KEPT_BYTES: Final = Rate(per_s=16_384.0, burst=float(16 << 20))
 MAX_ADDRESSES: Final = 1024
+#: What is taken of what was said at other relays, for each topic: whoever knows its name can say anything under it.
+HEARD: Final = Rate(per_s=2.0, burst=100.0)
+HEARD_BYTES: Final = Rate(per_s=8192.0, burst=float(512 << 10))
+#: Names that are tried on what comes, 2 us each: a twentieth of the time, where somebody made up topics of one bucket.
+TRIED: Final = Rate(per_s=25_000.0, burst=100_000.0)
 MAX_TRIES: Final = 3
 #: When a seal is offered to who subscribed: his store drops what comes before it is ready.
 OFFERS_S: Final = (0.3, 2.0, 8.0)
 #: Who was there when it was published has it by the topic, if he is in a mesh.
 LIVE_OFFERS_S: Final = (2.0,)
+#: What was said at another relay just now: at once, and later for who has only just come.
+HEARD_OFFERS_S: Final = (0.0, 2.0, 8.0)
 MAX_OFFERS: Final = 2048
 RETRY_S: Final = 2.0
 MAX_RETRY_S: Final = 60.0
@@ -105,15 +114,18 @@ class Seal:
 
 
 class Kept(NamedTuple):
-    """Something to be put into the store."""
+    """Something to be put into the store; ``is_told``: other relays have heard of it already."""
 
     topic: str
     content: KeptSeal | KeptBlock
+    is_told: bool = False
 
     @property
-    def sender(self) -> bytes:
-        """Whose seal it is; b"" of a block."""
-        return self.content.sender if isinstance(self.content, KeptSeal) else b""
+    def key(self) -> tuple[str, bytes]:
+        """Of two of one key the newer does for both: of a sender's seals, and of what is the same block."""
+        if isinstance(self.content, KeptSeal):
+            return self.topic, self.content.sender
+        return self.topic, hashlib.sha256(self.content.block).digest()
 
     def wrap(self, hour: int) -> tuple[bytes, ...]:
         """Return its envelopes, which is work for a thread."""
@@ -156,6 +168,8 @@ class _Topic:
     missing: dict[bytes, None] = field(default_factory=dict)
     publish_s: float | None = None
     published_s: float = -PUBLISH_REST_S
+    #: Of what is said at other relays; made at the first.
+    heard: _Budget | None = None
 
 
 @dataclass(slots=True)
@@ -176,13 +190,16 @@ class _Peer:
 
 
 class _Budget:
-    """What one address may have kept."""
+    """What one address may have kept, or what is taken of one topic."""
 
     __slots__ = ("bytes", "count")
 
-    def __init__(self, now: float) -> None:
-        self.count = Bucket(KEPT, now)
-        self.bytes = Bucket(KEPT_BYTES, now)
+    def __init__(self, now: float, *, count: Rate, data: Rate) -> None:
+        self.count = Bucket(count, now)
+        self.bytes = Bucket(data, now)
+
+    def take(self, size: int, count: int, now: float) -> bool:
+        return self.count.take(float(count), now) and self.bytes.take(float(size), now)
 
 
 class Keeper:
@@ -205,6 +222,7 @@ class Keeper:
             most=MAX_PARTS, most_bytes=MAX_PARTS_BYTES, life_s=PARTS_S
         )
         self._budgets: Pool[str, _Budget] = Pool(most=MAX_ADDRESSES, most_bytes=1, life_s=_LIFE_S)
+        self._tried = Bucket(TRIED, 0.0)
         self._fetching: set[bytes] = set()
         #: Those of these that the store may not have yet.
         self._unkept: dict[Key, None] = {}
@@ -406,6 +424,47 @@ class Keeper:
         block = kept.content.block
         held = Held(identities, expiry_hour(hour))
         self._hold(kept.topic, hashlib.sha256(block).digest(), held, read_entry(block).links, now)
+
+    # -- other relays -----------------------------------------------------------------
+
+    def heard(self, datagram: LiveDatagram, now: float) -> Kept | None:
+        """Take what a member said at another relay just now; return what is to be put into the store.
+
+        None: nobody here is in that group, or it is here already, or its topic had too much. Raise DecodeError.
+        """
+        said = decode_live(datagram)
+        names = self._by_bucket.get(said.bucket, {})
+        if not self._tried.take(float(len(names)), now):
+            self._count("live_refused")
+            return None
+        found = next(((name, topic) for name, topic in names.items() if is_of(said, name)), None)
+        if found is None or not self._topics[found[1]].peers:
+            self._count("live_elsewhere")
+            return None
+        name, topic = found
+        encoded = open_live(said, name)
+        content = decode_kept(encoded)
+        seal: Seal | None = None
+        if isinstance(content, KeptSeal):
+            seal = Seal(topic, content, decode_seal(content.payload))
+            is_known = seal.key in self._seals
+        elif read_entry(content.block).log == topic:
+            is_known = (hashlib.sha256(content.block).digest(), topic) in self._blocks
+        else:
+            raise DecodeError("a block of another log")
+        if is_known:
+            self._count("live_known")
+            return None
+        state = self._topics[topic]
+        if state.heard is None:
+            state.heard = _Budget(now, count=HEARD, data=HEARD_BYTES)
+        if not state.heard.take(len(encoded), 1, now):
+            self._count("live_refused")
+            return None
+        self._count("live_received")
+        if seal is not None:
+            self._add(seal, origin=_STORE, offers=HEARD_OFFERS_S, now=now)
+        return Kept(topic, content, is_told=True)
 
     # -- seals ------------------------------------------------------------------------
 
@@ -648,7 +707,8 @@ class Keeper:
         for link in entry.links:
             if not link.inline and (link.digest, entry.log) not in self._blocks:
                 self._enqueue(fetch.peer, link.digest)
-        return Kept(entry.log, KeptBlock(block))
+        # What is wrapped anew has been told of when it was new.
+        return Kept(entry.log, KeptBlock(block), is_told=fetch.place is not None)
 
     def _place(self, digest: bytes, there: _Peer) -> Place | None:
         for topic in there.topics:
@@ -669,9 +729,9 @@ class Keeper:
     def _may_keep(self, address: str, size: int, count: int, now: float) -> bool:
         budget = self._budgets.get(address)
         if budget is None:
-            budget = _Budget(now)
+            budget = _Budget(now, count=KEPT, data=KEPT_BYTES)
             self._budgets.put(address, budget, origin=address, now=now)
-        return budget.count.take(float(count), now) and budget.bytes.take(float(size), now)
+        return budget.take(size, count, now)
 
     @property
     def block_count(self) -> int:

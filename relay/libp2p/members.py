@@ -10,19 +10,23 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from relay.core.envelope import envelope_id
 from relay.core.errors import DecodeError
-from relay.libp2p.berty import DIRECT_PROTOCOL, MAX_SEAL_BYTES, order_at
+from relay.libp2p.berty import DIRECT_PROTOCOL, MAX_SEAL_BYTES, KeptBlock, KeptSeal, name_of, order_at
 from relay.libp2p.bitswap import UnavailableError
 from relay.libp2p.cid import raw
 from relay.libp2p.connection import Budget, Messages, StreamError
 from relay.libp2p.gossipsub import Subscribed
 from relay.libp2p.keeper import Keeper
+from relay.libp2p.live import GATEWAY, KIND, Pace, seal_live
 from relay.links.named_store import NamedStore
+from relay.process.gateway_client import GatewayClient
+from relay.process.link_socket import Gateway
 from relay.process.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from relay.core.messages import LiveDatagram
     from relay.core.named import Name
     from relay.libp2p.bitswap import Bitswap
     from relay.libp2p.connection import Stream
@@ -42,7 +46,7 @@ MAX_GIVERS: Final = 256
 MAX_HELD_BYTES: Final = 4 << 20
 #: So long a giver has to send one. Who gave what is not kept has no answer, as each end of the stream would be one.
 TAKE_S: Final = 60.0
-#: Seals of topics that wait to be wrapped: the newest of each sender.
+#: Seals of topics that wait to be wrapped, the newest of each sender, and what was said at other relays.
 MAX_PENDING: Final = 256
 #: Blocks that are fetched, and kept, at a time.
 FETCHERS: Final = 8
@@ -84,6 +88,15 @@ class Members:
             rest_s=READ_REST_S,
             max_delay_s=MAX_DELAY_S,
         )
+        self._random = random
+        self._relays = GatewayClient(
+            path,
+            Gateway(name=GATEWAY, kinds=frozenset({KIND})),
+            on_live=self._on_live,
+            on_clock=lambda _: None,
+        )
+        # Who brings a backlog of blocks leaves room for what others announce.
+        self._paces = {kind: Pace(self._loop.time()) for kind in (KeptSeal, KeptBlock)}
         self._budget = Budget(MAX_HELD_BYTES)
         self._givers: Counter[str] = Counter()
         #: Of each who is there, what wakes the task that gives him seals.
@@ -171,12 +184,11 @@ class Members:
         return kept
 
     def _put_soon(self, kept: Kept) -> None:
-        """Put a seal of a topic; of one that waits already, the newer one alone: it has what that one had."""
-        key = kept.topic, kept.sender
-        if key not in self._pending and len(self._pending) >= MAX_PENDING:
-            self._count("seals_limited")
+        """Put it soon; of a seal that waits already, the newer one alone: it has what that one had."""
+        if kept.key not in self._pending and len(self._pending) >= MAX_PENDING:
+            self._count("live_refused" if kept.is_told else "seals_limited")
             return
-        self._pending[key] = kept
+        self._pending[kept.key] = kept
         self._is_pending.set()
 
     async def _put_pending(self) -> NoReturn:
@@ -186,6 +198,29 @@ class Members:
                 self._is_pending.clear()
                 continue
             await self._put(self._pending.pop(next(iter(self._pending))))
+
+    # -- other relays -----------------------------------------------------------------
+
+    def _say(self, kept: Kept) -> None:
+        """Tell members at other relays of something at once; the store brings it to where this does not reach."""
+        datagram = seal_live(kept.content.encode(), name_of(kept.topic))
+        if datagram is None:
+            self._count("live_too_long")
+        elif not self._paces[type(kept.content)].may_say(len(datagram.data), self._loop.time()):
+            self._count("live_limited")
+        else:
+            self._count("live_sent" if self._relays.send(datagram) else "live_lost")
+
+    def _on_live(self, datagram: LiveDatagram) -> None:
+        try:
+            kept = self.keeper.heard(datagram, self._loop.time())
+        except DecodeError:
+            self._count("live_untrue")
+            return
+        if kept is not None:
+            # Into the store of this machine, so that it is served here: the same envelopes as there.
+            self._put_soon(kept)
+            self._stir()
 
     # -- the direct channel -----------------------------------------------------------
 
@@ -278,6 +313,8 @@ class Members:
 
     async def _put(self, kept: Kept) -> bool:
         """Put something into the store; whether it holds it."""
+        if not kept.is_told:
+            self._say(kept)
         await self._store.met()
         hour = self.keeper.hour = self._store.hour()
         envelopes = await asyncio.to_thread(kept.wrap, hour)
@@ -385,6 +422,7 @@ class Members:
         """Until cancelled."""
         async with TaskGroup() as tasks:
             tasks.create_task(self._store.run())
+            tasks.create_task(self._relays.run(random=self._random))
             tasks.create_task(self._beat())
             for _ in range(FETCHERS):
                 tasks.create_task(self._fetch_queued())

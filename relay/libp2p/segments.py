@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from relay.links.interfaces import Interface
     from relay.process.reports import Reporter
 
+#: Nobody can come by any network; so it is where a relay has Bluetooth alone.
+_NO_NETWORK = "none of its interfaces has an address: plug in a cable, switch on the access point, or change [libp2p]"
+
 
 def usable(interface: Interface) -> list[str]:
     """The addresses by which others can dial: without a scope nobody can be told a link-local one of IPv6."""
@@ -83,6 +86,8 @@ class Segments:
             self._finders.pop(interface).cancel()
         for interface in heard - self._finders.keys():
             self._finders[interface] = tasks.create_task(self._find(interface))
+        if not addresses:
+            troubles.append(_NO_NETWORK)
         self._reporter.troubles = tuple(dict.fromkeys(troubles))
         self._reporter.up = bool(self._listening)
         if changed:

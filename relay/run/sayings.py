@@ -41,6 +41,7 @@ SENTENCES: Final = (
     N_("there is no interface of this name that is switched on: look at interfaces in [tcp], and plug it in"),
     N_("cannot listen on port %s: %s; stop what has it, or set another port in [tcp]"),
     N_("cannot listen on port %s: %s; stop what has it, or set another port in [libp2p]"),
+    N_("none of its interfaces has an address: plug in a cable, switch on the access point, or change [libp2p]"),
     N_("multicast is impossible here, so relays cannot find each other: use another network, %s"),
     N_("multicast does not get through, not even to this relay itself: let %s/udp through the packet filter, %s"),
     N_("or set discovery = false in [tcp] and name relays in peers there"),

@@ -29,7 +29,7 @@ from relay.core.codec import Reader, Writer
 from relay.core.envelope import HEADER_BYTES, SIZES, EnvelopeType, Header, decode_envelope, decode_header
 from relay.core.errors import DecodeError, RelayError
 from relay.core.frames import LANES, MAX_MESSAGE_BYTES, FrameReader
-from relay.core.messages import Hello, Role
+from relay.core.messages import Hello, LiveDatagram, Role
 from relay.core.named import Name, _wrap, join, unwrap
 from relay.core.noise import XX, HandshakeState, KeyPair
 from relay.core.reconcile import AdmittedColumns, Reconciler, Scope
@@ -51,7 +51,7 @@ from relay.core.riblt import SHORT_ID_MASK, SYMBOL_BYTES, Decoder, ScalarEncoder
 from relay.core.session import Closed, Session, State
 from relay.core.update_wire import decode_update
 from relay.libp2p import bitswap_message, dht, gossipsub_message
-from relay.libp2p.berty import decode_kept, decode_seal
+from relay.libp2p.berty import decode_kept, decode_seal, name_of
 from relay.libp2p.channel import Channel
 from relay.libp2p.cid import decode_cid
 from relay.libp2p.dag_cbor import read_entry
@@ -59,6 +59,7 @@ from relay.libp2p.gossipsub import Gossipsub
 from relay.libp2p.identify import decode_identify
 from relay.libp2p.identity import Identity as Libp2pIdentity
 from relay.libp2p.identity import decode_key
+from relay.libp2p.live import KIND, decode_live, identity_of, open_live, seal_live
 from relay.libp2p.mdns import decode_strings
 from relay.libp2p.multiaddr import decode_address
 from relay.libp2p.secure import decode_payload
@@ -677,9 +678,20 @@ def libp2p_payload(data):
         check(decoder(value.encode()) == value, "round trip")
 
 
+def _live(data):
+    datagram = LiveDatagram(kind=KIND, identity=identity_of(data), data=data or b"\0")
+    name = name_of("/orbitdb/topic")
+    open_live(decode_live(datagram), name)
+    # What somebody says who knows the name.
+    said = seal_live(data, name)
+    if said is not None:
+        check(open_live(decode_live(said), name) == data, "round trip")
+    decode_kept(data)
+
+
 def berty(data):
-    """A block, a seal, or what is kept of either; the first byte says which."""
-    decoder = (read_entry, decode_seal, decode_kept)[data[0] % 3] if data else read_entry
+    """A block, a seal, what is kept of either, or what another relay says; the first byte says which."""
+    decoder = (read_entry, decode_seal, decode_kept, _live)[data[0] % 4] if data else read_entry
     try:
         value = decoder(data[1:])
     except DecodeError:

@@ -38,6 +38,8 @@ def test_all_units_are_up(booted, measured):
 SERVICES = ("mesh-relay.service", "relay-board.service", "relay-console.service", "relay-ble.service")
 MAY_REST = (
     "relay-shelf.service",
+    "relay-bitchat.service",
+    "relay-libp2p.service",
     "relay-net.service",
     "relay-appliance.service",
     "relay-firewall.service",

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from tests.image.lan import Lan
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(400)]
@@ -81,6 +82,45 @@ def test_an_operator_with_a_key_gets_in_and_nobody_else(card, boot):
     assert appliance.run("sh", "-c", f"ssh {options} root@127.0.0.1 true", check=False).code != 0
     allowed = appliance.sh("sshd -T").lower().splitlines()
     assert {"permitrootlogin no", "passwordauthentication no", "kbdinteractiveauthentication no"} <= set(allowed)
+
+
+LIBP2P = """\
+[libp2p]
+enabled = true
+interfaces = ["eth0"]
+gateway = "0.0.0.0:4280"
+"""
+
+
+@pytest.fixture
+def own_cable():
+    """Named before `boot` in a test: what is plugged in ends before it."""
+    with Lan() as lan:
+        yield lan
+
+
+def test_berty_and_ipfs_are_there_for_who_switches_them_on_and_behind_the_packet_filter(own_cable, card, boot):
+    card.write("MESH-RELAY", "relay.toml", LIBP2P.encode())
+    appliance = boot(card, network=own_cable.port())
+    assert appliance.wait_booted() == "running", appliance.explain()
+    unit = "relay-libp2p.service"
+    found = appliance.show(unit, "ActiveState", "Result", "NRestarts")
+    assert (found["ActiveState"], found["Result"]) == ("active", "success"), appliance.journal(unit)
+
+    def up():
+        status = json.loads(appliance.run("relay", "status", "--json").stdout)
+        return any(part["name"] == "libp2p" and part["state"] == "up" for part in status["components"])
+
+    # On a cable without a router it serves the segment first, and has an address of its own then.
+    wait_until(lambda: appliance.journal(unit), up, 90, pause_s=1)
+    assert appliance.sh("ss --no-header -tln 'sport = 4271'")
+    assert appliance.sh("ss --no-header -tln 'sport = 4280'")
+    rules = appliance.sh("nft list chain inet relay everywhere")
+    for port in (4271, 4280):
+        assert f'iifname "eth0" tcp dport {port} accept' in rules, rules
+    pid = appliance.show(unit, "MainPID")["MainPID"]
+    assert appliance.sh(f"stat -c %u /proc/{pid}").strip() != "0"
+    assert appliance.show(unit, "NRestarts")["NRestarts"] == "0"
 
 
 def test_it_works_with_no_radio_at_all(card, boot):

@@ -17,6 +17,13 @@ def folder():
     return Path(known or subprocess.check_output([ROOT / ".ci" / "libp2p-peers"], text=True).strip())
 
 
+@pytest.fixture(scope="session")
+def helia():
+    """Where a stock helia is; fetched at the first call."""
+    known = os.environ.get("HELIA")
+    return Path(known or subprocess.check_output([ROOT / ".ci" / "helia"], text=True).strip())
+
+
 @pytest.fixture
 def lab():
     with Lab() as made:

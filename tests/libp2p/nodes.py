@@ -44,11 +44,19 @@ class Libp2p:
         self.log = relay.folder / "libp2p.txt"
         self.process = None
 
-    def start(self):
+    def spawn(self):
+        """Start without waiting."""
         with self.log.open("ab") as log:
             self.process = self.relay.box.python(
                 "-m", "relay", "libp2p", "--config", str(self.relay.folder / "relay.toml"), stdout=log, stderr=log
             )
+        return self
+
+    def start(self):
+        """Start, and wait until it works."""
+        return self.spawn().wait_up()
+
+    def wait_up(self):
         self.relay.wait("relay libp2p works", lambda status: self._part(status).get("state") == "up", 60)
         return self
 

@@ -12,6 +12,7 @@ import pytest
 from relay.libp2p.identity import from_base58
 from tests.libp2p.nodes import Libp2p, in_files, in_memory
 from tests.libp2p.peers import PeerError, peer
+from tests.waiting import until_true
 
 pytestmark = [pytest.mark.libp2p, pytest.mark.timeout(300)]
 #: A member is found, gets the seals and fetches: seconds, on a quiet machine.
@@ -21,14 +22,17 @@ PATIENCE_S = 60
 class Place:
     """A network with a relay, on which members come and go."""
 
-    def __init__(self, lab, folder, name, *segments):
+    def __init__(self, lab, folder, name, *segments, start=True, **sections):
+        """``sections``: of relay.toml, beside what switches it on."""
         self.lab = lab
         self.folder = folder
         self.name = name
         self.segment = lab.segment()
         self.box = lab.box(name, self.segment, *segments)
-        self.relay = self.box.relay(libp2p={"enabled": True})
-        self.ours = Libp2p(self.relay).start()
+        self.relay = self.box.relay(**{"libp2p": {"enabled": True}} | sections)
+        self.ours = Libp2p(self.relay)
+        if start:
+            self.ours.start()
         self._visits = 0
         self.addresses = set()
 
@@ -124,6 +128,31 @@ def test_who_is_never_there_with_the_other_gets_what_he_wrote_and_answers(lab, f
     assert {marker for marker, _ in in_files(place.relay.folder, markers | who)} == markers | who
     assert in_memory(os.getpid(), markers) == markers
     assert place.ours.pss_mib() < 45
+
+
+def test_what_is_written_in_the_moment_in_which_the_relay_comes_is_kept(lab, folder):
+    """A phone publishes to its mesh; whom it takes in only afterwards hears of that neither from it nor by gossip."""
+    place = Place(lab, folder, "camp")
+    # After it has connected, and before its next heartbeat. Half of these were lost while the relay waited for its own.
+    moments_s = [0.04, 0.08, 0.12, 0.16, 0.2]
+
+    async def work():
+        for number, moment_s in enumerate(moments_s):
+            async with place.member(f"ana{number}", f"g{number}") as ana:
+                async with asyncio.timeout(PATIENCE_S):
+                    while not (await ana.ask("peers"))["peers"]:  # noqa: ASYNC110 - the peer tells of nothing by itself
+                        await asyncio.sleep(0.01)
+                # It had nothing to give when the relay subscribed, and gives nothing later either.
+                await asyncio.sleep(moment_s)
+                await ana.ask("say", text="at once")
+                await until_true(lambda: f"it is kept: {place.counters()}", lambda n=number: kept() > n, PATIENCE_S)
+        async with place.member("ben", "g0") as ben:
+            await has(ben, "at once")
+
+    def kept():
+        return place.counters().get("seals_kept", 0)
+
+    asyncio.run(work())
 
 
 def test_what_was_left_at_one_relay_is_there_at_another(lab, folder):

@@ -2,6 +2,8 @@
 """Envelopes as blocks: stock kubo finds the relay by multicast DNS, and gets them by bitswap and by HTTP."""
 
 import json
+import shutil
+import subprocess
 
 import pytest
 
@@ -93,3 +95,28 @@ def test_kubo_gets_envelopes_by_http_from_the_gateway_that_its_router_names(lab,
     # It reports every few seconds.
     wait_until("it counts them", lambda: ours.part()["counters"].get("http_served", 0) >= len(held), 60)
     assert ours.part()["counters"].get("blocks_sent", 0) == 0
+
+
+@pytest.mark.parametrize("how", ["routing", "gateway"])
+def test_helia_gets_envelopes_by_http_whether_it_is_told_of_a_router_or_of_a_gateway(lab, helia, how):
+    segment = lab.segment()
+    box, other = lab.box("relay", segment), lab.box("reader", segment)
+    address = box.ports["eth0"].ipv4
+    relay = box.relay(libp2p={"enabled": True, "gateway": f"{address}:{GATEWAY_PORT}"})
+    Libp2p(relay).start()
+    held = envelopes()
+    box.client().put(held)
+    relay.wait_held(len(held))
+    (absent,) = make_envelopes(99, 1)
+    reading = other.start(
+        shutil.which("node"),
+        str(helia / "get.mjs"),
+        how,
+        f"http://{address}:{GATEWAY_PORT}",
+        *(cid(envelope_id(envelope)) for envelope in [*held, absent]),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    said = [json.loads(line) for line in reading.communicate(timeout=60)[0].splitlines()]
+    assert [bytes.fromhex(each["data"]) for each in said[:-1]] == held
+    assert "nobody has it" in said[-1]["error"]

@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from relay.libp2p import dht
+from relay.core.rate import Rate
+from relay.libp2p import dht, live
 from relay.libp2p.app import Blocks
 from relay.libp2p.berty import DIRECT_PROTOCOL
 from relay.libp2p.bitswap import Bitswap
@@ -252,5 +253,37 @@ def test_who_comes_back_without_having_gone_is_told_and_offered_all_again(two):
                 assert len(first.host.peers[ben.host.identity.peer]) == 2
             finally:
                 await again.close()
+
+    asyncio.run(main())
+
+
+def test_a_backlog_leaves_room_for_what_is_announced_live(two, monkeypatch):
+    most = 8
+    monkeypatch.setattr(live, "SAID", Rate(per_s=0.001, burst=most))
+
+    async def main():
+        async with (
+            camp(two[0]) as first,
+            camp(two[1]) as second,
+            visit(first, TOPIC) as ana,
+            visit(second, TOPIC) as ben,
+        ):
+            await until_met(first, ana)
+            await until_met(second, ben)
+            last = ana.write(30)
+            await ana.tell(first, last)
+            await until_true(
+                lambda: f"all is kept: {first.counts}", lambda: first.counts["blocks_kept"] == 30, PATIENCE_S
+            )
+            assert first.counts["live_limited"] == 30 - most
+            # The relays may not have met yet: each time it is another one.
+            for number in range(most - 1):
+                assert await ana.give(first, seal(b"r", b"%d" % number))
+                assert first.counts["live_sent"] + first.counts["live_lost"] == most + number + 1
+                await asyncio.sleep(0.5)
+                if second.counts["live_received"]:
+                    break
+            assert second.counts["live_received"]
+            await until_true("he is given it", lambda: seal(b"r", b"%d" % number) in ben.seals, PATIENCE_S)
 
     asyncio.run(main())

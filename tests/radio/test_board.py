@@ -194,7 +194,7 @@ def test_a_relay_is_set_up_by_its_card_signals_and_is_erased_by_its_button(box):
     box.button("d")
     box.until(lambda: "poweroff --force" in guest.sh("cat /run/systemctl.log 2>/dev/null || true"))
     asked = guest.sh("cat /run/systemctl.log").splitlines()
-    units = "mesh-relay.service relay-ble.service relay-bitchat.service relay-net.service"
+    units = "mesh-relay.service relay-ble.service relay-bitchat.service relay-libp2p.service relay-net.service"
     assert asked == [
         f"kill --signal=SIGKILL {units}",
         f"stop {units}",

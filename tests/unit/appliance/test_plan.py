@@ -406,9 +406,12 @@ def variants():
         yield "[appliance]\n" + "\n".join(lines) + "\n"
 
 
+LIBP2P = "[libp2p]\nenabled = true\ninterfaces = ['wifi0', 'eth1']\ngateway = '10.42.70.1:4280'\n"
+
+
 def possible():
-    """Those of them that do not contradict themselves."""
-    for text in variants():
+    """Those of them that do not contradict themselves, each without and with what else opens ports."""
+    for text in itertools.chain.from_iterable((each, each + LIBP2P) for each in variants()):
         try:
             yield make_plan(check(text.encode(), Path("relay.toml")), FACTS), text
         except apply.ConfigError:
@@ -434,7 +437,50 @@ def test_the_kernel_takes_every_set_of_rules():
         )
         assert (found.returncode, found.stdout) == (0, "2\n"), f"{text}\n{found.stderr}"
         count += 1
-    assert count >= 15
+    assert count >= 30
+
+
+def rules_of(text):
+    plan = make_plan(check(f"[appliance]\ncountry = 'DE'\n{text}".encode(), Path("relay.toml")), FACTS)
+    return next(file.content.decode() for file in plan.files if file.path.name == "nftables.conf")
+
+
+@pytest.mark.parametrize(
+    ("settings", "accepted"),
+    [
+        ("", []),
+        ("port = 5000\ngateway = '0.0.0.0:4280'", []),
+        ("enabled = true", ["tcp dport 4271"]),
+        ("enabled = true\nport = 5000\ngateway = '[::]:4280'", ["tcp dport 5000", "tcp dport 4280"]),
+        (
+            "enabled = true\ninterfaces = ['wifi0', 'eth1']\ngateway = '10.42.70.1:4280'",
+            [
+                'iifname { "wifi0", "eth1" } tcp dport 4271',
+                'iifname { "wifi0", "eth1" } ip daddr 10.42.70.1 tcp dport 4280',
+            ],
+        ),
+        (
+            "enabled = true\ngateway = '[fd00::1]:4280'",
+            ["tcp dport 4271", "ip6 daddr fd00::1 tcp dport 4280"],
+        ),
+    ],
+)
+def test_the_ports_of_libp2p_are_open_where_it_is_on_and_nowhere_else(settings, accepted):
+    """That the kernel holds it so is in tests/netns/test_libp2p_ports.py."""
+    rules = rules_of(f"[libp2p]\n{settings}\n")
+    without = rules_of("")
+    added = [line.strip() for line in rules.splitlines() if line not in without.splitlines()]
+    assert [line for line in added if "5353" not in line] == [f"{rule} accept" for rule in accepted]
+
+
+def test_libp2p_is_found_by_multicast_where_relays_are_not():
+    text = "[tcp]\ndiscovery = false\n[libp2p]\nenabled = true\ninterfaces = ['wifi0']\n"
+    found = [line.strip() for line in rules_of(text).splitlines() if "5353" in line]
+    assert found == [
+        'iifname { "wifi0" } ip daddr 224.0.0.251 udp dport 5353 accept',
+        'iifname { "wifi0" } ip6 daddr ff02::fb udp dport 5353 accept',
+    ]
+    assert "5353" not in rules_of(text.replace("enabled = true", "enabled = false"))
 
 
 def test_only_who_asks_for_it_gets_forwarding():

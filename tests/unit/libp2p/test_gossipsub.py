@@ -53,6 +53,20 @@ def test_a_mesh_has_as_many_as_it_should_and_who_asks_too_many_is_pruned():
     assert len(one.router._meshes[TOPIC]) == D_HIGH
 
 
+def test_who_comes_is_in_the_mesh_at_once_as_what_he_writes_first_reaches_nobody_else():
+    one = Router(peers=1)
+    one.router.subscribe(TOPIC)
+    # With the subscription itself: until the next heartbeat he may have written.
+    assert [(rpc.subscriptions, rpc.graft) for rpc in one.heard(0)] == [([(TOPIC, True)], []), ([], [TOPIC])]
+    one.join(1)
+    assert [TOPIC] in [rpc.graft for rpc in one.heard(1)]
+    # Who pruned us is left alone, also when he comes anew to the topic.
+    one.say(1, Rpc(prune=[(TOPIC, 60)]))
+    one.say(1, Rpc(subscriptions=[(TOPIC, False)]))
+    one.say(1, Rpc(subscriptions=[(TOPIC, True)]))
+    assert [TOPIC] not in [rpc.graft for rpc in one.heard(1)]
+
+
 def test_who_pruned_us_is_not_asked_again_for_so_long():
     one = Router(peers=1)
     one.router.subscribe(TOPIC)

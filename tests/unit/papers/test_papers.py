@@ -119,12 +119,16 @@ def test_the_address_and_settings_that_are_printed_are_those_there_are(language)
 
 
 @each
-def test_card_poster_and_handbook_say_what_bitchat_gives_away(language):
+def test_card_poster_and_handbook_say_what_bitchat_and_berty_give_away(language):
     texts = read_texts(language)
     for text in (texts["card"]["bitchat"], texts["poster"]["lines"][-1]):
         assert "bitchat" in text
     assert texts["card"]["bitchat"] in PAPERS[f"card-{language}.svg"].decode().replace("&#x27;", "'")
-    assert "[bitchat]" in PAPERS[f"handbook-{language}.html"].decode()
+    handbook = PAPERS[f"handbook-{language}.html"].decode()
+    assert "[bitchat]" in handbook
+    # So of Berty, which is on the networks alone: with what does not wait, and until when.
+    assert "[libp2p]" in handbook
+    assert "UTC" in handbook
 
 
 class Outer(HTMLParser):
