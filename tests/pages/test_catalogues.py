@@ -13,7 +13,7 @@ from relay.appliance.network import draw_segment
 from relay.appliance.plan import Facts
 from relay.control.conditions import TABLE, with_conditions
 from relay.control.status import ClockStatus, ComponentStatus, LinkState, LinkStatus, NoticeStatus, ProcessState, Status
-from relay.core.stats import FAMILIES, Download, LinkKind, LiveDropped, LiveTotal, Total
+from relay.core.stats import FAMILIES, Download, LinkKind, LiveDropped, LiveTotal, Total, UpdateRefused, UpdateTotal
 from relay.links.discovery import _WITHOUT
 from relay.links.tcp import _UNPLUGGED
 from relay.pages.language import LANGUAGES, LOCALE, Tongue, choose, translations
@@ -72,8 +72,9 @@ def test_whatever_the_relay_can_say_has_words():
     assert {str(kind) for kind in LinkKind} == words.LINKS.keys()
     assert {name for names in GAUGES.values() for name in names} == words.GAUGES.keys()
     said = {(family, reason) for family, reasons in words.REASONS.items() for reason in reasons}
-    # Downloads, in steps of ten, and live datagrams are told to machines and terminals alone.
-    unsaid = {Total, Download, LiveTotal, LiveDropped}
+    # Downloads, in steps of ten, live datagrams, and parts of updates are told to machines and terminals alone: what
+    # became of an update is a notice.
+    unsaid = {Total, Download, LiveTotal, LiveDropped, UpdateTotal, UpdateRefused}
     counted = [{str(member) for member in family} for family in FAMILIES if family not in unsaid]
     assert sorted(map(sorted, counted)) == sorted(sorted(reasons) for reasons in words.REASONS.values())
     assert {family for family, _ in said} == words.FAMILIES.keys()
