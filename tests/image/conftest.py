@@ -9,6 +9,7 @@ from tests.image.appliance import Appliance
 from tests.image.card import Card, tools_tree
 from tests.image.lan import Lan
 from tests.image.parts import find_kernel
+from tests.power import cut
 
 #: Where `make test-image` builds, and where it builds once more.
 FIRST, SECOND = (ROOT / "build" / "image" / name for name in ("first", "second"))
@@ -42,6 +43,12 @@ def tools():
 @pytest.fixture(scope="session")
 def kernel():
     return find_kernel()
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    """What is preloaded into whoever uses a card whose power fails."""
+    return cut.build(tmp_path_factory.mktemp("power"))
 
 
 @pytest.fixture(scope="session")
