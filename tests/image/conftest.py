@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 import fcntl
 import json
+import os
 
 import pytest
 
@@ -17,6 +18,8 @@ FIRST, SECOND = (ROOT / "build" / "image" / name for name in ("first", "second")
 KEY = ROOT / "build" / "image" / "test.key"
 #: Where tests/image writes what it measured.
 REPORT = ROOT / "build" / "image.json"
+#: Whether it is `make test-image-survival`: what there is a short form of is run as a whole.
+SURVIVAL = "SURVIVAL" in os.environ
 
 
 def pytest_collection_modifyitems(items):

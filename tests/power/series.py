@@ -18,15 +18,15 @@ from tests.power.guests import DATABASE, ENVIRONMENT, Light
 #: Of each cycle, before its power fails.
 LEAST_ACKNOWLEDGED = 100
 #: How long the load goes on after that, at most.
-LOAD_S = 1.5
+LOAD_S = 0.6
 #: Puts that wait for their answer at once: as of some phones, so that there are many small commits.
 IN_FLIGHT = 48
 #: So many of 256 bytes, of a KiB, of 4 and of 16, again and again.
 MIX = ((256, 12), (1024, 6), (4096, 2), (16384, 1))
-MIXES = 90
-#: The store is full then, and who pays more displaces others.
-MAX_ENVELOPES = 5000
-#: In the second half of a series, and in the last quarter.
+MIXES = 60
+#: The store is full after so many times the cycles of a series, and who pays more displaces others from then on.
+ROOM_PER_CYCLE = 60
+#: What is paid in each quarter of a series.
 PRICES = (0, 0, 6, 8)
 #: Where a LUKS2 volume begins behind its header.
 LUKS_BYTES = 16 << 20
@@ -38,7 +38,10 @@ _GONE = (
 
 @dataclass
 class Found:
-    """What a start found: how many there are, what of those acknowledged is lost, what is wrong with the store."""
+    """What a start found: how many there are, what of those acknowledged is lost, what is wrong with the store.
+
+    ``displaced``: what was acknowledged and left, since the start before, for what paid more.
+    """
 
     held: int = 0
     lost: int = 0
@@ -78,7 +81,7 @@ class Series:
     """
 
     def __init__(
-        self, kernel, card, lan, library, folder, chance, *, storage, sync="full", options="", flushes=True, cpu=0
+        self, kernel, card, lan, library, folder, chance, *, storage, cycles, sync="full", options="", flushes=True
     ):
         self._kernel = kernel
         self._card = card
@@ -90,25 +93,24 @@ class Series:
         self._sync = sync
         self._options = options
         self._flushes = flushes
-        self._cpu = cpu
+        self._cycles = cycles
+        self._room = max(ROOM_PER_CYCLE * cycles, 2 * LEAST_ACKNOWLEDGED)
         self._needed = set()
         self._number = 0
-        settings = f'[appliance]\nstorage = "{storage}"\n[store]\nmax_envelopes = {MAX_ENVELOPES}\n'
+        settings = f'[appliance]\nstorage = "{storage}"\n[store]\nmax_envelopes = {self._room}\n'
         card.write("MESH-RELAY", "relay.toml", settings.encode())
 
-    def run(self, cycles):
+    def run(self):
         """Yield each cycle, and at the end what the last start found."""
-        for number in range(cycles):
-            yield self._cycle(PRICES[number * len(PRICES) // cycles])
+        for number in range(self._cycles):
+            yield self._cycle(PRICES[number * len(PRICES) // self._cycles])
         with self._guest(log=None) as guest:
             yield Cycle(self._look(guest, self._start(guest)))
 
     def _guest(self, log):
         self._number += 1
         name = f"{self._storage}-{self._number}"
-        return Light(
-            self._kernel, name, self._card, self._library, log=log, cpu=self._cpu, network=self._lan.port()
-        )  # fmt: skip
+        return Light(self._kernel, name, self._card, self._library, log=log, network=self._lan.port())
 
     def _cycle(self, price):
         self._log.unlink(missing_ok=True)
@@ -117,7 +119,12 @@ class Series:
             envelope
             for size, count in MIX
             for envelope in make_envelopes(
-                self._chance.randrange(1 << 40), count * MIXES, size, expiry_hour=hour, price=price if size < 4096 else 0
+                self._chance.randrange(1 << 40),
+                count * MIXES,
+                size,
+                expiry_hour=hour,
+                # What is large pays in bytes.
+                price=price if size < 4096 else 0,
             )
         ]
         self._chance.shuffle(envelopes)
@@ -176,7 +183,10 @@ class Series:
             told = guest.run("python3", "-c", _GONE.format(DATABASE), timeout_s=ANSWER_S).stdout
             displaced = {bytes.fromhex(word) for word in told.split()}
         found = Found(held=len(held), lost=len(missing - displaced), displaced=len(missing & displaced))
-        if displaced and len(held) < MAX_ENVELOPES:
+        # Each takes its part of the room, rounded up.
+        # Of what left long ago the relay knows nothing any more.
+        self._needed -= displaced
+        if displaced and len(held) < self._room - 1:
             found.wrong = f"{len(displaced)} left for others, and there are {len(held)}"
         return found
 
