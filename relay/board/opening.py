@@ -80,8 +80,7 @@ def _open_store(secret: bytes) -> DataState:
         mapped = Path("/dev/mapper", mapping.NAME)
         with Device(Part(path=mapped)) as opened:
             is_made = is_ext4(opened)
-        data.check(mapped, is_made=is_made)
-        data.mount(mapped, data.MOUNT_OPTIONS, (data.STORE,))
+        data.use(mapped, (data.STORE,), is_made=is_made)
     except (OSError, subprocess.SubprocessError) as error:
         raise OpeningError(f"the card does not take it ({error}); write it anew, or use another") from error
     opened_state = DataState(size_bytes=apply.size_of(DATA), was_closed=state.was_closed)

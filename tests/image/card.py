@@ -39,6 +39,9 @@ class Card:
     def remove(self, label, name):
         self._mtools(label, "mdel", f"::{name}")
 
+    def make_folder(self, label, name):
+        self._mtools(label, "mmd", f"::{name}")
+
     def names(self, label):
         """All files, with their folders."""
         return sorted(self._mtools(label, "mdir", "-/", "-b", "::").decode().split())

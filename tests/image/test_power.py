@@ -10,6 +10,7 @@ from collections import Counter
 
 import pytest
 
+from tests.image.card import Card
 from tests.image.conftest import SURVIVAL
 from tests.image.lan import Lan
 from tests.power.series import LEAST_ACKNOWLEDGED, Series
@@ -26,6 +27,11 @@ def lan():
     """Named before what starts guests: what is plugged in ends before it."""
     with Lan() as cable:
         yield cable
+
+
+@pytest.fixture
+def card(image, tools, tmp_path):
+    return Card(image, tmp_path / "card.img", tools=tools, times=2)
 
 
 @pytest.fixture

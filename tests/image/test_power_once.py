@@ -9,9 +9,6 @@ import hashlib
 import json
 import random
 import re
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -22,10 +19,9 @@ from tests.image.card import Card
 from tests.image.conftest import SURVIVAL
 from tests.image.lan import Lan
 from tests.image.seizure import Planted, plant, those_in
-from tests.image.test_storage import ERASED_S, LUKS, START_S, hour, started, unlock, wait_open
+from tests.image.test_storage import ERASED_S, LUKS, hour, started, unlock, wait_open
 from tests.power import cut
 from tests.power.guests import ENVIRONMENT, PASSPHRASE, Light
-from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(7200)]
 

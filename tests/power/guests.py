@@ -40,7 +40,8 @@ mountpoint -q /dev || mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs -o mode=0755 tmpfs /run
 mount -t tmpfs -o mode=0755 tmpfs /var
 mount -t tmpfs tmpfs /tmp
-mkdir -p /run/lab /run/mesh-relay /run/mesh-relay-config /run/cryptsetup /dev/relay /var/lib/private /var/cache/mesh-relay
+mkdir -p /run/lab /run/mesh-relay /run/mesh-relay-config /run/cryptsetup /dev/relay
+mkdir -p /var/lib/private /var/cache/mesh-relay
 mount -t hostfs -o hostfs={folder} none /run/lab
 ln -s /dev/ubda1 /dev/relay/card
 ip link set lo up
@@ -57,9 +58,7 @@ class Light(Appliance):
 
     def __init__(self, parts, name, card, library, *, log=None, faults=None, cpu=0, arguments=(), network=()):
         before = cut.preloaded(library, card.path, log=log, marks="{1}", faults=faults)
-        super().__init__(
-            parts, name, card, cpu=cpu, radios=1, arguments=arguments, network=network[:1], before=before
-        )
+        super().__init__(parts, name, card, cpu=cpu, radios=1, arguments=arguments, network=network[:1], before=before)
 
     def start(self):
         shutil.copy(ROOT / "tests/guest/agent.py", self.folder)
@@ -93,7 +92,8 @@ class Light(Appliance):
         """Begin the relay, watched; return its process."""
         words = ("relay", "run", "--config", "/run/mesh-relay-config/relay.toml")
         program = ("/run/lab/share/watched.py", "/dev/ttyS1", sync, *words[1:])
-        return self.start_process("python3", "-I", *program, env=ENVIRONMENT)
+        self.process = self.start_process("python3", "-I", *program, env=ENVIRONMENT)
+        return self.process
 
     def explain(self):
         """What its kernel said last."""

@@ -18,14 +18,16 @@ from tests.power.guests import DATABASE, ENVIRONMENT, Light
 #: Of each cycle, before its power fails.
 LEAST_ACKNOWLEDGED = 100
 #: How long the load goes on after that, at most.
-LOAD_S = 0.6
+LOAD_S = 0.1
 #: Puts that wait for their answer at once: as of some phones, so that there are many small commits.
 IN_FLIGHT = 48
 #: So many of 256 bytes, of a KiB, of 4 and of 16, again and again.
 MIX = ((256, 12), (1024, 6), (4096, 2), (16384, 1))
-MIXES = 60
-#: The store is full after so many times the cycles of a series, and who pays more displaces others from then on.
-ROOM_PER_CYCLE = 60
+MIXES = 12
+#: The store is full after so many times the cycles of a series, and who pays more displaces others from then on: not
+#: sooner, as of no more than that many that left the relay knows that they did.
+ROOM_PER_CYCLE = 130
+LEAST_ROOM = 800
 #: What is paid in each quarter of a series.
 PRICES = (0, 0, 6, 8)
 #: Where a LUKS2 volume begins behind its header.
@@ -74,7 +76,7 @@ class Load:
 
 
 class Series:
-    """One card, and what it has to have.
+    """One card, and what it has to have. So large that its room is counted in envelopes, not in bytes.
 
     :param storage: ``plain`` or ``durable``; ``sync`` and ``options``: of watched.py, and of the mount, for controls
     :param flushes: whether the card heeds them
@@ -94,7 +96,7 @@ class Series:
         self._options = options
         self._flushes = flushes
         self._cycles = cycles
-        self._room = max(ROOM_PER_CYCLE * cycles, 2 * LEAST_ACKNOWLEDGED)
+        self._room = max(ROOM_PER_CYCLE * cycles, LEAST_ROOM)
         self._needed = set()
         self._number = 0
         settings = f'[appliance]\nstorage = "{storage}"\n[store]\nmax_envelopes = {self._room}\n'
@@ -182,9 +184,10 @@ class Series:
         if missing:
             told = guest.run("python3", "-c", _GONE.format(DATABASE), timeout_s=ANSWER_S).stdout
             displaced = {bytes.fromhex(word) for word in told.split()}
+            assert len(displaced) < self._room - 1, "it remembers no more of them: nobody knows whether this is a loss"
         found = Found(held=len(held), lost=len(missing - displaced), displaced=len(missing & displaced))
         # Each takes its part of the room, rounded up.
-        # Of what left long ago the relay knows nothing any more.
+        # Counted once.
         self._needed -= displaced
         if displaced and len(held) < self._room - 1:
             found.wrong = f"{len(displaced)} left for others, and there are {len(held)}"

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# ruff: noqa: INP001 - a program for a guest, not part of a package
-"""`relay run` as the image has it, which says on a serial line what its store does: ``watched.py LINE SYNC ARGUMENT...``.
+# ruff: noqa: INP001, PLC0415 - a program for a guest, not part of a package, which finds the relay's first
+"""`relay run` as the image has it, which says on a serial line what its store does.
+
+``watched.py LINE SYNC ARGUMENT...``
 
 Before a commit ``begin N``, N envelopes of which leave for others; after it ``end``. Where the files of the store lie,
 ``lies NAME START+LENGTH ...`` in bytes of their file system, at the start and whenever that has changed. SYNC other
@@ -33,7 +35,8 @@ def where(path):
     try:
         with path.open("rb") as file:
             fcntl.ioctl(file, FIEMAP, buffer)
-    except FileNotFoundError:
+    except OSError:
+        # Not there, or in memory, which lies nowhere.
         return ""
     count = HEAD.unpack_from(buffer)[3]
     found = [EXTENT.unpack_from(buffer, HEAD.size + at * EXTENT.size) for at in range(count)]

@@ -133,7 +133,8 @@ def test_once_it_is_open_the_relay_keeps_there_what_it_acknowledges(tmp_path):
     apply.use_opened(DataState(size_bytes=255 << 20), root)
     after = tomllib.loads((output / "relay.toml").read_text())
     fits = (255 << 20) * 7 // 10 - (32 << 20)
-    assert after == document | {"store": {"storage": "durable", "max_envelopes": 500, "max_bytes": fits}}
+    store = {"storage": "durable", "max_envelopes": 500, "max_bytes": fits, "fallback": document["store"]["path"]}
+    assert after == document | {"store": store}
     assert (output / "relay.toml").stat().st_mode & 0o777 == 0o600
     assert [notice.code for notice in read_notices([output / "notices.json"])] == [NoticeCode.NO_COUNTRY]
     assert not (output / "store-when-open").exists()
