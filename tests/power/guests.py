@@ -31,6 +31,7 @@ ENVIRONMENT = {
     "STATE_DIRECTORY": STORE,
     "RUNTIME_DIRECTORY": "/run/mesh-relay",
     "CACHE_DIRECTORY": "/var/cache/mesh-relay",
+    "CREDENTIALS_DIRECTORY": "/run/mesh-relay-config",
     "DM_DISABLE_UDEV": "1",
 }
 _INIT = """
