@@ -3,6 +3,8 @@ import fcntl
 import json
 import os
 
+from pathlib import Path
+
 import pytest
 
 from tests.guest.uml import ROOT
@@ -17,7 +19,7 @@ FIRST, SECOND = (ROOT / "build" / "image" / name for name in ("first", "second")
 #: The key that the first one is signed with.
 KEY = ROOT / "build" / "image" / "test.key"
 #: Where tests/image writes what it measured.
-REPORT = ROOT / "build" / "image.json"
+REPORT = Path(os.environ.get("SURVIVAL_REPORT", ROOT / "build" / "image.json"))
 #: Whether it is `make test-image-survival`: what there is a short form of is run as a whole.
 SURVIVAL = "SURVIVAL" in os.environ
 
