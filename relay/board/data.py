@@ -36,17 +36,19 @@ import os
 import pwd
 import struct
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from relay.appliance import apply
-from relay.appliance.constants import DATA
+from relay.appliance.constants import BOOT_STATUS, DATA
 from relay.appliance.data_state import DataState, Trouble
 from relay.board import mapping, panic
 from relay.board.card import AMNESIC, BLANK, BOOT_PARTITION, DATA_PARTITION, SECTOR_BYTES, Card, find_card
 from relay.board.device import Device, Part
 from relay.board.ext4 import LUKS_MAGIC, is_ext4
+from relay.board.fat import drop_torn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +69,10 @@ _KEPT_FS: Final = ("-J", "size=16", "-E", "lazy_itable_init=0,root_owner=0:0")
 #: After a power cut nobody opens it again, so it has no journal to be mended by; and tables of inodes are not written
 #: before they are used (mounted with noinit_itable, not afterwards either): a start writes a MiB, not 24.
 _LOST_FS: Final = ("-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard,root_owner=0:0")
+#: What the relay writes to the drive, and by which short names it is known where the power failed between the two.
+STATUS_NAMES: Final = frozenset(
+    {BOOT_STATUS, f"{BOOT_STATUS}.new", "relay-~1.txt", "relay-~2.txt", "relay-~1.new", "relay-~2.new"}
+)
 #: Of which nothing is not zero where nobody wrote yet.
 _LOOK_BYTES: Final = 64 << 10
 #: linux/blkpg.h
@@ -116,6 +122,9 @@ def prepare(facts: Facts) -> DataState:
     if card.is_marked() and panic.go_on(card):
         # The relay works from memory, and says why (relay.appliance.plan).
         return DataState(trouble=Trouble.UNUSABLE)
+    with suppress(OSError):
+        if torn := drop_torn(card.boot, STATUS_NAMES):
+            logger.warning("the power failed while relay-status.txt was written: %d of it taken away", torn)
     was_closed = card.was_closed()
     plan = _read_plan(card, replace(facts, data=DataState(was_closed=was_closed)))
     if plan.closed is not None:

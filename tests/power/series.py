@@ -228,8 +228,10 @@ class Series:
         with Log(self._log) as log:
             first = log.index_at(load.enough_at)
             moments = self._moments(log)
-            kind = self._chance.choice(("last", "any", "commit", "checkpoint", "eviction"))
             last = len(log.records)
+            # Of checkpoints there is not one in each cycle.
+            there = sorted(frozenset().union(*moments[first : last + 1]))
+            kind = self._chance.choice(("last", "any", *there, *["checkpoint"] * 2 * ("checkpoint" in there)))
             those = [at for at in range(first, last + 1) if kind in moments[at]] or range(first, last + 1)
             index = last if kind == "last" else self._chance.choice(those)
             lost = log.cut(self._card.path, index, self._chance, flushes=self._flushes)
