@@ -2,7 +2,7 @@
 """The power fails under load, with all that was not flushed lost, or some of it: what was acknowledged is there.
 
 In guests with the image's root, relay and mounts, and nothing else of it (tests/power/guests.py), as there are a
-hundred starts each way (`make test-image-survival`; some of them in `make test-image`), and with all of it a few times.
+hundred starts each way (`make test-image-survival`; some of them in `make test-image`).
 """
 
 import random
@@ -10,21 +10,14 @@ from collections import Counter
 
 import pytest
 
-from relay.board.slots import TRIES
 from tests.image.card import Card
 from tests.image.conftest import SURVIVAL
 from tests.image.lan import Lan
-from tests.image.seizure import ANSWER_S, connect
-from tests.image.test_storage import started
-from tests.netns.rawclient import make_envelopes
-from tests.power import cut
 from tests.power.series import LEAST_ACKNOWLEDGED, Series
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(7200)]
 
 CYCLES = 100 if SURVIVAL else 5
-#: Of the whole image, each of which the next start looks at.
-WHOLE_CYCLES = 4
 #: By then each control has lost something; it stops there.
 CONTROL_CYCLES = 12
 
@@ -91,36 +84,3 @@ def test_the_control_is_caught(kernel, card, lan, library, tmp_path, chance, mea
             measured[f"control_caught_{name}"] = number
             return
     pytest.fail(f"{name} was not caught in {CONTROL_CYCLES} cycles")
-
-
-@pytest.mark.skipif(
-    not SURVIVAL, reason="a minute for each start; test_storage.py starts the image after pulled plugs, too"
-)
-def test_with_all_of_the_image_it_is_the_same(card, lan, boot, library, tmp_path, chance, measured):
-    """What systemd starts beside the relay writes to the card as well, and changes nothing of that."""
-    card.write("MESH-RELAY", "relay.toml", b'[appliance]\nstorage = "plain"\n')
-    # Nobody fills the second slot meanwhile, which is most of a log and in test_cut.py.
-    card.remember(card.record().with_tries("B", TRIES))
-    needed, lost = set(), 0
-    for number in range(WHOLE_CYCLES + 1):
-        is_last = number == WHOLE_CYCLES
-        recorded = tmp_path / f"{number}.log"
-        words = cut.preloaded(library, card.path, log=recorded)
-        relay = started(boot, card, lan, f"whole-{number}", before=words)
-        with connect(relay, lan) as client:
-            assert client.relay.durable, relay.explain()
-            assert needed <= set(client.fetch_all(ANSWER_S))
-            if is_last:
-                break
-            envelopes = make_envelopes(chance.randrange(1 << 40), LEAST_ACKNOWLEDGED + 50)
-            client.put(envelopes)
-            needed |= {*envelopes}
-            for envelope in make_envelopes(chance.randrange(1 << 40), 50):
-                client.session.put(envelope)
-            client.step()
-            relay.kill()
-        with cut.Log(recorded) as log:
-            lost += log.cut(card.path, len(log.records), chance)
-    measured["power_cuts_whole_image"] = {
-        "cycles": WHOLE_CYCLES, "acknowledged": len(needed), "acknowledged_lost": 0, "sectors_lost": lost
-    }  # fmt: skip
