@@ -20,7 +20,7 @@ SIM_RELAYS ?= 1000
 # Assigned inside recipes, so that a failed set-up stops them.
 in_dev = venv=$$(.ci/venv dev); export PATH="$$venv/bin:$$PATH"
 
-.PHONY: help run test lint unit pages netns test-alerts test-radio test-libp2p other-python bench bench-board bench-radio bench-radio-short bench-libp2p fuzz fuzz-short soak sim fresh lock catalogues picture clean distclean image image-amd64 test-image test-image-arm64 deploy
+.PHONY: help run test lint unit pages netns test-alerts test-radio test-libp2p other-python bench bench-board bench-radio bench-radio-short bench-libp2p fuzz fuzz-short soak sim fresh lock catalogues picture clean distclean image image-amd64 test-image test-image-survival test-image-arm64 deploy
 
 help: ## this list
 	@sed -nE 's/^([a-z0-9-]+):.*## /\1\t/p' Makefile | expand -t 18
@@ -113,6 +113,9 @@ image-amd64: ## the same for amd64, which the tests boot
 
 test-image: ## build the amd64 image twice, compare, boot it; writes build/image.json
 	@.ci/test-image $(ARGS)
+
+test-image-survival: ## power cuts, panic, seizure and damage on the amd64 image; forty minutes, writes build/survival.json
+	@.ci/test-image-survival $(ARGS)
 
 test-image-arm64: ## build the image for Raspberry Pi and boot it in an emulator; an hour
 	@.ci/test-image-arm64

@@ -28,6 +28,8 @@ class Trouble(enum.StrEnum):
     #: Something is kept there that relay.toml gives no leave to use, nor to erase.
     PLAIN_KEPT = "plain_kept"
     DURABLE_KEPT = "durable_kept"
+    #: What is there no relay wrote.
+    FOREIGN = "foreign"
     #: It was to be erased, and resists.
     RESISTS = "resists"
     #: Encrypted, and not opened yet; or not made yet.

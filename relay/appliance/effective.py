@@ -55,7 +55,9 @@ def on_partition(store: dict[str, Any], size_bytes: int) -> dict[str, Any] | Non
     if fits < LEAST_BYTES:
         return None
     # Full before the partition is, so that the cheapest goes and not the newest.
-    return store | {"max_bytes": min(store.get("max_bytes") or MOST_BYTES, fits)}
+    # Nobody is there to mend a card: from memory if need be (relay.run.storing).
+    in_memory = {"fallback": VOLATILE_PATH}
+    return in_memory | store | {"max_bytes": min(store.get("max_bytes") or MOST_BYTES, fits)}
 
 
 def _store_in_memory(checked: Checked) -> dict[str, Any]:

@@ -151,6 +151,8 @@ _TROUBLE = {
     Trouble.DURABLE_KEPT: "The card still holds messages from before, encrypted with a passphrase, that are "
     "neither used nor erased: new ones are in memory only. "
     f'With storage = "durable" they are used again. {_ERASING}',
+    Trouble.FOREIGN: "Where the card keeps messages is something that no relay wrote, and it is neither used nor "
+    f"erased: messages are in memory only. {_ERASING}",
     Trouble.RESISTS: "The card still holds messages from before storage was set to keep none, and they cannot be "
     "erased: it is tried again at each start. To be sure, destroy the card.",
     Trouble.LOCKED: "What is kept on the card is encrypted, and not open yet: messages are in memory only. Log in and "

@@ -10,12 +10,14 @@ wanted      nothing, or amnesic     a file system, or damaged    a LUKS volume
 amnesic     made with a fresh key   erased, then made            erased, then made
 volatile    left as it is           erased                       erased
 by default  made with a fresh key   left, and told               left, and told
-plain       made                    checked and used             left, and told
+plain       made                    checked and used [#]_        left, and told
 durable     to be made, and told    left, and told               to be opened, and told
 a mistake   left as it is           left, and told               left, and told
 =========== ======================= ============================ ==========================
 
 Only who writes, without a mistake, that nothing is kept, has something erased.
+
+.. [#] What takes no writes is only read; what is none of a relay's, by its first blocks, is left, and told.
 
 The plug may be pulled at any moment. So a plain file system comes first, in a partition that only the running kernel
 knows of, and the table on the card last: a partition that is found at a start has a complete file system in it, or a
@@ -34,17 +36,19 @@ import os
 import pwd
 import struct
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from relay.appliance import apply
-from relay.appliance.constants import DATA
+from relay.appliance.constants import BOOT_STATUS, DATA
 from relay.appliance.data_state import DataState, Trouble
 from relay.board import mapping, panic
 from relay.board.card import AMNESIC, BLANK, BOOT_PARTITION, DATA_PARTITION, SECTOR_BYTES, Card, find_card
 from relay.board.device import Device, Part
 from relay.board.ext4 import LUKS_MAGIC, is_ext4
+from relay.board.fat import drop_torn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +69,10 @@ _KEPT_FS: Final = ("-J", "size=16", "-E", "lazy_itable_init=0,root_owner=0:0")
 #: After a power cut nobody opens it again, so it has no journal to be mended by; and tables of inodes are not written
 #: before they are used (mounted with noinit_itable, not afterwards either): a start writes a MiB, not 24.
 _LOST_FS: Final = ("-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard,root_owner=0:0")
+#: What the relay writes to the drive, and by which short names it is known where the power failed between the two.
+STATUS_NAMES: Final = frozenset(
+    {BOOT_STATUS, f"{BOOT_STATUS}.new", "relay-~1.txt", "relay-~2.txt", "relay-~1.new", "relay-~2.new"}
+)
 #: Of which nothing is not zero where nobody wrote yet.
 _LOOK_BYTES: Final = 64 << 10
 #: linux/blkpg.h
@@ -114,6 +122,9 @@ def prepare(facts: Facts) -> DataState:
     if card.is_marked() and panic.go_on(card):
         # The relay works from memory, and says why (relay.appliance.plan).
         return DataState(trouble=Trouble.UNUSABLE)
+    with suppress(OSError):
+        if torn := drop_torn(card.boot, STATUS_NAMES):
+            logger.warning("the power failed while relay-status.txt was written: %d of it taken away", torn)
     was_closed = card.was_closed()
     plan = _read_plan(card, replace(facts, data=DataState(was_closed=was_closed)))
     if plan.closed is not None:
@@ -154,14 +165,15 @@ def _prepare(card: Card, wanted: str | None, *, forgets: bool) -> DataState:
         kept, forgot = Kept.NOTHING, True
     if wanted == "volatile":
         return DataState(forgot=forgot)
+    if wanted == "plain" and kept is Kept.UNKNOWN and device is not None and is_foreign(device):
+        return DataState(trouble=Trouble.FOREIGN)
     if device is None:
         device = make_partition(card.disk, plain=wanted == "plain")
         kept = Kept.PLAIN if wanted == "plain" else Kept.NOTHING
     if wanted == "durable":
         return DataState(trouble=Trouble.LOCKED if kept is Kept.DURABLE else Trouble.UNMADE)
     if wanted == "plain":
-        check(device, is_made=kept in {Kept.PLAIN, Kept.UNKNOWN})
-        mount(device, MOUNT_OPTIONS, (STORE, *PLAIN_ONLY))
+        use(device, (STORE, *PLAIN_ONLY), is_made=kept in {Kept.PLAIN, Kept.UNKNOWN})
     else:
         mount(_make_amnesic(device), f"{MOUNT_OPTIONS},noinit_itable", (STORE,))
     return DataState(size_bytes=apply.size_of(DATA), forgot=forgot)
@@ -271,6 +283,39 @@ def _tell_kernel(disk: Path, start: int, size: int) -> None:
         os.close(descriptor)
 
 
+def use(device: Path, folders: Sequence[Folder], *, is_made: bool) -> None:
+    """Mount what keeps messages, mended or made anew if need be; raise OSError or SubprocessError.
+
+    What takes no writes any more, as worn cards do, is not mended and nothing is made of it: it is read, and what it
+    holds goes to memory (relay.run.storing).
+    """
+    if is_made and not is_writable(device):
+        logger.warning("the partition for data takes no writes, and is read only")
+        mount(device, f"ro,noload,{MOUNT_OPTIONS}", folders)
+        return
+    check(device, is_made=is_made)
+    mount(device, MOUNT_OPTIONS, folders)
+
+
+def is_writable(device: Path) -> bool:
+    """Whether it takes a write; what is written is what is there."""
+    try:
+        with Device(Part(path=device)) as opened:
+            opened.write(0, opened.read(0, SECTOR_BYTES))
+            opened.sync()
+    except OSError:
+        return False
+    return True
+
+
+def is_foreign(device: Path) -> bool:
+    """Whether there is something that others know by its first blocks, and that no relay makes."""
+    # With nothing to say it fails.
+    command = ("blkid", "--probe", "--match-tag", "TYPE", "--output", "value", str(device))
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()  # noqa: S603 - fixed words
+    return bool(found) and not found[0].startswith("ext")
+
+
 def check(device: Path, *, is_made: bool) -> None:
     """Mend a plain file system, or make it anew where there is none."""
     if is_made:
@@ -290,6 +335,9 @@ def mount(device: Path, options: str, folders: Sequence[Folder]) -> None:
     for folder in folders:
         place = DATA / folder.name
         if not place.exists():
+            # Of one that is only read it is not made, and not missed.
+            if os.statvfs(DATA).f_flag & os.ST_RDONLY:
+                continue
             account = pwd.getpwnam(folder.owner)
             place.mkdir(mode=0o700)
             os.chown(place, account.pw_uid, account.pw_gid)

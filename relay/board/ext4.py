@@ -24,7 +24,7 @@ _RO_COMPAT_CHECKSUMS: Final = 0x10 | 0x400
 _BLOCK_UNINIT: Final = 2
 #: Of a LUKS volume: keys are in there, and without it the rest is noise (cryptsetup: LUKS2 On-Disk Format, 16 MiB).
 LUKS_MAGIC: Final = b"LUKS\xba\xbe"
-_LUKS_HEADER_BYTES: Final = 16 << 20
+LUKS_HEADER_BYTES: Final = 16 << 20
 #: 512 TiB in groups of 128 MiB; what says that it is larger is damaged.
 _MAX_GROUPS: Final = 1 << 22
 
@@ -42,7 +42,7 @@ def ever_written(device: Device) -> list[Range]:
     whole = [(0, device.size)]
     head = device.read(0, min(device.size, 4096))
     if head.startswith(LUKS_MAGIC):
-        end = min(device.size, _LUKS_HEADER_BYTES)
+        end = min(device.size, LUKS_HEADER_BYTES)
         return [(0, len(head)), (len(head), end - len(head))]
     if head.startswith(AMNESIC):
         return [(0, len(head))]

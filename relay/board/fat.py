@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from relay.appliance.constants import BOOT_CONFIG
-from relay.board.device import Range, merged
+from relay.board.device import Device, Range, merged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
-    from relay.board.device import Device
+    from relay.board.device import Part
 
 #: A digest that stands for any content: of files that the relay or U-Boot writes itself.
 ANY: Final = "-"
@@ -162,6 +162,41 @@ class _Fat32:
             if entry.is_folder and not entry.is_deleted and depth < _MAX_DEPTH:
                 yield from self.walk(entry.first, f"{entry.path}/", depth + 1)
             yield entry
+
+
+def drop_torn(part: Part, names: Collection[str]) -> int:
+    """Take those of the files ``names`` out of the drive's first folder in which the power failed; return how many.
+
+    The folder may name clusters then that the table has as free: whoever writes a file next would be given the same,
+    and lose it when this one is written again. Their clusters are left alone. For a drive that nobody has mounted.
+    Raise OSError.
+
+    :param names: in small letters
+    """
+    with Device(part, writable=False) as device:
+        try:
+            fat = _Fat32(device)
+        except NotFat32Error:
+            return 0
+        taken: set[int] = set()
+        places: list[int] = []
+        count = 0
+        for entry in fat.entries(fat.root, ""):
+            if entry.is_deleted or entry.is_folder or entry.path not in names:
+                continue
+            chain = fat.chain(entry.first)
+            ends = not chain or fat.table[chain[-1]] & _VALUE >= _LAST
+            if len(chain) == fat.needs(entry.size) and ends and taken.isdisjoint(chain):
+                taken.update(chain)
+            else:
+                places += entry.slots
+                count += 1
+    if places:
+        with Device(part) as device:
+            for place in places:
+                device.write(place, bytes([_DELETED]))
+            device.sync()
+    return count
 
 
 def overwrite_small(device: Device, own: Own) -> int:

@@ -26,13 +26,14 @@ GIB = 1024 * MIB
 class StoreConfig:
     """What is kept, and in which folder; bounds of 0 are for the machine to say (relay.run.capacity).
 
-    ``shares``: fraction of the store guaranteed to an interface.
+    ``shares``: fraction of the store guaranteed to an interface. ``fallback``: of relay.run.storing; none by default.
     """
 
     path: Path = setting(AUTOMATIC, settings.path)
     max_bytes: int = setting(0, settings.integer(MIB, 1024 * GIB, zero="what the disk has room for"))
     max_envelopes: int = setting(0, settings.integer(100, 10_000_000, zero="what memory has room for"))
     storage: str = setting("durable", settings.one_of("durable", "volatile"))
+    fallback: Path = setting(AUTOMATIC, settings.path)
     residence_hours: int = setting(168, settings.integer(1, 168))
     shares: Mapping[str, float] = setting({}, settings.shares)
 

@@ -47,6 +47,10 @@ class Notifier:
         """Shutdown has begun."""
         self._send("STOPPING=1\nSTATUS=finishing what was acknowledged")
 
+    def extend(self, timeout_s: int) -> None:
+        """Startup takes so many seconds more from now on, at most."""
+        self._send(f"EXTEND_TIMEOUT_USEC={timeout_s * 1_000_000}")
+
     def status(self, text: str) -> None:
         """What `systemctl status` shows."""
         self._send(f"STATUS={_one_line(text)}")

@@ -11,10 +11,12 @@ import os
 import random
 import secrets
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import relay
 from relay.config.credentials import HTTP_TOKEN, MESH_SECRET, resolve
+from relay.config.run import AUTOMATIC
 from relay.control.text import program_name, startup_summary
 from relay.core.admission import Policy
 from relay.core.clock import Clock
@@ -38,15 +40,17 @@ from relay.run.history import History
 from relay.run.kept import open_kept
 from relay.run.keyfile import load_or_make_key
 from relay.run.spreading import Spreading
+from relay.run.storing import FELL_BACK, GIVEN_UP_S, begin
 from relay.store.committer import Committer
-from relay.store.database import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from relay.config.file import Config
+    from relay.config.run import StoreConfig
     from relay.links import LinkPlugin
     from relay.run.web import StatusServer
+    from relay.store.database import Store
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +63,8 @@ SHUTDOWN_S: Final = 4.0
 #: most. Measured: 3 ms takes in more than the default of 5 ms, by which a busy loop
 #: holds every commit up, and than 0.2 ms, by which the two threads interrupt each other.
 SWITCH_INTERVAL_S: Final = 0.003
+#: For a damaged store to be mended: 4 GiB on a card that reads and writes 5 MB/s.
+MENDING_S: Final = 1800
 #: Time for the last bytes to leave after the goodbyes.
 FLUSH_S: Final = 0.2
 
@@ -82,19 +88,29 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
     stopping = stop_signals()
     notifier = Notifier(environ)
     async with contextlib.AsyncExitStack() as stack:
-        store = stack.enter_context(contextlib.closing(Store.open(config.store.database, durable=config.store.durable)))
         stats = Stats()
+        begun = begin(
+            config.store,
+            lambda store_config, store: _make_node(config, store_config, store, stats, loop.time()),
+            lambda: notifier.extend(MENDING_S),
+        )
+        config = replace(config, store=begun.config)
+        if begun.fell_back and config.updates.restart == "quiet":
+            # What is in memory goes with a restart, unless a neighbour holds it.
+            config = replace(config, updates=replace(config.updates, restart="held"))
+        store = stack.enter_context(contextlib.closing(begun.store))
         committer = Committer(store, loop=loop, on_commit=lambda took_s: stats.observe(Histogram.COMMIT_S, took_s))
         stack.push_async_callback(committer.close)
         progress = Progress(loop.time)
         engine = Engine(
-            node=_make_node(config, store, stats, loop.time()),
+            node=begun.node,
             store=store,
             committer=committer,
             progress=progress,
             trust_system_clock=config.clock.trust == "system",
             max_connections=config.limits.max_connections,
             max_connections_per_address=config.limits.max_connections_per_address,
+            card_trouble=FELL_BACK if begun.fell_back else "",
         )
         engine.tick()
         history = History(loop.time, open_kept(environ, notifier, config.control.path))
@@ -104,6 +120,8 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> None:
 
         def on_tick() -> None:
             engine.tick()
+            if config.store.fallback != AUTOMATIC and not begun.fell_back:
+                engine.require_store(GIVEN_UP_S)
             history.note(engine.status())
 
         missing = {_LISTENING, _PAGES} if config.http.enabled else {_LISTENING}
@@ -175,15 +193,16 @@ async def _spread(config: Config, engine: Engine) -> None:
     await supervise("updates", run, random=random.random, on_state=lambda _up, _fault: None)
 
 
-def _make_node(config: Config, store: Store, stats: Stats, now: float) -> Node:
-    bounds = capacity(config.store)
+def _make_node(config: Config, store_config: StoreConfig, store: Store, stats: Stats, now: float) -> Node:
+    """``store_config``: as it holds for ``store``. Raise StoreError where that cannot be read."""
+    bounds = capacity(store_config)
     state = store.state()
     interfaces = store.interfaces()
     node = Node(
         config=NodeConfig(
-            durable=config.store.durable,
+            durable=store_config.durable,
             secret=mesh_secret(resolve(config.mesh.secret, MESH_SECRET, os.environ)),
-            static=load_or_make_key(config.store.key_file, secrets.token_bytes) if config.mesh.static_key else None,
+            static=load_or_make_key(store_config.key_file, secrets.token_bytes) if config.mesh.static_key else None,
             open_to_clients=config.mesh.open_to_clients,
             handshake_timeout_s=config.limits.handshake_timeout_s,
             bytes_per_s=config.limits.bytes_per_s,

@@ -18,7 +18,9 @@ from relay.run.connections import Connections
 from relay.run.gateways import Gateways
 from relay.run.overview import ALL, LinkReport, Overview
 from relay.run.siblings import Components
+from relay.run.storing import LASTING
 from relay.run.timekeeper import Timekeeper
+from relay.store.errors import StoreIoError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +59,9 @@ class Engine:
         trust_system_clock: bool,
         max_connections: int,
         max_connections_per_address: int,
+        card_trouble: str = "",
     ) -> None:
+        """``card_trouble``: what everybody is to be told of the card that the store should be on."""
         self.node = node
         self.ready = False
         self._store = store
@@ -91,6 +95,7 @@ class Engine:
             components=self._components,
             link_states=self._link_states,
             log_damaged=store.log_damage is not None,
+            card_trouble=card_trouble,
         )
         if store.log_damage is not None:
             self.stats.add(Evicted.DAMAGED, store.log_damage.lost)
@@ -253,6 +258,12 @@ class Engine:
             self._next_save = now + SAVE_CLOCK_INTERVAL_S
         self.node.retire(now, save_clock=save)
         self.wake()
+
+    def require_store(self, within_s: float) -> None:
+        """Raise StoreIoError if the store took nothing for so long, for a reason that does not pass by itself."""
+        fault = self._overview.store_fault()
+        if fault in LASTING and self._overview.unwritable_s(self._loop.time()) >= within_s:
+            raise StoreIoError(self._store.path, f"it has taken nothing for {within_s:g} s ({fault})")
 
     def set_clock(self, unix_s: int) -> None:
         """Take the operator's word for the time, until the next start; raise ClockRefusedError."""

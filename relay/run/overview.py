@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import relay
 from relay.control.conditions import SLOW_COMMIT_S, with_conditions
-from relay.control.notices import read_notices
+from relay.control.notices import Notice, NoticeCode, read_notices
 from relay.control.status import (
     ClockStatus,
     LinkState,
@@ -84,10 +84,11 @@ class Overview:
         log_damaged: bool,
         link_states: Mapping[tuple[LinkKind, str], LinkReport],
         now: float,
+        card_trouble: str = "",
     ) -> None:
         """``link_states``: which links and parts of them work, where that is known, and what an operator can do.
 
-        ``log_damaged``: the store's was, at the start.
+        ``log_damaged``: the store's was, at the start. ``card_trouble``: a notice of the store's own, if there is one.
         """
         self._node = node
         self._store = store
@@ -96,21 +97,38 @@ class Overview:
         self._components = components
         self._link_states = link_states
         self._log_damaged = log_damaged
+        self._own_notices = [Notice(code=NoticeCode.STORAGE, text=card_trouble)] if card_trouble else []
         self._notices: list[NoticeStatus] = []
         self._watch = Watch(now)
         self._space = Space()
         self._memory_bytes: int | None = None
         self._commit_fault = ""
+        #: Since when the store takes nothing, by what was looked at now and then.
+        self._unwritable_since: float | None = None
 
     def look(self, now: float) -> None:
         """Look at what takes asking the system: files of other processes, the disk, memory. Now and then only."""
         self._notices = [
             NoticeStatus(code=str(notice.code), text=notice.text, serious=notice.code.serious)
-            for notice in read_notices()
+            for notice in (*self._own_notices, *read_notices())
         ]
         self._space = look(self._store.path)
         self._memory_bytes = memory_bytes()
+        if not self.store_fault():
+            self._unwritable_since = None
+        elif self._unwritable_since is None:
+            self._unwritable_since = now
         self._note(now)
+
+    def store_fault(self) -> str:
+        """Why the store takes nothing, in a word or two; "" while it does."""
+        if not self._node.storage_failed and not self._space.read_only:
+            return ""
+        return "read only" if self._space.read_only else self._commit_fault
+
+    def unwritable_s(self, now: float) -> float:
+        """For how long it has been seen to take nothing, in seconds."""
+        return 0.0 if self._unwritable_since is None else now - self._unwritable_since
 
     def commit_failed(self, error: BaseException) -> None:
         """Note why the store refused a commit."""
@@ -181,7 +199,7 @@ class Overview:
             admitted=len(node.log),
             durable=node.config.durable,
             writable=writable,
-            fault="" if writable else "read only" if self._space.read_only else self._commit_fault,
+            fault=self.store_fault(),
             unreadable_bodies=node.stats.get(Evicted.DAMAGED) + node.stats.get(Trouble.HEADER_DAMAGED),
             read_failures=node.stats.get(Trouble.READ_FAILED),
             free_bytes=self._space.free_bytes,

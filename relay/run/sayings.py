@@ -64,6 +64,14 @@ SENTENCES: Final = (
     ),
     N_('To have them erased, write storage = "amnesic" below [appliance]; or hold the button (panic).'),
     N_(
+        "The card does not take messages: new ones are kept in memory only, and lost with the power. What is on it is "
+        "left as it is. Use another card soon."
+    ),
+    N_(
+        "Where the card keeps messages is something that no relay wrote, and it is neither used nor "
+        "erased: messages are in memory only. %s"
+    ),
+    N_(
         "The card still holds messages from before storage was set to keep none, and they cannot be "
         "erased: it is tried again at each start. To be sure, destroy the card."
     ),

@@ -51,13 +51,15 @@ class Uml:
     :param cpu: of the host, counted round and round, from another one in each of pytest's workers; not if these are
         more than there are CPUs, then any
     :param lines: sockets that become the serial lines ttyS0, ttyS1, ... inside; closed here
+    :param before: words before the kernel's; in them {0} is the number of the first line's descriptor, and so on
     """
 
-    def __init__(self, kernel, folder, arguments, *, memory_mib, lines=(), cpu=0):
+    def __init__(self, kernel, folder, arguments, *, memory_mib, lines=(), cpu=0, before=()):
         self.console = folder / "console.txt"
+        before = [word.format(*(line.fileno() for line in lines)) for word in before]
         serial = [f"ssl{number}=fd:{line.fileno()}" for number, line in enumerate(lines)]
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", LEASH, self.console, ",".join(map(str, _cpus(cpu))), kernel,
+            [sys.executable, "-I", "-S", LEASH, self.console, ",".join(map(str, _cpus(cpu))), *before, kernel,
              f"mem={memory_mib}M", "seccomp=auto", f"uml_dir={folder}", "umid=uml", "con=null", "con0=null,fd:1",
              *serial, *arguments],
             stdin=subprocess.PIPE,

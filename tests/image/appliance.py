@@ -43,17 +43,17 @@ class Appliance(Guest):
     :param cpu: of the host, as of :class:`~tests.guest.uml.Uml`
     :param radios: serial lines for Bluetooth controllers, as of :class:`Guest`
     :param network: arguments from :meth:`tests.image.lan.Lan.port`
+    :param before: as of :class:`~tests.guest.uml.Uml`
     """
 
-    def __init__(self, parts, name, card, *, cpu=0, radios=0, arguments=(), network=()):
+    def __init__(self, parts, name, card, *, cpu=0, radios=0, arguments=(), network=(), before=()):
         super().__init__(parts, name, radios=radios, memory_mib=MEMORY_MIB, cpu=cpu, arguments=(*network, *arguments))
         self.card = card
+        self._before = before
 
     def start(self):
         # A link would lead to nowhere in there.
         shutil.copy(ROOT / "tests/guest/agent.py", self.folder)
-        pairs = [socket.socketpair() for _ in range(1 + self._radios)]
-        self._line, *self.radio_lines = (pair[0] for pair in pairs)
         # As U-Boot does it, which these guests have not.
         chosen = self.card.start()
         self.slot = next(slot for slot in chosen.slots if self.card.is_loaded(slot))
@@ -65,18 +65,28 @@ class Appliance(Guest):
             f"vroot,,,ro,0 {boot['rootsectors']} verity 1 {device} {device} 4096 4096 {boot['rootblocks']} "
             f"{boot['roothashstart']} sha256 {boot['roothash']} {boot['rootsalt']} 1 panic_on_corruption"
         )
+        self.boot_kernel(
+            "root=/dev/dm-0",
+            f'dm-mod.create="{verity}"',
+            "systemd.wants=lab.service",
+            f"systemd.set_credential_binary=systemd.extra-unit.lab.service:{unit}",
+            *trial,
+            *self._arguments,
+        )
+
+    def boot_kernel(self, *arguments):
+        """Start the kernel with the card for its first disk."""
+        pairs = [socket.socketpair() for _ in range(1 + self._radios)]
+        self._line, *self.radio_lines = (pair[0] for pair in pairs)
         self._uml = Uml(
             self._parts.kernel,
             self.folder,
-            [
-                f"ubd0={self.card.path}", "root=/dev/dm-0", "ro", "quiet", "console=tty0", "panic=-1",
-                f'dm-mod.create="{verity}"', "systemd.wants=lab.service",
-                f"systemd.set_credential_binary=systemd.extra-unit.lab.service:{unit}", *trial, *self._arguments,
-            ],
+            [f"ubd0={self.card.path}", "ro", "quiet", "console=tty0", "panic=-1", *arguments],
             memory_mib=self._memory_mib,
             lines=[pair[1] for pair in pairs],
             cpu=self._cpu,
-        )  # fmt: skip
+            before=self._before,
+        )
         self._reader = threading.Thread(target=self._read, args=(self._line.dup(),), name=f"appliance {self.name}")
         self._reader.start()
 

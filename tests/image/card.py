@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 from pathlib import Path
 
 from image.layout import SECTOR_BYTES, layout
 from relay.board import slots
 from relay.board.manifest import HEAD_BYTES, Head
+
+#: Types of partitions that hold others.
+_EXTENDED = (0x05, 0x0F)
 
 
 class Card:
@@ -34,6 +38,9 @@ class Card:
 
     def remove(self, label, name):
         self._mtools(label, "mdel", f"::{name}")
+
+    def make_folder(self, label, name):
+        self._mtools(label, "mmd", f"::{name}")
 
     def names(self, label):
         """All files, with their folders."""
@@ -78,6 +85,11 @@ class Card:
                 head,
             )
 
+    def partition(self, number):
+        """First sector and number of sectors of a partition, also of one that was made at the first start."""
+        with self.path.open("rb") as file:
+            return partitions(file)[number]
+
     def flip(self, label, offset):
         """Change one bit, ``offset`` bytes into a partition."""
         at = layout()[label].start * SECTOR_BYTES + offset
@@ -102,6 +114,26 @@ class Card:
         finally:
             os.close(descriptor)
         return done.stdout
+
+
+def partitions(file):
+    """First sector and number of sectors of each partition, those in the extended one with theirs (MBR)."""
+    found, extended, at, number = {}, None, 0, 5
+    while True:
+        table = _at(file, at * SECTOR_BYTES, SECTOR_BYTES)
+        following = None
+        for entry in range(4):
+            kind, start, size = table[450 + 16 * entry], *struct.unpack_from("<II", table, 454 + 16 * entry)
+            if kind in _EXTENDED:
+                following = start + (extended or 0)
+            elif kind and extended is None:
+                found[entry + 1] = (start, size)
+            elif kind:
+                found[number] = (at + start, size)
+                number += 1
+        if following is None:
+            return found
+        extended, at = extended or following, following
 
 
 def _at(file, offset, size):

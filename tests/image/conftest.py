@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 import fcntl
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -9,13 +11,16 @@ from tests.image.appliance import Appliance
 from tests.image.card import Card, tools_tree
 from tests.image.lan import Lan
 from tests.image.parts import find_kernel
+from tests.power import cut
 
 #: Where `make test-image` builds, and where it builds once more.
 FIRST, SECOND = (ROOT / "build" / "image" / name for name in ("first", "second"))
 #: The key that the first one is signed with.
 KEY = ROOT / "build" / "image" / "test.key"
 #: Where tests/image writes what it measured.
-REPORT = ROOT / "build" / "image.json"
+REPORT = Path(os.environ.get("SURVIVAL_REPORT", ROOT / "build" / "image.json"))
+#: Whether it is `make test-image-survival`: what there is a short form of is run as a whole.
+SURVIVAL = "SURVIVAL" in os.environ
 
 
 def pytest_collection_modifyitems(items):
@@ -42,6 +47,12 @@ def tools():
 @pytest.fixture(scope="session")
 def kernel():
     return find_kernel()
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    """What is preloaded into whoever uses a card whose power fails."""
+    return cut.build(tmp_path_factory.mktemp("power"))
 
 
 @pytest.fixture(scope="session")

@@ -99,13 +99,14 @@ def memory_of(appliance):
     raise AssertionError(f"no memory of {appliance.name}")
 
 
-def connect(appliance, lan):
+def connect(appliance, lan, *, pause_s=1, explain=None):
     """A client at the other end of the cable."""
+    explain = explain or appliance.explain
 
     def address():
         return re.search(r"inet6 (fe80\S+)/", appliance.sh("ip -6 address show dev eth0 scope link"))
 
-    where = wait_until(appliance.explain, address, ANSWER_S, pause_s=1)[1]
+    where = wait_until(explain, address, ANSWER_S, pause_s=pause_s)[1]
     name = (where, 4270, 0, socket.if_nametoindex(lan.name))
 
     def opened():
@@ -118,7 +119,7 @@ def connect(appliance, lan):
             return None
         return sock
 
-    return RawClient(wait_until(appliance.explain, opened, ANSWER_S, pause_s=1))
+    return RawClient(wait_until(explain, opened, ANSWER_S, pause_s=pause_s))
 
 
 def plant(appliance, lan, planted):

@@ -56,8 +56,8 @@ def settings(card, text):
     card.write("MESH-RELAY", "relay.toml", text.encode())
 
 
-def started(boot, card, lan, name, *, arguments=()):
-    appliance = boot(card, name, network=lan.port(), arguments=arguments)
+def started(boot, card, lan, name, *, arguments=(), before=()):
+    appliance = boot(card, name, network=lan.port(), arguments=arguments, before=before)
     # Not for all there is: of four starts each has its minute elsewhere.
     up = "systemctl is-active -q mesh-relay; systemctl is-active -q relay-board"
     wait_until(appliance.explain, lambda: appliance.run("sh", "-ec", up, check=False).code == 0, START_S, pause_s=1)

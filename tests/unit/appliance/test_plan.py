@@ -257,11 +257,14 @@ def test_a_store_is_full_before_its_partition_is(card, storage, acknowledged):
         return tomllib.loads(content.decode())["store"], [notice.code for notice in plan.notices]
 
     assert store(255 << 20)[0]["max_bytes"] == (255 << 20) * 7 // 10 - (32 << 20)
-    assert store(1 << 50)[0] == {"max_bytes": 100_000_000_000, "storage": acknowledged}
+    assert store(1 << 50)[0] == {
+        "fallback": "/var/cache/mesh-relay", "max_bytes": 100_000_000_000, "storage": acknowledged
+    }  # fmt: skip
     for missing in (0, 40 << 20):
         found, codes = store(missing)
         assert found["storage"] == "volatile"
         assert found["max_bytes"] == 64 << 20
+        assert "fallback" not in found
         assert NoticeCode.STORAGE in codes
 
 

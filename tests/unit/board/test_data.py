@@ -17,6 +17,7 @@ from relay.board.card import AMNESIC, BLANK, Card
 from relay.board.device import Part
 from relay.board.panic import erase_data
 from relay.control.notices import NoticeCode, read_notices
+from tests.fat32 import Fat32
 from tests.unit.appliance.test_plan import FACTS
 from tests.unit.board.test_erase import make_ext4
 
@@ -110,6 +111,36 @@ def test_only_who_says_that_nothing_is_kept_has_something_erased(
     assert (NOISE in partition.read_bytes()) is (NOISE in before and not is_erased)
 
 
+@pytest.mark.tools
+def test_what_others_know_by_its_first_blocks_is_theirs_and_nothing_else_is(partition, card, monkeypatch):
+    monkeypatch.setattr(data, "node", lambda *_: partition)
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    put(partition, os.urandom(8192))
+    assert not data.is_foreign(partition)
+    make_ext4(partition)
+    assert not data.is_foreign(partition)
+    put(partition, bytes(2048))
+    assert not data.is_foreign(partition), "it is mended"
+    Fat32(partition, 4000, label=b"PHOTOS")
+    assert data.is_foreign(partition)
+    before = partition.read_bytes()
+    assert data._prepare(card, "plain", forgets=False) == DataState(trouble=Trouble.FOREIGN)
+    assert partition.read_bytes() == before
+
+
+def test_what_takes_no_writes_is_known_by_one_that_changes_nothing(partition, monkeypatch):
+    put(partition, os.urandom(512))
+    before = partition.read_bytes()
+    assert data.is_writable(partition)
+    assert partition.read_bytes() == before
+
+    def fails(*_):
+        raise OSError
+
+    monkeypatch.setattr(data.Device, "sync", fails)
+    assert not data.is_writable(partition)
+
+
 def test_what_resists_is_not_used(card, monkeypatch, tmp_path):
     monkeypatch.setattr(data, "node", lambda *_: tmp_path / "data")
     put(tmp_path / "data", NOISE)
@@ -133,7 +164,8 @@ def test_once_it_is_open_the_relay_keeps_there_what_it_acknowledges(tmp_path):
     apply.use_opened(DataState(size_bytes=255 << 20), root)
     after = tomllib.loads((output / "relay.toml").read_text())
     fits = (255 << 20) * 7 // 10 - (32 << 20)
-    assert after == document | {"store": {"storage": "durable", "max_envelopes": 500, "max_bytes": fits}}
+    store = {"storage": "durable", "max_envelopes": 500, "max_bytes": fits, "fallback": document["store"]["path"]}
+    assert after == document | {"store": store}
     assert (output / "relay.toml").stat().st_mode & 0o777 == 0o600
     assert [notice.code for notice in read_notices([output / "notices.json"])] == [NoticeCode.NO_COUNTRY]
     assert not (output / "store-when-open").exists()

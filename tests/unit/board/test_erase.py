@@ -26,7 +26,7 @@ from relay.board.card import (
 )
 from relay.board.device import Device, Part, merged
 from relay.board.ext4 import ever_written
-from relay.board.fat import ANY, Own, overwrite_small
+from relay.board.fat import ANY, Own, drop_torn, overwrite_small
 from tests.fat32 import Fat32
 from tests.waiting import wait_until
 
@@ -369,6 +369,31 @@ def test_a_sector_that_cannot_be_written_saves_no_other(disk, monkeypatch):
     assert erase(disk) == (panic.DRIVE,)
     assert disk.found() == set()
     assert disk.card.is_marked()
+
+
+@pytest.mark.parametrize("torn", ["free", "short", "shared", "whole"])
+def test_of_what_the_relay_writes_nothing_stays_that_the_next_file_could_share(disk, torn):
+    fat = disk.fat
+    told, more = b"told " * 500, b"more " * 500
+    fat.write("relay.toml", settings(1))
+    fat.write("relay-status.txt", told)
+    fat.write("relay-status.txt.new", more)
+    slots, first, _ = fat._find(2, "relay-status.txt.new")
+    if torn == "free":
+        fat.table[first] = 0
+    elif torn == "short":
+        fat.table[first] = 0x0FFFFFFF
+    elif torn == "shared":
+        fat.put(slots[-1] + 26, struct.pack("<H", fat._find(2, "relay-status.txt")[1]))
+    fat._flush()
+    names = {"relay-status.txt", "relay-status.txt.new"}
+    assert drop_torn(disk.card.boot, names) == (torn != "whole")
+    assert drop_torn(disk.card.boot, names) == 0
+    found = Fat32(disk.drive, CLUSTERS, opened=True)
+    found.table = fat.table
+    found = {name: data for name, data in found.files().items() if name.startswith("relay")}
+    left = {"relay.toml": settings(1), "relay-status.txt": told}
+    assert found == left | ({"relay-status.txt.new": more} if torn == "whole" else {})
 
 
 def test_the_mark_is_believed_in_either_place(disk):
