@@ -20,7 +20,7 @@ RESULT = Path(__file__).with_name("survival.json")
 BUILT = ROOT / "build" / "survival.json"
 #: Where tests/image/conftest.py writes for these runs, and for `make test-image`.
 MEASURED, SHORT = ROOT / "build" / "survival-measured.json", ROOT / "build" / "image.json"
-#: Power cuts, what happens once, seizure and panic, damage; of slots that one fails, and that one relay updates another.
+#: Power cuts, what happens once, seizure and panic, damage; that a slot fails, and that a relay updates another.
 WHOLE = (
     "test_cut.py",
     "test_power.py",
