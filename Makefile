@@ -52,7 +52,7 @@ test-alerts: ## ten relays are broken and mended, watched by a real Prometheus a
 # Under namespaces, as kubo and the relay find each other by multicast DNS.
 test-libp2p: ## IPFS and Berty against stock nodes: go-libp2p, pubsub, boxo, kubo and helia; fetches Go if there is none, and builds them once
 	@$(in_dev); tools=$$(.ci/tools); export LIBP2P_PEERS HELIA; LIBP2P_PEERS=$$(.ci/libp2p-peers); HELIA=$$(.ci/helia); \
-		PATH="$$PATH:$$tools" .ci/netns "$$venv/bin/python" -m pytest -p no:cacheprovider -m libp2p -n 2 --maxschedchunk 1 \
+		PATH="$$PATH:$$tools" .ci/netns "$$venv/bin/python" -m tests.reruns libp2p -m libp2p -n 2 --maxschedchunk 1 \
 		tests/libp2p $(ARGS)
 
 # .ci/guest after in_dev: the tests ask it again, and by another Python they would get another environment.
