@@ -40,18 +40,17 @@ def _with_whole_cards(argv: list[str]) -> Iterator[str]:
 
     A mail or a terminal breaks a card anywhere; every 64th piece begins with a dash.
     """
-    last, is_in_card = "", False
+    last: str | None = None
+    is_in_card = False
     for word in argv:
-        if is_in_card and _DASHED_PIECE.fullmatch(word):
+        if last is not None and is_in_card and _DASHED_PIECE.fullmatch(word):
             last += word
             continue
-        if last:
+        if last is not None:
             yield last
         is_in_card = word.lstrip("<").startswith("mesh-relay:") or (is_in_card and not word.startswith("-"))
         last = word
-        if not word:
-            yield word
-    if last:
+    if last is not None:
         yield last
 
 
