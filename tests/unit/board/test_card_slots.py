@@ -13,16 +13,13 @@ from relay.board.card_slots import CardSlots, NoSlotsError
 from relay.board.device import Device, Part
 from relay.board.manifest import HEAD_BYTES, PIECE_BYTES, Head, Manifest, RefusedError
 from relay.board.manifest import Part as Described
+from tests.unit.board.conftest import PowerCutError
 
 MIB = 1 << 20
 #: Partitions of the card: MESH-RELAY, two for kernels, two for roots; start and size in MiB.
 PARTS = {1: (1, 1), 2: (2, 3), 3: (5, 3), 5: (8, 5), 6: (13, 5)}
 BOOT = os.urandom(MIB + 4096)
 ROOT = os.urandom(MIB + 100 * 4096)
-
-
-class PowerCutError(BaseException):
-    """Nobody handles it: what comes after it does not happen."""
 
 
 def described(boot, root, **changes):
@@ -50,27 +47,6 @@ def card(tmp_path):
     made = Card(disk=path, boot=parts[1], data=None, parts=MappingProxyType(parts), root=5)
     CardSlots(made)["A"].write(described(BOOT, ROOT), source_of(BOOT + ROOT), always)
     return made
-
-
-@pytest.fixture
-def cut(monkeypatch):
-    """From the given write on, nothing reaches any device; of that one, half."""
-    write = Device.write
-
-    def arm(writes):
-        left = [writes]
-
-        def dying(self, offset, data):
-            if left[0] == 0:
-                write(self, offset, bytes(data)[: len(data) // 2 // 512 * 512])
-                raise PowerCutError
-            left[0] -= 1
-            write(self, offset, data)
-
-        monkeypatch.setattr(Device, "write", dying)
-
-    yield arm
-    monkeypatch.undo()
 
 
 def content(card, slot):

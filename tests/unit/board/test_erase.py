@@ -28,6 +28,7 @@ from relay.board.device import Device, Part, merged
 from relay.board.ext4 import ever_written
 from relay.board.fat import ANY, Own, drop_torn, overwrite_small
 from tests.fat32 import Fat32
+from tests.unit.board.conftest import PowerCutError
 from tests.waiting import wait_until
 
 #: In whatever is to be gone; each copy has a number of its own.
@@ -121,31 +122,6 @@ class Disk:
 @pytest.fixture
 def disk(tmp_path):
     return Disk(tmp_path)
-
-
-class PowerCutError(BaseException):
-    """Nobody handles it: what comes after it does not happen."""
-
-
-@pytest.fixture
-def cut(monkeypatch):
-    """From the given write on, nothing reaches any device; of that one, half."""
-    write = Device.write
-
-    def arm(writes):
-        left = [writes]
-
-        def dying(self, offset, data):
-            if left[0] == 0:
-                write(self, offset, bytes(data)[: len(data) // 2 // 512 * 512])
-                raise PowerCutError
-            left[0] -= 1
-            write(self, offset, data)
-
-        monkeypatch.setattr(Device, "write", dying)
-
-    yield arm
-    monkeypatch.undo()
 
 
 def erase(disk):

@@ -26,7 +26,8 @@ from relay.control.status import ConditionStatus, LinkState, LinkStatus, Status
 from relay.core.errors import DecodeError
 from relay.process import update_request
 from relay.process.update_request import UpdateError, hand_in
-from tests.unit.board.test_card_slots import PARTS, PowerCutError, cut  # noqa: F401 - a fixture
+from tests.unit.board.conftest import PowerCutError
+from tests.unit.board.test_card_slots import PARTS
 
 MIB = 1 << 20
 KEY = minisign.SecretKey(number=b"12345678", seed=b"s" * 32)
@@ -263,7 +264,7 @@ def test_of_a_damaged_one_no_piece_is_written_that_is_not_the_signed_one(box, at
     assert content(card, "B") == (BOOT, ROOT)
 
 
-def test_cut_off_at_any_write_what_runs_starts_and_the_update_goes_on(box, cut):  # noqa: F811 - the fixture
+def test_cut_off_at_any_write_what_runs_starts_and_the_update_goes_on(box, cut):
     card, app, _ = box
     raw = update()
     asked = []
