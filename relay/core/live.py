@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from relay.core.frames import LIVE_LANE
 from relay.core.live_queue import LiveQueue
 from relay.core.messages import MAX_HOPS, LiveDatagram, encode_live
+from relay.core.pacing import Paced
 from relay.core.rate import Bucket, Rate
 from relay.core.stats import LiveDropped, LiveTotal
 
@@ -72,8 +73,7 @@ class Live:
         #: In order of arrival, and until when they are known.
         self._seen: dict[bytes, float] = {}
         self._rates: dict[Hashable, tuple[Bucket, Bucket]] = {}
-        #: Links that wait for their rate, and when they may go on.
-        self._paced: dict[int, tuple[float, Link]] = {}
+        self._paced = Paced()
 
     # -- in ---------------------------------------------------------------
 
@@ -149,13 +149,13 @@ class Live:
         """Hand a link's session what it may send now."""
         queue, session = link.live, link.session
         self._stats.add(LiveDropped.LATE, queue.drop_late(now))
-        self._paced.pop(link.number, None)
+        self._paced.discard(link)
         if not queue or not session.is_lane_idle(LIVE_LANE):
             return
         paces = _paces(link, now)
         open_at = max((pace.open_at(now) for pace in paces), default=now)
         if open_at > now:
-            self._paced[link.number] = (open_at, link)
+            self._paced.add(link, open_at)
             return
         sent_bytes = 0
         while queue and sent_bytes < AT_ONCE_BYTES:
@@ -170,25 +170,22 @@ class Live:
 
     def has_output(self, link: Link) -> bool:
         """Whether :meth:`pump` has something for a link now."""
-        return bool(link.live) and link.number not in self._paced
+        return bool(link.live) and link not in self._paced
 
     # -- time -------------------------------------------------------------
 
     @property
     def next_s(self) -> float | None:
         """When :meth:`take_due` returns a link (monotonic seconds)."""
-        return min((open_at for open_at, _ in self._paced.values()), default=None)
+        return self._paced.next_s
 
     def take_due(self, now: float) -> list[Link]:
         """Return the links that waited for their rate and may go on."""
-        due = [link for open_at, link in self._paced.values() if open_at <= now]
-        for link in due:
-            del self._paced[link.number]
-        return due
+        return self._paced.take_due(now)
 
     def forget(self, link: Link) -> None:
         """The link is gone, and what waited for it."""
-        self._paced.pop(link.number, None)
+        self._paced.discard(link)
         self._stats.add(LiveDropped.LINK_LOST, len(link.live))
         link.live = LiveQueue()
 

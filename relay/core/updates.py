@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from relay.core.errors import RelayError
 from relay.core.messages import Goodbye
+from relay.core.pacing import Paced
 from relay.core.rate import Bucket, Rate
 from relay.core.stats import LinkKind, UpdateRefused, UpdateTotal
 from relay.core.update_state import UpdateState
@@ -113,8 +114,7 @@ class Updates:
         self._mine: Offer | None = None
         self._to_read: deque[tuple[Link, Ask]] = deque()
         self._rates: dict[int, Bucket] = {}
-        #: Links that wait for their rate, and when they may go on.
-        self._paced: dict[int, tuple[float, Link]] = {}
+        self._paced = Paced()
         self._fetch: _Fetch | None = None
         self._fetched: Fetched | None = None
 
@@ -154,7 +154,7 @@ class Updates:
         if link.session.queued_bytes:
             open_at = max(open_at, state.given_at + BUSY_S)
         if open_at > now:
-            self._paced[link.number] = (open_at, link)
+            self._paced.add(link, open_at)
             return
         self.spend(link, state.asked.length, now)
         state.is_reading = True
@@ -311,16 +311,12 @@ class Updates:
     @property
     def next_s(self) -> float | None:
         """When :meth:`take_due` has something to do (monotonic seconds)."""
-        deadlines = [open_at for open_at, _ in self._paced.values()]
-        if self._fetch is not None:
-            deadlines.append(self._fetch.due_s)
-        return min(deadlines, default=None)
+        deadlines = (self._paced.next_s, None if self._fetch is None else self._fetch.due_s)
+        return min((one for one in deadlines if one is not None), default=None)
 
     def take_due(self, now: float) -> list[Link]:
         """Return the links that waited for their rate and may go on; ask others where one does not answer."""
-        due = [link for open_at, link in self._paced.values() if open_at <= now]
-        for link in due:
-            del self._paced[link.number]
+        due = self._paced.take_due(now)
         fetch = self._fetch
         if fetch is not None and fetch.due_s <= now:
             if fetch.link is None:
@@ -333,7 +329,7 @@ class Updates:
 
     def forget(self, link: Link, now: float) -> None:
         """The link is gone."""
-        self._paced.pop(link.number, None)
+        self._paced.discard(link)
         fetch = self._fetch
         if fetch is not None and fetch.link is link:
             self._fail(fetch, now)
